@@ -1,0 +1,304 @@
+"""Every error of the package, in one tree.
+
+    ImageProcessorError
+      InputError               the picture cannot be taken
+        EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
+        DimensionTooLargeError · InvalidImageError · TruncatedImageError
+      RequestError             the picture may be fine, what came with it is not
+        InvalidFormError · MissingFileError · TooManyFilesError · InvalidBucketError
+        InvalidMetadataError · UnknownSizeError · TooManyIdsError · InvalidIdError
+        IdempotencyKeyReusedError · RateLimitedError · UnauthorizedError · AdminRequiredError
+      StorageError
+        ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
+      JobError
+        JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
+        JobNotRetryableError · SourceMissingError · SourceCorruptError
+        WorkerLostError · DecodeTimeoutError · MemoryLimitError
+      DatabaseUnavailableError
+      InvalidVariantError · SettingsError · MissingExtraError
+
+``code`` is stable and meant for programs. ``retryable`` says whether the same work may succeed later.
+The message says what went wrong, with which value, and what to do. None carries an HTTP status.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+
+class ImageProcessorError(Exception):
+    """The root: catch it to catch everything this package raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class InputError(ImageProcessorError):
+    """The bytes are not a picture that can be taken. Trying again with the same bytes is useless."""
+
+    code = "input_invalid"
+
+
+class EmptyFileError(InputError):
+    """The file has no bytes."""
+
+    code = "empty_file"
+
+
+class UnsupportedTypeError(InputError):
+    """The magic bytes are not those of an accepted format."""
+
+    code = "unsupported_type"
+
+
+class FileTooLargeError(InputError):
+    """The file has more bytes than the limit allows."""
+
+    code = "file_too_large"
+
+
+class TooManyPixelsError(InputError):
+    """Width times height, as the header tells, is above the limit."""
+
+    code = "too_many_pixels"
+
+
+class DimensionTooLargeError(InputError):
+    """One side, as the header tells, is longer than the limit."""
+
+    code = "dimension_too_large"
+
+
+class InvalidImageError(InputError):
+    """The header or the pixels do not follow the format."""
+
+    code = "image_invalid"
+
+
+class TruncatedImageError(InputError):
+    """The file ends before the picture does."""
+
+    code = "image_truncated"
+
+
+class RequestError(ImageProcessorError):
+    """What came with the picture, or the question asked, cannot be accepted."""
+
+    code = "request_invalid"
+
+
+class InvalidFormError(RequestError):
+    """The body is not well-formed ``multipart/form-data``."""
+
+    code = "invalid_form"
+
+
+class MissingFileError(RequestError):
+    """The form has no part called ``file``."""
+
+    code = "missing_file"
+
+
+class TooManyFilesError(RequestError):
+    """The form has more than one file."""
+
+    code = "too_many_files"
+
+
+class InvalidBucketError(RequestError):
+    """The bucket is missing, not a valid name, or not among the allowed ones."""
+
+    code = "invalid_bucket"
+
+
+class InvalidMetadataError(RequestError):
+    """``metadata`` is not a JSON object within the limits of size and depth."""
+
+    code = "invalid_metadata"
+
+
+class UnknownSizeError(RequestError):
+    """No size of that name was made."""
+
+    code = "unknown_size"
+
+
+class TooManyIdsError(RequestError):
+    """A batch asks for more images than are answered at once, or for none."""
+
+    code = "too_many_ids"
+
+
+class InvalidIdError(RequestError):
+    """An id is not a UUID."""
+
+    code = "invalid_id"
+
+
+class IdempotencyKeyReusedError(RequestError):
+    """The ``Idempotency-Key`` was used before with another payload."""
+
+    code = "idempotency_key_reused"
+
+
+class RateLimitedError(RequestError):
+    """The user's uploads of this window are spent until ``reset_at`` (UTC)."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, reset_at: datetime) -> None:
+        super().__init__(message)
+        self.reset_at = reset_at
+
+
+class UnauthorizedError(RequestError):
+    """There is no acceptable token. The message is the same for every cause."""
+
+    code = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("A valid bearer token is required: send 'Authorization: Bearer <token>'.")
+
+
+class AdminRequiredError(RequestError):
+    """The token is good, but its ``scope`` does not contain ``images:admin``."""
+
+    code = "admin_required"
+
+    def __init__(self) -> None:
+        super().__init__("This needs a token whose scope contains 'images:admin'.")
+
+
+class StorageError(ImageProcessorError):
+    """Bytes could not be stored, read or removed."""
+
+    code = "storage_error"
+
+
+class ObjectNotFoundError(StorageError):
+    """Nothing is stored under that key."""
+
+    code = "object_not_found"
+
+
+class InvalidKeyError(StorageError):
+    """A key that no backend accepts: empty, absolute, climbing, or with forbidden characters."""
+
+    code = "invalid_key"
+
+
+class StorageUnavailableError(StorageError):
+    """The storage did not answer, or refused."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class StorageFullError(StorageError):
+    """No space is left, or a quota is used up."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class JobError(ImageProcessorError):
+    """A job or its image is not there, not ready, or could not be done."""
+
+    code = "job_error"
+
+
+class JobNotFoundError(JobError):
+    """No such job, or it is not the caller's to see."""
+
+    code = "job_not_found"
+
+
+class ImageNotFoundError(JobError):
+    """No such image, or it is not the caller's to see."""
+
+    code = "image_not_found"
+
+
+class JobNotReadyError(JobError):
+    """The job has not ended yet: ask again later."""
+
+    code = "job_not_ready"
+
+
+class JobFailedError(JobError):
+    """The job ended without a result; ``job_code`` is the code of its cause."""
+
+    code = "job_failed"
+
+    def __init__(self, message: str, *, job_code: str) -> None:
+        super().__init__(message)
+        self.job_code = job_code
+
+
+class JobNotRetryableError(JobError):
+    """Only a failed job whose source is still kept can be tried again."""
+
+    code = "job_not_retryable"
+
+
+class SourceMissingError(JobError):
+    """The staged upload is gone."""
+
+    code = "source_missing"
+
+
+class SourceCorruptError(JobError):
+    """The staged upload is not what was received: its SHA-256 differs."""
+
+    code = "source_corrupt"
+
+
+class WorkerLostError(JobError):
+    """The worker process ended in the middle of the job."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class DecodeTimeoutError(JobError):
+    """The job ran longer than JOB_TIMEOUT_SECONDS."""
+
+    code = "decode_timeout"
+    retryable = True
+
+
+class MemoryLimitError(JobError):
+    """The job needed more than JOB_MEMORY_LIMIT_MB."""
+
+    code = "memory_limit"
+    retryable = True
+
+
+class DatabaseUnavailableError(ImageProcessorError):
+    """The database is locked, read-only or unreachable."""
+
+    code = "db_unavailable"
+    retryable = True
+
+
+class InvalidVariantError(ImageProcessorError, ValueError):
+    """A variant's name, width, height, fit, quality or effort is out of range."""
+
+    code = "invalid_variant"
+
+
+class SettingsError(ImageProcessorError):
+    """One or more settings are wrong; the message lists them all."""
+
+    code = "invalid_settings"
+
+
+class MissingExtraError(ImageProcessorError):
+    """A feature needs an optional dependency; the message has the install line."""
+
+    code = "missing_extra"
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an extra: run  pip install 'imageprocessor[{extra}]'")
+        self.extra = extra
