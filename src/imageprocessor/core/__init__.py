@@ -1,0 +1,1 @@
+"""Bytes in, values out: nothing here knows of paths, clocks, networks or databases."""

@@ -1,0 +1,50 @@
+"""What a caller may hand in as a picture, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+@contextmanager
+def open_source(data: ImageSource) -> Iterator[BinaryIO]:
+    """Yield ``data`` as a seekable binary file at position 0.
+
+    A path is opened and closed again. The caller's own file object is read from its start, stays open, and is left
+    at the position it had.
+
+    >>> with open_source(b"RIFF") as file:
+    ...     file.read()
+    b'RIFF'
+
+    Raises:
+        FileNotFoundError: no file is at that path.
+        TypeError: ``data`` is none of the kinds of ``ImageSource``; a file opened as text is one such case.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        yield BytesIO(bytes(data))
+    elif isinstance(data, str | os.PathLike):
+        with Path(data).open("rb") as file:
+            yield file
+    else:
+        _check_binary(data)
+        position = data.tell()
+        data.seek(0)
+        try:
+            yield data
+        finally:
+            data.seek(position)
+
+
+def _check_binary(data: object) -> None:
+    read = getattr(data, "read", None)
+    if read is None or not isinstance(read(0), bytes):
+        raise TypeError(
+            f"A picture cannot be read from {type(data).__name__}: pass bytes, a path, or a file opened in binary mode."
+        )
