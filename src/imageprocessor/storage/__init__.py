@@ -1,0 +1,1 @@
+"""Where bytes live: one small Protocol, one module a backend, and the only place that builds or checks keys."""

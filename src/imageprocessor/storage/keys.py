@@ -1,0 +1,87 @@
+"""The names under which bytes are stored: built and checked here, nowhere else.
+
+A key is one or more names joined by ``/``, in every backend. A name begins with a letter or a digit, so that no key
+is absolute, climbs (``..``) or is hidden, and has nothing in it that a file system or a URL could read differently.
+"""
+
+from __future__ import annotations
+
+import re
+
+from imageprocessor.errors import InvalidBucketError, InvalidKeyError
+
+BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+MAX_KEY_CHARACTERS = 1024  # as in S3
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # 255: the longest file name on Linux
+_SHOWN_CHARACTERS = 80
+
+
+def check_bucket(name: str) -> str:
+    """Return *name* if it is a bucket name.
+
+    >>> check_bucket("profile-pictures")
+    'profile-pictures'
+
+    Raises:
+        InvalidBucketError: It is not 2 to 63 lower-case letters, digits and hyphens, the first one no hyphen.
+    """
+    if not BUCKET_PATTERN.fullmatch(name):
+        raise InvalidBucketError(
+            f"{_shown(name)} is not a bucket name: use 2 to 63 lower-case letters, digits and hyphens,"
+            " and begin with a letter or a digit."
+        )
+    return name
+
+
+def check_key(key: str) -> str:
+    """Return *key* if every backend can store under it.
+
+    Raises:
+        InvalidKeyError: It is empty, too long, absolute, climbing, or has a character that keys do not have.
+    """
+    if not is_key(key):
+        raise InvalidKeyError(
+            f"{_shown(key)} is not a storage key: use names of letters, digits, '.', '_' and '-' that begin with"
+            f" a letter or a digit, joined by '/', at most {MAX_KEY_CHARACTERS} characters in all."
+        )
+    return key
+
+
+def is_key(key: str) -> bool:
+    """Tell whether every backend can store under *key*."""
+    return len(key) <= MAX_KEY_CHARACTERS and all(map(_NAME_PATTERN.fullmatch, key.split("/")))
+
+
+def variant_key(bucket: str, size: str, image_id: str) -> str:
+    """Return the key of one size of an image.
+
+    >>> variant_key("avatars", "medium", "9b2f")
+    'avatars/processed/medium/9b2f_medium.webp'
+
+    Raises:
+        InvalidBucketError: *bucket* is not a bucket name.
+        InvalidKeyError: *size* or *image_id* cannot be part of a key.
+    """
+    check_bucket(bucket)
+    _check_name(size)
+    _check_name(image_id)
+    return check_key(f"{bucket}/processed/{size}/{image_id}_{size}.webp")
+
+
+def staging_key(job_id: str) -> str:
+    """Return the key of an upload that waits to be processed.
+
+    Raises:
+        InvalidKeyError: *job_id* cannot be a key.
+    """
+    return _check_name(job_id)
+
+
+def _check_name(name: str) -> str:
+    if "/" in name:
+        raise InvalidKeyError(f"{_shown(name)} cannot be one name of a storage key: it has a '/' in it.")
+    return check_key(name)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…")

@@ -1,0 +1,214 @@
+"""Objects as files below one directory of this machine.
+
+A file is written and flushed under ``.tmp``, renamed to its place, and then its directory is flushed: a crash leaves
+the old object, the new one or a draft in ``.tmp``, never half an object (Pillai et al., OSDI '14). Directories are
+opened one by one without following symbolic links, so that no key leads out of the root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from stat import S_ISREG
+
+from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
+from imageprocessor.storage.keys import check_key, is_key
+from imageprocessor.storage.protocol import StoredObject
+
+DIRECTORY_MODE = 0o750
+FILE_MODE = 0o640
+SCRATCH_NAME = ".tmp"  # no key can name it
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+
+class LocalStorage:
+    """A Storage below the directory *root*, which is made if it is missing (POSIX only).
+
+    ``scratch_directory`` is in the same file system: a file written there is adopted by a rename.
+
+    Raises:
+        StorageUnavailableError: The directory cannot be made or opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.scratch_directory = self.root / SCRATCH_NAME
+        with _storage_errors("open the storage directory"):
+            _make_directory(self.root)
+            with self._open_directory([SCRATCH_NAME], make=True):
+                pass
+
+    def put(self, key: str, data: bytes) -> None:
+        *names, name = check_key(key).split("/")
+        draft = secrets.token_hex(16)
+        with (
+            _storage_errors(f"store {key!r}"),
+            self._open_directory([SCRATCH_NAME]) as scratch,
+            self._open_directory(names, make=True) as directory,
+        ):
+            try:
+                _write(draft, data, scratch)
+                os.replace(draft, name, src_dir_fd=scratch, dst_dir_fd=directory)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=scratch)
+            os.fsync(directory)
+
+    def adopt(self, key: str, path: Path) -> None:
+        *names, name = check_key(key).split("/")
+        with _storage_errors(f"take in a file as {key!r}"):
+            try:
+                with self._open_directory(names, make=True) as directory:
+                    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+                        _settle(file.fileno())
+                    os.replace(path, name, dst_dir_fd=directory)
+                    os.fsync(directory)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.put(key, path.read_bytes())
+                path.unlink()
+
+    def get(self, key: str) -> bytes:
+        with self._find(key, "read") as (directory, name):
+            with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory), "rb") as file:
+                return file.read()
+
+    def delete(self, key: str) -> None:
+        with suppress(ObjectNotFoundError), self._find(key, "delete") as (directory, name):
+            os.unlink(name, dir_fd=directory)
+            os.fsync(directory)
+
+    def exists(self, key: str) -> bool:
+        with suppress(ObjectNotFoundError), self._find(key, "look for") as (directory, name):
+            return S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+        return False
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        start = prefix.rpartition("/")[0]
+        if start and not is_key(start):
+            return
+        names = start.split("/") if start else []
+        with (
+            _storage_errors("list the stored objects"),
+            suppress(FileNotFoundError, NotADirectoryError),  # nothing begins with the prefix
+            self._open_directory(names) as directory,
+        ):
+            for found in _walk(directory, PurePosixPath(start)):
+                if found.key.startswith(prefix):
+                    yield found
+
+    def url(self, key: str) -> str:
+        return (self.root / check_key(key)).as_uri()
+
+    def delete_scratch_files(self, older_than: datetime) -> int:
+        """Remove what crashes left in ``scratch_directory`` before the time *older_than*; return how many files."""
+        removed = 0
+        with _storage_errors("tidy the scratch directory"):
+            for path in self.scratch_directory.iterdir():
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_mtime < older_than.timestamp():
+                        path.unlink()
+                        removed += 1
+        return removed
+
+    @contextmanager
+    def _find(self, key: str, action: str) -> Iterator[tuple[int, str]]:
+        *names, name = check_key(key).split("/")
+        with _storage_errors(f"{action} {key!r}"):
+            try:
+                with self._open_directory(names) as directory:
+                    yield directory, name
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    raise ObjectNotFoundError(f"Nothing is stored under {key!r}.") from error
+                raise
+
+    @contextmanager
+    def _open_directory(self, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError as error:
+            raise StorageUnavailableError("The storage directory is gone: is its disk mounted?") from error
+        try:
+            for name in names:
+                parent = descriptor
+                descriptor = _open_child(name, parent, make=make)
+                os.close(parent)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StorageFullError(f"No space is left to {action}: make room, or raise the quota.") from error
+        raise StorageUnavailableError(
+            f"Cannot {action}: {error.strerror}. Check the storage directory, its owner and its disk."
+        ) from error
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_child(name: str, parent: int, *, make: bool) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+    os.fsync(parent)
+    return os.open(name, flags, dir_fd=parent)
+
+
+def _write(name: str, data: bytes, directory: int) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        _settle(descriptor)
+
+
+def _settle(descriptor: int) -> None:
+    os.fchmod(descriptor, FILE_MODE)  # whatever the umask, or the maker of an adopted file, chose
+    os.fsync(descriptor)
+
+
+def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
+    for path, _, names, parent in os.fwalk(".", dir_fd=directory, onerror=_raise_unless_gone):
+        for name in names:
+            key = str(start / path / name)
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if S_ISREG(status.st_mode) and is_key(key):
+                    yield StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -1,0 +1,55 @@
+"""Objects in this process's memory: for tests, and for programs that keep nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imageprocessor.errors import ObjectNotFoundError, StorageUnavailableError
+from imageprocessor.storage.keys import check_key
+from imageprocessor.storage.protocol import StoredObject
+
+
+class MemoryStorage:
+    """A Storage that ends with the process.
+
+    >>> store = MemoryStorage()
+    >>> store.put("avatars/1.webp", b"bytes")
+    >>> store.get("avatars/1.webp")
+    b'bytes'
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, datetime]] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        self._objects[check_key(key)] = (bytes(data), datetime.now(UTC))
+
+    def adopt(self, key: str, path: Path) -> None:
+        check_key(key)
+        try:
+            self.put(key, path.read_bytes())
+            path.unlink()
+        except OSError as error:
+            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error.strerror}.") from error
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._objects[check_key(key)][0]
+        except KeyError:
+            raise ObjectNotFoundError(f"Nothing is stored under {key!r}.") from None
+
+    def delete(self, key: str) -> None:
+        self._objects.pop(check_key(key), None)
+
+    def exists(self, key: str) -> bool:
+        return check_key(key) in self._objects
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        for key, (data, modified_at) in self._objects.copy().items():
+            if key.startswith(prefix):
+                yield StoredObject(key, len(data), modified_at)
+
+    def url(self, key: str) -> str:
+        return f"memory:///{check_key(key)}"
