@@ -13,7 +13,7 @@
       JobError
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
-        WorkerLostError · DecodeTimeoutError · MemoryLimitError
+        WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
@@ -272,6 +272,13 @@ class MemoryLimitError(JobError):
     """The job needed more than JOB_MEMORY_LIMIT_MB."""
 
     code = "memory_limit"
+    retryable = True
+
+
+class UnexpectedError(JobError):
+    """A fault of this package: the log has the traceback."""
+
+    code = "internal_error"
     retryable = True
 
 

@@ -1,0 +1,63 @@
+"""What runs inside a worker process: one job at a time, under a memory limit, for as long as its supervisor lives."""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+import structlog
+
+from imageprocessor.errors import DatabaseUnavailableError
+from imageprocessor.logs import configure_logs
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.task import run_job
+from imageprocessor.settings import Settings
+
+PAUSE_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
+    """Run the jobs whose ids arrive on *pipe*, and answer each with its id once it has been dealt with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    configure_logs(settings.log_format, settings.log_level)
+    limit_memory(settings.job_memory_limit_mb)
+    job_ids: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, job_ids), name="receiver", daemon=True).start()
+    worker_id = f"{supervisor_id}:{os.getpid()}"
+    with open_service(settings, migrates=False) as service:
+        while True:
+            job_id = job_ids.get()
+            _run(service, job_id, worker_id)
+            pipe.send(job_id)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Bound this process's address space; what needs more gets a MemoryError. Linux only: macOS has no such bound."""
+    if sys.platform == "linux":
+        size = megabytes * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def _run(service: Service, job_id: str, worker_id: str) -> None:
+    try:
+        run_job(service, job_id, worker_id)
+    except DatabaseUnavailableError as error:
+        log.warning("database_unavailable", job_id=job_id, cause=str(error))
+        time.sleep(PAUSE_SECONDS)
+
+
+def _receive(pipe: Connection, job_ids: queue.SimpleQueue[str]) -> None:
+    """Pass on job ids; end the process at once when the supervisor is gone, even in the middle of a decode."""
+    try:
+        while True:
+            job_ids.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(0)

@@ -1,0 +1,58 @@
+"""The ``metadata`` that a client sends along: kept, given back to its owner, never looked into."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from imageprocessor.errors import InvalidMetadataError
+
+MAX_BYTES = 16 * 1024
+MAX_DEPTH = 8
+
+
+def parse_context(text: str) -> dict[str, Any]:
+    """Return the JSON object in *text*; an empty text is an empty object.
+
+    >>> parse_context('{"activity_id": "xyz"}')
+    {'activity_id': 'xyz'}
+
+    Raises:
+        InvalidMetadataError: Not JSON, not an object, above 16 KiB, nested deeper than 8, or with values that JSON
+            cannot carry (NaN, infinities, lone surrogates).
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise InvalidMetadataError(f"metadata is longer than {MAX_BYTES} bytes: send less, and keep the rest yourself.")
+    if not text.strip():
+        return {}
+    value = _parse(text)
+    if not isinstance(value, dict):
+        raise InvalidMetadataError(f"metadata is a JSON {_json_type(value)}: send an object, such as {{}}.")
+    if _depth(value) > MAX_DEPTH:
+        raise InvalidMetadataError(f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it.")
+    return value
+
+
+def _parse(text: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except RecursionError:
+        raise InvalidMetadataError(f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it.") from None
+    except ValueError as error:
+        raise InvalidMetadataError(f"metadata is not valid JSON ({error}): send a JSON object.") from None
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if children is None else 1 + max(map(_depth, children), default=0)
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

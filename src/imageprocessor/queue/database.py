@@ -1,0 +1,98 @@
+"""Connections and transactions. One writer at a time on SQLite, told apart from readers, who never wait."""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, InterfaceError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import IntegrityError
+
+from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
+
+BUSY_TIMEOUT_SECONDS = 5
+WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class Database:
+    """A pool of connections. Open it after a fork, never before: a SQLite connection must not cross one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection that sees one moment of the database and takes no lock that a writer waits for."""
+        with _told_apart(), self.engine.connect().execution_options(sqlite_begin="BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection inside one transaction: committed at the end, rolled back by an exception.
+
+        Raises:
+            DatabaseUnavailableError: Locked for longer than the busy timeout, read-only, damaged or unreachable.
+            StorageFullError: There is no space left for it.
+        """
+        with _told_apart(), self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection of the pool."""
+        self.engine.dispose()
+
+
+def open_database(path: Path) -> Database:
+    """Open the SQLite file at *path*, which is made if it is missing.
+
+    ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the strength of it.
+    ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at once however long the timeout is.
+    """
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, module=sqlite_module(), connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return Database(engine)
+
+
+def sqlite_module() -> ModuleType:
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else the standard library's ``sqlite3``."""
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ModuleNotFoundError:
+        return sqlite3
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DatabaseError, InterfaceError, PoolTimeoutError) as error:
+        cause = getattr(error, "orig", None) or error
+        if "full" in str(cause):
+            raise StorageFullError(f"The database cannot grow ({cause}): free some space on its disk.") from error
+        raise DatabaseUnavailableError(f"The database cannot be used now ({cause}): try again shortly.") from error

@@ -1,0 +1,86 @@
+"""How many uploads a user has left in this window: counted in the job's own transaction, so exact under any load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, delete, select, text
+
+from imageprocessor.errors import RateLimitedError
+from imageprocessor.queue import clock
+from imageprocessor.queue.tables import upload_rate_limits as limits
+
+TAKE_ONE = text(
+    "INSERT INTO upload_rate_limits (user_id, window_start, upload_count) VALUES (:user_id, :window_start, 1)"
+    " ON CONFLICT (user_id, window_start) DO UPDATE SET upload_count = upload_rate_limits.upload_count + 1"
+    " WHERE upload_rate_limits.upload_count < :max_uploads RETURNING upload_count"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A user's uploads in the current window."""
+
+    limit: int
+    remaining: int
+    reset_at: datetime  #: when the window ends, UTC
+    window: timedelta
+
+
+def read_quota(connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+    """Return what *user_id* has left, without taking any."""
+    start = window_start(now, window)
+    query = select(limits.c.upload_count).where(
+        limits.c.user_id == user_id, limits.c.window_start == clock.to_text(start)
+    )
+    used = connection.scalar(query) or 0
+    return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
+
+
+def take_upload(connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+    """Count one upload of *user_id*.
+
+    Raises:
+        RateLimitedError: The window is full; nothing is counted.
+    """
+    start = window_start(now, window)
+    values = {"user_id": user_id, "window_start": clock.to_text(start), "max_uploads": max_uploads}
+    used = connection.scalar(TAKE_ONE, values)
+    quota = Quota(max_uploads, max_uploads - (used or max_uploads), start + window, window)
+    if used is None:
+        refuse_spent(quota)
+    return quota
+
+
+def refuse_spent(quota: Quota) -> None:
+    """Raise RateLimitedError where nothing of *quota* remains."""
+    if quota.remaining > 0:
+        return
+    minutes = int(quota.window.total_seconds() // 60)
+    raise RateLimitedError(
+        f"All {quota.limit} uploads of this {minutes}-minute window are used: try again after "
+        f"{quota.reset_at:%Y-%m-%dT%H:%M:%SZ}.",
+        reset_at=quota.reset_at,
+    )
+
+
+def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
+    """Return the starts of the windows that are over."""
+    over = limits.c.window_start < clock.to_text(window_start(now, window))
+    return list(connection.scalars(select(limits.c.window_start).where(over).distinct()))
+
+
+def delete_window(connection: Connection, start: str) -> None:
+    """Forget what everybody uploaded in the window that began at *start*."""
+    connection.execute(delete(limits).where(limits.c.window_start == start))
+
+
+def window_start(now: datetime, window: timedelta) -> datetime:
+    """Return the start of the window that *now* lies in; windows follow each other from the Unix epoch.
+
+    >>> window_start(datetime(2024, 11, 8, 14, 42, tzinfo=UTC), timedelta(hours=1)).isoformat()
+    '2024-11-08T14:00:00+00:00'
+    """
+    seconds = int(window.total_seconds())
+    return datetime.fromtimestamp(int(now.timestamp()) // seconds * seconds, UTC)

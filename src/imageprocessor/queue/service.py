@@ -1,0 +1,58 @@
+"""The parts that every use case works with, and the one function that wires them together from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageprocessor.queue.database import Database, open_database
+from imageprocessor.queue.dispatch import Dispatcher, EmbeddedDispatcher
+from imageprocessor.queue.schema import migrate
+from imageprocessor.settings import Settings
+from imageprocessor.storage.local import LocalStorage
+from imageprocessor.storage.protocol import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the use cases (submission, images, task, sweep) are given."""
+
+    settings: Settings
+    database: Database
+    storage: Storage  #: processed images
+    staging: Storage  #: uploads that wait; never reachable by a URL, since they still hold their metadata
+    incoming: Path  #: folder for uploads while they arrive, on the file system of local staging
+    dispatcher: Dispatcher
+
+
+@contextmanager
+def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Service]:
+    """Open everything that *settings* name, the database brought to this version's tables; close it at the end.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be opened or migrated.
+        StorageUnavailableError: A folder cannot be made.
+    """
+    incoming = settings.data_dir / "incoming"
+    incoming.mkdir(mode=0o750, parents=True, exist_ok=True)
+    database = open_database(settings.database_path)
+    try:
+        if migrates:
+            migrate(database)
+        yield Service(
+            settings=settings,
+            database=database,
+            storage=LocalStorage(settings.storage_path),
+            staging=LocalStorage(settings.data_dir / "staging"),
+            incoming=incoming,
+            dispatcher=EmbeddedDispatcher(workers_directory(settings)),
+        )
+    finally:
+        database.close()
+
+
+def workers_directory(settings: Settings) -> Path:
+    """Return where the supervisors of this host announce themselves."""
+    return settings.data_dir / "workers"

@@ -1,0 +1,134 @@
+"""Taking an upload: from a received file to a 202, which is a promise."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imageprocessor.core.validate import validate
+from imageprocessor.errors import IdempotencyKeyReusedError, ImageProcessorError, InvalidBucketError
+from imageprocessor.queue import clock, job_store, rate_limits
+from imageprocessor.queue.context import parse_context
+from imageprocessor.queue.jobs import EventType, Job, JobStatus
+from imageprocessor.queue.rate_limits import Quota
+from imageprocessor.queue.service import Service
+from imageprocessor.storage.keys import check_bucket, staging_key
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What arrived: the file at *path*, in the service's ``incoming`` folder, and the form's other fields."""
+
+    path: Path
+    sha256: str
+    bucket: str
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent it, and what the request said of itself."""
+
+    user_id: str
+    idempotency_key: str | None = None
+    request_id: str | None = None
+
+
+def check_quota(service: Service, sender: Sender) -> Quota:
+    """Return what the sender has left in this window, before a body is read.
+
+    Raises:
+        RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through all the same.
+    """
+    with service.database.read() as connection:
+        quota = rate_limits.read_quota(connection, sender.user_id, clock.utc_now(), *_rate_limit(service))
+        repeated = _find_repeated(connection, sender)
+    if not repeated:
+        rate_limits.refuse_spent(quota)
+    return quota
+
+
+def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota]:
+    """Check the upload, make it durable, count it and queue its job, in this order. Refused: nothing is left.
+
+    Raises:
+        InputError: The header is not one of an acceptable image.
+        InvalidBucketError, InvalidMetadataError: The form's other fields are not acceptable.
+        RateLimitedError: The sender's window is full.
+        IdempotencyKeyReusedError: The key came before with another payload.
+        StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try again later.
+    """
+    job = _new_job(service, upload, sender)
+    staged = staging_key(job.job_id)
+    service.staging.adopt(staged, upload.path)
+    try:
+        accepted, quota = _queue_once(service, job, sender)
+    except ImageProcessorError:
+        service.staging.delete(staged)
+        raise
+    if accepted.job_id != job.job_id:
+        service.staging.delete(staged)
+        return accepted, quota
+    service.dispatcher.dispatch(job.job_id)
+    return accepted, quota
+
+
+def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
+    _check_allowed(service, upload.bucket)
+    context = parse_context(upload.metadata)
+    validate(upload.path, service.settings.limits)
+    job_id = str(uuid.uuid4())
+    return Job(
+        job_id=job_id,
+        image_id=str(uuid.uuid4()),
+        user_id=sender.user_id,
+        status=JobStatus.PENDING,
+        bucket=upload.bucket,
+        context=context,
+        source_sha256=upload.sha256,
+        staging_key=staging_key(job_id),
+        created_at=clock.utc_now(),
+        max_retries=service.settings.max_retries,
+        request_id=sender.request_id,
+        idempotency_key=sender.idempotency_key,
+    )
+
+
+def _check_allowed(service: Service, bucket: str) -> None:
+    allowed = service.settings.allowed_buckets
+    check_bucket(bucket)
+    if allowed and bucket not in allowed:
+        raise InvalidBucketError(f"bucket {bucket!r} is not one of the allowed buckets: {', '.join(allowed)}.")
+
+
+def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
+    with service.database.write() as connection:
+        if repeated := _find_repeated(connection, sender):
+            _check_same_payload(repeated, job)
+            return repeated, rate_limits.read_quota(connection, job.user_id, job.created_at, *_rate_limit(service))
+        quota = rate_limits.take_upload(connection, job.user_id, job.created_at, *_rate_limit(service))
+        job_store.insert_job(connection, job)
+        job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, request_id=job.request_id)
+    return job, quota
+
+
+def _find_repeated(connection: Any, sender: Sender) -> Job | None:
+    if sender.idempotency_key is None:
+        return None
+    return job_store.find_idempotent(connection, sender.user_id, sender.idempotency_key)
+
+
+def _check_same_payload(first: Job, second: Job) -> None:
+    payloads = [(job.source_sha256, job.bucket, job.context) for job in (first, second)]
+    if payloads[0] != payloads[1]:
+        raise IdempotencyKeyReusedError(
+            f"Idempotency-Key {first.idempotency_key!r} came before with another payload: use a new key for a new upload."
+        )
+
+
+def _rate_limit(service: Service) -> tuple[int, Any]:
+    return service.settings.rate_limit_max_uploads, service.settings.rate_limit_window

@@ -1,0 +1,59 @@
+"""The three tables of the service. Times are text (see clock), ids are text, JSON is text: the same on every database."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
+
+metadata = MetaData()
+
+processing_jobs = Table(
+    "processing_jobs",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("image_id", String(36), nullable=False, unique=True),
+    Column("user_id", String(255), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("storage_bucket", String(63), nullable=False),
+    Column("staging_path", Text),  # storage key of the upload; null once it is gone
+    Column("processed_paths", Text),  # JSON: {size: storage key}
+    Column("processing_metadata", Text, nullable=False),  # JSON: {"context": pass-through, "generated": result}
+    Column("source_sha256", String(64), nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("max_retries", Integer, nullable=False),
+    Column("next_attempt_at", String(27)),
+    Column("worker_id", String(80)),
+    Column("lease_token", String(36)),
+    Column("lease_expires_at", String(27)),
+    Column("error_code", String(40)),
+    Column("last_error", Text),
+    Column("request_id", String(64)),
+    Column("idempotency_key", String(255)),
+    Column("created_at", String(27), nullable=False),
+    Column("started_at", String(27)),
+    Column("completed_at", String(27)),
+    Column("deleted_at", String(27)),
+    Index("ix_jobs_due", "status", "next_attempt_at"),
+    Index("ix_jobs_completed", "completed_at"),
+    Index("ux_jobs_idempotency", "user_id", "idempotency_key", unique=True),
+)
+
+image_upload_events = Table(
+    "image_upload_events",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("event_type", String(32), nullable=False),
+    Column("image_id", String(36), nullable=False),
+    Column("job_id", String(36), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Index("ix_events_job", "job_id", "created_at"),
+)
+
+upload_rate_limits = Table(
+    "upload_rate_limits",
+    metadata,
+    Column("user_id", String(255), nullable=False),
+    Column("window_start", String(27), nullable=False),
+    Column("upload_count", Integer, nullable=False),
+    PrimaryKeyConstraint("user_id", "window_start"),
+)

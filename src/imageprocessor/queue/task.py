@@ -1,0 +1,167 @@
+"""The one task body: claim, load, process, store, finish. Embedded workers call it; any other queue would too."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from imageprocessor.core.pipeline import ProcessedImage, process
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    ImageProcessorError,
+    MemoryLimitError,
+    ObjectNotFoundError,
+    SourceCorruptError,
+    SourceMissingError,
+    StorageError,
+    UnexpectedError,
+)
+from imageprocessor.queue import clock, job_store
+from imageprocessor.queue.images import delete_variants, purge
+from imageprocessor.queue.jobs import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus, after_failure, backoff
+from imageprocessor.queue.service import Service
+from imageprocessor.storage.keys import variant_key
+
+log = structlog.get_logger(__name__)
+
+
+def run_job(service: Service, job_id: str, worker_id: str) -> None:
+    """Run one attempt of the job *job_id*, if it is there to be had, and write down what came of it.
+
+    Raises:
+        DatabaseUnavailableError: The outcome could not be written. The lease runs out and the job is tried again.
+    """
+    job = _claim(service, job_id, worker_id)
+    if job is None:
+        return
+    with structlog.contextvars.bound_contextvars(job_id=job_id, image_id=job.image_id, request_id=job.request_id):
+        started = time.perf_counter()
+        _run_attempt(service, job)
+        log.info("attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3))
+
+
+def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
+    """Write that this attempt failed: the job is tried again later, or ends and leaves no bytes it does not need."""
+    now = clock.utc_now()
+    outcome = after_failure(job, error, now)
+    event = EventType.FAILED if outcome.status is JobStatus.FAILED else EventType.RETRYING
+    with service.database.write() as connection:
+        ended = job_store.end_attempt(connection, job, outcome, error.code, str(error), now)
+        if ended:
+            job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
+    if ended:
+        log.warning("attempt_failed", job_id=job.job_id, outcome=outcome.status.value, code=error.code, cause=str(error))
+    if ended and outcome.status is JobStatus.FAILED:
+        with suppress(StorageError):  # the sweep removes what is left over
+            delete_variants(service, job)
+            if not outcome.keeps_source:
+                _delete_source(service, job)
+
+
+def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
+    now = clock.utc_now()
+    lease = timedelta(seconds=service.settings.job_timeout_seconds + LEASE_MARGIN_SECONDS)
+    with service.database.write() as connection:
+        job = job_store.claim(connection, job_id, worker_id, now, lease)
+        if job:
+            job_store.add_event(connection, EventType.PROCESSING_STARTED, job, now, attempt=job.attempts, worker=worker_id)
+    return job
+
+
+def _run_attempt(service: Service, job: Job) -> None:
+    try:
+        image = process(_load_source(service, job), service.settings.image_sizes, service.settings.limits)
+        keys = _store_variants(service, job, image)
+    except ImageProcessorError as error:
+        failure = error
+    except MemoryError:
+        limit = service.settings.job_memory_limit_mb
+        failure = MemoryLimitError(f"The image needs more than {limit} MB: raise JOB_MEMORY_LIMIT_MB or send a smaller one.")
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever goes wrong ends this attempt, not the worker
+        log.exception("unexpected_error")
+        failure = UnexpectedError(f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log.")
+    else:
+        return _persist(job, lambda: _complete(service, job, keys, describe(image)))
+    return _persist(job, lambda: fail_attempt(service, job, failure))
+
+
+def _load_source(service: Service, job: Job) -> bytes:
+    try:
+        data = service.staging.get(job.staging_key or "")
+    except ObjectNotFoundError as error:
+        raise SourceMissingError("The upload is gone from staging: send the image again.") from error
+    if hashlib.sha256(data).hexdigest() != job.source_sha256:
+        raise SourceCorruptError("The upload in staging is not what was received: send the image again.")
+    return data
+
+
+def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
+    keys = {}
+    for name, variant in image.variants.items():
+        keys[name] = variant_key(job.bucket, name, job.image_id)
+        service.storage.put(keys[name], variant.data)
+    return keys
+
+
+def describe(image: ProcessedImage) -> dict[str, Any]:
+    """Return what is remembered of a processed image besides its bytes, ready for JSON."""
+    return {
+        "dominant_color": image.dominant_color,
+        "original_dimensions": image.original_dimensions._asdict(),
+        "variants": {
+            name: {
+                "width": variant.width,
+                "height": variant.height,
+                "aspect_ratio": variant.aspect_ratio,
+                "format": variant.format,
+                "size_bytes": variant.size_bytes,
+            }
+            for name, variant in image.variants.items()
+        },
+        "warnings": list(image.warnings),
+    }
+
+
+def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[str, Any]) -> None:
+    now = clock.utc_now()
+    with service.database.write() as connection:
+        completed = job_store.complete(connection, job, keys, generated, now)
+        if completed:
+            job_store.add_event(connection, EventType.COMPLETED, job, now, attempt=job.attempts)
+    if completed:
+        with suppress(StorageError):  # the sweep removes an upload that no job waits for
+            _delete_source(service, job)
+    else:
+        _give_way(service, job)
+
+
+def _give_way(service: Service, job: Job) -> None:
+    """The finish was refused: the image was deleted meanwhile, or the lease is another worker's and so are the bytes."""
+    with service.database.write() as connection:
+        released = job_store.release(connection, job)
+    if released:
+        purge(service, job)
+
+
+def _delete_source(service: Service, job: Job) -> None:
+    if job.staging_key:
+        service.staging.delete(job.staging_key)
+
+
+def _persist(job: Job, write: Callable[[], None]) -> None:
+    """Write the outcome, waiting for a busy database as long as the lease lasts."""
+    for attempt in range(1, 100):
+        try:
+            return write()
+        except DatabaseUnavailableError:
+            pause = backoff(attempt)
+            if job.lease_expires_at is None or clock.utc_now() + pause > job.lease_expires_at:
+                raise
+            time.sleep(pause.total_seconds())
+    return None

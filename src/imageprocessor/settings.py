@@ -1,0 +1,281 @@
+"""Every setting: its environment name, default, accepted form and meaning. The docs' table is made from here.
+
+A field's name in capitals is its variable. Entry points call :func:`load_settings`; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from imageprocessor.core.formats import ImageFormat
+from imageprocessor.core.limits import Limits
+from imageprocessor.core.variants import VariantSpec
+from imageprocessor.errors import InvalidVariantError, SettingsError
+from imageprocessor.storage.keys import BUCKET_PATTERN
+
+BYTES_PER_MB = 1024 * 1024
+DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 4096}
+MIME_TYPES = tuple(image_format.mime_type for image_format in ImageFormat)
+PUBLISHED_KEYS = ("CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "your-secure-random-key-here")
+MIN_KEY_BYTES = 32
+KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
+
+
+def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
+    """Declare a setting: its default (or a function of the settings before it), accepted *form* and *meaning*."""
+    source = {"default_factory": default} if callable(default) else {"default": default}
+    extra: Any = {"form": form}
+    return Field(**source, description=meaning, json_schema_extra=extra, validate_default=True, **constraints)
+
+
+def parse_json(value: object) -> object:
+    """Read JSON text; anything but text passes unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+
+
+def parse_list(value: object) -> object:
+    """Read ``["a","b"]`` or ``a,b``; anything but text passes unchanged."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return parse_json(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
+    """Read ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``; WEBP_QUALITY where no quality is given."""
+    sizes = parse_json(value)
+    if not isinstance(sizes, dict) or not sizes:
+        raise ValueError("not a JSON object with at least one size")
+    quality = info.data.get("webp_quality", 85)
+    return tuple(build_variant(name, size, quality) for name, size in sizes.items())
+
+
+def build_variant(name: str, size: object, quality: int) -> VariantSpec:
+    """Build one variant from what IMAGE_SIZES says of it: a width in pixels, or an object."""
+    options = {"quality": quality, **(size if isinstance(size, dict) else {"width": size})}
+    try:
+        return VariantSpec(name, **options)
+    except TypeError:
+        raise InvalidVariantError(
+            f"size {name!r} has an unknown option among {sorted(options)}; known: width, height, fit, quality, effort"
+        ) from None
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(parse_list)]
+Sizes = Annotated[SkipValidation[tuple[VariantSpec, ...]], BeforeValidator(parse_sizes)]
+
+
+class Settings(BaseModel):
+    """All settings of the service, checked together. Build it with :func:`load_settings`, or directly in a test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    service_name: str = setting("image-processor", "text", "The name that logs, `/docs` and the health check show.")
+    version: str = setting("", "text", "The version that the health check shows; empty: this package's own.")
+    data_dir: Path = setting(Path("data"), "a folder", "Where the service keeps what it must remember.")
+    database_path: Path = setting(
+        lambda data: data["data_dir"] / "processor.db", "a file", "The SQLite database; default in DATA_DIR."
+    )
+    storage_backend: Literal["local"] = setting("local", "`local`", "Where images are stored.")
+    storage_path: Path = setting(
+        lambda data: data["data_dir"] / "storage", "a folder", "The folder of `local` storage; default in DATA_DIR."
+    )
+    allowed_buckets: Names = setting(
+        (), 'names, as `a,b` or `["a","b"]`', "The only buckets an upload may name; empty: any valid name."
+    )
+
+    queue_backend: Literal["embedded"] = setting("embedded", "`embedded`", "What runs the jobs.")
+    worker_concurrency: int = setting(
+        2, "0 to 64", "Worker processes that `serve` starts; 0: it only serves the API.", ge=0, le=64
+    )
+    job_timeout_seconds: int = setting(
+        60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
+    )
+    job_memory_limit_mb: int = setting(
+        3072, "512 to 65536", "Address space of a worker process; above what the worst permitted image needs.", ge=512, le=65536
+    )
+    max_retries: int = setting(3, "0 to 20", "Attempts after the first one, for faults that may pass.", ge=0, le=20)
+    failed_source_hours: int = setting(
+        168, "1 to 8760", "How long the upload of a job that gave up is kept for `jobs retry`.", ge=1, le=8760
+    )
+
+    jwt_secret_key: SecretStr | None = setting(
+        None, f"at least {MIN_KEY_BYTES} bytes", "Signs and checks tokens; unset: one is generated and kept in DATA_DIR."
+    )
+    jwt_previous_secret_keys: Secrets = setting((), "keys, as `a,b`", "Older keys that are still accepted (rotation).")
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(
+        "HS256", "`HS256`, `HS384` or `HS512`", "The one algorithm that is accepted."
+    )
+    jwt_audience: str | None = setting(None, "text", "The `aud` that a token must carry.")
+    jwt_issuer: str | None = setting(None, "text", "The `iss` that a token must carry.")
+    jwt_require_exp: bool = setting(False, "`true` or `false`", "Refuse tokens that never expire.")
+    public_reads: bool = setting(
+        True, "`true` or `false`", "Who holds an id may read; `false`: only the owner or an admin."
+    )
+    cors_origins: Names = setting((), "origins, as `https://a,https://b`", "Sites whose pages may call the API.")
+    public_base_url: str = setting("", "a URL without path", "Put before every image URL, such as a CDN's address.")
+
+    rate_limit_max_uploads: int = setting(50, "1 to 1000000", "Uploads of one user in one window.", ge=1, le=1_000_000)
+    rate_limit_window_minutes: int = setting(60, "1 to 10080", "Length of that window.", ge=1, le=10_080)
+
+    max_upload_size_mb: int = setting(10, "1 to 1024", "Largest file, in units of 1 048 576 bytes.", ge=1, le=1024)
+    max_image_pixels: int = setting(
+        50_000_000, "1 to 178956970", "Most pixels (width × height) an image may have.", ge=1, le=178_956_970
+    )
+    allowed_mime_types: Names = setting(MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats that are accepted.")
+
+    webp_quality: int = setting(85, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100)
+    image_sizes: Sizes = setting(
+        DEFAULT_SIZES,
+        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
+        "The sizes made of every image; a number bounds the width in pixels.",
+    )
+
+    log_format: Literal["console", "json"] = setting("console", "`console` or `json`", "How log lines look.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting(
+        "INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`", "The least serious level that is logged."
+    )
+
+    @field_validator("jwt_secret_key", "jwt_previous_secret_keys")
+    @classmethod
+    def _refuse_weak_keys(cls, value: SecretStr | tuple[SecretStr, ...] | None) -> Any:
+        for key in value if isinstance(value, tuple) else [value] if value else []:
+            _check_key(key.get_secret_value())
+        return value
+
+    @field_validator("allowed_buckets")
+    @classmethod
+    def _check_buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_each(value, lambda name: BUCKET_PATTERN.fullmatch(name) is not None, "not a bucket name")
+
+    @field_validator("allowed_mime_types")
+    @classmethod
+    def _check_mime_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_each(value, MIME_TYPES.__contains__, "not a supported type")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_each(value, _is_origin, "not an origin; * is refused because requests carry credentials")
+
+    @field_validator("public_base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        if value and not _is_origin(value.rstrip("/")):
+            raise ValueError("not a URL of the form https://host")
+        return value.rstrip("/")
+
+    def without_secrets(self) -> Settings:
+        """Return a copy for processes that decode what strangers sent."""
+        return self.model_copy(update={"jwt_secret_key": None, "jwt_previous_secret_keys": ()})
+
+    @property
+    def limits(self) -> Limits:
+        """What an upload may be, for :func:`imageprocessor.validate` and ``process``."""
+        return Limits(
+            max_bytes=self.max_upload_size_mb * BYTES_PER_MB,
+            max_pixels=self.max_image_pixels,
+            mime_types=frozenset(self.allowed_mime_types),
+        )
+
+    @property
+    def rate_limit_window(self) -> timedelta:
+        return timedelta(minutes=self.rate_limit_window_minutes)
+
+
+def load_settings(environ: Mapping[str, str], env_file: Path = Path(".env")) -> Settings:
+    """Build the settings from *environ*, then *env_file*, then the defaults. Empty values count as unset.
+
+    Raises:
+        SettingsError: Lists every wrong setting: variable, value (secrets hidden) and accepted form.
+    """
+    values = {name: value for name in Settings.model_fields if (value := _find(name, environ, env_file)[0])}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_describe_faults(error, values)) from None
+
+
+def find_origin(name: str, environ: Mapping[str, str], env_file: Path = Path(".env")) -> str:
+    """Tell where :func:`load_settings` takes the setting *name* from: a variable, a file, or the default."""
+    return _find(name, environ, env_file)[1]
+
+
+def _find(name: str, environ: Mapping[str, str], env_file: Path) -> tuple[str, str]:
+    variable = name.upper()
+    from_file = {key: value or "" for key, value in dotenv_values(env_file).items()}
+    for source, origin in ((environ, "environment"), (from_file, str(env_file))):
+        if source.get(variable):
+            return source[variable], origin
+        if path := source.get(f"{variable}_FILE"):
+            return _read_secret_file(variable, path), f"{variable}_FILE"
+    return "", "default"
+
+
+def _read_secret_file(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}_FILE={path}: cannot be read ({error}); name a readable text file") from None
+
+
+def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
+    faults = {str(fault["loc"][0]): fault["msg"] for fault in error.errors() if fault["loc"][0] in values}
+    lines = [f"  {_describe_fault(name, values[name], message)}" for name, message in faults.items()]
+    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines])
+
+
+def _describe_fault(name: str, value: str, message: str) -> str:
+    shown = "(hidden)" if is_secret(name) else repr(value)
+    return f"{name.upper()}={shown}: {message.removeprefix('Value error, ')}. Accepted: {accepted_form(name)}"
+
+
+def accepted_form(name: str) -> str:
+    """Return in words what the setting *name* accepts."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return str(extra["form"]) if isinstance(extra, dict) else ""
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether the value of the setting *name* must never be shown."""
+    return name in {"jwt_secret_key", "jwt_previous_secret_keys"}
+
+
+def _check_key(key: str) -> None:
+    if key in PUBLISHED_KEYS:
+        raise ValueError(f"this key is published in documentation; make one with: {KEY_COMMAND}")
+    if len(key.encode()) < MIN_KEY_BYTES:
+        raise ValueError(f"{len(key.encode())} bytes are too few; make a key with: {KEY_COMMAND}")
+
+
+def _check_each(values: tuple[str, ...], accepts: Callable[[str], bool], fault: str) -> tuple[str, ...]:
+    if wrong := [value for value in values if not accepts(value)]:
+        raise ValueError(f"{', '.join(map(repr, wrong))}: {fault}")
+    return values
+
+
+def _is_origin(value: str) -> bool:
+    scheme, separator, host = value.partition("://")
+    return scheme in {"http", "https"} and bool(separator and host) and not set(host) & set("/?#*@ ")

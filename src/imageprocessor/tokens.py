@@ -1,0 +1,105 @@
+"""Tokens: who may upload, delete and administer. Signed by the CLI, checked by the server; the one module with PyJWT."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from imageprocessor.errors import UnauthorizedError
+from imageprocessor.queue.access import Caller
+from imageprocessor.settings import Settings
+
+ADMIN_SCOPE = "images:admin"
+MAX_SUBJECT_CHARACTERS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKeys:
+    """The key that signs, and all keys that are accepted."""
+
+    signing: str
+    accepted: tuple[str, ...]
+
+
+def load_keys(settings: Settings) -> TokenKeys:
+    """Return JWT_SECRET_KEY, or else the generated key in DATA_DIR (made now, mode 0600, if there is none)."""
+    configured = settings.jwt_secret_key
+    signing = configured.get_secret_value() if configured else _generated_key(settings.data_dir)
+    return TokenKeys(signing, (signing, *(key.get_secret_value() for key in settings.jwt_previous_secret_keys)))
+
+
+def sign_token(settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None) -> str:
+    """Return a token for the user *subject*, with the audience and issuer that the settings ask for."""
+    claims: dict[str, Any] = {"sub": subject, "iat": datetime.now(UTC)}
+    optional = {
+        "scope": ADMIN_SCOPE if admin else None,
+        "exp": datetime.now(UTC) + lifetime if lifetime else None,
+        "aud": settings.jwt_audience,
+        "iss": settings.jwt_issuer,
+    }
+    claims.update({name: value for name, value in optional.items() if value})
+    return jwt.encode(claims, load_keys(settings).signing, algorithm=settings.jwt_algorithm)
+
+
+def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
+    """Return whom *token* speaks for.
+
+    Raises:
+        UnauthorizedError: The same for every cause: signature, algorithm, expiry, audience, issuer or subject.
+    """
+    for key in keys.accepted:
+        try:
+            return _caller(_decode(token, key, settings))
+        except jwt.InvalidSignatureError:
+            continue
+        except (jwt.PyJWTError, ValueError):
+            break
+    raise UnauthorizedError
+
+
+def _decode(token: str, key: str, settings: Settings) -> dict[str, Any]:
+    required = ["sub", "exp"] if settings.jwt_require_exp else ["sub"]
+    return jwt.decode(
+        token,
+        key,
+        algorithms=[settings.jwt_algorithm],
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        options={"require": required},
+    )
+
+
+def _caller(claims: dict[str, Any]) -> Caller:
+    subject, scope = claims["sub"], claims.get("scope", "")
+    if not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS or not subject.isprintable():
+        raise ValueError("sub is empty, too long or not printable")
+    return Caller(subject, isinstance(scope, str) and ADMIN_SCOPE in scope.split())
+
+
+def _generated_key(data_dir: Path) -> str:
+    path = data_dir / "jwt_secret_key"
+    if not path.exists():
+        _write_key_once(path)
+    return path.read_text(encoding="ascii").strip()
+
+
+def _write_key_once(path: Path) -> None:
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)  # whoever links first wins; everybody reads the winner's key
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
