@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
+from typing import BinaryIO
 
 from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
 from imageprocessor.storage.keys import check_key, is_key
@@ -64,9 +65,8 @@ class LocalStorage:
         *names, name = check_key(key).split("/")
         with _storage_errors(f"take in a file as {key!r}"):
             try:
-                with self._open_directory(names, make=True) as directory:
-                    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
-                        _settle(file.fileno())
+                with self._open_directory(names, make=True) as directory, _open_file(path) as file:
+                    _settle(file.fileno())
                     os.replace(path, name, dst_dir_fd=directory)
                     os.fsync(directory)
             except OSError as error:
@@ -76,9 +76,8 @@ class LocalStorage:
                 path.unlink()
 
     def get(self, key: str) -> bytes:
-        with self._find(key, "read") as (directory, name):
-            with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory), "rb") as file:
-                return file.read()
+        with self._find(key, "read") as (directory, name), _open_file(name, directory) as file:
+            return file.read()
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFoundError), self._find(key, "delete") as (directory, name):
@@ -184,6 +183,10 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
         os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
     os.fsync(parent)
     return os.open(name, flags, dir_fd=parent)
+
+
+def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory), "rb")
 
 
 def _write(name: str, data: bytes, directory: int) -> None:

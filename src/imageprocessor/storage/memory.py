@@ -24,7 +24,7 @@ class MemoryStorage:
         self._objects: dict[str, tuple[bytes, datetime]] = {}
 
     def put(self, key: str, data: bytes) -> None:
-        self._objects[check_key(key)] = (bytes(data), datetime.now(UTC))
+        self._objects[check_key(key)] = (data, datetime.now(UTC))
 
     def adopt(self, key: str, path: Path) -> None:
         check_key(key)

@@ -1,0 +1,48 @@
+"""What every test stands on: no settings from outside, loopback without proxies, and a word on missing programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import NoReturn
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+# The machine's speed is no property of the code, and what failed once in CI must fail again there.
+hypothesis_settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis_settings.register_profile("local", deadline=None)
+hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in _setting_names():
+            environment.delenv(name, raising=False)
+            environment.delenv(f"{name}_FILE", raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            environment.setenv(name, "127.0.0.1,localhost,::1")
+        yield
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test because of *reason*; where REQUIRE_SERVICES=1 promises that all is there, fail it."""
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(f"REQUIRE_SERVICES=1, but {reason}")
+    pytest.skip(reason)
+
+
+def require_program(name: str) -> str:
+    """Return the path of the program *name*; skip or fail the test as `missing` does where there is none."""
+    return shutil.which(name) or missing(f"the program {name!r} is not installed")
+
+
+def _setting_names() -> list[str]:
+    if find_spec("pydantic") is None:  # installed without extras: nothing reads the environment
+        return []
+    from imageprocessor.settings import Settings
+
+    return [name.upper() for name in Settings.model_fields]

@@ -1,0 +1,157 @@
+"""What every storage backend must do: derive a class from StorageContract, named Test…, with a ``store`` fixture."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableError
+from imageprocessor.storage.protocol import Storage
+
+KEY = "avatars/processed/medium/1_medium.webp"
+BAD_KEYS = ["", "/etc/passwd", "../1", "a/../../1", "a//b", "a/", ".tmp/1", "a b", "a\\b", "a\0b", "é", "x" * 1025]
+
+
+class StorageContract:
+    @pytest.fixture
+    def store(self) -> Storage:
+        raise NotImplementedError("A backend's test class overrides this fixture.")
+
+    @pytest.mark.parametrize("data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"])
+    def test_what_was_put_is_got_back(self, store: Storage, data: bytes) -> None:
+        store.put(KEY, data)
+        assert store.get(KEY) == data
+
+    def test_put_replaces_what_was_there(self, store: Storage) -> None:
+        store.put(KEY, b"a longer first version")
+        store.put(KEY, b"second")
+        assert store.get(KEY) == b"second"
+
+    def test_keys_do_not_share_objects(self, store: Storage) -> None:
+        store.put("one/1", b"1")
+        store.put("two/1", b"2")
+        assert (store.get("one/1"), store.get("two/1")) == (b"1", b"2")
+
+    def test_get_of_an_absent_key_names_the_key(self, store: Storage) -> None:
+        with pytest.raises(ObjectNotFoundError, match=KEY):
+            store.get(KEY)
+
+    def test_what_only_begins_other_keys_is_no_object(self, store: Storage) -> None:
+        store.put(KEY, b"bytes")
+        assert not store.exists("avatars/processed")
+        with pytest.raises(ObjectNotFoundError):
+            store.get("avatars/processed")
+        store.delete("avatars/processed")
+        assert store.exists(KEY)
+
+    def test_an_object_is_no_folder(self, store: Storage) -> None:
+        store.put("avatars/1", b"bytes")
+        assert not store.exists("avatars/1/2")
+        with pytest.raises(ObjectNotFoundError):
+            store.get("avatars/1/2")
+        store.delete("avatars/1/2")
+        assert list(store.list("avatars/1/2")) == []
+
+    def test_exists_tells_what_is_there(self, store: Storage) -> None:
+        assert not store.exists(KEY)
+        store.put(KEY, b"bytes")
+        assert store.exists(KEY)
+
+    def test_delete_removes_one_object_and_repeats_harmlessly(self, store: Storage) -> None:
+        store.put(KEY, b"bytes")
+        store.put("avatars/other", b"bytes")
+        store.delete(KEY)
+        store.delete(KEY)
+        assert not store.exists(KEY)
+        assert store.exists("avatars/other")
+
+    def test_adopt_moves_a_file_in(self, store: Storage, tmp_path: Path) -> None:
+        upload = tmp_path / "upload"
+        upload.write_bytes(b"bytes")
+        store.adopt(KEY, upload)
+        assert store.get(KEY) == b"bytes"
+        assert not upload.exists()
+
+    def test_adopt_replaces_what_was_there(self, store: Storage, tmp_path: Path) -> None:
+        store.put(KEY, b"first")
+        upload = tmp_path / "upload"
+        upload.write_bytes(b"second")
+        store.adopt(KEY, upload)
+        assert store.get(KEY) == b"second"
+
+    def test_adopt_of_no_file_fails_and_keeps_what_was_there(self, store: Storage, tmp_path: Path) -> None:
+        store.put(KEY, b"first")
+        with pytest.raises(StorageUnavailableError, match="take in"):
+            store.adopt(KEY, tmp_path / "absent")
+        assert store.get(KEY) == b"first"
+
+    def test_list_of_an_empty_store_is_empty(self, store: Storage) -> None:
+        assert list(store.list()) == []
+
+    @pytest.mark.parametrize(
+        ("prefix", "keys"),
+        [
+            ("", {"a/1", "a/12", "a/b/3", "ab/4", "top"}),
+            ("a", {"a/1", "a/12", "a/b/3", "ab/4"}),
+            ("a/", {"a/1", "a/12", "a/b/3"}),
+            ("a/1", {"a/1", "a/12"}),
+            ("a/b/", {"a/b/3"}),
+            ("absent/", set()),
+            ("../", set()),
+            ("/", set()),
+        ],
+    )
+    def test_list_yields_the_keys_that_begin_with_the_prefix(self, store: Storage, prefix: str, keys: set[str]) -> None:
+        for key in ["a/1", "a/12", "a/b/3", "ab/4", "top"]:
+            store.put(key, b"bytes")
+        assert {found.key for found in store.list(prefix)} == keys
+
+    def test_list_tells_size_and_time(self, store: Storage) -> None:
+        store.put(KEY, b"bytes")
+        (found,) = store.list()
+        assert found.size_bytes == len(b"bytes")
+        assert found.modified_at.tzinfo is UTC
+        assert abs(datetime.now(UTC) - found.modified_at) < timedelta(minutes=1)
+
+    def test_objects_may_be_deleted_while_they_are_listed(self, store: Storage) -> None:
+        keys = {f"avatars/{number}" for number in range(50)}
+        for key in keys:
+            store.put(key, b"bytes")
+        seen = set()
+        for found in store.list():
+            seen.add(found.key)
+            store.delete(found.key)
+        assert seen == keys
+        assert list(store.list()) == []
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    def test_a_bad_key_is_refused_by_every_method(self, store: Storage, tmp_path: Path, key: str) -> None:
+        upload = tmp_path / "upload"
+        upload.write_bytes(b"bytes")
+        for use in (
+            lambda: store.put(key, b"bytes"),
+            lambda: store.adopt(key, upload),
+            lambda: store.get(key),
+            lambda: store.delete(key),
+            lambda: store.exists(key),
+            lambda: store.url(key),
+        ):
+            with pytest.raises(InvalidKeyError):
+                use()
+        assert upload.exists()
+
+    def test_urls_tell_objects_apart(self, store: Storage) -> None:
+        assert store.url("a/1") != store.url("a/2")
+        assert store.url("a/1").endswith("a/1")
+
+    def test_a_reader_never_sees_half_an_object(self, store: Storage) -> None:
+        versions = [bytes([number]) * 300_000 for number in range(4)]
+        store.put(KEY, versions[0])
+        with ThreadPoolExecutor(4) as pool:
+            writes = [pool.submit(store.put, KEY, version) for version in versions * 5]
+            while not all(write.done() for write in writes):
+                assert store.get(KEY) in versions
+            assert [write.result() for write in writes] == [None] * len(writes)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageprocessor.errors import InvalidBucketError, InvalidKeyError
+from imageprocessor.storage.keys import MAX_KEY_CHARACTERS, check_bucket, check_key, is_key, staging_key, variant_key
+
+text_near_keys = st.one_of(st.text(), st.text(alphabet="ab/.-_\0 ~é\\\n", max_size=30))
+
+
+@pytest.mark.parametrize("name", ["ab", "a1", "1-2", "profile-pictures", "a" * 63])
+def test_a_bucket_name_is_returned(name: str) -> None:
+    assert check_bucket(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a", "-ab", "Ab", "a_b", "a.b", "a/b", "ab\n", "ä1", "a" * 64, "٣٣"])
+def test_another_bucket_name_is_refused_with_its_value(name: str) -> None:
+    with pytest.raises(InvalidBucketError) as caught:
+        check_bucket(name)
+    assert repr(name)[:60] in str(caught.value)
+
+
+@pytest.mark.parametrize("check", [check_bucket, check_key])
+def test_a_long_value_is_shortened_in_the_message(check: object) -> None:
+    assert callable(check)
+    with pytest.raises((InvalidBucketError, InvalidKeyError)) as caught:
+        check("x" * 100_000)
+    assert len(str(caught.value)) < 400
+
+
+@given(text_near_keys)
+def test_what_is_accepted_as_a_key_is_a_relative_path_that_reads_the_same_everywhere(key: str) -> None:
+    if is_key(key):
+        path = PurePosixPath("/root") / key
+        assert str(path) == f"/root/{key}"
+        assert not any(part.startswith(".") for part in path.parts)
+        assert quote(key) == key
+        assert len(key) <= MAX_KEY_CHARACTERS
+    else:
+        with pytest.raises(InvalidKeyError):
+            check_key(key)
+
+
+@given(st.lists(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,40}\Z"), min_size=1, max_size=20))
+def test_names_joined_by_slashes_are_a_key(names: list[str]) -> None:
+    key = "/".join(names)
+    assert check_key(key) == key
+
+
+@given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,62}\Z"), st.uuids())
+def test_the_key_of_a_variant_holds_bucket_size_and_image(bucket: str, image_id: object) -> None:
+    key = variant_key(bucket, "thumbnail", str(image_id))
+    assert key == f"{bucket}/processed/thumbnail/{image_id}_thumbnail.webp"
+
+
+@pytest.mark.parametrize(("size", "image_id"), [("a/b", "1"), ("..", "1"), ("", "1"), ("a", "../1"), ("a", "")])
+def test_a_variants_key_cannot_climb(size: str, image_id: str) -> None:
+    with pytest.raises(InvalidKeyError):
+        variant_key("avatars", size, image_id)
+
+
+def test_a_variants_key_needs_a_bucket_name() -> None:
+    with pytest.raises(InvalidBucketError):
+        variant_key("a/../b", "medium", "1")
+
+
+@pytest.mark.parametrize("job_id", ["", "../1", "a/b"])
+def test_a_staging_key_is_one_name(job_id: str) -> None:
+    assert staging_key("9b2f") == "9b2f"
+    with pytest.raises(InvalidKeyError):
+        staging_key(job_id)
