@@ -25,7 +25,9 @@ def configure_logs(log_format: str, log_level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=_renderers(log_format), foreign_pre_chain=shared))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=_renderers(log_format), foreign_pre_chain=shared)
+    )
     logging.basicConfig(handlers=[handler], level=log_level, force=True)
 
 

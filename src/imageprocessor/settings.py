@@ -114,7 +114,11 @@ class Settings(BaseModel):
         60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
     )
     job_memory_limit_mb: int = setting(
-        3072, "512 to 65536", "Address space of a worker process; above what the worst permitted image needs.", ge=512, le=65536
+        3072,
+        "512 to 65536",
+        "Address space of a worker process; above what the worst permitted image needs.",
+        ge=512,
+        le=65536,
     )
     max_retries: int = setting(3, "0 to 20", "Attempts after the first one, for faults that may pass.", ge=0, le=20)
     failed_source_hours: int = setting(
@@ -122,7 +126,9 @@ class Settings(BaseModel):
     )
 
     jwt_secret_key: SecretStr | None = setting(
-        None, f"at least {MIN_KEY_BYTES} bytes", "Signs and checks tokens; unset: one is generated and kept in DATA_DIR."
+        None,
+        f"at least {MIN_KEY_BYTES} bytes",
+        "Signs and checks tokens; unset: one is generated and kept in DATA_DIR.",
     )
     jwt_previous_secret_keys: Secrets = setting((), "keys, as `a,b`", "Older keys that are still accepted (rotation).")
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(

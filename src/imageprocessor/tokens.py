@@ -1,4 +1,4 @@
-"""Tokens: who may upload, delete and administer. Signed by the CLI, checked by the server; the one module with PyJWT."""
+"""Tokens say who may upload, delete and administer. Signed by the CLI, checked by the server; only here is PyJWT."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, InterfaceError, TimeoutError as PoolTimeoutError
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 

@@ -83,7 +83,9 @@ class Supervisor:
 
     def _replace_dead(self) -> None:
         for slot in [slot for slot in self._slots if not slot.process.is_alive()]:
-            self._bury(slot, WorkerLostError(f"The worker process ended ({_describe_exit(slot.process)}) during the job."))
+            self._bury(
+                slot, WorkerLostError(f"The worker process ended ({_describe_exit(slot.process)}) during the job.")
+            )
         while len(self._slots) < self._worker_count:
             self._slots.append(self._spawn())
 
@@ -149,7 +151,7 @@ class Supervisor:
 
     def _wait(self, timeout_seconds: float) -> None:
         """Sleep until a child is done or dead, somebody has a job, or the time is up."""
-        assert self._presence  # noqa: S101 - run() sets it before the first turn
+        assert self._presence
         ends = [end for slot in self._slots for end in (slot.pipe, slot.process.sentinel)]
         ready = wait([*ends, self._presence.wake_descriptor], timeout_seconds)
         self._presence.drain()

@@ -33,7 +33,9 @@ def parse_id(text: str) -> str:
     try:
         return str(UUID(text))
     except ValueError:
-        raise InvalidIdError(f"{text[:80]!r} is not an id: ids look like 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13.") from None
+        raise InvalidIdError(
+            f"{text[:80]!r} is not an id: ids look like 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13."
+        ) from None
 
 
 def read_job(service: Service, job_id: str, caller: Caller) -> Job:

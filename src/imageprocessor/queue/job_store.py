@@ -134,7 +134,7 @@ def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | 
     statement = (
         update(jobs)
         .where(jobs.c.image_id == image_id, jobs.c.deleted_at.is_(None))
-        .values(deleted_at=clock.to_text(now))
+        .values(deleted_at=clock.to_text(now), idempotency_key=None)
         .returning(*jobs.c)
     )
     return _one(connection, statement)
@@ -160,9 +160,7 @@ def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
     """Return the jobs whose lease has ended without a word from their worker."""
-    query = select(jobs).where(
-        jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at < clock.to_text(now)
-    )
+    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at < clock.to_text(now))
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
@@ -206,7 +204,7 @@ def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return how many jobs there are in each status, deleted ones left out."""
     query = select(jobs.c.status, func.count()).where(jobs.c.deleted_at.is_(None)).group_by(jobs.c.status)
-    counts = {status: count for status, count in connection.execute(query).tuples()}
+    counts: dict[str, int] = dict(connection.execute(query).tuples().all())
     return {status.value: counts.get(status, 0) for status in JobStatus}
 
 

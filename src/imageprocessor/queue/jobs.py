@@ -1,7 +1,7 @@
 """A job, its states, and what happens to it when an attempt fails. Pure: no database, no clock of its own.
 
-    pending → processing → completed | failed | retrying
-    retrying → processing      processing → pending (its worker was stopped)      failed → pending (an operator)
+pending → processing → completed | failed | retrying
+retrying → processing      processing → pending (its worker was stopped)      failed → pending (an operator)
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ LEASE_MARGIN_SECONDS = 15
 
 
 class JobStatus(StrEnum):
+    """Where a job stands."""
+
     PENDING = "pending"  #: waits for a worker
     PROCESSING = "processing"  #: a worker holds its lease
     COMPLETED = "completed"  #: every variant is stored and readable
@@ -35,6 +37,8 @@ CLAIMABLE_STATUSES = (JobStatus.PENDING, JobStatus.RETRYING)
 
 
 class EventType(StrEnum):
+    """What the audit trail tells of a job."""
+
     UPLOAD_INITIATED = "upload_initiated"
     PROCESSING_STARTED = "processing_started"
     COMPLETED = "completed"
@@ -78,9 +82,11 @@ class Job:
     def from_row(cls, row: Mapping[str, Any]) -> Job:
         """Build the job from a row of the table: the one place that reads its columns."""
         details = json.loads(row["processing_metadata"])
+        same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
+        moments: dict[str, Any] = {name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS}
         return cls(
-            **{name: row[name] for name in _SAME_NAMED},
-            **{name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS},
+            **same,
+            **moments,
             status=JobStatus(row["status"]),
             bucket=row["storage_bucket"],
             created_at=clock.from_text(row["created_at"]),

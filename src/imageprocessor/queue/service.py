@@ -24,6 +24,7 @@ class Service:
     storage: Storage  #: processed images
     staging: Storage  #: uploads that wait; never reachable by a URL, since they still hold their metadata
     incoming: Path  #: folder for uploads while they arrive, on the file system of local staging
+    drafts: tuple[Path, ...]  #: folders of unfinished files: what is old in them was left by a crash
     dispatcher: Dispatcher
 
 
@@ -41,12 +42,14 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
     try:
         if migrates:
             migrate(database)
+        storage, staging = LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
         yield Service(
             settings=settings,
             database=database,
-            storage=LocalStorage(settings.storage_path),
-            staging=LocalStorage(settings.data_dir / "staging"),
+            storage=storage,
+            staging=staging,
             incoming=incoming,
+            drafts=(incoming, storage.scratch_directory, staging.scratch_directory),
             dispatcher=EmbeddedDispatcher(workers_directory(settings)),
         )
     finally:

@@ -126,7 +126,8 @@ def _check_same_payload(first: Job, second: Job) -> None:
     payloads = [(job.source_sha256, job.bucket, job.context) for job in (first, second)]
     if payloads[0] != payloads[1]:
         raise IdempotencyKeyReusedError(
-            f"Idempotency-Key {first.idempotency_key!r} came before with another payload: use a new key for a new upload."
+            f"Idempotency-Key {first.idempotency_key!r} came before with another payload: "
+            "use a new key for a new upload."
         )
 
 

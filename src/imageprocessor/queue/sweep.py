@@ -119,9 +119,9 @@ def find_unknown_images(service: Service) -> Iterator[str]:
 
 
 def find_abandoned_files(service: Service) -> Iterator[Path]:
-    """Yield the files of uploads that broke off."""
+    """Yield the unfinished files of uploads and writes that broke off."""
     before = clock.utc_now() - UPLOAD_GRACE
-    for path in service.incoming.iterdir():
+    for path in (path for folder in service.drafts for path in folder.iterdir()):
         if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
             yield path
 

@@ -1,4 +1,4 @@
-"""The three tables of the service. Times are text (see clock), ids are text, JSON is text: the same on every database."""
+"""The three tables of the service. Times (see clock), ids and JSON are text: the same on every database."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
         if ended:
             job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
     if ended:
-        log.warning("attempt_failed", job_id=job.job_id, outcome=outcome.status.value, code=error.code, cause=str(error))
+        log.warning(
+            "attempt_failed", job_id=job.job_id, outcome=outcome.status.value, code=error.code, cause=str(error)
+        )
     if ended and outcome.status is JobStatus.FAILED:
         with suppress(StorageError):  # the sweep removes what is left over
             delete_variants(service, job)
@@ -70,7 +72,9 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
     with service.database.write() as connection:
         job = job_store.claim(connection, job_id, worker_id, now, lease)
         if job:
-            job_store.add_event(connection, EventType.PROCESSING_STARTED, job, now, attempt=job.attempts, worker=worker_id)
+            job_store.add_event(
+                connection, EventType.PROCESSING_STARTED, job, now, attempt=job.attempts, worker=worker_id
+            )
     return job
 
 
@@ -82,10 +86,14 @@ def _run_attempt(service: Service, job: Job) -> None:
         failure = error
     except MemoryError:
         limit = service.settings.job_memory_limit_mb
-        failure = MemoryLimitError(f"The image needs more than {limit} MB: raise JOB_MEMORY_LIMIT_MB or send a smaller one.")
-    except Exception as error:  # noqa: BLE001 - the boundary: whatever goes wrong ends this attempt, not the worker
+        failure = MemoryLimitError(
+            f"The image needs more than {limit} MB: raise JOB_MEMORY_LIMIT_MB or send a smaller one."
+        )
+    except Exception as error:  # the boundary: whatever goes wrong ends this attempt, not the worker
         log.exception("unexpected_error")
-        failure = UnexpectedError(f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log.")
+        failure = UnexpectedError(
+            f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log."
+        )
     else:
         return _persist(job, lambda: _complete(service, job, keys, describe(image)))
     return _persist(job, lambda: fail_attempt(service, job, failure))
@@ -142,7 +150,7 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
 
 
 def _give_way(service: Service, job: Job) -> None:
-    """The finish was refused: the image was deleted meanwhile, or the lease is another worker's and so are the bytes."""
+    """Let go of a finished job that was deleted meanwhile. If its lease is another worker's, so are the bytes."""
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:

@@ -13,6 +13,7 @@ from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 MAX_KEY_CHARACTERS = 1024  # as in S3
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # 255: the longest file name on Linux
+_VARIANT_KEY_PATTERN = re.compile(r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)\.webp")
 _SHOWN_CHARACTERS = 80
 
 
@@ -66,6 +67,16 @@ def variant_key(bucket: str, size: str, image_id: str) -> str:
     _check_name(size)
     _check_name(image_id)
     return check_key(f"{bucket}/processed/{size}/{image_id}_{size}.webp")
+
+
+def image_id_of(key: str) -> str | None:
+    """Return the id in a key that :func:`variant_key` built, or None for any other key.
+
+    >>> image_id_of("avatars/processed/medium/3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13_medium.webp")
+    '3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13'
+    """
+    match = _VARIANT_KEY_PATTERN.fullmatch(key)
+    return match["image_id"] if match else None
 
 
 def staging_key(job_id: str) -> str:
