@@ -14,7 +14,8 @@ ASCII, SHORT, LONG, RATIONAL = 2, 3, 4, 5
 _LAYOUTS = {ASCII: "c", SHORT: "H", LONG: "I", RATIONAL: "II"}
 _MAX_VALUE_BYTES = 1024
 
-Tags = dict[int, tuple[int, ...] | bytes]
+Value = tuple[int, ...] | bytes
+Tags = dict[int, Value]
 
 
 def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None) -> Tags:
@@ -40,7 +41,7 @@ def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None
     return tags
 
 
-def _read_value(tiff: bytes, order: str, entry: int, kind: int, count: int) -> tuple[int, ...] | bytes | None:
+def _read_value(tiff: bytes, order: str, entry: int, kind: int, count: int) -> Value | None:
     layout = _LAYOUTS.get(kind, "")
     size = struct.calcsize(f"{order}{layout}") * count
     if not 0 < size <= _MAX_VALUE_BYTES:

@@ -1,0 +1,154 @@
+"""The PNG container (W3C PNG, third edition, with APNG): a signature, then chunks with a checksum each."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+from imageprocessor.core.container import (
+    MAX_PIECES,
+    Header,
+    Piece,
+    file_size,
+    metadata_piece,
+    read_exactly,
+    read_range,
+    too_many_pieces,
+    truncated,
+)
+from imageprocessor.errors import InvalidImageError, TruncatedImageError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"}
+_COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
+_NEEDED = _PICTURE | _COLOUR | {b"pHYs"}
+_KINDS = {b"caBX": "c2pa", b"tIME": "time"}
+_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+_TEXT_KINDS = {
+    b"XML:com.adobe.xmp": "xmp",
+    b"Raw profile type xmp": "xmp",
+    b"Raw profile type exif": "exif",
+    b"Raw profile type APP1": "exif",
+    b"Raw profile type iptc": "iptc",
+}
+_ICC_NAME = b"ICC profile"
+_MAX_ICC_BYTES = 16 << 20
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read width and height from IHDR and the number of frames from acTL, which stands before the first IDAT.
+
+    Raises:
+        InvalidImageError: the signature, IHDR or its checksum is wrong.
+        TruncatedImageError: the file ends within IHDR.
+    """
+    chunks = _read_chunks(file)
+    name, start, end = next(chunks)
+    header = _read_checked(file, name, start, end)
+    if len(header) != 13:
+        raise InvalidImageError(f"The PNG has an IHDR chunk of {len(header)} bytes instead of 13: save it anew.")
+    width, height = struct.unpack_from(">II", header)
+    return Header(width, height, _count_frames(file, chunks))
+
+
+def read_pieces(file: BinaryIO) -> Iterator[Piece]:
+    """Yield the file in order: signature, chunks, and what follows IEND.
+
+    Raises:
+        InvalidImageError: a chunk's name, or the checksum of one that is kept, is wrong.
+        TruncatedImageError: the file ends before IEND does.
+    """
+    yield Piece(_SIGNATURE)
+    end = 0
+    for name, start, end in _read_chunks(file):
+        yield _classify(file, name, start, end)
+    file.seek(end + 4)
+    if trailer := file.read():
+        yield metadata_piece("trailer", trailer)
+
+
+def exif_piece(exif: bytes) -> bytes:
+    """Wrap an EXIF block as an eXIf chunk."""
+    return _chunk(b"eXIf", exif)
+
+
+def decode_icc(payload: bytes) -> bytes:
+    """Inflate the profile, up to 16 MiB of it; what is damaged is left out."""
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(payload, _MAX_ICC_BYTES)
+    return b""
+
+
+def join(parts: Sequence[bytes]) -> bytes:
+    """Make a file of the parts, in their order."""
+    return b"".join(parts)
+
+
+def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end (of the payload) of every chunk up to and with IEND."""
+    size = file_size(file)
+    file.seek(0)
+    if read_exactly(file, 8) != _SIGNATURE:
+        raise InvalidImageError("The file does not start as a PNG does: save it anew.")
+    position = len(_SIGNATURE)
+    for _ in range(MAX_PIECES):
+        file.seek(position)
+        length, name = struct.unpack(">I4s", read_exactly(file, 8))
+        if not name.isalpha() or (name == b"IHDR") != (position == len(_SIGNATURE)):
+            raise InvalidImageError(
+                f"The PNG has a chunk {name!r} at byte {position}, where none can be: save it anew."
+            )
+        start, end = position + 8, position + 8 + length
+        if end + 4 > size:
+            raise truncated(file)
+        yield name, start, end
+        if name == b"IEND":
+            return
+        position = end + 4
+    raise too_many_pieces()
+
+
+def _read_checked(file: BinaryIO, name: bytes, start: int, end: int) -> bytes:
+    payload = read_range(file, start, end)
+    if zlib.crc32(payload, zlib.crc32(name)) != int.from_bytes(read_exactly(file, 4)):
+        raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
+    return payload
+
+
+def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> int:
+    with suppress(TruncatedImageError):
+        for name, start, end in chunks:
+            if name == b"acTL" and end - start == 8:
+                frames = int.from_bytes(read_range(file, start, start + 4))
+                return frames if 0 < frames < 1 << 31 else 1
+            if name == b"IDAT":
+                break
+    return 1
+
+
+def _classify(file: BinaryIO, name: bytes, start: int, end: int) -> Piece:
+    if name in _NEEDED:
+        return Piece(_chunk(name, _read_checked(file, name, start, end)))
+    if name == b"iCCP":
+        return _icc_piece(_read_checked(file, name, start, end))
+    if name in _TEXT_CHUNKS:
+        text = read_range(file, start, end)
+        kind = _TEXT_KINDS.get(text.partition(b"\0")[0], "comment")
+        return Piece(kinds=metadata_piece(kind, text).kinds)
+    if name == b"eXIf":
+        return metadata_piece("exif", read_range(file, start, end))
+    return metadata_piece(_KINDS.get(name, "other"))
+
+
+def _icc_piece(payload: bytes) -> Piece:
+    """Keep the profile; its name is free text, so it becomes a plain one that is not longer."""
+    name, _, rest = payload.partition(b"\0")
+    return Piece(_chunk(b"iCCP", _ICC_NAME[: len(name)] + b"\0" + rest), ("icc",), rest[1:])
+
+
+def _chunk(name: bytes, payload: bytes) -> bytes:
+    checksum = zlib.crc32(payload, zlib.crc32(name))
+    return struct.pack(">I4s", len(payload), name) + payload + checksum.to_bytes(4)
