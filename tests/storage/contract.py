@@ -16,10 +16,6 @@ BAD_KEYS = ["", "/etc/passwd", "../1", "a/../../1", "a//b", "a/", ".tmp/1", "a b
 
 
 class StorageContract:
-    @pytest.fixture
-    def store(self) -> Storage:
-        raise NotImplementedError("A backend's test class overrides this fixture.")
-
     @pytest.mark.parametrize("data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"])
     def test_what_was_put_is_got_back(self, store: Storage, data: bytes) -> None:
         store.put(KEY, data)

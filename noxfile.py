@@ -1,0 +1,91 @@
+"""Every check of the project: `nox` runs those that a change needs, `nox --list` tells the others.
+
+The first four sessions run in the environment that nox itself runs in: `pip install -e '.[dev]'` has put there all they
+need. The others make environments of their own, because what is installed is what they test.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src/imageprocessor/storage"]
+MIGRATE = """
+from pathlib import Path
+from imageprocessor.queue.database import open_database
+from imageprocessor.queue.schema import migrate
+migrate(open_database(Path("fresh.db")))
+"""
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.error_on_external_run = True
+
+# The tools of this environment, also when it is not activated
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style, format, and who may import whom."""
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Static types of the package, its tests and this file."""
+    session.run("mypy")
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation; a broken link or reference is an error."""
+    session.run("sphinx-build", "-W", "-n", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """All tests, on the Python that runs nox. Arguments after `--` go to pytest."""
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(venv_backend="uv", python=nox.project.python_versions(PROJECT))
+def pythons(session: nox.Session) -> None:
+    """All tests, on each supported Python that is installed."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(venv_backend="uv")
+def minimums(session: nox.Session) -> None:
+    """All tests, with the lowest version of every dependency that pyproject.toml permits."""
+    session.install("--resolution", "lowest-direct", "-e", ".[all,test]")
+    session.run("pytest", "-n", "auto", "-W", "default", *session.posargs)  # old versions warn of what is long changed
+
+
+@nox.session(venv_backend="uv")
+def tests_base(session: nox.Session) -> None:
+    """The library without extras: its tests pass, and a command that needs an extra says how to install it."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "auto", *WITHOUT_EXTRAS, *session.posargs)
+    said = session.run("python", "-m", "imageprocessor", "serve", success_codes=[1, 2], silent=True)
+    if "pip install 'imageprocessor[" not in str(said):
+        session.error(f"`imageprocessor serve` without extras does not say what to install: {said}")
+
+
+@nox.session(venv_backend="uv")
+def build(session: nox.Session) -> None:
+    """The source archive, the wheel from it, and what that wheel does in a fresh environment."""
+    out = session.create_tmp()
+    session.run("uv", "build", "--out-dir", out, external=True)
+    (wheel,) = Path(out).glob("*.whl")
+    session.install(f"{wheel}[all]")
+    session.chdir(out)  # out of reach of the checkout
+    session.run("imageprocessor", "--help")
+    session.run("python", "-c", MIGRATE)
