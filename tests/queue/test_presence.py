@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+from imageprocessor.queue import presence
+
+ANNOUNCE = """
+import sys, time, pathlib
+from imageprocessor.queue import presence
+with presence.announce(pathlib.Path(sys.argv[1]), 3) as me:
+    print(me.supervisor_id, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_live_supervisor_is_listed_with_its_workers_and_gone_after_goodbye(tmp_path: Path) -> None:
+    with presence.announce(tmp_path, 2) as me:
+        assert presence.list_live(tmp_path) == {me.supervisor_id: 2}
+        assert presence.list_dead(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_supervisor_is_listed_as_dead(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ANNOUNCE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    supervisor_id = process.stdout.readline().strip()
+    assert presence.list_live(tmp_path) == {supervisor_id: 3}
+    process.kill()
+    process.communicate()
+    assert presence.list_dead(tmp_path) == [supervisor_id]
+    presence.forget(tmp_path, supervisor_id)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wake_reaches_every_supervisor_and_is_forgotten_when_drained(tmp_path: Path) -> None:
+    with presence.announce(tmp_path, 1) as one, presence.announce(tmp_path, 1) as two:
+        descriptors = [one.wake_descriptor, two.wake_descriptor]
+        assert select.select(descriptors, [], [], 0)[0] == []
+        presence.wake_all(tmp_path)
+        assert select.select(descriptors, [], [], 0)[0] == descriptors
+        one.drain()
+        assert select.select(descriptors, [], [], 0)[0] == [two.wake_descriptor]
+
+
+def test_wake_never_blocks_however_often_it_is_called(tmp_path: Path) -> None:
+    with presence.announce(tmp_path, 1) as me:
+        for _ in range(70_000):
+            me.wake()
+        presence.wake_all(tmp_path)
+
+
+def test_wake_passes_over_what_a_dead_supervisor_left(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "dead.wake")
+    presence.wake_all(tmp_path)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.queue import clock, job_store
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.images import delete_image
+from imageprocessor.queue.jobs import JobStatus
+from imageprocessor.queue.service import Service, workers_directory
+from imageprocessor.queue.sweep import sweep
+from imageprocessor.queue.task import run_job
+from imageprocessor.storage.keys import variant_key
+from tests.queue.conftest import Submit
+
+SetClock = Callable[[timedelta], None]
+
+
+def test_nothing_is_found_where_all_is_well(service: Service, submit_image: Submit) -> None:
+    done = submit_image()
+    run_job(service, done.job_id, "worker")
+    submit_image()
+    assert set(sweep(service).values()) == {0}
+
+
+def test_jobs_of_a_dead_supervisor_are_given_back_at_once(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    directory = workers_directory(service.settings)
+    directory.mkdir()
+    (directory / "abc.lock").write_text("2")
+    with service.database.write() as connection:
+        job_store.claim(connection, job.job_id, "abc:123", clock.utc_now(), timedelta(hours=1))
+    assert sweep(service)["lost_jobs"] == 1
+    with service.database.read() as connection:
+        given_back = job_store.find_job(connection, job.job_id)
+    assert given_back
+    assert (given_back.status, given_back.error_code) == (JobStatus.RETRYING, "worker_lost")
+    assert list(directory.iterdir()) == []
+
+
+def test_job_that_kills_its_workers_ends_after_its_attempts(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    for attempt in range(1, 5):
+        set_clock(timedelta(hours=attempt))
+        with service.database.write() as connection:
+            assert job_store.claim(connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1))
+        sweep(service, orphans=False)
+    with service.database.read() as connection:
+        ended = job_store.find_job(connection, job.job_id)
+    assert ended
+    assert (ended.status, ended.error_code, ended.attempts) == (JobStatus.FAILED, "worker_lost", 4)
+
+
+def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
+    service: Service, set_clock: SetClock
+) -> None:
+    orphan = variant_key("photos", "medium", str(uuid.uuid4()))
+    service.storage.put(orphan, b"nobody's")
+    service.storage.put("photos/README.txt", b"a stranger's")
+    service.staging.put(str(uuid.uuid4()), b"nobody's")
+    (service.incoming / "broken-off").write_bytes(b"half")
+    assert set(sweep(service).values()) == {0}
+    set_clock(timedelta(hours=25))
+    counts = sweep(service, dry_run=True)
+    assert (counts["unknown_uploads"], counts["unknown_images"], counts["abandoned_files"]) == (1, 1, 1)
+    assert service.storage.exists(orphan), "a dry run removes nothing"
+    sweep(service)
+    assert [stored.key for stored in service.storage.list()] == ["photos/README.txt"]
+    assert list(service.staging.list()) == []
+    assert list(service.incoming.iterdir()) == []
+
+
+def test_images_and_staged_uploads_with_a_row_are_never_orphans(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    done, waiting = submit_image(), submit_image()
+    run_job(service, done.job_id, "worker")
+    set_clock(timedelta(days=30))
+    sweep(service)
+    assert len(list(service.storage.list())) == len(service.settings.image_sizes)
+    assert service.staging.exists(waiting.staging_key or "")
+
+
+def test_deletion_that_was_cut_off_is_finished(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit_image()
+    run_job(service, job.job_id, "worker")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(service.storage), "delete", _refuse)
+        delete_image(service, job.image_id, OPERATOR)
+    assert len(list(service.storage.list())) == 2
+    assert sweep(service)["deleted_images"] == 1
+    assert list(service.storage.list()) == []
+    assert sweep(service)["deleted_images"] == 0
+
+
+def test_rate_limit_windows_that_are_over_are_forgotten(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    submit_image()
+    set_clock(timedelta(hours=2))
+    assert sweep(service)["old_windows"] == 1
+    assert sweep(service)["old_windows"] == 0
+
+
+def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
+    old, new = service.incoming / "old", service.incoming / "new"
+    old.write_bytes(b"")
+    new.write_bytes(b"")
+    two_hours_ago = time.time() - 7200
+    os.utime(old, (two_hours_ago, two_hours_ago))
+    sweep(service)
+    assert list(service.incoming.iterdir()) == [new]
+
+
+def _refuse(*_: object) -> None:
+    raise StorageUnavailableError("The storage does not answer.")
