@@ -1,0 +1,97 @@
+"""From an encoded file to pixels; what a decoder raises becomes an error of this package here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from imageprocessor.core.container import Container, Piece
+from imageprocessor.core.formats import ImageFormat
+from imageprocessor.core.limits import Limits, check_dimensions
+from imageprocessor.core.orientation import read_orientation
+from imageprocessor.core.validate import CONTAINERS, ImageInfo
+from imageprocessor.errors import InputError, InvalidImageError, TooManyPixelsError
+
+_DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    ImageFormat.JPEG: JpegImageFile,
+    ImageFormat.PNG: PngImageFile,
+    ImageFormat.WEBP: WebPImageFile,
+}
+_APNG_CHUNKS = {b"acTL", b"fcTL", b"fdAT"}
+_KEY_SCALE = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
+
+
+class Decoded(NamedTuple):
+    """Pixels as stored, with the profile in ``image.info["icc_profile"]`` if there was one, and what lay beside them.
+
+    ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata, as in ``Metadata.kinds``.
+    """
+
+    image: Image.Image
+    orientation: int
+    kinds: frozenset[str]
+
+
+def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
+    """Decode the first picture of a file that ``validate`` has passed.
+
+    The decoder is given the picture alone: whatever metadata the file has, it cannot make the decoder fail or warn.
+
+    Raises:
+        TruncatedImageError: the file ends before the picture does.
+        InvalidImageError: the container or the pixels do not follow the format.
+        TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file than the header
+            told, or a WebP is above the 178 956 970 pixels that Pillow takes at most.
+        MemoryError: as the decoder raises it.
+    """
+    pieces = list(CONTAINERS[info.format].read_pieces(file))
+    image = _decode_pixels(_picture_alone(pieces, CONTAINERS[info.format]), info.format, limits)
+    profile = [piece for piece in pieces if "icc" in piece.kinds]
+    if profile:
+        profile.sort(key=lambda piece: piece.payload[:1])  # in a JPEG, the number of the part
+        image.info["icc_profile"] = b"".join(CONTAINERS[info.format].decode_icc(piece.payload) for piece in profile)
+    exif = next((piece.payload for piece in pieces if "exif" in piece.kinds and piece.payload), None)
+    return Decoded(image, read_orientation(exif), frozenset(kind for piece in pieces for kind in piece.kinds))
+
+
+def _picture_alone(pieces: Sequence[Piece], container: Container) -> BytesIO:
+    """Put the file together again without metadata, profile and, in a PNG, animation."""
+    needed = [piece.clean for piece in pieces if "icc" not in piece.kinds]
+    return BytesIO(container.join([part for part in needed if part[4:8] not in _APNG_CHUNKS]))
+
+
+def _decode_pixels(file: BinaryIO, image_format: str, limits: Limits) -> Image.Image:
+    """Run the one decoder of the format.
+
+    It is called by its class, because ``Image.open`` would put another in its place for some JPEGs, and warns for
+    the whole process about more than 89 million pixels even where ``limits`` allow them.
+    """
+    try:
+        image = _DECODERS[image_format](file)
+        check_dimensions(*image.size, limits)
+        _scale_transparent_key(image)
+        image.load()
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(
+            f"The picture has more pixels than its decoder takes: scale it down. {error}"
+        ) from error
+    except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, …
+        raise InvalidImageError(f"The {image_format} cannot be decoded: save it anew. ({error})") from error
+    # A WebP keeps its decoder, and with it two more canvases, for as long as it lives.
+    return image.copy() if image_format == ImageFormat.WEBP else image
+
+
+def _scale_transparent_key(image: ImageFile.ImageFile) -> None:
+    """Bring the one colour that a PNG names transparent to 8 bits: Pillow does that with the pixels only."""
+    key = image.info.get("transparency")
+    scale = _KEY_SCALE.get(str(image.tile[0].args)) if image.tile else None
+    if key is not None and scale is not None:
+        image.info["transparency"] = tuple(int(v * scale) for v in key) if isinstance(key, tuple) else int(key * scale)
