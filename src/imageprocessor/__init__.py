@@ -60,7 +60,6 @@ __all__ = [
     "UnsupportedTypeError",
     "Variant",
     "VariantSpec",
-    "__version__",
     "dominant_color",
     "open_storage",
     "process",
@@ -85,15 +84,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         value: object = import_module("importlib.metadata").version("imageprocessor")
-    else:
+    elif name in __all__:
         value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -14,7 +14,6 @@ MAX_PROFILE_BYTES = 8 * 1024 * 1024
 """A profile longer than this is not looked at; the largest that printers publish have about 3 MB."""
 
 _PROFILE_SPACE = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
-_GRAY_MODES = {"1", "L", "LA", "La"}
 _OPAQUE_FROM = 128
 _DOMINANT_SIDE = 150
 _DOMINANT_COLORS = 8
@@ -23,9 +22,10 @@ _DOMINANT_COLORS = 8
 def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the picture as 8-bit sRGB, mode RGB, or RGBA if some pixel is not opaque, with nothing in ``info``.
 
-    The image given is used up: its pixels may be changed in place, because a copy of a large one costs hundreds of
-    megabytes. A profile that is broken, belongs to another kind of pixels, or is longer than 8 MiB is ignored with the
-    warning ``"icc_invalid"``. CMYK without a usable profile is converted as ``(255 - ink) * (255 - black) / 255``.
+    Taken are the modes L, LA, RGB, RGBA and CMYK, with the profile in ``image.info["icc_profile"]``. The image given is
+    used up: its pixels may be changed in place, because a copy of a large one costs hundreds of megabytes. A profile
+    that is broken, belongs to another kind of pixels, or is longer than 8 MiB is ignored with the warning
+    ``"icc_invalid"``. CMYK without a usable one is converted as ``(255 - ink) * (255 - black) / 255``.
 
     The rendering intent is perceptual, without black point compensation. Measured with LittleCMS 2.19 and ImageMagick
     6.9 on 16 384 colours of a SWOP CMYK profile, its result is the middle one of what colour-managed programs show:
@@ -33,16 +33,15 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     ImageMagick without and with it; each other choice is 2.5 or more from some of them. For profiles made of a matrix
     and curves, such as Display P3 and Adobe RGB, all of them agree within 0.25.
     """
-    picture = _to_8_bits(image)
     warnings: tuple[str, ...] = ()
     if "icc_profile" in image.info:
         try:
-            picture = _through_profile(picture, image.info["icc_profile"])
+            image = _through_profile(image, image.info["icc_profile"])
         except (OSError, TypeError, ValueError):
             warnings = ("icc_invalid",)
-    picture = _to_rgb(picture)
-    picture.info = {}
-    return picture, warnings
+    image = _to_rgb(image)
+    image.info = {}
+    return image, warnings
 
 
 def dominant_color_of(image: Image.Image) -> str:
@@ -65,18 +64,6 @@ def dominant_color_of(image: Image.Image) -> str:
     index = counts.index(max(counts))
     palette = few.getpalette("RGB") or []
     return "#{:02X}{:02X}{:02X}".format(*palette[3 * index : 3 * index + 3])
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Return the picture in mode L, LA, RGB, RGBA or CMYK."""
-    if image.mode == "CMYK":
-        return image
-    if image.mode in ("I", "I;16"):
-        image = image.point(lambda level: level * (1 / 256)).convert("L")  # convert alone would clip at 255
-    mode = "L" if image.mode in _GRAY_MODES else "RGB"
-    if image.has_transparency_data:
-        mode += "A"
-    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -28,8 +28,9 @@ _KEY_SCALE = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
 
 
 class Decoded(NamedTuple):
-    """Pixels as stored, with the profile in ``image.info["icc_profile"]`` if there was one, and what lay beside them.
+    """A picture as stored, neither turned nor in sRGB, and what lay beside it in the file.
 
+    ``image`` has mode L, LA, RGB, RGBA or CMYK, 8 bits each, and the profile, if any, in ``info["icc_profile"]``;
     ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata, as in ``Metadata.kinds``.
     """
 
@@ -50,12 +51,13 @@ def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
             told, or a WebP is above the 178 956 970 pixels that Pillow takes at most.
         MemoryError: as the decoder raises it.
     """
-    pieces = list(CONTAINERS[info.format].read_pieces(file))
-    image = _decode_pixels(_picture_alone(pieces, CONTAINERS[info.format]), info.format, limits)
-    profile = [piece for piece in pieces if "icc" in piece.kinds]
-    if profile:
-        profile.sort(key=lambda piece: piece.payload[:1])  # in a JPEG, the number of the part
-        image.info["icc_profile"] = b"".join(CONTAINERS[info.format].decode_icc(piece.payload) for piece in profile)
+    container = CONTAINERS[info.format]
+    file.seek(0)
+    pieces = list(container.read_pieces(file.read()))
+    image = _decode_pixels(_picture_alone(pieces, container), info.format, limits)
+    if profile := [piece.payload for piece in pieces if "icc" in piece.kinds]:
+        profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
+        image.info["icc_profile"] = b"".join(map(container.decode_icc, profile))
     exif = next((piece.payload for piece in pieces if "exif" in piece.kinds and piece.payload), None)
     return Decoded(image, read_orientation(exif), frozenset(kind for piece in pieces for kind in piece.kinds))
 
@@ -77,16 +79,18 @@ def _decode_pixels(file: BinaryIO, image_format: str, limits: Limits) -> Image.I
         check_dimensions(*image.size, limits)
         _scale_transparent_key(image)
         image.load()
+        picture = _to_8_bits(image)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(
-            f"The picture has more pixels than its decoder takes: scale it down. {error}"
+            f"The picture has more pixels than its decoder takes ({error}): scale it down."
         ) from error
     except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, …
-        raise InvalidImageError(f"The {image_format} cannot be decoded: save it anew. ({error})") from error
+        reason = str(error) or type(error).__name__
+        raise InvalidImageError(f"The {image_format} cannot be decoded ({reason}): save it anew.") from error
     # A WebP keeps its decoder, and with it two more canvases, for as long as it lives.
-    return image.copy() if image_format == ImageFormat.WEBP else image
+    return picture.copy() if image_format == ImageFormat.WEBP else picture
 
 
 def _scale_transparent_key(image: ImageFile.ImageFile) -> None:
@@ -95,3 +99,14 @@ def _scale_transparent_key(image: ImageFile.ImageFile) -> None:
     scale = _KEY_SCALE.get(str(image.tile[0].args)) if image.tile else None
     if key is not None and scale is not None:
         image.info["transparency"] = tuple(int(v * scale) for v in key) if isinstance(key, tuple) else int(key * scale)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "CMYK":
+        return image
+    if image.mode == "I;16":
+        image = image.point(lambda level: level * (1 / 256)).convert("L")  # convert alone would clip at 255
+    mode = "L" if image.mode in {"1", "L", "LA"} else "RGB"
+    if image.has_transparency_data:
+        mode += "A"
+    return image if image.mode == mode else image.convert(mode)
