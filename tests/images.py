@@ -35,7 +35,7 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray((channels + noise).astype(np.uint8))
 
 
-def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's own
+def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -55,7 +55,7 @@ def truncated(data: bytes, fraction: float) -> bytes:
     return data[: int(len(data) * fraction)]
 
 
-def oriented(upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: Any) -> bytes:  # noqa: ANN401
+def oriented(upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: Any) -> bytes:
     """Encode ``upright`` as a camera would that stores it turned and says so in EXIF."""
     stored = upright.transpose(_STORED_AS[orientation]) if orientation in _STORED_AS else upright
     exif = Image.Exif()
@@ -71,7 +71,7 @@ def apng(frames: int = 3, size: tuple[int, int] = (32, 24)) -> bytes:
     return _animation("PNG", frames, size)
 
 
-def _animation(image_format: str, frames: int, size: tuple[int, int], **options: Any) -> bytes:  # noqa: ANN401
+def _animation(image_format: str, frames: int, size: tuple[int, int], **options: Any) -> bytes:
     first, *others = [photo(*size, seed=index) for index in range(frames)]
     return encode(first, image_format, save_all=True, append_images=others, duration=40, **options)
 

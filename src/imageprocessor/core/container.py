@@ -13,6 +13,8 @@ from typing import BinaryIO, Protocol
 
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
+Part = bytes | memoryview
+
 MAX_PIECES = 65_536
 _GAIN_MAP_MARKS = (b"hdrgm:", b"HDRGainMap", b"urn:iso:std:iso:ts:21496:-1")
 
@@ -31,10 +33,11 @@ class Piece:
     """A segment or chunk.
 
     ``kinds`` names the metadata in it, ``payload`` is that metadata's content where a reader can use it (EXIF: from
-    its byte order mark on), and ``clean`` is what stands in its place in a file without metadata.
+    its byte order mark on), and ``clean`` is what stands in its place in a file without metadata, which for most of the
+    file is a view of the original.
     """
 
-    clean: bytes = b""
+    clean: Part = b""
     kinds: tuple[str, ...] = ()
     payload: bytes = b""
 
@@ -45,7 +48,7 @@ class Container(Protocol):
     def read_header(self, file: BinaryIO) -> Header:
         """Read the header alone; a file that is cut off later passes."""
 
-    def read_pieces(self, file: BinaryIO) -> Iterator[Piece]:
+    def read_pieces(self, data: bytes) -> Iterator[Piece]:
         """Yield the whole file in order."""
 
     def exif_piece(self, exif: bytes) -> bytes:
@@ -54,7 +57,7 @@ class Container(Protocol):
     def decode_icc(self, payload: bytes) -> bytes:
         """Return the part of the ICC profile in the payload of an "icc" piece."""
 
-    def join(self, parts: Sequence[bytes]) -> bytes:
+    def join(self, parts: Sequence[Part]) -> bytes:
         """Make a file of what is left of its pieces."""
 
 
@@ -75,15 +78,16 @@ def read_exactly(file: BinaryIO, size_bytes: int) -> bytes:
     return data
 
 
-def read_range(file: BinaryIO, start: int, end: int) -> bytes:
-    """Read the bytes from offset ``start`` up to ``end``."""
-    file.seek(start)
-    return read_exactly(file, end - start)
-
-
 def file_size(file: BinaryIO) -> int:
     """Return the number of bytes; moves the position."""
     return file.seek(0, os.SEEK_END)
+
+
+def read_all(file: BinaryIO) -> bytes:
+    """Read the file from its start; the size given makes a buffered file do so in one allocation."""
+    size_bytes = file_size(file)
+    file.seek(0)
+    return file.read(size_bytes)
 
 
 def truncated(file: BinaryIO) -> TruncatedImageError:

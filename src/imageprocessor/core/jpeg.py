@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
     MAX_PIECES,
     Header,
+    Part,
     Piece,
     metadata_piece,
     read_exactly,
-    read_range,
     too_many_pieces,
     truncated,
 )
@@ -32,7 +33,7 @@ _KNOWN = _NEEDED | {_EOI, _DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
 # Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_MAX_BLOCK_BYTES = 1 << 20
+_MAX_BLOCK_BYTES = 1 << 16
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -69,7 +70,7 @@ def read_header(file: BinaryIO) -> Header:
     return Header(width=int.from_bytes(size[2:]), height=int.from_bytes(size[:2]), frames=1)
 
 
-def read_pieces(file: BinaryIO) -> Iterator[Piece]:
+def read_pieces(data: bytes) -> Iterator[Piece]:
     """Yield the file in order: segments, entropy-coded data, and what follows the end of the picture.
 
     Raises:
@@ -77,16 +78,16 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
         TruncatedImageError: the file ends before the end-of-image marker.
     """
     yield Piece(_SOI)
-    scan_start = None
+    view = memoryview(data)
     end = len(_SOI)
-    for marker, start, end in _read_segments(file):
-        if scan_start is not None:
-            yield Piece(read_range(file, scan_start, start))
-        scan_start = end if marker == _SOS else None
-        yield Piece(b"\xff\xd9") if marker == _EOI else _classify(marker, read_range(file, start + 4, end))
-    file.seek(end)
-    if trailer := file.read():
-        yield metadata_piece("trailer", trailer)
+    scan_start = len(data)
+    for marker, start, end in _read_segments(BytesIO(data)):
+        if scan_start < start:
+            yield Piece(view[scan_start:start])
+        yield _classify(marker, view[start:end])
+        scan_start = end if marker == _SOS else len(data)
+    if end < len(data):
+        yield metadata_piece("trailer", data[end:])
 
 
 def exif_piece(exif: bytes) -> bytes:
@@ -99,7 +100,7 @@ def decode_icc(payload: bytes) -> bytes:
     return payload[2:]
 
 
-def join(parts: Sequence[bytes]) -> bytes:
+def join(parts: Sequence[Part]) -> bytes:
     """Make a file of the parts, in their order."""
     return b"".join(parts)
 
@@ -147,9 +148,10 @@ def _read_length(file: BinaryIO, marker: int) -> int:
     return length
 
 
-def _classify(marker: int, payload: bytes) -> Piece:
-    if marker in _NEEDED:
-        return Piece(_segment(marker, payload))
+def _classify(marker: int, segment: memoryview) -> Piece:
+    if marker in _NEEDED or marker == _EOI:
+        return Piece(segment)
+    payload = bytes(segment[4:])
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
         without_thumbnail = payload[:12] + b"\0\0"
         return Piece(_segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ())
@@ -158,9 +160,7 @@ def _classify(marker: int, payload: bytes) -> Piece:
     for kind_marker, prefix, kind in _KINDS:
         if marker == kind_marker and payload.startswith(prefix):
             content = payload[len(prefix) :]
-            return (
-                Piece(_segment(marker, payload), ("icc",), content) if kind == "icc" else metadata_piece(kind, content)
-            )
+            return Piece(segment, ("icc",), content) if kind == "icc" else metadata_piece(kind, content)
     return metadata_piece("other")
 
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.container import Piece
+from imageprocessor.core.container import Piece, read_all
 from imageprocessor.core.exif import Tags, Value, read_tags
 from imageprocessor.core.formats import ImageFormat, sniff
 from imageprocessor.core.limits import Limits
@@ -57,7 +57,7 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:  # no
     """
     with open_source(data) as file:
         container = CONTAINERS[validate(file, limits).format]
-        pieces = list(container.read_pieces(file))
+        pieces = list(container.read_pieces(read_all(file)))
     exif = _first_exif(pieces)
     orientation = read_orientation(exif.payload)
     if orientation != 1:
@@ -74,8 +74,9 @@ def read_metadata(data: ImageSource) -> Metadata:
     """
     with open_source(data) as file:
         image_format = sniff(file, Limits())
-        pieces = list(_readable_pieces(file, image_format))
-    profile = b"".join(CONTAINERS[image_format].decode_icc(piece.payload) for piece in pieces if "icc" in piece.kinds)
+        pieces = list(_readable_pieces(read_all(file), image_format))
+    profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
+    profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
     exif = _first_exif(pieces).payload
     root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY, _GPS_DIRECTORY})
     return Metadata(
@@ -85,18 +86,18 @@ def read_metadata(data: ImageSource) -> Metadata:
         camera=_camera(_text(root.get(_MAKE)), _text(root.get(_MODEL))),
         software=_text(root.get(_SOFTWARE)),
         taken_at=_read_time(_read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})),
-        icc=_describe_profile(profile),
+        icc=_describe_profile(b"".join(map(CONTAINERS[image_format].decode_icc, profile))),
     )
 
 
 def find_metadata(file: BinaryIO, image_format: ImageFormat) -> tuple[str, ...]:
     """Return the kinds of metadata in ``file``, as in ``Metadata.kinds``; of a damaged file those before the damage."""
-    return _unique_kinds(_readable_pieces(file, image_format))
+    return _unique_kinds(_readable_pieces(read_all(file), image_format))
 
 
-def _readable_pieces(file: BinaryIO, image_format: ImageFormat) -> Iterator[Piece]:
+def _readable_pieces(data: bytes, image_format: ImageFormat) -> Iterator[Piece]:
     with suppress(InputError):
-        yield from CONTAINERS[image_format].read_pieces(file)
+        yield from CONTAINERS[image_format].read_pieces(data)
 
 
 def _unique_kinds(pieces: Iterable[Piece]) -> tuple[str, ...]:

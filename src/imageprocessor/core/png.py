@@ -6,16 +6,17 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
     MAX_PIECES,
     Header,
+    Part,
     Piece,
     file_size,
     metadata_piece,
     read_exactly,
-    read_range,
     too_many_pieces,
     truncated,
 )
@@ -25,7 +26,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
 _NEEDED = _PICTURE | _COLOUR | {b"pHYs"}
-_KINDS = {b"caBX": "c2pa", b"tIME": "time"}
+_KINDS = {b"eXIf": "exif", b"caBX": "c2pa", b"tIME": "time"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _TEXT_KINDS = {
     b"XML:com.adobe.xmp": "xmp",
@@ -47,14 +48,16 @@ def read_header(file: BinaryIO) -> Header:
     """
     chunks = _read_chunks(file)
     name, start, end = next(chunks)
-    header = _read_checked(file, name, start, end)
-    if len(header) != 13:
-        raise InvalidImageError(f"The PNG has an IHDR chunk of {len(header)} bytes instead of 13: save it anew.")
-    width, height = struct.unpack_from(">II", header)
+    if end - start != 13:
+        raise InvalidImageError(f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew.")
+    file.seek(start - 8)
+    header = file.read(25)
+    _check(name, header)
+    width, height = struct.unpack_from(">II", header, 8)
     return Header(width, height, _count_frames(file, chunks))
 
 
-def read_pieces(file: BinaryIO) -> Iterator[Piece]:
+def read_pieces(data: bytes) -> Iterator[Piece]:
     """Yield the file in order: signature, chunks, and what follows IEND.
 
     Raises:
@@ -62,11 +65,11 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
         TruncatedImageError: the file ends before IEND does.
     """
     yield Piece(_SIGNATURE)
-    end = 0
-    for name, start, end in _read_chunks(file):
-        yield _classify(file, name, start, end)
-    file.seek(end + 4)
-    if trailer := file.read():
+    view = memoryview(data)
+    end = len(_SIGNATURE)
+    for name, start, end in _read_chunks(BytesIO(data)):
+        yield _classify(name, view[start - 8 : end + 4])
+    if trailer := data[end + 4 :]:
         yield metadata_piece("trailer", trailer)
 
 
@@ -82,7 +85,7 @@ def decode_icc(payload: bytes) -> bytes:
     return b""
 
 
-def join(parts: Sequence[bytes]) -> bytes:
+def join(parts: Sequence[Part]) -> bytes:
     """Make a file of the parts, in their order."""
     return b"".join(parts)
 
@@ -111,36 +114,35 @@ def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     raise too_many_pieces()
 
 
-def _read_checked(file: BinaryIO, name: bytes, start: int, end: int) -> bytes:
-    payload = read_range(file, start, end)
-    if zlib.crc32(payload, zlib.crc32(name)) != int.from_bytes(read_exactly(file, 4)):
-        raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
-    return payload
-
-
 def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> int:
     with suppress(TruncatedImageError):
         for name, start, end in chunks:
             if name == b"acTL" and end - start == 8:
-                frames = int.from_bytes(read_range(file, start, start + 4))
+                file.seek(start)
+                frames = int.from_bytes(file.read(4))
                 return frames if 0 < frames < 1 << 31 else 1
             if name == b"IDAT":
                 break
     return 1
 
 
-def _classify(file: BinaryIO, name: bytes, start: int, end: int) -> Piece:
+def _classify(name: bytes, chunk: memoryview) -> Piece:
     if name in _NEEDED:
-        return Piece(_chunk(name, _read_checked(file, name, start, end)))
+        _check(name, chunk)
+        return Piece(chunk)
+    payload = bytes(chunk[8:-4])
     if name == b"iCCP":
-        return _icc_piece(_read_checked(file, name, start, end))
+        _check(name, chunk)
+        return _icc_piece(payload)
     if name in _TEXT_CHUNKS:
-        text = read_range(file, start, end)
-        kind = _TEXT_KINDS.get(text.partition(b"\0")[0], "comment")
-        return Piece(kinds=metadata_piece(kind, text).kinds)
-    if name == b"eXIf":
-        return metadata_piece("exif", read_range(file, start, end))
-    return metadata_piece(_KINDS.get(name, "other"))
+        kind = _TEXT_KINDS.get(payload.partition(b"\0")[0], "comment")
+        return Piece(kinds=metadata_piece(kind, payload).kinds)
+    return metadata_piece(_KINDS.get(name, "other"), payload if name == b"eXIf" else b"")
+
+
+def _check(name: bytes, chunk: Part) -> None:
+    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+        raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
 
 
 def _icc_piece(payload: bytes) -> Piece:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
     MAX_PIECES,
     Header,
+    Part,
     Piece,
     file_size,
     metadata_piece,
     read_exactly,
-    read_range,
     too_many_pieces,
     truncated,
 )
@@ -22,8 +23,8 @@ from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
 _FIRST_CHUNK = 12
-_PICTURES = {b"VP8 ", b"VP8L"}
-_NEEDED = _PICTURES | {b"ALPH"}
+_FRAME_HEADER_BYTES = 16
+_NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
 _KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
@@ -43,22 +44,22 @@ def read_header(file: BinaryIO) -> Header:
     return Header(width, height, _count_frames(file) if head[12:16] == b"VP8X" else 1)
 
 
-def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order: RIFF header, chunks, and what follows the RIFF.
+def read_pieces(data: bytes) -> Iterator[Piece]:
+    """Yield the file in order: chunks, and what follows the RIFF.
 
     Raises:
         InvalidImageError: a chunk does not fit in what contains it.
         TruncatedImageError: the file ends before the RIFF does.
     """
-    yield Piece(b"RIFF\0\0\0\0WEBP")
+    file, view = BytesIO(data), memoryview(data)
     riff_end = _read_riff_end(file)
-    flags = 0
+    has_exif = data[12:16] == b"VP8X" and bool(int.from_bytes(data[20:21]) & _EXIF_FLAG)
     for name, start, end in _read_chunks(file, _FIRST_CHUNK, riff_end):
-        if name == b"VP8X":
-            flags = read_range(file, start, start + 1)[0]
-        yield _classify(file, name, start, end, has_exif=bool(flags & _EXIF_FLAG))
-    file.seek(riff_end)
-    if trailer := file.read():
+        if name == b"ANMF":
+            yield _frame_piece(file, view, start, end)
+        else:
+            yield _classify(name, view[start:end], view[start - 8 : end + end % 2], has_exif=has_exif)
+    if trailer := data[riff_end:]:
         yield metadata_piece("trailer", trailer)
 
 
@@ -72,15 +73,17 @@ def decode_icc(payload: bytes) -> bytes:
     return payload
 
 
-def join(parts: Sequence[bytes]) -> bytes:
+def join(parts: Sequence[Part]) -> bytes:
     """Make a file of the parts, in their order; the RIFF's length and the flags of VP8X tell what is in it."""
-    data = bytearray(b"".join(parts))
-    data[4:8] = (len(data) - 8).to_bytes(4, "little")
-    if data[12:16] == b"VP8X":
-        data[20] &= ~(_EXIF_FLAG | _XMP_FLAG)
-        if any(part.startswith(b"EXIF") for part in parts):
-            data[20] |= _EXIF_FLAG
-    return bytes(data)
+    exif_flag = _EXIF_FLAG if any(part[:4] == b"EXIF" for part in parts) else 0
+    chunks = [_set_flag(part, exif_flag) if part[:4] == b"VP8X" else part for part in parts]
+    length = 4 + sum(map(len, chunks))
+    return b"".join([b"RIFF", length.to_bytes(4, "little"), b"WEBP", *chunks])
+
+
+def _set_flag(vp8x: Part, exif_flag: int) -> bytes:
+    flags = vp8x[8] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
+    return b"".join([vp8x[:8], bytes([flags]), vp8x[9:]])
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:
@@ -130,40 +133,37 @@ def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tup
     raise too_many_pieces()
 
 
-def _classify(file: BinaryIO, name: bytes, start: int, end: int, *, has_exif: bool) -> Piece:
-    if name == b"ANMF":
-        return _frame_piece(file, start, end)
-    if name in _FIXED_LENGTHS:
-        return Piece(_chunk(name, _read_fixed(file, start, end, _FIXED_LENGTHS[name])))
-    payload = read_range(file, start, end)
+def _classify(name: bytes, content: memoryview, chunk: memoryview, *, has_exif: bool) -> Piece:
     if name in _NEEDED:
-        return Piece(_chunk(name, payload))
+        return Piece(chunk)
+    if name in _FIXED_LENGTHS:
+        return Piece(_chunk(name, _head(content, _FIXED_LENGTHS[name])))
+    payload = bytes(content)
     if name == b"ICCP":
-        return Piece(_chunk(name, payload), ("icc",), payload)
+        return Piece(chunk, ("icc",), payload)
     if name == b"EXIF":
         # Decoders do not look for EXIF unless VP8X announces it.
         return metadata_piece("exif", payload.removeprefix(b"Exif\0\0") if has_exif else b"")
-    return metadata_piece(_KINDS.get(name, "other"), payload if name == b"XMP " else b"")
+    return metadata_piece(_KINDS.get(name, "other"), payload)
 
 
-def _frame_piece(file: BinaryIO, start: int, end: int) -> Piece:
-    """Keep an animation frame's place and picture (its first), drop what else is inside."""
-    frame = [_read_fixed(file, start, end, 16)]
-    has_picture = has_other = False
-    for name, chunk_start, chunk_end in _read_chunks(file, start + 16, end):
-        if name in _NEEDED and not has_picture:
-            frame.append(_chunk(name, read_range(file, chunk_start, chunk_end)))
-            has_picture = name in _PICTURES
+def _frame_piece(file: BinaryIO, view: memoryview, start: int, end: int) -> Piece:
+    """Keep an animation frame's place and picture, drop what else is inside."""
+    frame: list[Part] = [_head(view[start:end], _FRAME_HEADER_BYTES)]
+    has_other = False
+    for name, inner_start, inner_end in _read_chunks(file, start + _FRAME_HEADER_BYTES, end):
+        if name in _NEEDED:
+            frame.append(view[inner_start - 8 : inner_end + inner_end % 2])
         else:
             has_other = True
     return Piece(_chunk(b"ANMF", b"".join(frame)), ("other",) if has_other else ())
 
 
-def _read_fixed(file: BinaryIO, start: int, end: int, length: int) -> bytes:
-    if end - start < length:
-        raise InvalidImageError(f"The WebP has a chunk of {end - start} bytes instead of {length}: save it anew.")
-    return read_range(file, start, start + length)
+def _head(payload: memoryview, length: int) -> memoryview:
+    if len(payload) < length:
+        raise InvalidImageError(f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew.")
+    return payload[:length]
 
 
-def _chunk(name: bytes, payload: bytes) -> bytes:
-    return struct.pack("<4sI", name, len(payload)) + payload + bytes(len(payload) % 2)
+def _chunk(name: bytes, payload: Part) -> bytes:
+    return b"".join([name, len(payload).to_bytes(4, "little"), payload, bytes(len(payload) % 2)])
