@@ -24,6 +24,7 @@ migrate(open_database(Path("fresh.db")))
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.error_on_external_run = True
+nox.options.download_python = "never"
 
 # The tools of this environment, also when it is not activated
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
