@@ -7,7 +7,8 @@
       RequestError             the picture may be fine, what came with it is not
         InvalidFormError · MissingFileError · TooManyFilesError · InvalidBucketError
         InvalidMetadataError · UnknownSizeError · TooManyIdsError · InvalidIdError
-        IdempotencyKeyReusedError · RateLimitedError · UnauthorizedError · AdminRequiredError
+        InvalidIdempotencyKeyError · IdempotencyKeyReusedError · RateLimitedError
+        UnauthorizedError · AdminRequiredError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
       JobError
@@ -134,6 +135,12 @@ class InvalidIdError(RequestError):
     """An id is not a UUID."""
 
     code = "invalid_id"
+
+
+class InvalidIdempotencyKeyError(RequestError):
+    """The ``Idempotency-Key`` is empty, too long or has characters that are not printable ASCII."""
+
+    code = "invalid_idempotency_key"
 
 
 class IdempotencyKeyReusedError(RequestError):

@@ -1,0 +1,67 @@
+"""For whoever runs the service: is it alive, can it work, how much has it done, what went wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from imageprocessor import errors
+from imageprocessor.queue.statistics import check_health, collect_statistics, list_failed, oldest_open_seconds
+from imageprocessor.server.auth import Admin, CurrentService
+from imageprocessor.server.openapi import problem_responses
+from imageprocessor.server.representations import represent_failed
+from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
+
+API = "/api/v1/health"
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", operation_id="getLiveness", summary="Tell whether the process answers")
+async def get_liveness() -> Liveness:
+    """Depends on nothing: where this fails, restart the process."""
+    return Liveness()
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Tell whether uploads can be taken",
+    responses={503: {"model": Health}},
+)
+@router.get(
+    API, operation_id="getHealth", summary="Check the database and the storage", responses={503: {"model": Health}}
+)
+def get_health(request: Request, response: Response, service: CurrentService) -> Health:
+    """Answer 503 where a check is not `ok`: send no uploads there for now."""
+    checks = check_health(service)
+    healthy = set(checks.values()) == {"ok"}
+    response.status_code = 200 if healthy else 503
+    return Health(
+        status="healthy" if healthy else "unhealthy",
+        service=service.settings.service_name,
+        version=request.app.version,
+        checks=checks,
+        oldest_open_job_seconds=oldest_open_seconds(service) if checks["database"] == "ok" else None,
+    )
+
+
+@router.get(f"{API}/stats", operation_id="getStatistics", summary="Count jobs", responses=problem_responses())
+def get_statistics(service: CurrentService) -> Statistics:
+    """Aggregates only."""
+    return Statistics.model_validate(collect_statistics(service))
+
+
+@router.get(
+    f"{API}/failed",
+    operation_id="getFailedJobs",
+    summary="List the newest failed jobs",
+    responses=problem_responses(errors.UnauthorizedError, errors.AdminRequiredError, errors.RequestError),
+)
+def get_failed_jobs(
+    service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> FailedJobs:
+    """For admins: job ids are keys to images."""
+    jobs = [represent_failed(job) for job in list_failed(service, limit)]
+    return FailedJobs(count=len(jobs), jobs=jobs)

@@ -1,0 +1,106 @@
+"""What ``/openapi.json`` says beyond the routes' own signatures: problems, the upload's form, who must send a token."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query
+from fastapi.openapi.utils import get_openapi
+
+from imageprocessor import errors
+from imageprocessor.errors import ImageProcessorError
+from imageprocessor.queue.images import MAX_BATCH
+from imageprocessor.server.problems import MEDIA_TYPE, find_problem
+from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
+from imageprocessor.storage.keys import BUCKET_PATTERN
+
+UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+WEBP = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
+REPLY_HEADERS = {
+    "X-RateLimit-Limit": "Uploads of one user in one window.",
+    "X-RateLimit-Remaining": "What is left of them.",
+    "X-RateLimit-Reset": "When the window ends, such as 2024-11-08T15:00:00Z.",
+}
+FORM = {
+    "type": "object",
+    "required": ["file", "bucket"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "The picture: JPEG, PNG or WebP."},
+        "bucket": {
+            "type": "string",
+            "pattern": f"^{BUCKET_PATTERN.pattern}$",
+            "description": "Where it is stored.",
+            "examples": ["test-uploads"],
+        },
+        "metadata": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back.",
+            "examples": ['{"context":"test_upload"}'],
+        },
+    },
+}
+
+JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
+ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
+ImageIds = Annotated[
+    str,
+    Query(
+        description=f"1 to {MAX_BATCH} ids, separated by commas.",
+        json_schema_extra={
+            "pattern": f"^{UUID_PATTERN}(,{UUID_PATTERN}){{0,{MAX_BATCH - 1}}}$",
+            "examples": [IMAGE_ID],
+        },
+    ),
+]
+Size = Annotated[str, Query(description="One of the sizes that the service makes.", examples=["medium"])]
+
+
+def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses for the errors that a route raises, and for those that every route may raise."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    every: list[type[ImageProcessorError]] = [*error_classes, errors.DatabaseUnavailableError]
+    for error_class in every:
+        status, title = find_problem(error_class)
+        response = responses.setdefault(status, _describe_status(status))
+        response["description"] += f"\n- `{error_class.code}`: {title}."
+    return responses
+
+
+def describe_form() -> dict[str, Any]:
+    """Return the OpenAPI request body of the upload, which the server reads itself and FastAPI knows nothing of."""
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+
+
+def describe_quota_headers() -> dict[str, Any]:
+    """Return the OpenAPI headers of the answer to an upload."""
+    return {
+        name: {"description": description, "schema": {"type": "string"}} for name, description in REPLY_HEADERS.items()
+    }
+
+
+def build_openapi(app: FastAPI, *, public_reads: bool) -> dict[str, Any]:
+    """Return the document, made once. Where reads are not public, no operation offers to go without a token."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        if not public_reads:
+            _require_tokens(schema)
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _describe_status(status: int) -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    response: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}:", "content": content}
+    if status in {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return response
+
+
+def _require_tokens(schema: dict[str, Any]) -> None:
+    for path in schema["paths"].values():
+        for operation in path.values():
+            if {} in operation.get("security", []):
+                operation["security"].remove({})

@@ -1,0 +1,57 @@
+"""An id for every request, in its log lines and its answer; and one line about each, without query or headers."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from urllib.parse import quote
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ID_HEADER = "X-Request-ID"
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.get_logger(__name__)
+
+
+class RequestLog:
+    """ASGI middleware: takes or makes the request's id, gives it back, and logs how the request ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id = scope.setdefault("state", {})["request_id"] = choose_id(Headers(scope=scope).get(ID_HEADER))
+        started, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                _write_line(scope, status, time.perf_counter() - started)
+
+
+def choose_id(sent: str | None) -> str:
+    """Return the client's id if it is harmless in a log, else a new one.
+
+    >>> choose_id("order-17")
+    'order-17'
+    """
+    return sent if sent and ACCEPTED_ID.fullmatch(sent) else str(uuid.uuid4())
+
+
+def _write_line(scope: Scope, status: int, seconds: float) -> None:
+    path = quote(scope["path"])  # what a terminal would obey stays percent-encoded
+    log.info("request", method=scope["method"], path=path, status=status, milliseconds=round(seconds * 1000, 1))

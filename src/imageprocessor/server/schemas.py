@@ -1,0 +1,247 @@
+"""The JSON bodies of the API. Field names and examples are the specification's."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JOB_ID = "0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90"
+IMAGE_ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
+CONTEXT_NOTE = "The upload's `metadata`; only its owner and admins see it."
+
+
+def example(**body: Any) -> ConfigDict:
+    """Return a model's configuration with an example for the documentation."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
+class UploadAccepted(BaseModel):
+    """The upload is durable, and will be processed."""
+
+    model_config = example(
+        job_id=JOB_ID,
+        image_id=IMAGE_ID,
+        status_url=f"/api/v1/images/jobs/{JOB_ID}",
+        message="Upload accepted. Processing initiated.",
+    )
+
+    job_id: str
+    image_id: str
+    status_url: str
+    message: str = "Upload accepted. Processing initiated."
+
+
+class JobState(BaseModel):
+    """Where a job stands."""
+
+    model_config = example(
+        job_id=JOB_ID,
+        image_id=IMAGE_ID,
+        status="completed",
+        created_at="2024-11-08T14:00:00Z",
+        completed_at="2024-11-08T14:00:05Z",
+        error=None,
+        error_code=None,
+        attempts=1,
+    )
+
+    job_id: str
+    image_id: str
+    status: Literal["pending", "processing", "completed", "failed"]
+    created_at: datetime
+    completed_at: datetime | None = Field(description="When it ended, however it ended.")
+    error: str | None = Field(description="What went wrong with the last attempt, in a sentence.")
+    error_code: str | None
+    attempts: int
+    context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+
+
+class Dimensions(BaseModel):
+    """Pixels, once the picture is upright."""
+
+    width: int
+    height: int
+
+
+class VariantMetadata(BaseModel):
+    """One size: pixels, width divided by height, and bytes."""
+
+    width: int
+    height: int
+    aspect_ratio: float
+    format: str
+    size_bytes: int
+
+
+class ImageMetadata(BaseModel):
+    """What is known of an image besides its files."""
+
+    dominant_color: str
+    original_dimensions: Dimensions
+    variants: dict[str, VariantMetadata]
+    warnings: list[str] = Field(description="What the result lost, such as `animation_flattened`.")
+
+
+VARIANTS = {
+    name: {"width": width, "height": height, "aspect_ratio": 0.75, "format": "webp", "size_bytes": size_bytes}
+    for name, width, height, size_bytes in (
+        ("thumbnail", 150, 200, 12453),
+        ("medium", 600, 800, 73120),
+        ("large", 1200, 1600, 241876),
+        ("original", 3024, 4032, 1320417),
+    )
+}
+URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
+
+
+class ImageResult(BaseModel):
+    """All sizes of an image."""
+
+    model_config = example(
+        image_id=IMAGE_ID,
+        status="completed",
+        urls=URLS,
+        metadata={
+            "dominant_color": "#3A5F8C",
+            "original_dimensions": {"width": 3024, "height": 4032},
+            "variants": VARIANTS,
+            "warnings": [],
+        },
+        completed_at="2024-11-08T14:00:05Z",
+    )
+
+    image_id: str
+    status: Literal["completed"]
+    urls: dict[str, str]
+    metadata: ImageMetadata
+    completed_at: datetime
+    context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+
+
+class ImageVariant(BaseModel):
+    """One size of an image."""
+
+    model_config = example(image_id=IMAGE_ID, size="medium", url=URLS["medium"], **VARIANTS["medium"])
+
+    image_id: str
+    size: str
+    url: str
+    width: int
+    height: int
+    aspect_ratio: float
+    format: str
+    size_bytes: int
+
+
+class ImageBatch(BaseModel):
+    """One size of several images."""
+
+    images: list[ImageVariant] = Field(description="In the order asked.")
+    missing: list[str] = Field(
+        description="Ids that have nothing to show: unknown, deleted, not finished, no such size."
+    )
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    model_config = example(status="alive")
+
+    status: Literal["alive"] = "alive"
+
+
+class Health(BaseModel):
+    """Whether all that an upload needs is there."""
+
+    model_config = example(
+        status="healthy",
+        service="image-processor",
+        version="1.0.0",
+        checks={"database": "ok", "storage": "ok"},
+        oldest_open_job_seconds=1.5,
+    )
+
+    status: Literal["healthy", "unhealthy"]
+    service: str
+    version: str
+    checks: dict[str, str] = Field(description="`ok`, or what is wrong.")
+    oldest_open_job_seconds: float | None = Field(description="Age of the oldest job that has not ended.")
+
+
+class Performance(BaseModel):
+    """The last 24 hours."""
+
+    completed_24h: int
+    avg_processing_time_seconds: float | None
+
+
+class StorageFigures(BaseModel):
+    """What there is."""
+
+    total_images: int
+    total_jobs: int
+
+
+class WorkerFigures(BaseModel):
+    """Who works on jobs, and on how many now."""
+
+    backend: str
+    active_workers: int
+    active_tasks: int
+
+
+class Statistics(BaseModel):
+    """Jobs by status, the last 24 hours, what is stored, and who works."""
+
+    model_config = example(
+        status_breakdown={"completed": 1543, "pending": 2, "processing": 1, "failed": 12, "retrying": 0},
+        performance_24h={"completed_24h": 234, "avg_processing_time_seconds": 4.23},
+        storage={"total_images": 1543, "total_jobs": 1558},
+        workers={"backend": "embedded", "active_workers": 4, "active_tasks": 1},
+    )
+
+    status_breakdown: dict[str, int]
+    performance_24h: Performance
+    storage: StorageFigures
+    workers: WorkerFigures
+
+
+class FailedJob(BaseModel):
+    """A job that ended without a result."""
+
+    job_id: str
+    image_id: str
+    error_code: str | None
+    error: str | None
+    attempts: int
+    created_at: datetime
+    failed_at: datetime | None
+
+
+class FailedJobs(BaseModel):
+    """The newest failed jobs."""
+
+    count: int
+    jobs: list[FailedJob] = Field(description="Newest first.")
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 tells it."""
+
+    model_config = example(
+        type="urn:imageprocessor:error:unsupported_type",
+        title="The file is not of an accepted type",
+        status=415,
+        detail="The file is image/gif: send one of image/jpeg, image/png, image/webp.",
+        code="unsupported_type",
+        request_id="7c9d2f4e-1b3a-4c5d-8e6f-0a1b2c3d4e5f",
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable: one for each cause.")
+    request_id: str

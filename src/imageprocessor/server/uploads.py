@@ -1,0 +1,134 @@
+"""An upload on its way in: refused before its body is read if it must be, then streamed to a file and hashed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from imageprocessor.errors import (
+    InvalidFormError,
+    InvalidIdempotencyKeyError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.rate_limits import Quota
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
+from imageprocessor.server.auth import CurrentService, User
+from imageprocessor.server.forms import UploadForm, check_body_size
+
+BLOCK_BYTES = 1024 * 1024
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        description="Makes repeating the request harmless: the same key and payload give the same job.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS, "pattern": "^[ -~]+$"},
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingFile:
+    """An upload's file while it arrives, and the SHA-256 of what arrived so far."""
+
+    path: Path
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def append(self, block: bytearray) -> None:
+        """Write the next *block*; the first one, even an empty one, makes the file.
+
+        Raises:
+            StorageFullError, StorageUnavailableError: It could not be written.
+        """
+        self.digest.update(block)
+        try:
+            with self.path.open("ab") as file:
+                file.write(block)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFullError("No space is left to receive the upload: try again later.") from error
+            raise StorageUnavailableError(
+                f"The upload cannot be written ({error.strerror}): try again later."
+            ) from error
+
+
+async def admit(
+    request: Request, service: CurrentService, user: User, idempotency_key: IdempotencyKey = None
+) -> Sender:
+    """Refuse what can be refused before the body is read; note the quota, for the answer's headers.
+
+    Raises:
+        UnauthorizedError, RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
+    """
+    assert user.user_id is not None
+    sender = Sender(user.user_id, _unquote(idempotency_key), request.state.request_id)
+    request.state.quota = await run_in_threadpool(check_quota, service, sender)
+    _check_key(sender.idempotency_key)
+    length = request.headers.get("content-length", "")
+    check_body_size(int(length) if length.isdecimal() else 0, service.settings.limits.max_bytes)
+    return sender
+
+
+async def receive(request: Request, service: Service, sender: Sender) -> tuple[Job, Quota]:
+    """Stream the form's file to ``incoming`` and submit it. Whatever comes of it, no file remains there.
+
+    Raises:
+        InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError: The form is not acceptable.
+        StorageFullError, StorageUnavailableError: The file could not be written.
+        ImageProcessorError: As ``submit``.
+    """
+    form = UploadForm(request.headers.get("content-type", ""), service.settings.limits.max_bytes)
+    with _incoming_file(service.incoming) as file:
+        await _read_body(request, form, file)
+        return await run_in_threadpool(_submit, service, sender, form, file)
+
+
+async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> None:
+    try:
+        async for chunk in request.stream():
+            form.feed(chunk)
+            if len(form.file_bytes) >= BLOCK_BYTES:
+                await run_in_threadpool(file.append, form.take_file_bytes())
+    except ClientDisconnect:
+        raise InvalidFormError("The client went away before the body ended.") from None
+    form.finish()
+
+
+def _submit(service: Service, sender: Sender, form: UploadForm, file: IncomingFile) -> tuple[Job, Quota]:
+    file.append(form.take_file_bytes())
+    upload = Upload(file.path, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"))
+    return submit(service, upload, sender)
+
+
+@contextmanager
+def _incoming_file(folder: Path) -> Iterator[IncomingFile]:
+    file = IncomingFile(folder / uuid.uuid4().hex)
+    try:
+        yield file
+    finally:
+        file.path.unlink(missing_ok=True)
+
+
+def _unquote(key: str | None) -> str | None:
+    """Return the key without the quotation marks that the IETF draft asks for and most clients leave out."""
+    return key[1:-1] if key and len(key) > 1 and key[0] == key[-1] == '"' else key
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS and key.isascii() and key.isprintable()):
+        raise InvalidIdempotencyKeyError(
+            f"Idempotency-Key {key[:40]!r} is no key: send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} printable ASCII"
+            " characters."
+        )
