@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageprocessor.errors import InvalidBucketError, InvalidKeyError
-from imageprocessor.storage.keys import MAX_KEY_CHARACTERS, check_bucket, check_key, is_key, staging_key, variant_key
+from imageprocessor.storage.keys import (
+    MAX_KEY_CHARACTERS,
+    check_bucket,
+    check_key,
+    image_id_of,
+    is_key,
+    staging_key,
+    variant_key,
+)
 
 text_near_keys = st.one_of(st.text(), st.text(alphabet="ab/.-_\0 ~é\\\n", max_size=30))
 
@@ -74,3 +82,22 @@ def test_a_staging_key_is_one_name(job_id: str) -> None:
     assert staging_key("9b2f") == "9b2f"
     with pytest.raises(InvalidKeyError):
         staging_key(job_id)
+
+
+@given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,62}\Z"), st.uuids())
+def test_the_image_of_a_variants_key_is_told(bucket: str, image_id: object) -> None:
+    assert image_id_of(variant_key(bucket, "medium", str(image_id))) == str(image_id)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "1",
+        "avatars/processed/medium/backup_medium.webp",
+        "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_large.webp",
+        "avatars/other/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.webp",
+        "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.webp.bak",
+    ],
+)
+def test_a_key_that_is_no_variants_has_no_image(key: str) -> None:
+    assert image_id_of(key) is None

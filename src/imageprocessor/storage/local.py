@@ -31,7 +31,7 @@ _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 class LocalStorage:
     """A Storage below the directory *root*, which is made if it is missing (POSIX only).
 
-    ``scratch_directory`` is in the same file system: a file written there is adopted by a rename.
+    ``scratch_directory`` holds drafts; what is old there was left by a crash and may be deleted.
 
     Raises:
         StorageUnavailableError: The directory cannot be made or opened.
@@ -105,17 +105,6 @@ class LocalStorage:
 
     def url(self, key: str) -> str:
         return (self.root / check_key(key)).as_uri()
-
-    def delete_scratch_files(self, older_than: datetime) -> int:
-        """Remove what crashes left in ``scratch_directory`` before the time *older_than*; return how many files."""
-        removed = 0
-        with _storage_errors("tidy the scratch directory"):
-            for path in self.scratch_directory.iterdir():
-                with suppress(FileNotFoundError):
-                    if path.lstat().st_mtime < older_than.timestamp():
-                        path.unlink()
-                        removed += 1
-        return removed
 
     @contextmanager
     def _find(self, key: str, action: str) -> Iterator[tuple[int, str]]:
