@@ -23,7 +23,7 @@ Submit = Callable[..., Job]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", image_sizes={"thumbnail": 20, "medium": 60})
+    return Settings.model_validate({"data_dir": tmp_path / "data", "image_sizes": {"thumbnail": 20, "medium": 60}})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_accepted_upload_is_staged_counted_and_pending(service: Service, submit_
     assert remaining(service) == service.settings.rate_limit_max_uploads - 1
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "empty_file": {"data": b""},
     "unsupported_type": {"data": b"not a picture, whatever its name"},
     "too_many_pixels": {"data": png_bomb(65_535, 65_535)},

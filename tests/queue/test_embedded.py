@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.queue import job_store, presence
+from imageprocessor.queue.embedded import Supervisor
+from imageprocessor.queue.jobs import Job, JobStatus
+from imageprocessor.queue.service import Service, workers_directory
+from imageprocessor.settings import Settings
+from tests.images import encode, photo
+from tests.queue.conftest import Submit, with_settings
+
+SUPERVISE = """
+import pathlib, sys
+from imageprocessor.queue.embedded import Supervisor
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
+if __name__ == "__main__":
+    with open_service(Settings.model_validate_json(sys.argv[1])) as service:
+        Supervisor(service, 2).run()
+"""
+
+Supervise = Callable[..., Supervisor]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", max_retries=5)
+
+
+@pytest.fixture
+def supervise() -> Iterator[Supervise]:
+    """Run a supervisor in a thread of this process until the test ends."""
+    running: list[tuple[Supervisor, threading.Thread]] = []
+
+    def start(service: Service, worker_count: int = 1) -> Supervisor:
+        supervisor = Supervisor(service, worker_count)
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        running.append((supervisor, thread))
+        return supervisor
+
+    yield start
+    for supervisor, thread in running:
+        supervisor.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def slow_image() -> bytes:
+    """A picture that takes about two seconds: long enough to be interrupted."""
+    return encode(photo(1600, 1200).resize((4000, 3000)), "JPEG")
+
+
+def find(service: Service, job: Job) -> Job:
+    with service.database.read() as connection:
+        found = job_store.find_job(connection, job.job_id)
+    assert found
+    return found
+
+
+def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+
+
+def wait_for_status(service: Service, job: Job, status: JobStatus, seconds: float = 30) -> Job:
+    wait_for(lambda: find(service, job).status is status, seconds)
+    return find(service, job)
+
+
+def worker_pid(service: Service, job: Job) -> int:
+    return int((find(service, job).worker_id or "").rpartition(":")[2])
+
+
+def list_children(pid: int) -> list[int]:
+    """Return the worker processes of *pid*, without multiprocessing's own resource tracker."""
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _read(task / "children").split()]
+    return [int(child) for child in children if "spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_jobs_run_and_every_worker_is_known(service: Service, submit_image: Submit, supervise: Supervise) -> None:
+    supervise(service, 2)
+    jobs = [submit_image() for _ in range(6)]
+    for job in jobs:
+        assert wait_for_status(service, job, JobStatus.COMPLETED).attempts == 1
+    assert service.dispatcher.count_workers() == 2
+
+
+def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(service)
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    delays = []
+    for _ in range(5):
+        time.sleep(0.2)
+        done = wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+        assert done.started_at
+        delays.append((done.started_at - done.created_at).total_seconds())
+    assert sorted(delays)[2] < 0.05, "the median of five"
+
+
+def test_killed_worker_costs_one_attempt_of_one_job(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    supervise(service, 2)
+    victim = submit_image(slow_image)
+    wait_for_status(service, victim, JobStatus.PROCESSING)
+    neighbours = [submit_image() for _ in range(3)]
+    os.kill(worker_pid(service, victim), signal.SIGKILL)
+    assert wait_for_status(service, victim, JobStatus.COMPLETED).attempts == 2
+    assert [wait_for_status(service, job, JobStatus.COMPLETED).attempts for job in neighbours] == [1, 1, 1]
+
+
+def test_pool_works_on_after_all_its_workers_are_killed_at_once(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(service, 2)
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    for _ in range(3):
+        children = list_children(os.getpid())
+        assert len(children) == 2
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        jobs = [submit_image() for _ in range(3)]
+        for job in jobs:
+            wait_for_status(service, job, JobStatus.COMPLETED)
+
+
+def test_image_that_kills_every_worker_ends_and_leaves_its_neighbours_alone(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    supervise(service, 1)
+    poison = submit_image(slow_image)
+    with service.database.write() as connection:
+        connection.exec_driver_sql("UPDATE processing_jobs SET max_retries = 1")
+    for _ in range(2):
+        wait_for_status(service, poison, JobStatus.PROCESSING)
+        os.kill(worker_pid(service, poison), signal.SIGKILL)
+        wait_for(lambda: find(service, poison).status is not JobStatus.PROCESSING)
+    failed = wait_for_status(service, poison, JobStatus.FAILED)
+    assert (failed.error_code, failed.attempts) == ("worker_lost", 2)
+    assert "signal 9" in (failed.error or "")
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+
+
+def test_worker_that_hangs_is_killed_when_its_time_is_up(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    service = with_settings(service, job_timeout_seconds=3)
+    supervise(service, 1)
+    job = submit_image(slow_image)
+    wait_for_status(service, job, JobStatus.PROCESSING)
+    os.kill(worker_pid(service, job), signal.SIGSTOP)
+    retrying = wait_for_status(service, job, JobStatus.RETRYING, 10)
+    assert retrying.error_code == "decode_timeout"
+    assert wait_for_status(service, job, JobStatus.COMPLETED).attempts == 2
+
+
+def test_image_that_needs_more_than_the_memory_limit_fails_alone(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(with_settings(service, job_memory_limit_mb=512), 1)
+    hungry = submit_image(encode(photo(100, 100).resize((7000, 7000)), "JPEG"))
+    small = submit_image()
+    wait_for_status(service, small, JobStatus.COMPLETED)
+    wait_for(lambda: find(service, hungry).error_code == "memory_limit")
+
+
+def test_stop_lets_the_job_in_hand_finish(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+    supervisor = Supervisor(service, 1)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    job = submit_image(slow_image)
+    wait_for_status(service, job, JobStatus.PROCESSING)
+    supervisor.stop()
+    thread.join(30)
+    assert find(service, job).status is JobStatus.COMPLETED
+    assert list_children(os.getpid()) == []
+    assert list(workers_directory(service.settings).iterdir()) == []
+
+
+def test_stop_gives_back_uncounted_what_does_not_finish_in_time(
+    service: Service, submit_image: Submit, slow_image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageprocessor.queue.embedded.STOP_WITHIN_SECONDS", 0.0)
+    supervisor = Supervisor(service, 1)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    job = submit_image(slow_image)
+    wait_for_status(service, job, JobStatus.PROCESSING)
+    supervisor.stop()
+    thread.join(30)
+    released = find(service, job)
+    assert (released.status, released.attempts, released.worker_id) == (JobStatus.PENDING, 0, None)
+
+
+def test_killed_service_loses_no_job_and_waits_for_no_lease(
+    service: Service, submit_image: Submit, tmp_path: Path, slow_image: bytes
+) -> None:
+    jobs = [submit_image(slow_image) for _ in range(3)]
+    for _ in range(2):
+        process = start_supervisor(service.settings, tmp_path)
+        wait_for(lambda: any(find(service, job).status is JobStatus.PROCESSING for job in jobs))
+        children = list_children(process.pid)
+        process.kill()
+        process.wait()
+        for pid in children:
+            wait_for_end(pid)
+    assert len(presence.list_dead(workers_directory(service.settings))) == 1, "the second buried the first"
+    process = start_supervisor(service.settings, tmp_path)
+    started = time.monotonic()
+    for job in jobs:
+        wait_for_status(service, job, JobStatus.COMPLETED, 30)
+    assert time.monotonic() - started < service.settings.job_timeout_seconds / 2
+    process.kill()
+    process.wait()
+
+
+def start_supervisor(settings: Settings, tmp_path: Path) -> subprocess.Popen[bytes]:
+    script = tmp_path / "supervise.py"
+    script.write_text(SUPERVISE)
+    return subprocess.Popen([sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes"})])
+
+
+def wait_for_end(pid: int) -> None:
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 5)

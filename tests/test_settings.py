@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
+from imageprocessor.errors import SettingsError
+from imageprocessor.settings import Settings, accepted_form, find_origin, load_settings
+
+KEY = "k" * 32
+NO_FILE = Path("does-not-exist")
+
+
+def load(**environ: str) -> Settings:
+    return load_settings(environ, NO_FILE)
+
+
+def test_without_any_variable_the_defaults_are_the_documented_ones() -> None:
+    settings = load()
+    assert settings.image_sizes == DEFAULT_VARIANTS
+    assert settings.database_path == Path("data/processor.db")
+    assert settings.storage_path == Path("data/storage")
+    assert settings.limits.max_bytes == 10 * 1024 * 1024
+    assert settings.limits.max_pixels == 50_000_000
+    assert settings.public_reads
+
+
+def test_what_follows_data_dir_moves_with_it() -> None:
+    settings = load(DATA_DIR="/srv/images", STORAGE_PATH="/mnt/images")
+    assert settings.database_path == Path("/srv/images/processor.db")
+    assert settings.storage_path == Path("/mnt/images")
+
+
+def test_the_settings_of_the_specification_are_accepted_as_written() -> None:
+    settings = load(
+        SERVICE_NAME="image-processor",
+        VERSION="1.0.0",
+        STORAGE_BACKEND="local",
+        JWT_ALGORITHM="HS256",
+        MAX_UPLOAD_SIZE_MB="20",
+        ALLOWED_MIME_TYPES='["image/jpeg","image/png","image/webp"]',
+        WEBP_QUALITY="70",
+        IMAGE_SIZES='{"thumbnail":150,"medium":600,"large":1200,"original":4096}',
+        REDIS_URL="redis://redis:6379/0",
+    )
+    assert {spec.quality for spec in settings.image_sizes} == {70}
+    assert settings.limits.mime_types == {"image/jpeg", "image/png", "image/webp"}
+
+
+def test_size_may_be_an_object() -> None:
+    settings = load(IMAGE_SIZES='{"card": {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}}')
+    assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", 60, 6),)
+
+
+@pytest.mark.parametrize("text", ["a,b", '["a1","b1"]', " a1 , b1 "])
+def test_list_is_json_or_separated_by_commas(text: str) -> None:
+    assert load(CORS_ORIGINS=text.replace("a", "https://a").replace("b", "http://b")).cors_origins
+
+
+def test_every_fault_is_told_at_once_with_variable_value_and_accepted_form() -> None:
+    wrong = {
+        "MAX_UPLOAD_SIZE_MB": "ten",
+        "WEBP_QUALITY": "101",
+        "LOG_FORMAT": "xml",
+        "ALLOWED_MIME_TYPES": "image/gif",
+        "ALLOWED_BUCKETS": '["ok", "Not Ok"',
+        "IMAGE_SIZES": '{"../x": 10}',
+        "CORS_ORIGINS": "*",
+        "PUBLIC_BASE_URL": "cdn.example.com",
+        "STORAGE_BACKEND": "floppy",
+        "JWT_REQUIRE_EXP": "perhaps",
+    }
+    with pytest.raises(SettingsError) as caught:
+        load(**wrong)
+    message = str(caught.value)
+    assert message.startswith(f"{len(wrong)} setting(s) are wrong")
+    for name, value in wrong.items():
+        line = next(line for line in message.splitlines() if line.startswith(f"  {name}="))
+        assert repr(value) in line
+        assert f"Accepted: {accepted_form(name.lower())}" in line
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ("[]", "not a JSON object"),
+        ("{}", "at least one size"),
+        ('{"card": {"widht": 4}}', "unknown option"),
+        ('{"card": "wide"}', "card"),
+        ('{"card": null}', "card"),
+        ('{"card": {"width": true}}', "card"),
+        ('{"card": {"width": 1e9}}', "card"),
+    ],
+)
+def test_wrong_size_is_told(sizes: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        load(IMAGE_SIZES=sizes)
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "JWT_PREVIOUS_SECRET_KEYS"])
+@pytest.mark.parametrize("key", ["CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "s3cr3t-but-short"])
+def test_published_or_short_key_is_refused_with_the_command_for_a_good_one_and_not_shown(name: str, key: str) -> None:
+    with pytest.raises(SettingsError, match=r"secrets\.token_hex") as caught:
+        load(**{name: key})
+    assert key not in str(caught.value)
+
+
+def test_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    settings = load(JWT_SECRET_KEY_FILE=str(tmp_path / "key"))
+    assert settings.jwt_secret_key
+    assert settings.jwt_secret_key.get_secret_value() == KEY
+    with pytest.raises(SettingsError, match="JWT_SECRET_KEY_FILE"):
+        load(JWT_SECRET_KEY_FILE=str(tmp_path / "none"))
+
+
+def test_environment_wins_over_env_file_and_the_origin_is_told(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("WEBP_QUALITY=70\nMAX_RETRIES=5\nUNKNOWN=1\nLOG_LEVEL=\n")
+    environ = {"WEBP_QUALITY": "60"}
+    settings = load_settings(environ, env_file)
+    assert (settings.webp_quality, settings.max_retries, settings.log_level) == (60, 5, "INFO")
+    origins = [find_origin(name, environ, env_file) for name in ("webp_quality", "max_retries", "log_level")]
+    assert origins == ["environment", str(env_file), "default"]
+
+
+def test_secrets_are_in_neither_repr_nor_json() -> None:
+    settings = load(JWT_SECRET_KEY=KEY, JWT_PREVIOUS_SECRET_KEYS=KEY[::-1] + "x")
+    assert KEY not in repr(settings)
+    assert KEY not in settings.model_dump_json(exclude={"image_sizes"})
+    assert settings.without_secrets().jwt_secret_key is None
+
+
+def test_every_setting_says_what_it_means_and_accepts() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert accepted_form(name), name
+
+
+def test_logs_are_json_lines_with_what_is_bound_to_the_context(capsys: pytest.CaptureFixture[str]) -> None:
+    import structlog
+
+    from imageprocessor.logs import configure_logs
+
+    before = logging.getLogger().handlers[:]
+    try:
+        configure_logs("json", "INFO")
+        with structlog.contextvars.bound_contextvars(request_id="r1"):
+            structlog.get_logger("here").info("happened", count=2)
+            logging.getLogger("uvicorn.error").warning("from a library")
+            logging.getLogger("here").debug("not shown")
+    finally:
+        logging.getLogger().handlers[:] = before
+        structlog.reset_defaults()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["level"], line["request_id"]) for line in lines] == [
+        ("happened", "info", "r1"),
+        ("from a library", "warning", "r1"),
+    ]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import base64
+import json
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from imageprocessor.errors import UnauthorizedError
+from imageprocessor.queue.access import Caller
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import check_token, load_keys, sign_token
+
+KEY, OLD_KEY = "k" * 32, "o" * 32
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {"data_dir": tmp_path, "jwt_secret_key": KEY, "jwt_previous_secret_keys": (OLD_KEY,)}
+    )
+
+
+def check(token: str, settings: Settings) -> Caller:
+    return check_token(token, load_keys(settings), settings)
+
+
+def encode(claims: dict[str, Any], key: str = KEY, **options: Any) -> str:
+    return jwt.encode(claims, key, **{"algorithm": "HS256", **options})
+
+
+def unsigned(header: dict[str, Any], claims: dict[str, Any]) -> str:
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (header, claims)]
+    return ".".join([*parts, ""])
+
+
+def test_signed_token_names_its_user_and_scope(settings: Settings) -> None:
+    assert check(sign_token(settings, "ann"), settings) == Caller("ann")
+    assert check(sign_token(settings, "root", admin=True), settings) == Caller("root", admin=True)
+
+
+def test_the_specifications_token_without_expiry_is_accepted(settings: Settings) -> None:
+    assert check(encode({"sub": "test-user-123"}), settings) == Caller("test-user-123")
+
+
+def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_new(settings: Settings) -> None:
+    assert check(encode({"sub": "ann"}, OLD_KEY), settings) == Caller("ann")
+    with pytest.raises(jwt.InvalidSignatureError):
+        jwt.decode(sign_token(settings, "ann"), OLD_KEY, algorithms=["HS256"])
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "x",
+        "a.b.c",
+        unsigned({"alg": "none"}, {"sub": "ann"}),
+        unsigned({"alg": "HS256"}, {"sub": "ann"}),
+        encode({"sub": "ann"}, "another key of thirty-two bytes!!"),
+        encode({"sub": "ann"}, KEY * 2, algorithm="HS512"),
+        encode({"sub": "ann", "exp": time.time() - 1}),
+        encode({"sub": "ann", "nbf": time.time() + 60}),
+        encode({"sub": "ann", "aud": "another service"}),
+        encode({}),
+        encode({"sub": ""}),
+        encode({"sub": "a" * 256}),
+        encode({"sub": "a\x00b"}),
+        encode({"sub": "\ud800"}),
+        encode({"sub": "ann"}, headers={"crit": ["b64"], "b64": False}),
+    ],
+)
+def test_every_other_token_is_refused_in_the_same_words(token: str, settings: Settings) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        check(token, settings)
+    assert str(caught.value) == str(UnauthorizedError())
+
+
+def test_subject_must_be_text(settings: Settings) -> None:
+    header, body, _ = encode({"sub": "ann"}).split(".")
+    forged = jwt.api_jws.encode(json.dumps({"sub": 7}).encode(), KEY, algorithm="HS256")
+    assert forged.split(".")[0] == header != body
+    with pytest.raises(UnauthorizedError):
+        check(forged, settings)
+
+
+def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -> None:
+    strict = settings.model_copy(update={"jwt_audience": "img", "jwt_issuer": "idp", "jwt_require_exp": True})
+    good = sign_token(strict, "ann", lifetime=timedelta(hours=1))
+    assert check(good, strict) == Caller("ann")
+    claims = {"sub": "ann", "aud": "img", "iss": "idp", "exp": time.time() + 60}
+    for name in ("aud", "iss", "exp"):
+        with pytest.raises(UnauthorizedError):
+            check(encode({key: value for key, value in claims.items() if key != name}), strict)
+
+
+@pytest.mark.parametrize("scope", [None, "", "images:administrator", "images", ["images:admin"], 7])
+def test_only_the_exact_scope_makes_an_admin(scope: object, settings: Settings) -> None:
+    assert not check(encode({"sub": "ann", "scope": scope}), settings).admin
+
+
+def test_without_a_key_one_is_made_once_and_kept_for_its_owner_only(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: load_keys(settings).signing, range(8)))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 64
+    path = settings.data_dir / "jwt_secret_key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(settings.data_dir.iterdir()) == [path]
