@@ -11,6 +11,7 @@ from imageprocessor.errors import (
     JobFailedError,
     JobNotFoundError,
     JobNotReadyError,
+    JobNotRetryableError,
     StorageError,
     TooManyIdsError,
     UnknownSizeError,
@@ -154,3 +155,30 @@ def _completed(job: Job) -> Job:
 def shown_status(job: Job) -> str:
     """Return the status as clients see it: a job that waits for another attempt is pending."""
     return JobStatus.PENDING.value if job.status is JobStatus.RETRYING else job.status.value
+
+
+def retry_job(service: Service, job_id: str) -> Job:
+    """Make a failed job pending again, with all its attempts, and wake a worker.
+
+    Raises:
+        InvalidIdError: *job_id* is no UUID.
+        JobNotFoundError: There is none, or its image was deleted.
+        JobNotRetryableError: It has not failed, or its upload is no longer kept.
+    """
+    with service.database.write() as connection:
+        job = job_store.retry_failed(connection, parse_id(job_id))
+        if job is None:
+            raise _why_not_retryable(job_store.find_job(connection, parse_id(job_id)), job_id)
+        job_store.add_event(connection, EventType.RETRY_REQUESTED, job, clock.utc_now())
+    service.dispatcher.dispatch(job.job_id)
+    return job
+
+
+def _why_not_retryable(job: Job | None, job_id: str) -> JobNotFoundError | JobNotRetryableError:
+    if job is None:
+        return JobNotFoundError(f"There is no job {job_id}.")
+    if job.status is not JobStatus.FAILED:
+        return JobNotRetryableError(f"Job {job_id} is {job.status.value}: only a failed job can be tried again.")
+    return JobNotRetryableError(
+        f"The upload of job {job_id} is no longer kept ({job.error_code}): send the image again."
+    )

@@ -1,0 +1,76 @@
+"""The Typer application: its commands in panels, and the one boundary where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import imageprocessor
+from imageprocessor.cli import image_commands, job_commands, service_commands
+from imageprocessor.cli.output import print_error
+from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+image_commands.register(app)
+service_commands.register(app)
+job_commands.register(app)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if *asked*."""
+    if asked:
+        typer.echo(imageprocessor.__version__)
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+]
+
+
+@app.callback()
+def describe(version: Version = False) -> None:
+    """Turn untrusted uploads into clean, upright, metadata-free web images: files here, or a service.
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings.
+    """
+
+
+def run() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    try:
+        status = app(prog_name="imageprocessor")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except SettingsError as error:
+        status = _fail(str(error), WRONG_USAGE)
+    except ImageProcessorError as error:
+        status = _fail(str(error), FAILED)
+    except ModuleNotFoundError as error:
+        status = _fail(_name_extra(error), FAILED)
+    except OSError as error:
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        status = _fail(f"{error.strerror or error}{where}", FAILED)
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> int:
+    print_error(message)
+    return status
+
+
+def _name_extra(error: ModuleNotFoundError) -> str:
+    """Return the install line; only the extra `server` has all that the commands of the service use."""
+    if (error.name or "imageprocessor").partition(".")[0] == "imageprocessor":
+        raise error
+    return str(MissingExtraError(f"This command (it uses {error.name})", "server"))

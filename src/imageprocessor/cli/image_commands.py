@@ -1,0 +1,207 @@
+"""``process``, ``strip`` and ``inspect``: the core on files, with neither database nor service."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs: --help waits for no decoder
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imageprocessor.cli.output import print_json, print_note, print_table, show_bytes, show_color, show_failure
+from imageprocessor.errors import InvalidVariantError
+
+if TYPE_CHECKING:
+    from imageprocessor.cli.batch import Outcome
+    from imageprocessor.core.variants import VariantSpec
+
+PANEL = "Images"
+
+Files = Annotated[list[Path], typer.Argument(help="Images, and folders to look through.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(help="Images.", show_default=False)]
+Image = Annotated[Path, typer.Argument(help="The image.", show_default=False)]
+OutFolder = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the results.", file_okay=False, show_default=False)
+]
+OutFile = Annotated[
+    Path, typer.Option("--out", "-o", help="File or folder for the result; - for stdout.", show_default=False)
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NAME=WIDTH",
+        help="A size to make, in pixels; may be repeated.",
+        show_default="thumbnail=150 medium=600 large=1200 original=4096",
+    ),
+]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="WebP quality.")]
+MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger pictures.")]
+MaxSize = Annotated[float, typer.Option("--max-size-mb", min=0.001, help="Refuse larger files; 1 MB is 2^20 bytes.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=0, max=256, help="Images at a time; 0: as many as there are processors.")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file that is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: one object for each file, on a line of its own.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to *app*."""
+    for command in (process, strip, inspect):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def process(  # noqa: PLR0913 - one parameter an option
+    files: Files,
+    out: OutFolder,
+    *,
+    size: Sizes = None,
+    quality: Quality = 85,
+    max_megapixels: MaxMegapixels = 50,
+    max_size_mb: MaxSize = 10,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make clean WebP files: upright, sRGB, without metadata, in several sizes.
+
+    The results are called NAME_SIZE.webp; folders are mirrored below --out.
+    A bad file costs only its own row, and makes the exit code 1.
+
+    Example: [bold]imageprocessor process photos/ --out web[/bold]
+
+    Example: [bold]imageprocessor process a.jpg b.png --out web --size card=400 --json[/bold]
+    """
+    from imageprocessor.cli.batch import end_now, process_each
+    from imageprocessor.cli.files import find_sources, plan_outputs
+    from imageprocessor.core.limits import Limits
+
+    variants = parse_sizes(size or [], quality)
+    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
+    plan = plan_outputs(find_sources(files, out), [spec.name for spec in variants], out)
+    if not plan:
+        raise typer.BadParameter(f"no .jpg, .jpeg, .png or .webp in {', '.join(map(str, files))}", param_hint="'FILES'")
+    outcomes = process_each(plan, variants, limits, jobs or os.cpu_count() or 1)
+    try:
+        failed = show_outcomes(outcomes, len(plan), as_json=as_json)
+    except KeyboardInterrupt:
+        end_now(130)
+    if failed:
+        raise typer.Exit(1)
+
+
+def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = False) -> None:
+    """Remove the metadata of an image without re-encoding it: not a pixel changes.
+
+    Orientation and colour profile stay, because the picture would look different.
+
+    Example: [bold]imageprocessor strip photo.jpg -o clean.jpg[/bold]
+
+    Example: [bold]imageprocessor strip photo.jpg -o photo.jpg --force[/bold]  (in place)
+    """
+    from imageprocessor.cli.files import write_file
+    from imageprocessor.cli.inspection import NO_LIMITS, list_removed
+    from imageprocessor.core.metadata import strip_metadata
+
+    to_stdout = str(out) == "-"
+    if to_stdout and as_json:
+        raise typer.BadParameter("--json and the image cannot both go to stdout", param_hint="'--out'")
+    target = out / file.name if out.is_dir() else out
+    if not to_stdout and not force and target.exists():
+        raise typer.BadParameter(f"{target} exists: name another file, or add --force", param_hint="'--out'")
+    data = file.read_bytes()
+    clean = strip_metadata(data, NO_LIMITS)
+    removed = list_removed(data, clean)
+    if to_stdout:
+        sys.stdout.buffer.write(clean)
+    else:
+        write_file(target, clean)
+    if as_json:
+        sizes = {"size_bytes": len(data), "stripped_bytes": len(clean)}
+        print_json({"file": str(file), "out": str(target), "removed": removed, **sizes}, lines=True)
+    else:
+        print_note(f"{file}: removed {', '.join(removed) or 'nothing: there was no metadata'}")
+
+
+def inspect(files: Images, as_json: AsJson = False) -> None:
+    """Tell what an image is, and what it gives away: place, time, camera and more.
+
+    Example: [bold]imageprocessor inspect photo.jpg[/bold]
+
+    Example: [bold]imageprocessor inspect *.jpg --json | jq 'select(.gps)'[/bold]
+    """
+    from imageprocessor.cli.inspection import print_report, read_report
+
+    failed = False
+    for file in files:
+        report = read_report(file)
+        failed = failed or "error" in report
+        if as_json:
+            print_json(report, lines=True)
+        else:
+            print_report(report)
+    if failed:
+        raise typer.Exit(1)
+
+
+def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
+    """Read ``NAME=WIDTH`` each; none means the default sizes.
+
+    Raises:
+        typer.BadParameter: One is not of that form, has a name or width out of range, or a name comes twice.
+    """
+    from imageprocessor.core.variants import DEFAULT_VARIANTS
+
+    if len({size.partition("=")[0] for size in sizes}) < len(sizes):
+        raise typer.BadParameter("two sizes have the same name", param_hint="'--size'")
+    if sizes:
+        return [_parse_size(size, quality) for size in sizes]
+    return [replace(spec, quality=quality) for spec in DEFAULT_VARIANTS]
+
+
+def _parse_size(text: str, quality: int) -> VariantSpec:
+    from imageprocessor.core.variants import VariantSpec
+
+    name, _, width = text.partition("=")
+    if not width.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not NAME=WIDTH, such as card=400", param_hint="'--size'")
+    try:
+        return VariantSpec(name, width=int(width), quality=quality)
+    except InvalidVariantError as error:
+        raise typer.BadParameter(str(error), param_hint="'--size'") from None
+
+
+def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
+    """Print each outcome as it comes, or all of them in a table at the end. Tell whether one failed."""
+    from imageprocessor.cli.batch import progress_bar
+
+    done = []
+    with progress_bar(total) as advance:
+        for outcome in outcomes:
+            done.append(outcome)
+            advance()
+            if as_json:
+                print_json(outcome.to_json(), lines=True)
+    if not as_json:
+        columns = ("file", "size", "colour", "variants", "bytes", "notes")
+        print_table(columns, map(_outcome_row, sorted(done, key=lambda outcome: outcome.path)))
+    return any(outcome.error for outcome in done)
+
+
+def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
+    if outcome.error:
+        return outcome.path, "", "", "", "", show_failure(outcome.to_json()["error"])
+    report = outcome.report
+    variants = report["variants"]
+    made = sum(variant["size_bytes"] for variant in variants.values())
+    return (
+        outcome.path,
+        f"{report['width']}×{report['height']}",
+        show_color(report["dominant_color"]),
+        ", ".join(variants),
+        f"{show_bytes(report['size_bytes'])} → {show_bytes(made)}",
+        ", ".join(report["warnings"]),
+    )

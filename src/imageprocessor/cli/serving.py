@@ -1,0 +1,186 @@
+"""The running service: its socket, the processes that answer, the workers beside them, and how all of it stops.
+
+The first SIGINT or SIGTERM stops the API, then the workers, and lets both finish what they have in hand. The next one
+ends the process at once. No child outlives it in either case: workers and the application watch for its end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+from uvicorn import Config, Server
+from uvicorn.importer import import_from_string
+from uvicorn.supervisors import ChangeReload
+
+import imageprocessor
+from imageprocessor.errors import ImageProcessorError
+from imageprocessor.queue.embedded import Supervisor
+from imageprocessor.queue.service import Service
+
+APP = "imageprocessor.server.app:create_app_from_environment"
+BACKLOG = 2048  # connections that wait to be accepted
+FINISH_REQUESTS_SECONDS = 10
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = structlog.get_logger(__name__)
+
+
+def load_app() -> None:
+    """Import the server: what it lacks is told now, in this process, not by each one that will answer."""
+    import_from_string(APP)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on *host* and *port*.
+
+    Raises:
+        ImageProcessorError: The port is in use, or the address is not this machine's.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ImageProcessorError(
+            f"Port {port} of {host} cannot be listened on ({error.strerror}): "
+            "stop what uses it, or choose others with --port and --host."
+        ) from None
+
+
+def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> None:
+    """Answer requests until SIGINT or SIGTERM.
+
+    Raises:
+        ImageProcessorError: The API could not start.
+    """
+    if reload:
+        package = str(Path(imageprocessor.__file__).parent)
+        config = _configure(reload=True, reload_dirs=[package])
+        ChangeReload(config, target=run_api_process, sockets=[listener]).run()
+    elif process_count > 1:
+        _supervise_processes(listener, process_count)
+    else:
+        try:
+            Server(_configure()).run([listener])
+        except SystemExit:
+            raise ImageProcessorError("The API did not start: the log has the cause.") from None
+
+
+def run_api_process(sockets: list[socket.socket] | None) -> None:
+    """Answer requests in a process of its own until SIGTERM, which the app also sends when its parent is gone."""
+    stop_by_interrupt()
+    with suppress(KeyboardInterrupt):
+        Server(_configure()).run(sockets)
+
+
+@contextmanager
+def embedded_workers(service: Service, count: int) -> Iterator[None]:
+    """Run *count* workers beside the body, and stop them after it; where they fail, the body gets a SIGTERM.
+
+    Raises:
+        ImageProcessorError: The workers failed.
+    """
+    supervisor, faults = Supervisor(service, count), list[Exception]()
+    thread = threading.Thread(target=_supervise_workers, args=(supervisor, faults), name="supervisor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end_at_next_signal()
+        if not faults:
+            supervisor.stop()
+        thread.join()
+    if faults:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise ImageProcessorError("The workers failed, so the service was stopped: the log has the cause.")
+
+
+def wait_for_interrupt() -> NoReturn:
+    """Sleep until a signal's handler raises."""
+    while True:
+        time.sleep(1)
+
+
+def stop_by_interrupt() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt in the main thread."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+
+def end_at_next_signal() -> None:
+    """Let SIGINT and SIGTERM end the process at once."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: os._exit(130))
+
+
+def _configure(**options: Any) -> Config:
+    return Config(
+        APP,
+        factory=True,
+        log_config=None,  # logs.configure_logs has done it
+        log_level="warning",
+        access_log=False,  # the server logs its requests itself, with their ids
+        server_header=False,
+        timeout_graceful_shutdown=FINISH_REQUESTS_SECONDS,
+        **options,
+    )
+
+
+def _supervise_workers(supervisor: Supervisor, faults: list[Exception]) -> None:
+    # Signals for the whole group are for the main thread: blocked here, they are also blocked in the children from
+    # their first instruction on. The tracker comes first, because its start would unblock them again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        supervisor.run()
+    except Exception as error:
+        log.exception("workers_failed")
+        faults.append(error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _supervise_processes(listener: socket.socket, count: int) -> None:
+    processes = [_start_process(listener) for _ in range(count)]
+    try:
+        while True:
+            connection.wait([process.sentinel for process in processes])
+            processes = [process if process.is_alive() else _replace(process, listener) for process in processes]
+    except KeyboardInterrupt:
+        end_at_next_signal()
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _start_process(listener: socket.socket) -> BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's, who sends SIGTERM
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return process
+
+
+def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
+    """Start another in place of a process that was killed; one that gave up would do so again."""
+    if (process.exitcode or 0) >= 0:
+        raise ImageProcessorError(f"An API process ended with exit code {process.exitcode}: the log has the cause.")
+    log.warning("api_process_killed", pid=process.pid, signal=-(process.exitcode or 0))
+    return _start_process(listener)
