@@ -61,13 +61,17 @@ def test_a_file_that_ends_before_its_frame_header_is_truncated() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\xff\xd8\xff\xd9", "no frame header"),
-        (b"\xff\xd8" + jpeg_segment(0xDA, bytes(10)), "no frame header"),
+        (b"\xff\xd8\xff\xd9", "no proper frame header"),
+        (b"\xff\xd8" + jpeg_segment(0xDA, bytes(10)), "no proper frame header"),
         (b"\xff\xd8\xff\x02\0\2", "marker 0xFF02"),
         (b"\xff\xd8\xff\xd8", "marker 0xFFD8"),
         (b"\xff\xd8\xff\xe0\0\1", "length 1"),
         (b"\xff\xd7\xff\xe0", "does not start"),
-        (b"\xff\xd8" + 2 * jpeg_segment(0xC0, b"\x08\0\1\0\1\1\1\x11\0"), "two frame headers"),
+        (
+            b"\xff\xd8" + 2 * jpeg_segment(0xC0, b"\x08\0\1\0\1\1\1\x11\0") + jpeg_segment(0xDA, b""),
+            "no proper frame header",
+        ),
+        (b"\xff\xd8" + jpeg_segment(0xC0, b"\x08\0\1") + b"\0\1" + jpeg_segment(0xDA, b""), "no proper frame header"),
     ],
 )
 def test_what_is_no_jpeg_is_invalid(data: bytes, message: str) -> None:

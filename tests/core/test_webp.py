@@ -75,6 +75,7 @@ def test_a_file_that_ends_within_its_header_is_truncated(size_bytes: int) -> Non
     "data",
     [
         riff(webp_chunk(b"ALPH", bytes(20))),
+        riff(webp_chunk(b"VP8 ", LOSSY[20:28]), LOSSY[28:]),
         LOSSY[:23] + b"\0" + LOSSY[24:],
         LOSSLESS[:20] + b"\0" + LOSSLESS[21:],
         b"RIFX" + EXTENDED[4:],

@@ -22,14 +22,10 @@ from imageprocessor.errors import InvalidImageError
 _SOI = b"\xff\xd8"
 _EOI, _SOS, _DNL, _COM, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xDC, 0xFE, 0xE0, 0xE1, 0xEE
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_NEEDED = _SOF | {
-    0xC4,
-    0xCC,
-    0xDB,
-    0xDD,
-    _SOS,
-}  # with the Huffman, arithmetic and quantisation tables, restart interval
-_KNOWN = _NEEDED | {_EOI, _DNL, _COM} | frozenset(range(_APP0, 0xF0))
+# Huffman tables, arithmetic conditioning, quantisation tables, restart interval
+_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
+_NEEDED = _SOF | _TABLES | {_SOS, _EOI}
+_KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
 # Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -56,17 +52,16 @@ def read_header(file: BinaryIO) -> Header:
         InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before the first scan.
         TruncatedImageError: the file ends before the first scan.
     """
-    size = None
-    for marker, start, _ in _read_segments(file):
+    frames = []
+    for marker, start, end in _read_segments(file):
         if marker in {_SOS, _EOI}:
             break
         if marker in _SOF:
-            if size:
-                raise InvalidImageError("The JPEG has two frame headers: save it anew.")
-            file.seek(start + 5)  # marker, length, sample precision
-            size = read_exactly(file, 4)
-    if size is None:
-        raise InvalidImageError("The JPEG has no frame header (SOF) before its picture data: save it anew.")
+            frames.append((start, end))
+    if len(frames) != 1 or frames[0][1] - frames[0][0] < 10:
+        raise InvalidImageError("The JPEG has no proper frame header (SOF) before its picture data: save it anew.")
+    file.seek(frames[0][0] + 5)  # marker, length, sample precision
+    size = read_exactly(file, 4)
     return Header(width=int.from_bytes(size[2:]), height=int.from_bytes(size[:2]), frames=1)
 
 
@@ -149,7 +144,7 @@ def _read_length(file: BinaryIO, marker: int) -> int:
 
 
 def _classify(marker: int, segment: memoryview) -> Piece:
-    if marker in _NEEDED or marker == _EOI:
+    if marker in _NEEDED:
         return Piece(segment)
     payload = bytes(segment[4:])
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:

@@ -146,17 +146,16 @@ def _camera(make: str | None, model: str | None) -> str | None:
 
 
 def _text(value: Value | None) -> str | None:
-    """Decode up to the first NUL; drop what is not printable, such as a terminal's escape sequences."""
-    if not isinstance(value, bytes):
-        return None
-    text = value.partition(b"\0")[0].decode(errors="replace")
+    return _printable(value.partition(b"\0")[0].decode(errors="replace")) if isinstance(value, bytes) else None
+
+
+def _printable(text: str) -> str | None:
+    """Drop what a terminal would obey, such as escape sequences."""
     return "".join(filter(str.isprintable, text)).strip() or None
 
 
 def _describe_profile(profile: bytes) -> str | None:
     try:
-        return _text(
-            ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).encode(errors="replace")
-        )
+        return _printable(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))))
     except (ImageCms.PyCMSError, OSError):
         return None

@@ -38,8 +38,11 @@ def read_header(file: BinaryIO) -> Header:
     """
     file.seek(0)
     head = file.read(30)
-    if len(head) < (25 if head[12:16] == b"VP8L" else 30):
+    needed = 5 if head[12:16] == b"VP8L" else 10
+    if len(head) < 20 + needed:
         raise truncated(file)
+    if int.from_bytes(head[16:20], "little") < needed:
+        raise InvalidImageError("The WebP has a picture header that is too short: save it anew.")
     width, height = _read_canvas(head)
     return Header(width, height, _count_frames(file) if head[12:16] == b"VP8X" else 1)
 
