@@ -172,13 +172,13 @@ def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("unit", [b"\xff\xe0\0\2", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2", b"\0"])
-def test_ten_hostile_megabytes_take_less_than_two_seconds(unit: bytes) -> None:
+def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     data = b"\xff\xd8" + unit * (10_000_000 // len(unit))
     started = time.process_time()
     for read in (lambda: jpeg.read_header(BytesIO(data)), lambda: clean(data)):
         with pytest.raises(InputError):
             read()
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
 
 
 def test_more_segments_than_any_picture_has_are_invalid() -> None:

@@ -176,14 +176,14 @@ def test_a_damaged_picture_chunk_is_invalid_and_a_damaged_comment_is_not() -> No
 
 
 @pytest.mark.parametrize("unit", [png_chunk(b"prVt"), png_chunk(b"IDAT"), b"\xff\xff\xff\xffIDAT"])
-def test_ten_hostile_megabytes_take_less_than_two_seconds(unit: bytes) -> None:
+def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     data = SIGNATURE + HEADER + unit * (10_000_000 // len(unit))
     started = time.process_time()
     with pytest.raises(InputError):
         clean(data)
     with suppress(InvalidImageError):  # an IDAT chunk ends the reading of the header well
         png.read_header(BytesIO(data))
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
 
 
 def test_the_exif_piece_is_one_that_pillow_reads() -> None:

@@ -169,10 +169,10 @@ def test_a_chunk_that_does_not_fit_is_invalid(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("unit", [webp_chunk(b"prVt", b""), webp_chunk(b"ANMF", bytes(16)), b"ANMF\xff\xff\xff\x7f"])
-def test_ten_hostile_megabytes_take_less_than_two_seconds(unit: bytes) -> None:
+def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     data = riff(webp_chunk(b"VP8X", bytes(10)), unit * (10_000_000 // len(unit)))
     started = time.process_time()
     for read in (lambda: webp.read_header(BytesIO(data)), lambda: clean(data)):
         with pytest.raises(InputError):
             read()
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
