@@ -32,7 +32,7 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])  # an HTTPStatus at times
                 MutableHeaders(scope=message)[ID_HEADER] = request_id
             await send(message)
 

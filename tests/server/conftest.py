@@ -1,0 +1,95 @@
+"""The application on SQLite and local disk in a temporary folder, a client for it, and its jobs run at a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor.queue import job_store
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.task import run_job
+from imageprocessor.server.app import create_app
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import sign_token
+from tests.images import encode, photo
+
+UPLOAD = "/api/v1/images/upload"
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    def make(**changes: Any) -> Settings:
+        values = {"data_dir": tmp_path / "data", "version": "1.0.0", "image_sizes": {"thumbnail": 20, "medium": 60}}
+        return Settings.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
+    """The settings of the test: the defaults, changed by ``@pytest.mark.parametrize("settings", [{…}], indirect=True)``."""
+    return make_settings(**getattr(request, "param", {}))
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """The same service as the application's, for looking at what became of things."""
+    with open_service(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(settings: Settings, service: Service) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def token(settings: Settings) -> Callable[..., dict[str, str]]:
+    """Return the headers that speak for a user."""
+
+    def sign(user: str = "ann", *, admin: bool = False) -> dict[str, str]:
+        return {"Authorization": f"Bearer {sign_token(settings, user, admin=admin)}"}
+
+    return sign
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> bytes:
+    return encode(photo(80, 60), "JPEG")
+
+
+@pytest.fixture
+def upload(client: TestClient, token: Callable[..., dict[str, str]], jpeg: bytes) -> Callable[..., Any]:
+    """Upload a picture and return the answer."""
+
+    def send(data: bytes | None = None, user: str = "ann", **options: Any) -> Any:
+        files = options.pop("files", {"file": ("a.jpg", jpeg if data is None else data)})
+        fields = {"bucket": "photos"} | options.pop("fields", {})
+        headers = token(user) | options.pop("headers", {})
+        return client.post(UPLOAD, files=files, data=fields, headers=headers, **options)
+
+    return send
+
+
+@pytest.fixture
+def run(service: Service) -> Callable[[str], None]:
+    """Run a job here and now."""
+    return lambda job_id: run_job(service, job_id, "test")
+
+
+@pytest.fixture
+def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, str]:
+    """Ann's completed picture: its ``job_id`` and ``image_id``."""
+    accepted: dict[str, str] = upload(fields={"metadata": '{"activity_id": "xyz"}'}).json()
+    run(accepted["job_id"])
+    return accepted
+
+
+def count_jobs(service: Service) -> int:
+    with service.database.read() as connection:
+        return sum(job_store.count_by_status(connection).values())

@@ -1,0 +1,90 @@
+"""A really running server on a free port of this machine, and requests to it byte by byte."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+
+import uvicorn
+
+from imageprocessor.server.app import create_app
+from imageprocessor.settings import Settings
+
+BOUNDARY = "live-server-boundary"
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[int]:
+    """Run uvicorn in a thread and yield its port."""
+    config = uvicorn.Config(create_app(settings), port=0, ws="none", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+        assert thread.is_alive()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass(slots=True)
+class Wire:
+    """One connection: what is sent is exactly what is given."""
+
+    port: int
+    connection: socket.socket
+
+    def send(self, data: bytes) -> None:
+        self.connection.sendall(data)
+
+    def answer(self, method: str = "POST") -> tuple[HTTPResponse, bytes]:
+        response = HTTPResponse(self.connection, method=method)
+        response.begin()
+        return response, response.read()
+
+
+@contextmanager
+def wire(port: int) -> Iterator[Wire]:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        yield Wire(port, connection)
+
+
+def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
+    """Send a request; ``if_none_match=`` is ``If-None-Match:``."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
+
+
+def upload_head(*lines: str) -> bytes:
+    """The first lines of an upload, ready for a body."""
+    first = ("POST /api/v1/images/upload HTTP/1.1", "Host: test", f"Content-Type: multipart/form-data; boundary={BOUNDARY}")
+    return "\r\n".join([*first, *lines, "", ""]).encode()
+
+
+def form_start(bucket: str = "photos") -> bytes:
+    """A form up to the first byte of its picture."""
+    fields = (f'name="bucket"\r\n\r\n{bucket}\r\n', 'name="file"; filename="a.jpg"\r\n\r\n')
+    return "".join(f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields).encode()
+
+
+def form_body(data: bytes, bucket: str = "photos") -> bytes:
+    """A complete form with a picture and a bucket."""
+    return form_start(bucket) + data + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def chunk(data: bytes) -> bytes:
+    """One piece of a chunked body."""
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import load_keys
+from tests.server.conftest import UPLOAD
+
+PRIVATE = pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
+OLD_KEY = "an old key that is long enough, 32+"
+UNSIGNED = jwt.encode({"sub": "ann"}, "", algorithm="none")
+
+
+def sign(settings: Settings, algorithm: str = "HS256", key: str | None = None, **claims: Any) -> str:
+    return jwt.encode({"sub": "ann"} | claims, key or load_keys(settings).signing, algorithm=algorithm)
+
+
+def reads(image: dict[str, str]) -> list[str]:
+    job, image_path = f"/api/v1/images/jobs/{image['job_id']}", f"/api/v1/images/{image['image_id']}"
+    file = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    return [job, f"{job}/result", image_path, f"{image_path}/all", f"{image_path}/direct", file]
+
+
+def batch_path(image: dict[str, str]) -> str:
+    return f"/api/v1/images/batch?image_ids={image['image_id']}"
+
+
+def test_an_upload_and_a_delete_need_a_token(client: TestClient, image: dict[str, str]) -> None:
+    for answer in (client.post(UPLOAD), client.delete(f"/api/v1/images/{image['image_id']}")):
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def _forged(header: dict[str, str], settings: Settings) -> str:
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, {"sub": "ann"})]
+    return b".".join([*parts, b"c2lnbmF0dXJl"]).decode()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda _: "nonsense",
+        lambda _: "a.b.c",
+        lambda _: UNSIGNED,
+        lambda _: "x" * 10_000,
+        lambda settings: sign(settings, key="another key that is long enough, 32+"),
+        lambda settings: sign(settings, "HS512"),
+        lambda settings: _forged({"alg": "RS256", "typ": "JWT"}, settings),
+        lambda settings: _forged({"alg": "HS256", "crit": "x"}, settings),
+        lambda settings: sign(settings, exp=datetime.now(UTC) - timedelta(seconds=1)),
+        lambda settings: sign(settings, sub=""),
+        lambda settings: sign(settings, sub="x" * 300),
+        lambda settings: sign(settings, aud="elsewhere"),
+        lambda settings: jwt.encode({"scope": "images:admin"}, load_keys(settings).signing),
+    ],
+)
+def test_every_bad_token_gets_the_same_401(client: TestClient, settings: Settings, make: Callable[[Settings], str]) -> None:
+    none, bad = (
+        client.post(UPLOAD, headers=headers).json()
+        for headers in ({"X-Request-ID": "1"}, {"X-Request-ID": "1", "Authorization": f"Bearer {make(settings)}"})
+    )
+    assert bad == none
+    assert bad["status"] == 401
+
+
+def test_a_number_for_a_subject_is_a_401(client: TestClient, settings: Settings) -> None:
+    payload = json.dumps({"sub": 17}).encode()
+    token = jwt.api_jws.encode(payload, load_keys(settings).signing, algorithm="HS256")
+    assert client.post(UPLOAD, headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+@pytest.mark.parametrize("header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer é".encode("latin-1")])
+def test_another_scheme_is_a_401(client: TestClient, header: str | bytes) -> None:
+    assert client.post(UPLOAD, headers={"Authorization": header}).status_code == 401
+
+
+@pytest.mark.parametrize("settings", [{"jwt_previous_secret_keys": [OLD_KEY]}], indirect=True)
+def test_a_token_of_a_previous_key_is_accepted(client: TestClient, settings: Settings) -> None:
+    headers = {"Authorization": f"bearer {sign(settings, key=OLD_KEY)}"}
+    assert client.post(UPLOAD, headers=headers).json()["code"] == "invalid_form"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"jwt_require_exp": True}, {"jwt_audience": "images"}, {"jwt_issuer": "us"}], indirect=True
+)
+def test_a_claim_that_the_settings_ask_for_is_required(client: TestClient, settings: Settings) -> None:
+    assert client.post(UPLOAD, headers={"Authorization": f"Bearer {sign(settings)}"}).status_code == 401
+    good = sign(settings, exp=datetime.now(UTC) + timedelta(hours=1), aud="images", iss="us")
+    if settings.jwt_audience:
+        assert client.post(UPLOAD, headers={"Authorization": f"Bearer {good}"}).status_code == 400
+
+
+def test_public_reads_need_no_token_and_ignore_a_bad_one(client: TestClient, image: dict[str, str]) -> None:
+    for path in [*reads(image), batch_path(image)]:
+        assert client.get(path).status_code == 200
+        assert client.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 200
+
+
+@PRIVATE
+def test_private_reads_need_a_good_token(client: TestClient, image: dict[str, str]) -> None:
+    for path in [*reads(image), batch_path(image)]:
+        for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": f"Bearer {UNSIGNED}"}):
+            assert client.get(path, headers=headers).status_code == 401
+
+
+@PRIVATE
+def test_private_images_exist_for_their_owner_and_admins_only(
+    client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
+) -> None:
+    for path in reads(image):
+        assert client.get(path, headers=token("ann")).status_code == 200
+        assert client.get(path, headers=token("root", admin=True)).status_code == 200
+        assert client.get(path, headers=token("bob")).status_code == 404
+
+
+@PRIVATE
+def test_private_images_of_others_are_missing_from_a_batch(
+    client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
+) -> None:
+    assert client.get(batch_path(image), headers=token("bob")).json() == {"images": [], "missing": [image["image_id"]]}
+    assert client.get(batch_path(image), headers=token("ann")).json()["missing"] == []
+
+
+def test_only_an_admin_sees_failed_jobs(client: TestClient, token: Callable[..., dict[str, str]]) -> None:
+    answers = [client.get("/api/v1/health/failed", headers=headers) for headers in ({}, token("ann"), token("root", admin=True))]
+    assert [answer.status_code for answer in answers] == [401, 403, 200]
+    assert answers[1].json()["code"] == "admin_required"

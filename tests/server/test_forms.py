@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageprocessor.errors import (
+    FileTooLargeError,
+    ImageProcessorError,
+    InvalidBucketError,
+    InvalidFormError,
+    InvalidMetadataError,
+    MissingFileError,
+    TooManyFilesError,
+)
+from imageprocessor.server.forms import MARGIN_BYTES, MAX_FIELD_BYTES, MAX_PARTS, UploadForm, check_body_size
+
+TYPE = "multipart/form-data; boundary=b"
+MAX_BYTES = 1000
+
+
+def part(name: str, value: bytes, more: str = "") -> bytes:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+
+
+END = b"--b--\r\n"
+FILE = part("file", b"\r\n--bytes\r\n", '; filename="../../etc/passwd"')
+WHOLE = part("bucket", b"photos") + FILE + part("metadata", "{\"ü\": 1}".encode()) + END
+
+
+def read(body: bytes, chunk_bytes: int = 65_536) -> UploadForm:
+    form = UploadForm(TYPE, MAX_BYTES)
+    for start in range(0, len(body), chunk_bytes):
+        form.feed(body[start : start + chunk_bytes])
+    form.finish()
+    return form
+
+
+@given(st.integers(1, len(WHOLE)))
+def test_a_form_reads_the_same_however_it_is_cut(chunk_bytes: int) -> None:
+    form = read(WHOLE, chunk_bytes)
+    assert (form.file_bytes, form.text("bucket"), form.text("metadata")) == (b"\r\n--bytes\r\n", "photos", '{"ü": 1}')
+
+
+def test_file_bytes_are_given_out_once() -> None:
+    form = read(WHOLE)
+    assert form.take_file_bytes() == b"\r\n--bytes\r\n"
+    assert form.take_file_bytes() == b""
+
+
+def test_an_unknown_field_is_not_kept() -> None:
+    form = read(part("other", b"x" * MARGIN_BYTES)[: MARGIN_BYTES - 500] + b"\r\n" + WHOLE)
+    assert form.text("bucket") == "photos"
+    assert b"x" not in form.file_bytes
+
+
+def test_an_absent_text_field_is_empty() -> None:
+    assert read(FILE + END).text("bucket") == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (part("bucket", b"photos") + END, MissingFileError),
+        (END, MissingFileError),
+        (FILE + FILE + END, TooManyFilesError),
+        (FILE + part("bucket", b"a") + part("bucket", b"b") + END, InvalidFormError),
+        (FILE + part("note", b"") * MAX_PARTS + END, InvalidFormError),
+        (part("file", b"x" * (MAX_BYTES + 1)) + END, FileTooLargeError),
+        (part("other", b"x" * (MAX_BYTES + MARGIN_BYTES)) + END, FileTooLargeError),
+        (part("metadata", b"x" * (MAX_FIELD_BYTES + 1)) + END, InvalidMetadataError),
+        (part("bucket", b"x" * (MAX_FIELD_BYTES + 1)) + END, InvalidBucketError),
+        (b"--b\r\n\r\nno headers\r\n" + END, InvalidFormError),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nno name\r\n" + END, InvalidFormError),
+        (b"--b\r\nBad Header: x\r\n\r\n\r\n" + END, InvalidFormError),
+        (b"--b\r\n" + b"X: y\r\n" * 1000 + b"\r\n\r\n" + END, InvalidFormError),
+        (b"--b\r\nX: " + b"y" * 60_000 + b"\r\n\r\n\r\n" + END, InvalidFormError),
+        (b"--other\r\n\r\n", InvalidFormError),
+        (b"{}", InvalidFormError),
+        (b"", InvalidFormError),
+        (WHOLE[: -len(END)], InvalidFormError),
+        (WHOLE[:60], InvalidFormError),
+    ],
+)
+def test_a_bad_form_is_refused_by_its_own_name(body: bytes, error: type[ImageProcessorError]) -> None:
+    with pytest.raises(error):
+        read(body)
+
+
+def test_a_file_of_exactly_the_limit_passes() -> None:
+    assert len(read(part("file", b"x" * MAX_BYTES) + END).file_bytes) == MAX_BYTES
+
+
+@pytest.mark.parametrize(("name", "error"), [("bucket", InvalidBucketError), ("metadata", InvalidMetadataError)])
+def test_text_that_is_not_utf8_is_refused_by_its_field(name: str, error: type[ImageProcessorError]) -> None:
+    with pytest.raises(error, match="UTF-8"):
+        read(part(name, b"\xff\xfe") + FILE + END).text(name)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/mixed; boundary=b",
+        f"multipart/form-data; boundary={'b' * 300}",
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(content_type: str) -> None:
+    with pytest.raises(InvalidFormError):
+        UploadForm(content_type, MAX_BYTES)
+
+
+def test_a_long_preamble_costs_no_more_than_the_limit() -> None:
+    form = UploadForm(TYPE, MAX_BYTES)
+    with pytest.raises(FileTooLargeError):
+        for _ in range(100):
+            form.feed(b"\r\n" * 32_768)
+
+
+def test_the_margin_is_for_what_is_around_the_file() -> None:
+    check_body_size(MAX_BYTES + MARGIN_BYTES, MAX_BYTES)
+    with pytest.raises(FileTooLargeError, match=str(MAX_BYTES)):
+        check_body_size(MAX_BYTES + MARGIN_BYTES + 1, MAX_BYTES)

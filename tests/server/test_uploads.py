@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from structlog.testing import capture_logs
+
+from imageprocessor.errors import DatabaseUnavailableError
+from imageprocessor.queue import images
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.service import Service
+from imageprocessor.server import uploads
+from imageprocessor.settings import Settings
+from tests.images import encode, photo, png_bomb
+from tests.server.conftest import UPLOAD, count_jobs
+from tests.server.live import BOUNDARY, chunk, form_body, form_start, serve, upload_head, wire
+
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+QUOTA_HEADERS = {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit", "ratelimit-policy"}
+ONE_MB = pytest.mark.parametrize("settings", [{"max_upload_size_mb": 1}], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_remains_incoming(service: Service) -> Iterator[None]:
+    yield
+    assert list(service.incoming.iterdir()) == []
+
+
+@pytest.fixture
+def port(settings: Settings, service: Service) -> Iterator[int]:
+    with serve(settings) as found:
+        yield found
+
+
+def authorization(headers: dict[str, str]) -> str:
+    return f"Authorization: {headers['Authorization']}"
+
+
+def test_an_upload_is_accepted_as_the_specification_shows(upload: Callable[..., Any], service: Service, jpeg: bytes) -> None:
+    answer = upload(fields={"metadata": '{"context":"test_upload"}'})
+    body = answer.json()
+    assert answer.status_code == 202
+    assert list(body) == ["job_id", "image_id", "status_url", "message"]
+    assert body["status_url"] == f"/api/v1/images/jobs/{body['job_id']}"
+    assert body["message"] == "Upload accepted. Processing initiated."
+    job = images.read_job(service, body["job_id"], OPERATOR)
+    assert (job.user_id, job.bucket, job.context) == ("ann", "photos", {"context": "test_upload"})
+    assert job.source_sha256 == hashlib.sha256(jpeg).hexdigest()
+    assert service.staging.get(job.staging_key or "") == jpeg
+    assert job.request_id == answer.headers["x-request-id"]
+
+
+def test_an_accepted_upload_tells_the_quota_in_all_its_names(upload: Callable[..., Any]) -> None:
+    upload()
+    headers = upload().headers
+    assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("50", "48")
+    assert time.strptime(headers["x-ratelimit-reset"], "%Y-%m-%dT%H:%M:%SZ")
+    assert headers["ratelimit-policy"] == '"uploads";q=50;w=3600'
+    assert headers["ratelimit"].startswith('"uploads";r=48;t=')
+
+
+def test_name_and_type_that_the_client_gives_decide_nothing(upload: Callable[..., Any], service: Service) -> None:
+    answer = upload(files={"file": ("../../etc/\x00passwd.php", encode(photo(9, 9), "PNG"), "text/html")})
+    assert answer.status_code == 202
+    assert images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key == answer.json()["job_id"]
+
+
+@ONE_MB
+def test_a_file_in_many_blocks_arrives_whole(
+    upload: Callable[..., Any], service: Service, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", 10_000)
+    data = jpeg + bytes(range(256)) * 4000
+    answer = upload(data)
+    job = images.read_job(service, answer.json()["job_id"], OPERATOR)
+    assert service.staging.get(job.staging_key or "") == data
+    assert job.source_sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", 422, "empty_file"),
+        (b"just text", 415, "unsupported_type"),
+        (b"GIF89a<?php system($_GET['c']); ?>", 415, "unsupported_type"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_type"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", 415, "unsupported_type"),
+        (b"%PDF-1.7", 415, "unsupported_type"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", 415, "unsupported_type"),
+        (b"AT&TFORM\x00\x00\x00\x00DJVM", 415, "unsupported_type"),
+        (png_bomb(65_535, 65_535), 422, "too_many_pixels"),
+        (png_bomb(65_536, 10), 422, "dimension_too_large"),
+        (png_bomb(0, 10), 422, "image_invalid"),
+        (encode(photo(9, 9), "JPEG")[:20], 422, "image_truncated"),
+    ],
+)
+def test_a_file_that_is_no_acceptable_picture_is_refused(
+    upload: Callable[..., Any], service: Service, data: bytes, status: int, code: str
+) -> None:
+    answer = upload(data)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["x-ratelimit-remaining"] == "50"
+    assert count_jobs(service) == 0
+    assert list(service.staging.list()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"bucket": ""}, "invalid_bucket"),
+        ({"bucket": "../../etc"}, "invalid_bucket"),
+        ({"bucket": "a\x00b"}, "invalid_bucket"),
+        ({"bucket": "x" * 4096}, "invalid_bucket"),
+        ({"bucket": "x" * 40_000}, "invalid_bucket"),
+        ({"bucket": "Photos"}, "invalid_bucket"),
+        ({"bucket": "photos\n"}, "invalid_bucket"),
+        ({"metadata": "{"}, "invalid_metadata"),
+        ({"metadata": "[1]"}, "invalid_metadata"),
+        ({"metadata": '{"x": NaN}'}, "invalid_metadata"),
+        ({"metadata": json.dumps({"x": "y" * 17_000})}, "invalid_metadata"),
+        ({"metadata": json.dumps({"x": "y" * 40_000})}, "invalid_metadata"),
+        ({"metadata": '{"x":' * 1000 + "1" + "}" * 1000}, "invalid_metadata"),
+        ({"metadata": r'{"x": "\ud800"}'}, "invalid_metadata"),
+    ],
+)
+def test_fields_that_cannot_be_accepted_are_refused(
+    upload: Callable[..., Any], service: Service, fields: dict[str, str], code: str
+) -> None:
+    answer = upload(fields=fields)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert count_jobs(service) == 0
+
+
+@pytest.mark.parametrize("settings", [{"allowed_buckets": ["avatars"]}], indirect=True)
+def test_a_bucket_that_is_not_allowed_is_refused(upload: Callable[..., Any]) -> None:
+    assert upload().json()["code"] == "invalid_bucket"
+    assert upload(fields={"bucket": "avatars"}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "code"),
+    [
+        ([("file", ("a", b"x")), ("file", ("b", b"y"))], 400, "too_many_files"),
+        ([("picture", ("a", b"x"))], 422, "missing_file"),
+        ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "invalid_form"),
+    ],
+)
+def test_a_form_needs_exactly_one_file(
+    upload: Callable[..., Any], files: list[Any], status: int, code: str
+) -> None:
+    answer = upload(files=files)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Type": "application/json"}, b"{}"),
+        ({"Content-Type": "multipart/form-data"}, form_body(b"x")),
+        ({"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}, form_body(b"x")),
+        ({"Content-Type": "multipart/form-data; boundary=other"}, form_body(b"x")),
+        (FORM, form_body(b"x")[:-8]),
+        (FORM, b""),
+    ],
+)
+def test_a_body_that_is_no_form_is_a_400(
+    client: TestClient, token: Callable[..., dict[str, str]], headers: dict[str, str], body: bytes
+) -> None:
+    answer = client.post(UPLOAD, content=body, headers=token() | headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_form")
+    assert set(answer.headers) >= QUOTA_HEADERS
+
+
+@pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
+def test_a_spent_window_is_a_429_that_says_when_to_come_back(upload: Callable[..., Any], service: Service) -> None:
+    upload()
+    answer = upload()
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+    assert 1 <= int(answer.headers["retry-after"]) <= 3600
+    assert answer.headers["x-ratelimit-remaining"] == "0"
+    assert upload(user="bob").status_code == 202
+    assert count_jobs(service) == 2
+
+
+def test_sixty_parallel_uploads_of_one_user_make_exactly_fifty_jobs(
+    port: int, token: Callable[..., dict[str, str]], service: Service, jpeg: bytes
+) -> None:
+    body = form_body(jpeg)
+    request = upload_head(authorization(token()), f"Content-Length: {len(body)}") + body
+
+    def send(_: int) -> tuple[int, int]:
+        with wire(port) as line:
+            line.send(request)
+            response, _body = line.answer()
+            return response.status, int(response.headers["X-RateLimit-Remaining"])
+
+    with ThreadPoolExecutor(60) as pool:
+        answers = list(pool.map(send, range(60)))
+    accepted = [remaining for status, remaining in answers if status == 202]
+    assert sorted(accepted) == list(range(50))
+    assert [answer for answer in answers if answer[0] != 202] == [(429, 0)] * 10
+    assert count_jobs(service) == 50
+    assert len(list(service.staging.list())) == 50
+
+
+@pytest.mark.parametrize("repeated", ["key-1", '"key-1"'])
+def test_an_idempotency_key_gives_the_same_job_again(
+    upload: Callable[..., Any], service: Service, repeated: str
+) -> None:
+    first = upload(headers={"Idempotency-Key": "key-1"})
+    second = upload(headers={"Idempotency-Key": repeated})
+    assert (second.status_code, second.json()) == (202, first.json())
+    assert second.headers["x-ratelimit-remaining"] == "49"
+    assert count_jobs(service) == 1
+
+
+def test_an_idempotency_key_is_the_users_own(upload: Callable[..., Any]) -> None:
+    key = {"Idempotency-Key": "key-1"}
+    assert upload(headers=key).json() != upload(headers=key, user="bob").json()
+
+
+@pytest.mark.parametrize("changed", [{"fields": {"bucket": "others"}}, {"data": encode(photo(9, 9), "PNG")}])
+def test_an_idempotency_key_with_another_payload_is_refused(
+    upload: Callable[..., Any], service: Service, changed: dict[str, Any]
+) -> None:
+    upload(headers={"Idempotency-Key": "key-1"})
+    answer = upload(headers={"Idempotency-Key": "key-1"}, **changed)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    assert count_jobs(service) == 1
+
+
+@pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
+def test_a_repeated_upload_is_answered_though_the_window_is_spent(upload: Callable[..., Any]) -> None:
+    first = upload(headers={"Idempotency-Key": "key-1"})
+    assert upload(headers={"Idempotency-Key": "key-1"}).json() == first.json()
+
+
+@pytest.mark.parametrize("key", ["", '""', "x" * 256, "tab\tkey", "käse".encode("latin-1")])
+def test_an_idempotency_key_that_is_none_is_refused(upload: Callable[..., Any], key: str | bytes) -> None:
+    answer = upload(headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")
+    assert set(answer.headers) >= QUOTA_HEADERS
+
+
+def test_a_full_disk_is_a_507(
+    upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = uuid.uuid4()
+    monkeypatch.setattr(uploads.uuid, "uuid4", lambda: name)
+    (service.incoming / name.hex).symlink_to("/dev/full")
+    answer = upload()
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+    assert set(answer.headers) >= QUOTA_HEADERS
+    assert count_jobs(service) == 0
+
+
+def test_a_disk_that_refuses_is_a_503(upload: Callable[..., Any], service: Service) -> None:
+    service.incoming.rmdir()
+    answer = upload()
+    service.incoming.mkdir()
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
+    upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def refuse(_: object) -> Iterator[None]:
+        raise DatabaseUnavailableError("The database is locked.")
+        yield
+
+    monkeypatch.setattr("imageprocessor.queue.database.Database.write", refuse)
+    answer = upload()
+    assert (answer.status_code, answer.json()["code"]) == (503, "db_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert list(service.staging.list()) == []
+
+
+def test_a_bad_token_is_refused_before_the_body_is_sent(port: int) -> None:
+    with wire(port) as line:
+        line.send(upload_head("Authorization: Bearer nonsense", "Content-Length: 9000000", "Expect: 100-continue"))
+        response, _ = line.answer()
+    assert response.status == 401
+    assert not QUOTA_HEADERS & {name.lower() for name in response.headers}
+
+
+@ONE_MB
+def test_a_declared_length_above_the_limit_is_refused_before_the_body_is_sent(
+    port: int, token: Callable[..., dict[str, str]]
+) -> None:
+    with wire(port) as line:
+        line.send(upload_head(authorization(token()), "Content-Length: 1200000", "Expect: 100-continue"))
+        response, body = line.answer()
+    assert (response.status, json.loads(body)["code"]) == (413, "file_too_large")
+    assert {name.lower() for name in response.headers} >= QUOTA_HEADERS
+
+
+@pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
+def test_a_spent_window_is_refused_before_the_body_is_sent(
+    port: int, token: Callable[..., dict[str, str]], jpeg: bytes
+) -> None:
+    body = form_body(jpeg)
+    with wire(port) as line:
+        line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body)
+        assert line.answer()[0].status == 202
+        line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        assert line.answer()[0].status == 429
+
+
+@ONE_MB
+def test_a_chunked_file_is_cut_at_the_limit(port: int, token: Callable[..., dict[str, str]]) -> None:
+    with wire(port) as line:
+        line.send(upload_head(authorization(token()), "Transfer-Encoding: chunked"))
+        line.send(chunk(form_start()))
+        for _ in range(17):
+            line.send(chunk(b"x" * 65_536))
+        response, body = line.answer()
+    assert (response.status, json.loads(body)["code"]) == (413, "file_too_large")
+
+
+def test_a_chunked_upload_is_accepted(port: int, token: Callable[..., dict[str, str]], jpeg: bytes) -> None:
+    body = form_body(jpeg)
+    with wire(port) as line:
+        line.send(upload_head(authorization(token()), "Transfer-Encoding: chunked"))
+        line.send(chunk(body[:100]) + chunk(body[100:]) + b"0\r\n\r\n")
+        assert line.answer()[0].status == 202
+
+
+@pytest.mark.parametrize("length", ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6"])
+def test_a_nonsensical_length_is_a_400(port: int, token: Callable[..., dict[str, str]], length: str) -> None:
+    with wire(port) as line:
+        line.send(upload_head(authorization(token()), length))
+        assert line.answer()[0].status == 400
+
+
+def test_a_connection_stays_usable_after_a_refusal(
+    port: int, token: Callable[..., dict[str, str]], jpeg: bytes
+) -> None:
+    body = form_body(jpeg * 200)
+    with wire(port) as line:
+        line.send(upload_head("Authorization: Bearer nonsense", f"Content-Length: {len(body)}") + body)
+        assert line.answer()[0].status == 401
+        body = form_body(jpeg)
+        line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body)
+        assert line.answer()[0].status == 202
+
+
+@ONE_MB
+def test_a_client_that_goes_away_leaves_nothing(
+    port: int, token: Callable[..., dict[str, str]], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", 10_000)
+    with capture_logs() as logs:
+        with wire(port) as line:
+            line.send(upload_head(authorization(token()), "Content-Length: 1000000") + form_start() + b"x" * 500_000)
+            _wait_until(lambda: list(service.incoming.iterdir()) != [])
+        _wait_until(lambda: [line for line in logs if line["event"] == "request"] != [])
+    assert {line["log_level"] for line in logs} == {"info"}
+    assert count_jobs(service) == 0
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
