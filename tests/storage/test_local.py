@@ -226,6 +226,18 @@ def test_a_root_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
         LocalStorage(tmp_path / "file" / "storage")
 
 
+def test_no_file_stays_open(store: LocalStorage, tmp_path: Path) -> None:
+    open_files = Path("/proc/self/fd")
+    before = len(list(open_files.iterdir()))
+    store.put("avatars/1", b"bytes")
+    for key in ("avatars", "avatars/1/2", "absent/1"):
+        with pytest.raises(ObjectNotFoundError):
+            store.get(key)
+        with pytest.raises(StorageUnavailableError):
+            store.adopt(key, tmp_path)
+    assert len(list(open_files.iterdir())) == before
+
+
 # Modes
 
 

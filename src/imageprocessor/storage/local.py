@@ -175,7 +175,7 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
 
 
 def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory), "rb")
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory))
 
 
 def _write(name: str, data: bytes, directory: int) -> None:
