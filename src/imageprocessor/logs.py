@@ -29,6 +29,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
         structlog.stdlib.ProcessorFormatter(processors=_renderers(log_format), foreign_pre_chain=shared)
     )
     logging.basicConfig(handlers=[handler], level=log_level, force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every start, also where nothing is migrated
 
 
 def _renderers(log_format: str) -> list[Processor]:
