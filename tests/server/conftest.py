@@ -31,7 +31,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
-    """The settings of the test: the defaults, changed by ``@pytest.mark.parametrize("settings", [{…}], indirect=True)``."""
+    """The defaults, changed by what ``@pytest.mark.parametrize("settings", [{…}], indirect=True)`` names."""
     return make_settings(**getattr(request, "param", {}))
 
 

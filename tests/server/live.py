@@ -70,7 +70,11 @@ def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTP
 
 def upload_head(*lines: str) -> bytes:
     """The first lines of an upload, ready for a body."""
-    first = ("POST /api/v1/images/upload HTTP/1.1", "Host: test", f"Content-Type: multipart/form-data; boundary={BOUNDARY}")
+    first = (
+        "POST /api/v1/images/upload HTTP/1.1",
+        "Host: test",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+    )
     return "\r\n".join([*first, *lines, "", ""]).encode()
 
 
@@ -88,3 +92,10 @@ def form_body(data: bytes, bucket: str = "photos") -> bytes:
 def chunk(data: bytes) -> bytes:
     """One piece of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

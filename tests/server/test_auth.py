@@ -62,7 +62,9 @@ def _forged(header: dict[str, str], settings: Settings) -> str:
         lambda settings: jwt.encode({"scope": "images:admin"}, load_keys(settings).signing),
     ],
 )
-def test_every_bad_token_gets_the_same_401(client: TestClient, settings: Settings, make: Callable[[Settings], str]) -> None:
+def test_every_bad_token_gets_the_same_401(
+    client: TestClient, settings: Settings, make: Callable[[Settings], str]
+) -> None:
     none, bad = (
         client.post(UPLOAD, headers=headers).json()
         for headers in ({"X-Request-ID": "1"}, {"X-Request-ID": "1", "Authorization": f"Bearer {make(settings)}"})
@@ -77,8 +79,8 @@ def test_a_number_for_a_subject_is_a_401(client: TestClient, settings: Settings)
     assert client.post(UPLOAD, headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
-@pytest.mark.parametrize("header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer é".encode("latin-1")])
-def test_another_scheme_is_a_401(client: TestClient, header: str | bytes) -> None:
+@pytest.mark.parametrize("header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer \x7f"])
+def test_another_scheme_is_a_401(client: TestClient, header: str) -> None:
     assert client.post(UPLOAD, headers={"Authorization": header}).status_code == 401
 
 
@@ -130,6 +132,9 @@ def test_private_images_of_others_are_missing_from_a_batch(
 
 
 def test_only_an_admin_sees_failed_jobs(client: TestClient, token: Callable[..., dict[str, str]]) -> None:
-    answers = [client.get("/api/v1/health/failed", headers=headers) for headers in ({}, token("ann"), token("root", admin=True))]
+    answers = [
+        client.get("/api/v1/health/failed", headers=headers)
+        for headers in ({}, token("ann"), token("root", admin=True))
+    ]
     assert [answer.status_code for answer in answers] == [401, 403, 200]
     assert answers[1].json()["code"] == "admin_required"

@@ -25,7 +25,7 @@ def part(name: str, value: bytes, more: str = "") -> bytes:
 
 END = b"--b--\r\n"
 FILE = part("file", b"\r\n--bytes\r\n", '; filename="../../etc/passwd"')
-WHOLE = part("bucket", b"photos") + FILE + part("metadata", "{\"ü\": 1}".encode()) + END
+WHOLE = part("bucket", b"photos") + FILE + part("metadata", '{"ü": 1}'.encode()) + END
 
 
 def read(body: bytes, chunk_bytes: int = 65_536) -> UploadForm:
@@ -39,7 +39,8 @@ def read(body: bytes, chunk_bytes: int = 65_536) -> UploadForm:
 @given(st.integers(1, len(WHOLE)))
 def test_a_form_reads_the_same_however_it_is_cut(chunk_bytes: int) -> None:
     form = read(WHOLE, chunk_bytes)
-    assert (form.file_bytes, form.text("bucket"), form.text("metadata")) == (b"\r\n--bytes\r\n", "photos", '{"ü": 1}')
+    assert form.file_bytes == b"\r\n--bytes\r\n"
+    assert (form.text("bucket"), form.text("metadata")) == ("photos", '{"ü": 1}')
 
 
 def test_file_bytes_are_given_out_once() -> None:
@@ -115,9 +116,9 @@ def test_a_body_that_is_no_form_is_refused(content_type: str) -> None:
 
 def test_a_long_preamble_costs_no_more_than_the_limit() -> None:
     form = UploadForm(TYPE, MAX_BYTES)
+    form.feed(b"\r\n" * 32_768)
     with pytest.raises(FileTooLargeError):
-        for _ in range(100):
-            form.feed(b"\r\n" * 32_768)
+        form.feed(b"\r\n" * 32_768)
 
 
 def test_the_margin_is_for_what_is_around_the_file() -> None:

@@ -50,13 +50,18 @@ def test_an_image_that_is_not_ready_is_a_409(client: TestClient, upload: Callabl
     assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
 
 
-@pytest.mark.parametrize(("image_id", "status", "code"), [(UNKNOWN, 404, "image_not_found"), ("17", 422, "invalid_id")])
+@pytest.mark.parametrize(("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "invalid_id"))])
 @pytest.mark.parametrize(("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")])
 def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
-    client: TestClient, token: Callable[..., dict[str, str]], method: str, end: str, image_id: str, status: int, code: str
+    client: TestClient,
+    token: Callable[..., dict[str, str]],
+    method: str,
+    end: str,
+    image_id: str,
+    outcome: tuple[int, str],
 ) -> None:
     answer = client.request(method, f"{IMAGES}/{image_id}{end}", headers=token())
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (answer.status_code, answer.json()["code"]) == outcome
 
 
 def test_a_batch_keeps_the_order_and_lists_what_is_missing(
@@ -66,7 +71,9 @@ def test_a_batch_keeps_the_order_and_lists_what_is_missing(
     for accepted in (first, second):
         run(accepted["job_id"])
     ids = [second["image_id"], UNKNOWN, first["image_id"], waiting["image_id"]]
-    body = client.get(f"{IMAGES}/batch", params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"}).json()
+    body = client.get(
+        f"{IMAGES}/batch", params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"}
+    ).json()
     assert [found["image_id"] for found in body["images"]] == [second["image_id"], first["image_id"]]
     assert body["missing"] == [UNKNOWN, waiting["image_id"]]
     assert body["images"][0] == client.get(f"{IMAGES}/{second['image_id']}?size=thumbnail").json()
@@ -117,7 +124,11 @@ def test_only_the_owner_and_admins_may_delete(
 
 
 def test_a_waiting_upload_can_be_deleted(
-    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None], token: Callable[..., dict[str, str]], service: Service
+    client: TestClient,
+    upload: Callable[..., Any],
+    run: Callable[[str], None],
+    token: Callable[..., dict[str, str]],
+    service: Service,
 ) -> None:
     accepted = upload().json()
     assert client.delete(f"{IMAGES}/{accepted['image_id']}", headers=token()).status_code == 204

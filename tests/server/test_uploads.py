@@ -44,7 +44,9 @@ def authorization(headers: dict[str, str]) -> str:
     return f"Authorization: {headers['Authorization']}"
 
 
-def test_an_upload_is_accepted_as_the_specification_shows(upload: Callable[..., Any], service: Service, jpeg: bytes) -> None:
+def test_an_upload_is_accepted_as_the_specification_shows(
+    upload: Callable[..., Any], service: Service, jpeg: bytes
+) -> None:
     answer = upload(fields={"metadata": '{"context":"test_upload"}'})
     body = answer.json()
     assert answer.status_code == 202
@@ -153,9 +155,7 @@ def test_a_bucket_that_is_not_allowed_is_refused(upload: Callable[..., Any]) -> 
         ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "invalid_form"),
     ],
 )
-def test_a_form_needs_exactly_one_file(
-    upload: Callable[..., Any], files: list[Any], status: int, code: str
-) -> None:
+def test_a_form_needs_exactly_one_file(upload: Callable[..., Any], files: list[Any], status: int, code: str) -> None:
     answer = upload(files=files)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
@@ -250,11 +250,9 @@ def test_an_idempotency_key_that_is_none_is_refused(upload: Callable[..., Any], 
     assert set(answer.headers) >= QUOTA_HEADERS
 
 
-def test_a_full_disk_is_a_507(
-    upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_a_507(upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     name = uuid.uuid4()
-    monkeypatch.setattr(uploads.uuid, "uuid4", lambda: name)
+    monkeypatch.setattr("imageprocessor.server.uploads.uuid.uuid4", lambda: name)
     (service.incoming / name.hex).symlink_to("/dev/full")
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")

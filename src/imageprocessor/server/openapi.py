@@ -85,8 +85,10 @@ def build_openapi(app: FastAPI, *, public_reads: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        if not public_reads:
-            _require_tokens(schema)
+        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+            _drop_foreign_errors(operation)
+            if not public_reads and {} in operation.get("security", []):
+                operation["security"].remove({})
         app.openapi_schema = schema
     return app.openapi_schema
 
@@ -99,8 +101,7 @@ def _describe_status(status: int) -> dict[str, Any]:
     return response
 
 
-def _require_tokens(schema: dict[str, Any]) -> None:
-    for path in schema["paths"].values():
-        for operation in path.values():
-            if {} in operation.get("security", []):
-                operation["security"].remove({})
+def _drop_foreign_errors(operation: dict[str, Any]) -> None:
+    """Remove the 422 that FastAPI adds to whatever has a parameter: this API answers with problems only."""
+    if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+        del operation["responses"]["422"]

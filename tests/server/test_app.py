@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor.server.app import create_app
+from imageprocessor.settings import Settings
+from tests.conftest import require_program
+from tests.server.live import find_free_port, serve
+
+SITE = "https://app.example.com"
+CORS = pytest.mark.parametrize("settings", [{"cors_origins": [SITE]}], indirect=True)
+FACTORY = "imageprocessor.server.app:create_app_from_environment"
+
+
+def preflight(client: TestClient, origin: str) -> Any:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
+    return client.options("/api/v1/images/upload", headers={"Origin": origin} | asked)
+
+
+@CORS
+def test_a_page_of_a_named_site_may_call_with_credentials(client: TestClient) -> None:
+    headers = preflight(client, SITE).headers
+    assert headers["access-control-allow-origin"] == SITE
+    assert headers["access-control-allow-credentials"] == "true"
+    assert headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    assert {"Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"} <= set(
+        headers["access-control-allow-headers"].split(", ")
+    )
+
+
+@CORS
+def test_a_page_may_read_the_quota_and_the_request_id_also_of_a_refusal(client: TestClient) -> None:
+    answer = client.post("/api/v1/images/upload", headers={"Origin": SITE})
+    assert answer.status_code == 401
+    assert answer.headers["access-control-allow-origin"] == SITE
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert {
+        "X-RateLimit-Limit",
+        "X-RateLimit-Remaining",
+        "X-RateLimit-Reset",
+        "RateLimit",
+        "Retry-After",
+        "X-Request-ID",
+    } <= exposed
+
+
+@CORS
+def test_a_page_of_another_site_may_not(client: TestClient) -> None:
+    answer = preflight(client, "https://evil.example.com")
+    assert answer.status_code == 400
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_without_named_sites_no_page_may(client: TestClient) -> None:
+    assert "access-control-allow-origin" not in client.get("/livez", headers={"Origin": SITE}).headers
+
+
+def test_building_the_app_opens_nothing(settings: Settings) -> None:
+    create_app(settings)
+    assert not settings.data_dir.exists()
+
+
+def test_the_version_is_the_packages_own_unless_set(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageprocessor.__version__", "9.8.7", raising=False)
+    assert create_app(make_settings(version="")).version == "9.8.7"
+    assert create_app(make_settings(version="1.2.3")).version == "1.2.3"
+
+
+@pytest.fixture
+def free_port() -> int:
+    return find_free_port()
+
+
+@contextmanager
+def run_uvicorn(folder: Path, port: int, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "uvicorn", "--factory", FACTORY, "--port", str(port), "--no-access-log", *options]
+    source = Path(__file__).parents[2] / "src"
+    variables = os.environ | {"PYTHONPATH": str(source), "DATA_DIR": str(folder), "VERSION": "1.0.0"} | environment
+    with (
+        (folder.parent / "log").open("wb") as log,
+        subprocess.Popen(command, env=variables, stderr=log, cwd=folder.parent) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_the_factory_takes_its_settings_from_the_environment(tmp_path: Path, free_port: int) -> None:
+    with run_uvicorn(tmp_path / "data", free_port, SERVICE_NAME="pictures", LOG_FORMAT="json") as process:
+        wait_until(lambda: answers(free_port))
+        with urlopen(f"http://127.0.0.1:{free_port}/api/v1/health") as answer:
+            assert b'"service":"pictures"' in answer.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in {0, -signal.SIGTERM}
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "/api/v1/health" in line]
+    assert [json.loads(line)["status"] for line in lines] == [200]
+
+
+def test_no_process_outlives_a_parent_that_is_killed(tmp_path: Path, free_port: int) -> None:
+    with run_uvicorn(tmp_path / "data", free_port, "--workers", "2") as process:
+        wait_until(lambda: answers(free_port))
+        process.kill()
+        process.wait(10)
+        wait_until(lambda: not answers(free_port), 10)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = require_program("chromium")
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    service = webdriver.ChromeService(require_program("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as opened:
+        yield opened
+
+
+def test_the_documentation_works_with_nothing_but_this_server(settings: Settings, browser: Any) -> None:
+    with serve(settings) as port:
+        origin = f"http://127.0.0.1:{port}/"
+        browser.get(f"{origin}docs")
+        wait_until(lambda: len(browser.find_elements("css selector", ".opblock")) >= 14)
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = [
+            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        ]
+        faults = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [url for url in asked if url.startswith(("http", "ws")) and not url.startswith(origin)] == []
+    assert any("swagger-ui-bundle.js" in url for url in asked)
+    assert faults == []

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor.queue.service import Service
+from imageprocessor.settings import Settings
+
+HEALTH = "/api/v1/health"
+CHECKED = [HEALTH, "/readyz"]
+
+
+@pytest.mark.parametrize("path", CHECKED)
+def test_a_service_that_can_work_is_healthy(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "healthy",
+        "service": "image-processor",
+        "version": "1.0.0",
+        "checks": {"database": "ok", "storage": "ok"},
+        "oldest_open_job_seconds": None,
+    }
+
+
+def test_health_tells_the_age_of_the_oldest_open_job(client: TestClient, upload: Callable[..., Any]) -> None:
+    upload()
+    assert 0 < client.get(HEALTH).json()["oldest_open_job_seconds"] < 60
+
+
+@pytest.mark.parametrize("path", CHECKED)
+def test_a_lost_database_makes_it_unhealthy_but_alive(client: TestClient, service: Service, path: str) -> None:
+    with service.database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE processing_jobs")
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    assert answer.json()["checks"]["database"] != "ok"
+    assert client.get("/livez").json() == {"status": "alive"}
+
+
+@pytest.mark.parametrize("path", CHECKED)
+def test_a_lost_disk_makes_it_unhealthy(client: TestClient, settings: Settings, path: str) -> None:
+    shutil.rmtree(settings.storage_path)
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "ok")
+    assert answer.json()["checks"]["storage"] != "ok"
+
+
+def test_statistics_have_the_shape_of_the_specification(
+    client: TestClient, image: dict[str, str], upload: Callable[..., Any], run: Callable[[str], None]
+) -> None:
+    upload()
+    body = client.get(f"{HEALTH}/stats").json()
+    assert {"completed": 1, "pending": 1, "processing": 0, "failed": 0}.items() <= body["status_breakdown"].items()
+    assert body["performance_24h"]["completed_24h"] == 1
+    assert body["performance_24h"]["avg_processing_time_seconds"] > 0
+    assert body["storage"] == {"total_images": 1, "total_jobs": 2}
+    assert body["workers"] == {"backend": "embedded", "active_workers": 0, "active_tasks": 0}
+
+
+def test_failed_jobs_are_listed_newest_first(
+    client: TestClient,
+    upload: Callable[..., Any],
+    run: Callable[[str], None],
+    token: Callable[..., dict[str, str]],
+    jpeg: bytes,
+) -> None:
+    accepted = [upload(jpeg[: len(jpeg) // 2]).json() for _ in range(3)]
+    for one in accepted:
+        run(one["job_id"])
+    body = client.get(f"{HEALTH}/failed?limit=2", headers=token("root", admin=True)).json()
+    assert body["count"] == 2
+    assert [job["job_id"] for job in body["jobs"]] == [one["job_id"] for one in reversed(accepted)][:2]
+    assert list(body["jobs"][0]) == ["job_id", "image_id", "error_code", "error", "attempts", "created_at", "failed_at"]
+    assert (body["jobs"][0]["error_code"], body["jobs"][0]["attempts"]) == ("image_truncated", 1)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "501", "x", "", "1e3", "9" * 5000])
+def test_a_limit_out_of_range_is_refused(client: TestClient, token: Callable[..., dict[str, str]], limit: str) -> None:
+    answer = client.get(f"{HEALTH}/failed?limit={limit}", headers=token("root", admin=True))
+    assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
+    assert answer.json()["detail"].startswith("limit: ")

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor import errors
+from imageprocessor.server.openapi import problem_responses
+from imageprocessor.server.schemas import Problem
+
+
+@pytest.fixture
+def document(client: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_the_document_names_every_operation_of_the_contract(document: dict[str, Any]) -> None:
+    assert set(operations(document)) == {
+        "POST /api/v1/images/upload",
+        "GET /api/v1/images/jobs/{job_id}",
+        "GET /api/v1/images/jobs/{job_id}/result",
+        "GET /api/v1/images/{image_id}",
+        "DELETE /api/v1/images/{image_id}",
+        "GET /api/v1/images/{image_id}/all",
+        "GET /api/v1/images/{image_id}/direct",
+        "GET /api/v1/images/batch",
+        "GET /api/v1/health",
+        "GET /api/v1/health/stats",
+        "GET /api/v1/health/failed",
+        "GET /livez",
+        "GET /readyz",
+        "GET /storage/{bucket}/processed/{size}/{name}",
+    }
+
+
+def test_every_operation_has_an_id_of_its_own_a_summary_and_a_tag(document: dict[str, Any]) -> None:
+    found = list(operations(document).values())
+    assert len({operation["operationId"] for operation in found}) == len(found)
+    assert all(operation["summary"] and operation["tags"] for operation in found)
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for name in re.findall(r"#/components/schemas/(\w+)", str(document)):
+        assert name in document["components"]["schemas"]
+
+
+def test_the_uploads_form_is_described_though_the_server_reads_it_itself(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/api/v1/images/upload"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["file", "bucket"]
+    assert set(form["properties"]) == {"file", "bucket", "metadata"}
+    assert {"202", "400", "401", "413", "415", "422", "429", "503", "507"} == set(operation["responses"])
+    assert "Idempotency-Key" in str(operation["parameters"]).title()
+
+
+def test_a_reader_may_and_a_user_must_send_a_token(document: dict[str, Any]) -> None:
+    found = operations(document)
+    assert found["GET /api/v1/images/{image_id}"]["security"] == [{}, {"bearer": []}]
+    assert found["POST /api/v1/images/upload"]["security"] == [{"bearer": []}]
+    assert found["DELETE /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
+    assert "security" not in found["GET /api/v1/health"]
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+
+
+@pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
+def test_where_reads_are_private_a_reader_must_send_one_too(document: dict[str, Any]) -> None:
+    assert operations(document)["GET /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
+
+
+def test_every_failing_answer_is_declared_as_a_problem(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            if status >= "400" and name not in {"GET /readyz", "GET /api/v1/health"}:
+                assert list(response["content"]) == ["application/problem+json"]
+
+
+def test_errors_of_one_status_share_a_response_that_names_their_codes() -> None:
+    response = problem_responses(errors.InvalidIdError, errors.UnknownSizeError)[422]
+    assert "`invalid_id`" in response["description"]
+    assert "`unknown_size`" in response["description"]
+
+
+def test_a_problem_on_the_wire_is_as_described(client: TestClient) -> None:
+    assert set(client.get("/nowhere").json()) == set(Problem.model_fields)

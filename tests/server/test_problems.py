@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from structlog.testing import capture_logs
+
+from imageprocessor import errors
+from imageprocessor.errors import ImageProcessorError
+from imageprocessor.server import health_routes
+from imageprocessor.server.app import create_app
+from imageprocessor.server.problems import PROBLEMS, find_problem
+from imageprocessor.settings import Settings
+
+
+def every_class(of: type[ImageProcessorError] = ImageProcessorError) -> Iterator[type[ImageProcessorError]]:
+    yield of
+    for child in of.__subclasses__():
+        yield from every_class(child)
+
+
+#: Raised at start, in a worker or on the command line: no request meets them.
+ELSEWHERE = {
+    errors.InvalidVariantError,
+    errors.SettingsError,
+    errors.MissingExtraError,
+    errors.SourceMissingError,
+    errors.SourceCorruptError,
+    errors.WorkerLostError,
+    errors.DecodeTimeoutError,
+    errors.MemoryLimitError,
+    errors.UnexpectedError,
+}
+
+
+@pytest.mark.parametrize("error_class", [found for found in every_class() if not found.__subclasses__()])
+def test_every_error_has_its_row_or_is_none_of_a_requests(error_class: type[ImageProcessorError]) -> None:
+    assert (error_class in PROBLEMS) != (error_class in ELSEWHERE)
+    assert find_problem(error_class)[0] == 500 or error_class in PROBLEMS
+
+
+@pytest.mark.parametrize("error_class", [errors.InputError, errors.StorageError, errors.JobError])
+def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(error_class: type[ImageProcessorError]) -> None:
+    assert find_problem(error_class)[0] == 500
+
+
+def test_codes_are_unique() -> None:
+    codes = [error_class.code for error_class in every_class()]
+    assert len(codes) == len(set(codes))
+
+
+def test_a_problem_has_the_members_of_the_standard_and_ours(client: TestClient) -> None:
+    answer = client.get("/nowhere", headers={"X-Request-ID": "order-17"})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json() == {
+        "type": "urn:imageprocessor:error:not_found",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "Nothing matches the given URI.",
+        "code": "not_found",
+        "request_id": "order-17",
+    }
+
+
+def test_a_trailing_slash_is_another_path_and_no_redirect(client: TestClient) -> None:
+    assert client.get("/api/v1/health/", follow_redirects=False).status_code == 404
+
+
+def test_an_unexpected_fault_is_a_500_without_details_and_one_traceback(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(health_routes, "collect_statistics", fail)
+    with TestClient(create_app(settings)) as client, capture_logs() as logs:
+        answer = client.get("/api/v1/health/stats", headers={"X-Request-ID": "order-17"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (
+        500,
+        "internal_error",
+        "order-17",
+    )
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] == "order-17"
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["unexpected_error"]
+
+
+def test_a_fault_after_the_answer_began_is_left_to_the_server(settings: Settings) -> None:
+    app: FastAPI = create_app(settings)
+
+    async def half(scope: object, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        raise RuntimeError("midway")
+
+    app.mount("/half", half)
+    with TestClient(app) as client, pytest.raises(RuntimeError, match="midway"):
+        client.get("/half/way")
+
+
+def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_line(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise errors.DatabaseUnavailableError("The database is locked.")
+
+    monkeypatch.setattr(health_routes, "collect_statistics", fail)
+    with capture_logs() as logs:
+        answer = client.get("/api/v1/health/stats")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert [line["code"] for line in logs if line["log_level"] == "error"] == ["db_unavailable"]
