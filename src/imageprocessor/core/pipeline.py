@@ -19,6 +19,8 @@ from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import DEFAULT_VARIANTS, Cut, Dimensions, Variant, VariantSpec
 from imageprocessor.errors import InvalidVariantError
 
+_ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # WebPEncodingError in libwebp's encode.h
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessedImage:
@@ -58,7 +60,7 @@ def process(
     jobs = []
     with ThreadPoolExecutor(os.cpu_count()) as encoders:
         for picture, specs in stages:  # from here on nothing holds the full size
-            jobs.append(encoders.submit(_encode, picture, specs))
+            jobs.append(encoders.submit(_encode_all, picture, specs))
         color = dominant_color_of(picture)
     made = {name: variant for job in jobs for name, variant in job.result().items()}
     if _is_small(original, variants):
@@ -132,18 +134,27 @@ def _middle(picture: Image.Image, source: Dimensions, crop: Dimensions) -> tuple
     return left * across, top * down, right, bottom
 
 
-def _encode(picture: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
+def _encode_all(picture: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
     """Encode one picture for all variants that it serves, once for each pair of quality and effort."""
     made: dict[tuple[int, int], Variant] = {}
     variants = {}
     for spec in specs:
-        quality, effort = spec.quality, spec.effort_for(picture.width)
-        if (quality, effort) not in made:
-            file = BytesIO()
-            picture.save(file, "WEBP", quality=quality, method=effort)
-            made[quality, effort] = Variant(file.getvalue(), *picture.size)
-        variants[spec.name] = made[quality, effort]
+        options = spec.quality, spec.effort_for(picture.width)
+        if options not in made:
+            made[options] = Variant(_encode(picture, *options), *picture.size)
+        variants[spec.name] = made[options]
     return variants
+
+
+def _encode(picture: Image.Image, quality: int, effort: int) -> bytes:
+    file = BytesIO()
+    try:
+        picture.save(file, "WEBP", quality=quality, method=effort)
+    except ValueError as error:
+        if str(error) in _ENCODER_OUT_OF_MEMORY:
+            raise MemoryError(f"There is no memory to encode {picture.width} x {picture.height} pixels.") from error
+        raise
+    return file.getvalue()
 
 
 def _is_small(original: Dimensions, variants: Sequence[VariantSpec]) -> bool:

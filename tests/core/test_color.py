@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from imageprocessor.core import color
+from imageprocessor.core.color import dominant_color_of, to_srgb
+from imageprocessor.core.decode import decode
+from imageprocessor.core.limits import Limits
+from imageprocessor.core.validate import validate
+from tests.core.pngs import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, palette, row_png, samples16, transparency
+from tests.images import SRGB_PROFILE, encode, insert_chunks, photo, png_chunk
+
+OPAQUE = 255
+
+
+def srgb(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+    image, _, _ = decode(io.BytesIO(data), validate(data), Limits())
+    return to_srgb(image)
+
+
+def row(data: bytes) -> list[tuple[int, ...]]:
+    """The converted pixels of a picture of one row."""
+    return [tuple(pixel) for pixel in np.asarray(srgb(data)[0])[0].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("data", "pixels"),
+    [
+        pytest.param(row_png(2, 1, GRAY, b"\x40"), [(0,) * 3, (255,) * 3], id="1 bit"),
+        pytest.param(row_png(4, 2, GRAY, b"\x1b"), [(0,) * 3, (85,) * 3, (170,) * 3, (255,) * 3], id="2 bits"),
+        pytest.param(row_png(2, 4, GRAY, b"\x3f"), [(51,) * 3, (255,) * 3], id="4 bits"),
+        pytest.param(
+            row_png(4, 16, GRAY, samples16(0, 255, 0x8080, 65535)),
+            [(0,) * 3, (0,) * 3, (128,) * 3, (255,) * 3],
+            id="16-bit gray is scaled, not clipped",
+        ),
+        pytest.param(row_png(1, 16, RGB, samples16(0x1234, 0x5678, 0xFFFF)), [(0x12, 0x56, 255)], id="16-bit RGB"),
+        pytest.param(
+            row_png(1, 16, RGBA, samples16(0x1234, 0x5678, 0xFFFF, 0x8000)), [(0x12, 0x56, 255, 128)], id="16-bit RGBA"
+        ),
+        pytest.param(row_png(1, 16, GRAY_ALPHA, samples16(0x4000, 0x8000)), [(64, 64, 64, 128)], id="16-bit LA"),
+        pytest.param(row_png(1, 8, GRAY_ALPHA, b"\x40\x80"), [(64, 64, 64, 128)], id="LA"),
+        pytest.param(row_png(2, 8, GRAY_ALPHA, b"\x40\xff\x20\xff"), [(64,) * 3, (32,) * 3], id="LA, all opaque"),
+        pytest.param(row_png(1, 8, RGBA, b"\1\2\3\xff"), [(1, 2, 3)], id="RGBA, all opaque"),
+        pytest.param(row_png(1, 8, RGBA, b"\1\2\3\xfe"), [(1, 2, 3, 254)], id="RGBA, barely translucent"),
+        pytest.param(row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6))), [(1, 2, 3), (4, 5, 6)], id="P"),
+        pytest.param(
+            row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6)), transparency(b"\x80")),
+            [(1, 2, 3, 128), (4, 5, 6, OPAQUE)],
+            id="P with translucent entries",
+        ),
+        pytest.param(
+            row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6)), transparency(b"\xff\0")),
+            [(1, 2, 3, OPAQUE), (4, 5, 6, 0)],
+            id="P with one transparent entry",
+        ),
+        pytest.param(
+            row_png(2, 8, GRAY, b"\1\2", transparency(samples16(2))),
+            [(1, 1, 1, OPAQUE), (2, 2, 2, 0)],
+            id="tRNS on gray",
+        ),
+        pytest.param(
+            row_png(2, 2, GRAY, b"\x60", transparency(samples16(1))),
+            [(85, 85, 85, 0), (170, 170, 170, OPAQUE)],
+            id="tRNS on 2-bit gray",
+        ),
+        pytest.param(
+            row_png(2, 4, GRAY, b"\x12", transparency(samples16(1))),
+            [(17, 17, 17, 0), (34, 34, 34, OPAQUE)],
+            id="tRNS on 4-bit gray",
+        ),
+        pytest.param(
+            row_png(2, 1, GRAY, b"\x40", transparency(samples16(1))),
+            [(0, 0, 0, OPAQUE), (255, 255, 255, 0)],
+            id="tRNS on 1 bit",
+        ),
+        pytest.param(
+            row_png(2, 16, GRAY, samples16(0x8000, 0x1000), transparency(samples16(0x8000))),
+            [(128, 128, 128, 0), (16, 16, 16, OPAQUE)],
+            id="tRNS on 16-bit gray",
+        ),
+        pytest.param(
+            row_png(2, 8, RGB, b"\1\2\3\1\2\4", transparency(samples16(1, 2, 3))),
+            [(1, 2, 3, 0), (1, 2, 4, OPAQUE)],
+            id="tRNS on RGB",
+        ),
+        pytest.param(
+            row_png(2, 16, RGB, samples16(0x1234, 0, 0, 0, 0, 0), transparency(samples16(0x1234, 0, 0))),
+            [(0x12, 0, 0, 0), (0, 0, 0, OPAQUE)],
+            id="tRNS on 16-bit RGB",
+        ),
+    ],
+)
+def test_every_png_coding_becomes_8_bit_srgb(data: bytes, pixels: list[tuple[int, ...]]) -> None:
+    assert row(data) == pixels
+
+
+def test_gray_jpeg_becomes_rgb() -> None:
+    gray = photo(16, 16).convert("L")
+    picture, lost = srgb(encode(gray, "JPEG", quality=100))
+    assert (picture.mode, lost) == ("RGB", ())
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(gray)[..., None]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("ink", "rgb"),
+    [((0, 0, 0, 0), (255, 255, 255)), ((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0))],
+)
+def test_cmyk_jpeg_without_profile_is_converted_by_formula(ink: tuple[int, ...], rgb: tuple[int, ...]) -> None:
+    picture, lost = srgb(encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100))
+    assert (picture.mode, lost) == ("RGB", ())
+    assert np.abs(np.asarray(picture).astype(int) - rgb).max() <= 2
+
+
+def test_lossless_webp_keeps_pixels_and_alpha() -> None:
+    image = photo(16, 16).convert("RGBA")
+    image.putpixel((3, 3), (9, 8, 7, 100))
+    picture, _ = srgb(encode(image, "WEBP", lossless=True))
+    assert picture.mode == "RGBA"
+    assert picture.tobytes() == image.tobytes()
+
+
+def test_nothing_is_left_in_info() -> None:
+    for data in (encode(photo(16, 16), "JPEG", icc_profile=SRGB_PROFILE, dpi=(72, 72)), encode(photo(9, 9), "WEBP")):
+        assert srgb(data)[0].info == {}
+
+
+# Profiles
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"nonsense", id="nonsense"),
+        pytest.param(SRGB_PROFILE[:200], id="cut"),
+        pytest.param(bytes(len(SRGB_PROFILE)), id="zeros"),
+        pytest.param(SRGB_PROFILE + bytes(color.MAX_PROFILE_BYTES), id="too long"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK"])
+def test_broken_profile_is_ignored_with_a_warning(profile: bytes, mode: str) -> None:
+    plain = photo(16, 16).convert(mode)
+    expected, _ = to_srgb(plain.copy())
+    plain.info["icc_profile"] = profile
+    picture, lost = to_srgb(plain)
+    assert lost == ("icc_invalid",)
+    assert (picture.mode, picture.tobytes()) == (expected.mode, expected.tobytes())
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "CMYK"])
+def test_profile_for_another_kind_of_pixels_is_ignored_with_a_warning(mode: str) -> None:
+    image = photo(16, 16).convert(mode)
+    image.info["icc_profile"] = SRGB_PROFILE
+    assert to_srgb(image)[1] == ("icc_invalid",)
+
+
+def test_lab_profile_is_not_taken_for_rgb() -> None:
+    image = photo(16, 16)
+    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert to_srgb(image)[1] == ("icc_invalid",)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"no end of name", b"name\0", b"name\0\0", b"name\0\0not deflate", b"name\0\0" + bytes(9)]
+)
+def test_damaged_iccp_chunk_does_not_fail_a_png(payload: bytes) -> None:
+    plain = encode(photo(16, 16), "PNG")
+    picture, lost = srgb(insert_chunks(plain, png_chunk(b"iCCP", payload)))
+    assert picture.tobytes() == photo(16, 16).tobytes()
+    assert lost == ("icc_invalid",)
+
+
+def test_profile_that_inflates_to_a_bomb_is_ignored() -> None:
+    bomb = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(64 << 20), 9))
+    assert srgb(insert_chunks(encode(photo(16, 16), "PNG"), bomb))[1] == ("icc_invalid",)
+
+
+def test_parts_of_a_jpeg_profile_are_joined_by_their_number() -> None:
+    data = encode(photo(16, 16), "JPEG", icc_profile=SRGB_PROFILE + bytes(70_000))
+    first = data.index(b"\xff\xe2")
+    second = data.index(b"\xff\xe2", first + 60_000)
+    end = second + 2 + int.from_bytes(data[second + 2 : second + 4])
+    swapped = data[:first] + data[second:end] + data[first:second] + data[end:]
+    assert srgb(data)[1] == srgb(swapped)[1] == ()
+
+
+def test_missing_part_of_a_jpeg_profile_makes_it_invalid() -> None:
+    profile = bytearray(SRGB_PROFILE + bytes(70_000))
+    profile[0:4] = len(profile).to_bytes(4)
+    data = encode(photo(16, 16), "JPEG", icc_profile=bytes(profile))
+    first = data.index(b"\xff\xe2")
+    second = data.index(b"\xff\xe2", first + 60_000)
+    assert srgb(data[:first] + data[second:])[1] == ("icc_invalid",)
+
+
+def test_srgb_profile_leaves_every_pixel_as_it_is() -> None:
+    image = photo(64, 64)
+    before = image.tobytes()
+    image.info["icc_profile"] = SRGB_PROFILE
+    picture, lost = to_srgb(image)
+    assert (picture.tobytes(), lost) == (before, ())
+
+
+def test_no_color_would_move_visibly_when_a_profile_is_taken_for_srgb() -> None:
+    """The probe is a sample; here are all 2²⁴ colours."""
+    transform = color._transform_to_srgb(SRGB_PROFILE, "RGB")
+    assert color._changes_nothing(transform, "RGB")
+    levels = np.arange(256, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(4096, 4096, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(cube)))
+    assert np.maximum(moved, cube).max(initial=0, where=np.maximum(moved, cube) - np.minimum(moved, cube) > 1) == 0
+
+
+# Dominant colour
+
+
+@pytest.mark.parametrize("rgb", [(0, 0, 0), (255, 255, 255), (58, 95, 140), (1, 254, 127), (255, 0, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (150, 150), (7, 900)])
+def test_dominant_color_of_a_solid_picture_is_exact(rgb: tuple[int, int, int], size: tuple[int, int]) -> None:
+    expected = "#{:02X}{:02X}{:02X}".format(*rgb)
+    assert dominant_color_of(Image.new("RGB", size, rgb)) == expected
+    assert dominant_color_of(Image.new("RGBA", size, (*rgb, OPAQUE))) == expected
+
+
+def test_dominant_color_is_the_most_frequent_one_not_the_mean() -> None:
+    image = Image.new("RGB", (100, 100), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 0, 100, 40))
+    assert dominant_color_of(image) == "#FF0000"
+
+
+def test_transparent_pixels_do_not_count() -> None:
+    image = Image.new("RGBA", (100, 100), (0, 255, 0, 127))
+    image.paste((200, 10, 20, 255), (0, 0, 30, 30))
+    assert dominant_color_of(image) == "#C80A14"
+
+
+def test_dominant_color_without_an_opaque_pixel_is_white() -> None:
+    assert dominant_color_of(Image.new("RGBA", (50, 50), (10, 20, 30, 127))) == "#FFFFFF"
+
+
+def test_dominant_color_leaves_the_picture_alone() -> None:
+    image = photo(300, 200)
+    before: Any = (image.size, image.tobytes())
+    dominant_color_of(image)
+    assert (image.size, image.tobytes()) == before

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import io
+import warnings
+
+import pytest
+from PIL import Image
+
+from imageprocessor.core.decode import Decoded, decode
+from imageprocessor.core.limits import Limits
+from imageprocessor.core.validate import ImageInfo, validate
+from imageprocessor.errors import (
+    DimensionTooLargeError,
+    InvalidImageError,
+    TooManyPixelsError,
+    TruncatedImageError,
+)
+from tests.core.pngs import PALETTE, palette, row_png, transparency
+from tests.images import (
+    animated_webp,
+    apng,
+    encode,
+    insert_chunks,
+    insert_segments,
+    jpeg_segment,
+    photo,
+    planted_jpeg,
+    planted_png,
+    planted_webp,
+    png_bomb,
+    png_chunk,
+    truncated,
+)
+
+SMALL = encode(photo(64, 48), "JPEG")
+FILES = {
+    "jpeg": SMALL,
+    "progressive jpeg": encode(photo(64, 48), "JPEG", progressive=True),
+    "cmyk jpeg": encode(photo(64, 48).convert("CMYK"), "JPEG"),
+    "png": encode(photo(64, 48), "PNG"),
+    "palette png": encode(photo(64, 48).quantize(16), "PNG"),
+    "webp": encode(photo(64, 48), "WEBP"),
+    "lossless webp": encode(photo(64, 48), "WEBP", lossless=True),
+    "apng": apng(),
+    "animated webp": animated_webp(),
+    "planted jpeg": planted_jpeg(),
+    "planted png": planted_png(),
+    "planted webp": planted_webp(),
+}
+
+
+def decoded(data: bytes, info: ImageInfo | None = None, limits: Limits = Limits()) -> Decoded:  # noqa: B008 - frozen
+    return decode(io.BytesIO(data), info or validate(data, limits), limits)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.8, 0.97])
+def test_cut_file_is_truncated(name: str, fraction: float) -> None:
+    whole = FILES[name]
+    info = validate(whole)
+    picture_bytes = len(whole) if "planted" not in name else len(whole) - 1000
+    with pytest.raises(TruncatedImageError, match="before the picture does"):
+        decoded(truncated(whole[:picture_bytes], fraction), info)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+def test_file_without_its_last_bytes_is_truncated(name: str) -> None:
+    with pytest.raises(TruncatedImageError):
+        decoded(FILES[name][:-2])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_first_picture_is_decoded_in_its_stored_size(name: str) -> None:
+    info = validate(FILES[name])
+    image, _, _ = decoded(FILES[name])
+    assert image.size == (info.width, info.height)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(png_bomb(100, 100), id="PNG with too few pixels"),
+        pytest.param(row_png(4, 8, PALETTE, b"\0\1\2\3"), id="PNG without palette"),
+        pytest.param(row_png(1, 8, PALETTE, b"\0", palette((1, 2, 3)), transparency(bytes(999))), id="too many alphas"),
+        pytest.param(row_png(1, 3, PALETTE, b"\0", palette((1, 2, 3))), id="depth that is not one"),
+        pytest.param(SMALL.replace(b"\xff\xdb", b"\xff\xe5"), id="JPEG without quantisation tables"),
+        pytest.param(SMALL.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="JPEG of 12 bits"),
+    ],
+)
+def test_whatever_a_decoder_raises_becomes_invalid_image(damaged: bytes) -> None:
+    with pytest.raises(InvalidImageError):
+        decoded(damaged)
+
+
+def test_damaged_webp_is_invalid() -> None:
+    data = bytearray(FILES["lossless webp"])
+    data[40:200] = bytes(160)
+    with pytest.raises(InvalidImageError, match="The WEBP cannot be decoded"):
+        decoded(bytes(data))
+
+
+def test_limits_are_checked_again_on_what_the_decoder_reads() -> None:
+    claimed = ImageInfo("PNG", "image/png", 10, 10, 1)
+    with pytest.raises(TooManyPixelsError):
+        decoded(png_bomb(9000, 9000), claimed)
+    with pytest.raises(DimensionTooLargeError):
+        decoded(png_bomb(70_000, 1), claimed)
+
+
+def test_pictures_above_pillows_own_warning_are_decoded_without_one() -> None:
+    large = encode(Image.new("1", (20_000, 5_000)), "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, _, _ = decoded(large, limits=Limits(max_pixels=100_000_000))
+    assert image.size == (20_000, 5_000)
+
+
+def test_webp_above_pillows_own_limit_has_too_many_pixels() -> None:
+    header = b"VP8X" + (10).to_bytes(4, "little") + bytes(4) + (16_382).to_bytes(3, "little") * 2
+    data = b"RIFF" + (4 + len(header)).to_bytes(4, "little") + b"WEBP" + header
+    with pytest.raises(TooManyPixelsError, match="scale it down"):
+        decoded(data, limits=Limits(max_pixels=300_000_000))
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        pytest.param(jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40), id="EXIF"),
+        pytest.param(jpeg_segment(0xE2, b"MPF\0nonsense"), id="index of pictures"),
+        pytest.param(jpeg_segment(0xED, b"Photoshop 3.0\x008BIM"), id="IPTC"),
+        pytest.param(jpeg_segment(0xE2, b"ICC_PROFILE\0"), id="ICC"),
+        pytest.param(jpeg_segment(0xE0, b"JFIF\0"), id="JFIF"),
+    ],
+)
+def test_damaged_metadata_neither_fails_nor_warns(segment: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, orientation, _ = decoded(insert_segments(SMALL, segment))
+    assert (image.size, orientation) == ((64, 48), 1)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [png_chunk(b"acTL", bytes(8)), png_chunk(b"acTL", b"\0"), png_chunk(b"fcTL", b"\0"), png_chunk(b"fdAT", b"")],
+)
+def test_damaged_animation_of_a_png_neither_fails_nor_warns(chunk: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, _, _ = decoded(insert_chunks(FILES["png"], chunk))
+    assert image.tobytes() == photo(64, 48).tobytes()
+
+
+def test_orientation_and_kinds_come_with_the_pixels() -> None:
+    _, orientation, kinds = decoded(planted_jpeg(orientation=8))
+    assert orientation == 8
+    assert {"exif", "icc", "gain_map", "trailer"} <= kinds

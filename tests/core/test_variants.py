@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from imageprocessor.core.variants import DEFAULT_VARIANTS, Dimensions, Variant, VariantSpec, fit_inside
+from imageprocessor.errors import InvalidVariantError
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"),
+    [
+        ((3024, 4032), [(150, 200), (600, 800), (1200, 1600), (3024, 4032)]),
+        ((4032, 3024), [(150, 112), (600, 450), (1200, 900), (4032, 3024)]),
+        ((8000, 6000), [(150, 112), (600, 450), (1200, 900), (4096, 3072)]),
+        ((1000, 667), [(150, 100), (600, 400), (1000, 667), (1000, 667)]),
+        ((1, 1), [(1, 1)] * 4),
+        ((1, 16384), [(1, 16383)] * 4),
+        ((2, 65535), [(1, 16383)] * 4),
+        ((16384, 1), [(150, 1), (600, 1), (1200, 1), (4096, 1)]),
+        ((65535, 1), [(150, 1), (600, 1), (1200, 1), (4096, 1)]),
+        ((200, 40000), [(82, 16383)] * 4),
+    ],
+)
+def test_default_sizes_bound_the_width_and_keep_the_aspect(
+    source: tuple[int, int], sizes: list[tuple[int, int]]
+) -> None:
+    assert [spec.cut(Dimensions(*source)).size for spec in DEFAULT_VARIANTS] == sizes
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "size"),
+    [
+        ((3000, 2000), {"width": 300, "height": 300}, (300, 200)),
+        ((2000, 3000), {"width": 300, "height": 300}, (200, 300)),
+        ((3000, 2000), {"height": 100}, (150, 100)),
+        ((200, 100), {"width": 300, "height": 300}, (200, 100)),
+        ((40000, 20000), {"width": 65535}, (16383, 8192)),
+    ],
+)
+def test_inside_keeps_every_bound_and_never_enlarges(
+    source: tuple[int, int], asked: dict[str, Any], size: tuple[int, int]
+) -> None:
+    assert VariantSpec("x", **asked).cut(Dimensions(*source)).size == size
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "crop", "size"),
+    [
+        ((3000, 2000), (300, 300), (2000, 2000), (300, 300)),
+        ((2000, 3000), (400, 300), (2000, 1500), (400, 300)),
+        ((300, 300), (300, 300), (300, 300), (300, 300)),
+        ((200, 1000), (400, 300), (200, 150), (200, 150)),  # too narrow: the largest crop of that aspect
+        ((1000, 200), (300, 400), (150, 200), (150, 200)),
+        ((1, 1), (300, 100), (1, 1), (1, 1)),
+        ((65535, 2), (20000, 20000), (2, 2), (2, 2)),
+        ((20000, 20000), (20000, 20000), (20000, 20000), (16383, 16383)),
+    ],
+)
+def test_cover_fills_the_box_from_the_middle_and_never_enlarges(
+    source: tuple[int, int], asked: tuple[int, int], crop: tuple[int, int], size: tuple[int, int]
+) -> None:
+    spec = VariantSpec("x", width=asked[0], height=asked[1], fit="cover")
+    assert spec.cut(Dimensions(*source)) == (crop, size)
+
+
+def test_no_output_is_larger_than_source_bounds_or_webp() -> None:
+    sides = [1, 2, 3, 149, 150, 151, 600, 16383, 16384, 65535]
+    for width in sides:
+        for height in sides:
+            for asked in (1, 7, 150, 4096, 65535):
+                size = fit_inside(Dimensions(width, height), width=asked)
+                assert 1 <= size.width <= min(width, asked, 16383)
+                assert 1 <= size.height <= min(height, 16383)
+                by_width = max(1, round(height * size.width / width))
+                by_height = max(1, round(width * size.height / height))
+                assert size.height == by_width or size.width == by_height
+
+
+@pytest.mark.parametrize("name", ["a", "0", "thumbnail", "hero-2x", "a_b", "x" * 32])
+def test_names_that_make_good_paths_are_accepted(name: str) -> None:
+    assert VariantSpec(name, width=1).name == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"name": ""}, "Size name ''"),
+        ({"name": "Card"}, "Size name 'Card'"),
+        ({"name": "a/b"}, "Size name 'a/b'"),
+        ({"name": "a\n"}, r"Size name 'a\\n'"),
+        ({"name": "-a"}, "Size name '-a'"),
+        ({"name": "x" * 33}, "1 to 32"),
+        ({"name": "x" * 10_000}, "1 to 32"),
+        ({"name": 7}, "Size name 7"),
+        ({"width": 0}, "width is 0; it must be a whole number of pixels, 1 or more"),
+        ({"width": -5}, "width is -5"),
+        ({"width": 1.5}, "width is 1.5"),
+        ({"width": "150"}, "width is '150'"),
+        ({"width": True}, "width is True"),
+        ({"height": 0}, "height is 0"),
+        ({"width": None}, "has no bound"),
+        ({"fit": "crop"}, "fit is 'crop'; use 'inside' or 'cover'"),
+        ({"fit": ["cover"]}, "fit is"),
+        ({"fit": "cover"}, "needs both a width and a height"),
+        ({"fit": "cover", "width": None, "height": 9}, "needs both a width and a height"),
+        ({"quality": 0}, "quality is 0; it must be a whole number of 1 to 100"),
+        ({"quality": 101}, "quality is 101"),
+        ({"quality": None}, "quality is None"),
+        ({"effort": -1}, "effort is -1; it must be a whole number of 0 to 6"),
+        ({"effort": 7}, "effort is 7"),
+    ],
+)
+def test_values_out_of_range_are_named_with_what_is_accepted(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidVariantError, match=message) as caught:
+        VariantSpec(**{"name": "card", "width": 400, **asked})
+    assert len(str(caught.value)) < 250
+
+
+def test_specs_and_variants_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULT_VARIANTS[0].width = 1  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Variant(b"", 1, 1).width = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("effort", "width", "used"), [(None, 2048, 4), (None, 2049, 2), (0, 4096, 0), (6, 10, 6)])
+def test_effort_falls_for_wide_outputs_unless_asked(effort: int | None, width: int, used: int) -> None:
+    assert VariantSpec("x", width=9, effort=effort).effort_for(width) == used
+
+
+def test_default_variants_are_those_of_the_documentation() -> None:
+    assert {spec.name: spec.width for spec in DEFAULT_VARIANTS} == {
+        "thumbnail": 150,
+        "medium": 600,
+        "large": 1200,
+        "original": 4096,
+    }
+    assert {(spec.height, spec.fit, spec.quality, spec.effort) for spec in DEFAULT_VARIANTS} == {
+        (None, "inside", 85, None)
+    }
+
+
+def test_variant_tells_its_aspect_ratio_and_size() -> None:
+    variant = Variant(b"12345", width=150, height=113)
+    assert (variant.aspect_ratio, variant.size_bytes, variant.format) == (1.3274, 5, "webp")
