@@ -88,7 +88,7 @@ def _refuse_overwriting(plan: Plan) -> None:
         for path in map(Path.resolve, paths.values()):
             if path in taken:
                 raise typer.BadParameter(
-                    f"{source.path} and {taken[path].path} both lay claim to {path}: choose another folder, "
+                    f"{taken[path].path} and {source.path} both lay claim to {path}: choose another folder, "
                     "or process them one by one.",
                     param_hint="'--out'",
                 )

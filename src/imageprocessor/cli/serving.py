@@ -6,6 +6,7 @@ ends the process at once. No child outlives it in either case: workers and the a
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-import structlog
 from uvicorn import Config, Server
 from uvicorn.importer import import_from_string
 from uvicorn.supervisors import ChangeReload
@@ -34,7 +34,7 @@ BACKLOG = 2048  # connections that wait to be accepted
 FINISH_REQUESTS_SECONDS = 10
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def load_app() -> None:
@@ -129,6 +129,7 @@ def _configure(**options: Any) -> Config:
     return Config(
         APP,
         factory=True,
+        ws="none",
         log_config=None,  # logs.configure_logs has done it
         log_level="warning",
         access_log=False,  # the server logs its requests itself, with their ids
@@ -146,7 +147,7 @@ def _supervise_workers(supervisor: Supervisor, faults: list[Exception]) -> None:
     try:
         supervisor.run()
     except Exception as error:
-        log.exception("workers_failed")
+        log.exception("the workers failed")
         faults.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -182,5 +183,5 @@ def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
     """Start another in place of a process that was killed; one that gave up would do so again."""
     if (process.exitcode or 0) >= 0:
         raise ImageProcessorError(f"An API process ended with exit code {process.exitcode}: the log has the cause.")
-    log.warning("api_process_killed", pid=process.pid, signal=-(process.exitcode or 0))
+    log.warning("API process %s was killed by signal %s: starting another", process.pid, -(process.exitcode or 0))
     return _start_process(listener)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Run, run_python
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from imageprocessor.cli import main
+main()
+"""
+
+
+def test_help_lists_every_command_in_its_panel(run: Run) -> None:
+    ran = run("--help")
+    assert ran.status == 0
+    for word in (
+        "process",
+        "strip",
+        "inspect",
+        "serve",
+        "worker",
+        "sweep",
+        "token",
+        "config",
+        "jobs",
+        "Images",
+        "Service",
+    ):
+        assert word in ran.out
+
+
+def test_help_loads_neither_decoders_nor_database() -> None:
+    program = "import sys, atexit; sys.argv[1:] = ['--help']\n"
+    program += "atexit.register(lambda: sys.stderr.write(' '.join(sys.modules)))\n"
+    program += "from imageprocessor.cli import main; main()"
+    loaded = set(run_python(program).err.split())
+    assert "typer" in loaded
+    assert not loaded & {"PIL", "filetype", "sqlalchemy", "pydantic", "fastapi", "uvicorn", "jwt", "structlog"}
+
+
+@pytest.mark.parametrize("command", ["process", "strip", "inspect", "serve", "worker", "sweep", "token", "config"])
+def test_every_command_shows_an_example(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.status == 0
+    assert f"imageprocessor {command}" in ran.out.partition("Example:")[2]
+
+
+@pytest.mark.parametrize("command", ["list", "show", "retry"])
+def test_every_job_command_shows_an_example(run: Run, command: str) -> None:
+    assert f"imageprocessor jobs {command}" in run("jobs", command, "--help").out.partition("Example:")[2]
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    ran = run("--version")
+    assert (ran.status, ran.out.strip()) == (0, importlib.metadata.version("imageprocessor"))
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["process"], ["inspect", "--nonsense", "a.jpg"], ["jobs", "show"]])
+def test_wrong_usage_exits_with_2_and_says_so_on_stderr(run: Run, arguments: list[str]) -> None:
+    ran = run(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert "Usage: imageprocessor" in ran.err
+
+
+def test_error_is_one_line_on_stderr(run: Run) -> None:
+    ran = run("strip", "missing.jpg", "-o", "clean.jpg")
+    assert (ran.status, ran.out, ran.err) == (1, "", "error: No such file or directory: missing.jpg\n")
+
+
+def test_what_the_system_says_of_a_file_name_is_escaped(run: Run) -> None:
+    ran = run("strip", "\x1b[2Jmissing.jpg", "-o", "clean.jpg")
+    assert ran.err == "error: No such file or directory: \\x1b[2Jmissing.jpg\n"
+
+
+def test_all_wrong_settings_are_listed_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBP_QUALITY", "900")
+    monkeypatch.setenv("PUBLIC_READS", "perhaps")
+    ran = run("config")
+    assert (ran.status, ran.out) == (2, "")
+    assert "WEBP_QUALITY='900'" in ran.err
+    assert "PUBLIC_READS='perhaps'" in ran.err
+
+
+def test_without_typer_the_install_line_is_shown() -> None:
+    ran = run_python(WITHOUT.format(names=["typer"]), "--help")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == "error: The command line needs an extra: run  pip install 'imageprocessor[cli]'\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("dotenv", ["config"]),
+        ("sqlalchemy", ["jobs", "list"]),
+        ("sqlalchemy", ["sweep"]),
+        ("jwt", ["token", "--sub", "me"]),
+        ("uvicorn", ["serve"]),
+        ("fastapi", ["serve"]),
+        ("structlog", ["worker"]),
+    ],
+)
+def test_without_its_extra_a_service_command_shows_the_install_line(missing: str, command: list[str]) -> None:
+    ran = run_python(WITHOUT.format(names=[missing]), *command)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.endswith(f"(it uses {missing}) needs an extra: run  pip install 'imageprocessor[server]'\n")
+
+
+def test_images_need_nothing_of_the_service() -> None:
+    absent = ["sqlalchemy", "alembic", "dotenv", "structlog", "fastapi", "uvicorn", "jwt"]
+    program = "from PIL import Image\nImage.new('RGB', (40, 30)).save('a.png')\n" + WITHOUT.format(names=absent)
+    assert run_python(program, "inspect", "a.png").status == 0
+    assert run_python(program, "strip", "a.png", "-o", "b.png").status == 0
+    ran = run_python(program, "process", "a.png", "--out", "web", "--json")
+    assert (ran.status, json.loads(ran.out)["width"]) == (0, 40)
+
+
+def test_reader_that_leaves_early_causes_no_traceback() -> None:
+    command = f"{sys.executable} -m imageprocessor config | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.stderr == b""

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.cli.banner import describe_service, reachable_url, try_lines
+from imageprocessor.cli.serving import listen
+from imageprocessor.settings import Settings, load_settings
+
+URL = "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")]
+)
+def test_url_reaches_the_listener_from_this_machine(host: str, shown: str) -> None:
+    with listen(host, 0) as listener:
+        assert reachable_url(listener) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_url_of_ipv6_has_brackets(host: str) -> None:
+    with listen(host, 0) as listener:
+        assert reachable_url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+
+
+def test_trial_lines_fit_the_shell() -> None:
+    token, upload = try_lines(Settings(), URL, {})
+    assert token == "TOKEN=$(imageprocessor token --sub me)"
+    form = "-F file=@photo.jpg -F bucket=photos"
+    assert upload == f'curl -H "Authorization: Bearer $TOKEN" {form} http://127.0.0.1:8000/api/v1/images/upload'
+
+
+def test_trial_lines_work_where_data_dir_and_buckets_are_set(tmp_path: Path) -> None:
+    environ = {"DATA_DIR": str(tmp_path / "my data"), "ALLOWED_BUCKETS": "avatars,covers"}
+    token, upload = try_lines(load_settings(environ), URL, environ)
+    assert token == f"TOKEN=$(DATA_DIR='{tmp_path}/my data' imageprocessor token --sub me)"
+    assert "-F bucket=avatars " in upload
+
+
+def test_banner_tells_places_and_workers(tmp_path: Path) -> None:
+    environ = {"STORAGE_PATH": str(tmp_path / "images"), "WORKER_CONCURRENCY": "0"}
+    with listen("127.0.0.1", 0) as listener:
+        banner = describe_service(load_settings(environ), listener, environ)
+        assert f"API docs    {reachable_url(listener)}/docs" in banner
+    assert f"data        {Path('data').resolve()}" in banner
+    assert f"images      {tmp_path / 'images'}" in banner
+    assert "database" not in banner
+    assert "run 'imageprocessor worker' beside this" in banner

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import typer
+
+from imageprocessor.cli.files import Source, find_sources, plan_outputs, write_file
+
+
+def touch(*names: str) -> list[Path]:
+    for path in map(Path, names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return [Path(name) for name in names]
+
+
+def found(*named: str, out: str = "web") -> list[str]:
+    return [str(source.path) for source in find_sources([Path(name) for name in named], Path(out))]
+
+
+def plan(*named: str, sizes: tuple[str, ...] = ("small",), out: str = "web") -> dict[str, list[str]]:
+    sources = find_sources([Path(name) for name in named], Path(out))
+    planned = plan_outputs(sources, sizes, Path(out))
+    return {str(source.path): list(map(str, paths.values())) for source, paths in planned.items()}
+
+
+def test_folders_are_searched_for_image_endings_and_named_files_taken_as_they_are() -> None:
+    touch("in/a.jpg", "in/b.JPEG", "in/deep/c.png", "in/d.webp", "in/notes.txt", "in/e.gif", "raw")
+    assert found("in", "raw") == ["in/a.jpg", "in/b.JPEG", "in/d.webp", "in/deep/c.png", "raw"]
+
+
+def test_file_that_is_named_twice_is_processed_once() -> None:
+    touch("in/a.jpg")
+    assert found("in/a.jpg", "in", "in/../in/a.jpg") == ["in/a.jpg"]
+
+
+def test_missing_file_stays_in_the_list_to_be_reported() -> None:
+    assert found("missing.jpg") == ["missing.jpg"]
+
+
+@pytest.mark.parametrize("out", ["in/web", "in/../in/web"])
+def test_results_inside_a_searched_folder_are_not_processed_again(out: str) -> None:
+    touch("in/a.jpg", "in/web/a_small.webp", "in/web/deep/a_small.webp")
+    assert found("in", out=out) == ["in/a.jpg"]
+
+
+def test_folders_are_mirrored() -> None:
+    touch("in/a.jpg", "in/2024/may/b.jpg")
+    assert plan("in") == {"in/a.jpg": ["web/a_small.webp"], "in/2024/may/b.jpg": ["web/2024/may/b_small.webp"]}
+
+
+def test_sources_that_would_collide_keep_their_full_name() -> None:
+    touch("in/a.jpg", "in/a.png", "in/b.png")
+    assert plan("in") == {
+        "in/a.jpg": ["web/a.jpg_small.webp"],
+        "in/a.png": ["web/a.png_small.webp"],
+        "in/b.png": ["web/b_small.webp"],
+    }
+
+
+def test_sources_that_still_collide_are_refused() -> None:
+    touch("x/a.jpg", "y/a.jpg")
+    with pytest.raises(typer.BadParameter, match=r"x/a\.jpg and y/a\.jpg both lay claim"):
+        plan("x", "y")
+
+
+def test_result_that_would_overwrite_a_source_is_refused() -> None:
+    touch("a.jpg", "a_small.webp")
+    with pytest.raises(typer.BadParameter, match=r"a_small\.webp and a\.jpg both lay claim"):
+        plan("a.jpg", "a_small.webp", out=".")
+
+
+def test_outputs_have_one_path_for_each_size() -> None:
+    assert Source(Path("a.jpg"), Path("deep")).outputs("a", ("s", "m"), Path("web")) == {
+        "s": Path("web/deep/a_s.webp"),
+        "m": Path("web/deep/a_m.webp"),
+    }
+
+
+def test_new_file_gets_the_usual_mode_and_leaves_no_draft(folder: Path) -> None:
+    (folder / "usual").touch()
+    write_file(folder / "new", b"bytes")
+    assert (folder / "new").read_bytes() == b"bytes"
+    assert (folder / "new").stat().st_mode == (folder / "usual").stat().st_mode
+    assert {path.name for path in folder.iterdir()} == {"usual", "new"}
+
+
+def test_replaced_file_keeps_its_mode_and_a_link_to_it_stays_a_link(folder: Path) -> None:
+    (folder / "file").write_bytes(b"old")
+    (folder / "file").chmod(0o640)
+    (folder / "link").symlink_to("file")
+    write_file(folder / "link", b"new")
+    assert (folder / "link").is_symlink()
+    assert (folder / "file").read_bytes() == b"new"
+    assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o640
+
+
+def test_failed_write_leaves_nothing(folder: Path) -> None:
+    (folder / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_file(folder / "taken", b"bytes")
+    assert [path.name for path in folder.iterdir()] == ["taken"]

@@ -1,0 +1,272 @@
+"""`serve` and `worker` as processes of their own: what they say, how they stop, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from imageprocessor.queue import job_store
+from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import load_settings
+from imageprocessor.tokens import sign_token
+from tests.cli.conftest import Run
+from tests.images import encode, photo
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+SLOW = '{"original": {"width": 4096, "quality": 100, "effort": 6}}'
+
+Start = Callable[..., "Running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A command in a session of its own, as under a terminal of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def err(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def url(self) -> str:
+        """The address in the banner, once it is there."""
+        wait_for(lambda: "Try it" in self.err or self.process.poll() is not None)
+        found = re.search(r"listens on  (\S+)", self.err)
+        assert found, self.err
+        return found[1]
+
+    def members(self) -> list[int]:
+        """Return the processes of its session that live, whoever their parent is by now."""
+        stats = [_read_stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+        return [int(stat[0]) for stat in stats if stat and int(stat[5]) == self.process.pid and stat[2] != "Z"]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal to all its processes, as Ctrl-C does, and return the exit status."""
+        os.killpg(self.process.pid, number)
+        return self.process.wait(40)
+
+
+def _read_stat(pid: int) -> list[str]:
+    with suppress(OSError):
+        before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        return [before.split()[0], "", *after.split()]
+    return []
+
+
+def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start a command with settings; whatever is left of it afterwards is killed."""
+    started: list[Running] = []
+
+    def run(*arguments: str, **settings: str) -> Running:
+        log = folder / f"stderr-{len(started)}"
+        command = [sys.executable, "-m", "imageprocessor", *arguments]
+        with log.open("wb") as err, (folder / "stdout").open("wb") as out:
+            environ = {**os.environ, "PYTHONUNBUFFERED": "1", **settings}
+            process = subprocess.Popen(command, stdout=out, stderr=err, env=environ, start_new_session=True)
+        started.append(Running(process, log))
+        return started[-1]
+
+    yield run
+    for running in started:
+        with suppress(ProcessLookupError):
+            os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait()
+
+
+@pytest.fixture
+def serve(start: Start) -> Start:
+    return lambda *arguments, **settings: start("serve", "--port", "0", *arguments, **settings)
+
+
+def upload(url: str, data: bytes) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {sign_token(load_settings({}), 'me')}"}
+    form = {"data": {"bucket": "photos"}, "files": {"file": ("photo.jpg", data)}}
+    return httpx.post(f"{url}/api/v1/images/upload", headers=headers, timeout=30, **form)  # type: ignore[arg-type]
+
+
+def upload_and_wait(url: str) -> str:
+    """Upload a photo, wait for its end, and return its job's status."""
+    answer = upload(url, encode(photo(200, 100), "JPEG"))
+    assert answer.status_code == 202, answer.text
+    status_url = f"{url}/api/v1/images/jobs/{answer.json()['job_id']}"
+    wait_for(lambda: httpx.get(status_url).json()["status"] in {"completed", "failed"})
+    return str(httpx.get(status_url).json()["status"])
+
+
+def only_job() -> Job:
+    with open_service(load_settings({})) as service, service.database.read() as connection:
+        (job,) = job_store.list_jobs(connection, None, 2)
+    return job
+
+
+def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(serve: Start, folder: Path) -> None:
+    running = serve()
+    assert upload_and_wait(running.url) == "completed"
+    assert len(running.members()) >= 3  # itself and two workers
+    assert running.stop() == 0
+    assert running.members() == []
+    assert "Traceback" not in running.err
+    assert (folder / "stdout").read_bytes() == b""
+    data = folder / "data"
+    assert {"processor.db", "storage", "staging", "jwt_secret_key"} <= {path.name for path in data.iterdir()}
+    assert len(list(data.glob("storage/photos/processed/*/*.webp"))) == 4
+    assert not any(path.is_file() for path in data.glob("staging/**/*"))
+    assert not list((data / "workers").iterdir())
+
+
+def test_serve_stops_cleanly_on_sigterm_to_itself_alone(serve: Start) -> None:
+    running = serve()
+    assert httpx.get(f"{running.url}/livez").status_code == 200
+    running.process.terminate()
+    assert running.process.wait(30) == 0
+    assert running.members() == []
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.3, 0.6, 1.0])
+def test_early_interrupt_leaves_neither_process_nor_traceback(start: Start, delay_seconds: float) -> None:
+    running = start("serve", "--port", "0")
+    assert running.url
+    time.sleep(delay_seconds)
+    assert running.stop() == 0
+    assert running.members() == []
+    assert "Traceback" not in running.err
+
+
+def test_job_in_hand_is_finished_before_the_end(serve: Start) -> None:
+    running = serve(WORKER_CONCURRENCY="1", IMAGE_SIZES=SLOW)
+    assert upload_and_wait(running.url) == "completed"
+    answer = upload(running.url, encode(photo(2000, 1500), "JPEG"))
+    job_url = f"{running.url}/api/v1/images/jobs/{answer.json()['job_id']}"
+    wait_for(lambda: httpx.get(job_url).json()["status"] == "processing")
+    assert running.stop(signal.SIGTERM) == 0
+    with open_service(load_settings({})) as service, service.database.read() as connection:
+        job = job_store.find_job(connection, answer.json()["job_id"])
+    assert job
+    assert (job.status.value, job.attempts) == ("completed", 1)
+
+
+def test_second_interrupt_ends_at_once_and_the_job_is_taken_up_again(serve: Start) -> None:
+    running = serve(WORKER_CONCURRENCY="1", IMAGE_SIZES=SLOW)
+    answer = upload(running.url, encode(photo(2000, 1500), "JPEG"))
+    job_url = f"{running.url}/api/v1/images/jobs/{answer.json()['job_id']}"
+    wait_for(lambda: httpx.get(job_url).json()["status"] == "processing")
+    os.killpg(running.process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert running.stop() == 130
+    wait_for(lambda: not running.members(), 1)
+    assert "Traceback" not in running.err
+    assert only_job().status.value == "processing"
+    again = serve()
+    job_url = job_url.replace(running.url, again.url)
+    wait_for(lambda: httpx.get(job_url).json()["status"] == "completed")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--api-processes", "2"), ("--reload",)])
+def test_killed_service_takes_all_its_processes_along(serve: Start, arguments: tuple[str, ...]) -> None:
+    running = serve(*arguments)
+    assert upload_and_wait(running.url) == "completed"
+    running.process.kill()
+    running.process.wait()
+    wait_for(lambda: not running.members(), 1.5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_several_api_processes_answer_and_stop_cleanly(serve: Start, number: int) -> None:
+    running = serve("--api-processes", "2")
+    assert upload_and_wait(running.url) == "completed"
+    assert len(running.members()) >= 5  # itself, two that answer, two workers
+    assert running.stop(number) == 0
+    assert running.members() == []
+    assert "Traceback" not in running.err
+
+
+def test_killed_api_process_is_replaced(serve: Start) -> None:
+    running = serve("--api-processes", "2", WORKER_CONCURRENCY="0")
+    assert httpx.get(f"{running.url}/livez").status_code == 200
+    before = running.members()
+    listening = [pid for pid in before if pid != running.process.pid and "spawn_main" in _command(pid)]
+    os.kill(listening[0], signal.SIGKILL)
+    wait_for(lambda: "was killed by signal 9" in running.err)
+    wait_for(lambda: len(running.members()) == len(before))
+    assert httpx.get(f"{running.url}/livez").status_code == 200
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_reload_serves_and_stops_cleanly(serve: Start) -> None:
+    running = serve("--reload")
+    assert upload_and_wait(running.url) == "completed"
+    assert running.stop() == 0
+    assert running.members() == []
+
+
+def test_service_whose_workers_fail_does_not_go_on(serve: Start, folder: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "data/workers").write_text("a file where the folder of the workers should be")
+    running = serve()
+    assert running.process.wait(30) == 1
+    assert running.members() == []
+    assert "the workers failed" in running.err
+    assert running.err.endswith("error: The workers failed, so the service was stopped: the log has the cause.\n")
+
+
+def test_port_in_use_is_told_with_the_way_out(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        running = start("serve", "--port", port)
+        assert running.process.wait(30) == 1
+    assert f"error: Port {port} of 127.0.0.1 cannot be listened on" in running.err
+    assert "--port" in running.err
+    assert "Traceback" not in running.err
+
+
+def test_wrong_settings_stop_the_service_before_it_makes_anything(start: Start, folder: Path) -> None:
+    running = start("serve", WEBP_QUALITY="900", JWT_SECRET_KEY="short")
+    assert running.process.wait(30) == 2
+    assert "WEBP_QUALITY='900'" in running.err
+    assert "JWT_SECRET_KEY=(hidden)" in running.err
+    assert not (folder / "data").exists()
+
+
+def test_worker_processes_what_a_service_without_workers_takes(start: Start, serve: Start, run: Run) -> None:
+    api = serve(WORKER_CONCURRENCY="0")
+    worker = start("worker", WORKER_CONCURRENCY="1")
+    assert upload_and_wait(api.url) == "completed"
+    assert worker.stop() == 0
+    assert worker.members() == []
+    assert "Traceback" not in worker.err
+    assert run("jobs", "list", "--json").json[0]["status"] == "completed"
+
+
+def test_killed_worker_command_takes_its_processes_along(start: Start) -> None:
+    worker = start("worker")
+    wait_for(lambda: len(worker.members()) >= 3)
+    worker.process.kill()
+    worker.process.wait()
+    wait_for(lambda: not worker.members(), 1.5)
