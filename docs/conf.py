@@ -1,0 +1,19 @@
+"""Builds the documentation: `nox -s docs`. No internet is needed, to build or to read it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+
+project = "imageprocessor"
+version = release = installed_version("imageprocessor")
+
+extensions = ["myst_parser"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "imageprocessor"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_copy_source = False
+html_show_copyright = False

@@ -1,0 +1,176 @@
+"""Writes the parts of the pages that the code knows best: settings, errors, commands.
+
+``python docs/generate.py`` brings them up to date in place; a test fails where that was forgotten.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from imageprocessor.cli.app import app
+from imageprocessor.errors import ImageProcessorError, JobError, UnexpectedError
+from imageprocessor.server.problems import PROBLEMS, find_problem
+from imageprocessor.settings import Settings, accepted_form
+
+DOCS = Path(__file__).parent
+PART = re.compile(r"(?P<begin><!-- generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+
+
+def render_page(page: Path) -> str:
+    """Return the text of *page* with its generated parts made anew."""
+    return PART.sub(lambda part: f"{part['begin']}\n{PARTS[part['name']]()}\n\n{part['end']}", page.read_text("utf-8"))
+
+
+def make_settings_table() -> str:
+    """Return a row for each setting."""
+    defaults = Settings()
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default if field.default_factory is None else getattr(defaults, name)
+        rows.append((f"`{name.upper()}`", field.description or "", show_default(default), accepted_form(name)))
+    return make_table(("Setting", "Meaning", "Default", "Accepted"), rows)
+
+
+def show_default(value: Any) -> str:
+    """Return *value* as one would write it in the environment; a dash for what is unset."""
+    if isinstance(value, dict):
+        return f"`{json.dumps(value, separators=(',', ':'))}`"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+    return f"`{text}`" if text else "–"
+
+
+def make_errors_table() -> str:
+    """Return a row for each error, in the order of the tree."""
+    rows = (
+        (f"`{error.code}`", f"`{error.__name__}`", show_status(error), "yes" if error.retryable else "", meaning(error))
+        for error in walk_tree(ImageProcessorError)
+    )
+    return make_table(("Code", "Class", "HTTP status", "Retryable", "Meaning"), rows)
+
+
+def make_errors_tree() -> str:
+    """Return the tree of errors, its leaves side by side."""
+    return "\n".join(["```text", *draw_branch(ImageProcessorError), "```"])
+
+
+def draw_branch(error: type[ImageProcessorError], depth: int = 0) -> Iterator[str]:
+    """Yield the lines of *error* and of all below it."""
+    yield "  " * depth + error.__name__
+    children = error.__subclasses__()
+    indent = "  " * (depth + 1)
+    leaves = " · ".join(child.__name__ for child in children if not child.__subclasses__())
+    yield from wrap(leaves, 96, initial_indent=indent, subsequent_indent=indent)
+    for child in children:
+        if child.__subclasses__():
+            yield from draw_branch(child, depth + 1)
+
+
+def walk_tree(error: type[ImageProcessorError]) -> Iterator[type[ImageProcessorError]]:
+    """Yield *error* and every class below it."""
+    yield error
+    for child in error.__subclasses__():
+        yield from walk_tree(child)
+
+
+def show_status(error: type[ImageProcessorError]) -> str:
+    """Return the status that the service answers with; causes of a failed job come with that job's result."""
+    if error is UnexpectedError:
+        return "500, or 422 in `/result`"
+    if find_problem(error) != PROBLEMS[ImageProcessorError]:
+        return str(find_problem(error)[0])
+    return "422 in `/result`" if issubclass(error, JobError) and error is not JobError else "–"
+
+
+def meaning(error: type[ImageProcessorError]) -> str:
+    """Return the docstring of *error* on one line, as Markdown."""
+    return " ".join((inspect.getdoc(error) or "").split()).replace("``", "`")
+
+
+def make_command_reference() -> str:
+    """Return a section for each command of the application."""
+    return "\n\n".join(describe_command(name, command) for name, command in walk_commands(app, "imageprocessor"))
+
+
+def walk_commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the full name and the function of each command in *group*."""
+    for command in group.registered_commands:
+        assert command.callback
+        yield f"{prefix} {command.name or command.callback.__name__}", command.callback
+    for inner in group.registered_groups:
+        assert inner.typer_instance
+        yield from walk_commands(inner.typer_instance, f"{prefix} {inner.name}")
+
+
+def describe_command(name: str, command: Callable[..., Any]) -> str:
+    """Return the section of one command: what it does, its arguments and options."""
+    rows = [describe_parameter(*parameter) for parameter in list_parameters(command)]
+    text = re.sub(r"\[/?bold]", "`", inspect.getdoc(command) or "")
+    table = make_table(("Argument or option", "Meaning", "Default"), rows) if rows else "It has no options."
+    return f"## {name}\n\n{text}\n\n{table}"
+
+
+def list_parameters(command: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, ArgumentInfo | OptionInfo]]:
+    """Yield each parameter of *command* with what Typer is told of it."""
+    hints = get_type_hints(command, include_extras=True)
+    for parameter in inspect.signature(command).parameters.values():
+        (info,) = hints[parameter.name].__metadata__
+        yield parameter, info
+
+
+def describe_parameter(parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo) -> tuple[str, str, str]:
+    """Return one row: how it is written, what it means, and its default."""
+    if isinstance(info, ArgumentInfo):
+        written = [info.metavar or parameter.name.upper()]
+    else:
+        names = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
+        written = names if any(name.startswith("--") for name in names) else [f"--{parameter.name}".replace("_", "-")]
+    cell = ", ".join(f"`{name}`" for name in written)
+    return f"{cell} {show_accepted(info)}".rstrip(), info.help or "", show_parameter_default(parameter.default, info)
+
+
+def show_accepted(info: ArgumentInfo | OptionInfo) -> str:
+    """Return what an option takes, where that is a form or numbers."""
+    if isinstance(info, OptionInfo) and info.metavar:
+        return f"`{info.metavar}`"
+    if info.min is None:
+        return ""
+    return f"{info.min} to {info.max}" if info.max is not None else f"{info.min} or more"
+
+
+def show_parameter_default(default: Any, info: ArgumentInfo | OptionInfo) -> str:
+    """Return a parameter's default as the command's own help does; a dash where it has none."""
+    if default is inspect.Parameter.empty:
+        return "required"
+    if isinstance(info.show_default, str):
+        return f"`{info.show_default}`"
+    return "–" if default is None or default is False else f"`{default}`"
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |" for line in lines)
+
+
+BAR = "\\|"  # a bar in a cell
+PARTS = {
+    "settings": make_settings_table,
+    "errors": make_errors_table,
+    "errors_tree": make_errors_tree,
+    "commands": make_command_reference,
+}
+
+if __name__ == "__main__":
+    for path in sorted(DOCS.glob("*.md")):
+        path.write_text(render_page(path), "utf-8")
