@@ -55,6 +55,10 @@ def test_an_unknown_field_is_not_kept() -> None:
     assert b"x" not in form.file_bytes
 
 
+def test_a_part_with_an_empty_name_is_an_unknown_field() -> None:
+    assert read(part("", b"x") + WHOLE).text("bucket") == "photos"
+
+
 def test_an_absent_text_field_is_empty() -> None:
     assert read(FILE + END).text("bucket") == ""
 

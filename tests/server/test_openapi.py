@@ -64,6 +64,12 @@ def test_the_uploads_form_is_described_though_the_server_reads_it_itself(documen
     assert "Idempotency-Key" in str(operation["parameters"]).title()
 
 
+def test_the_ids_of_an_accepted_upload_lead_to_operations_that_exist(document: dict[str, Any]) -> None:
+    links = document["paths"]["/api/v1/images/upload"]["post"]["responses"]["202"]["links"]
+    known = {operation["operationId"] for operation in operations(document).values()}
+    assert {link["operationId"] for link in links.values()} <= known
+
+
 def test_a_reader_may_and_a_user_must_send_a_token(document: dict[str, Any]) -> None:
     found = operations(document)
     assert found["GET /api/v1/images/{image_id}"]["security"] == [{}, {"bearer": []}]

@@ -29,7 +29,7 @@ FIELDS: dict[str, type[RequestError]] = {"bucket": InvalidBucketError, "metadata
 class Part:
     """The part of the form that is being read."""
 
-    name: str = ""
+    name: str | None = None
     header_name: bytearray = field(default_factory=bytearray)
     header_value: bytearray = field(default_factory=bytearray)
 
@@ -110,12 +110,12 @@ class UploadForm:
         part = self._part
         if part.header_name.lower() == b"content-disposition":
             options = parse_options_header(bytes(part.header_value))[1]
-            part.name = options.get(b"name", b"").decode("utf-8", "replace")
+            part.name = options[b"name"].decode("utf-8", "replace") if b"name" in options else None
         part.header_name, part.header_value = bytearray(), bytearray()
 
     def end_headers(self) -> None:
         name = self._part.name
-        if not name:
+        if name is None:
             raise InvalidFormError("A part of the form has no name: each needs a Content-Disposition header with one.")
         if name in self._fields and name == FILE:
             raise TooManyFilesError("The form has more than one part called 'file': send one picture per request.")

@@ -15,8 +15,8 @@ from imageprocessor.server.openapi import (
     ImageId,
     ImageIds,
     Size,
+    describe_accepted,
     describe_form,
-    describe_quota_headers,
     problem_responses,
 )
 from imageprocessor.server.quota_headers import describe_quota
@@ -52,7 +52,7 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"])
     status_code=202,
     openapi_extra=describe_form(),
     responses={
-        202: {"headers": describe_quota_headers()},
+        202: describe_accepted(),
         **problem_responses(
             errors.UnauthorizedError,
             errors.RateLimitedError,

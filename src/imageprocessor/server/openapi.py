@@ -13,14 +13,24 @@ from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
+from imageprocessor.settings import MIME_TYPES
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 WEBP = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
-REPLY_HEADERS = {
+ACCEPTED_HEADERS = {
     "X-RateLimit-Limit": "Uploads of one user in one window.",
     "X-RateLimit-Remaining": "What is left of them.",
     "X-RateLimit-Reset": "When the window ends, such as 2024-11-08T15:00:00Z.",
+}
+#: Which id in the answer to an upload each further operation takes.
+ACCEPTED_LINKS = {
+    "getJob": "job_id",
+    "getJobResult": "job_id",
+    "getImage": "image_id",
+    "getImageResult": "image_id",
+    "getImageFile": "image_id",
+    "deleteImage": "image_id",
 }
 FORM = {
     "type": "object",
@@ -70,14 +80,21 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
 
 def describe_form() -> dict[str, Any]:
     """Return the OpenAPI request body of the upload, which the server reads itself and FastAPI knows nothing of."""
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+    content = {"schema": FORM, "encoding": {"file": {"contentType": ", ".join(MIME_TYPES)}}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
-def describe_quota_headers() -> dict[str, Any]:
-    """Return the OpenAPI headers of the answer to an upload."""
-    return {
-        name: {"description": description, "schema": {"type": "string"}} for name, description in REPLY_HEADERS.items()
+def describe_accepted() -> dict[str, Any]:
+    """Return the OpenAPI headers of the answer to an accepted upload, and where its ids lead."""
+    headers = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in ACCEPTED_HEADERS.items()
     }
+    links = {
+        operation: {"operationId": operation, "parameters": {name: f"$response.body#/{name}"}}
+        for operation, name in ACCEPTED_LINKS.items()
+    }
+    return {"headers": headers, "links": links}
 
 
 def build_openapi(app: FastAPI, *, public_reads: bool) -> dict[str, Any]:

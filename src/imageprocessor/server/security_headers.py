@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DOCS_PATH = "/docs"
@@ -14,6 +13,18 @@ DOCS_POLICY = (
 )
 
 
+def _policy_headers(policy: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"content-security-policy", policy.encode("ascii")),
+    ]
+
+
+INERT_HEADERS = _policy_headers(INERT_POLICY)
+DOCS_HEADERS = _policy_headers(DOCS_POLICY)
+
+
 class SecurityHeaders:
     """ASGI middleware: what is served is what its Content-Type says, and runs nothing, save the page of the docs."""
 
@@ -23,11 +34,8 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Content-Security-Policy"] = policy
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
-        policy = DOCS_POLICY if scope.get("path") == DOCS_PATH else INERT_POLICY
+        headers = DOCS_HEADERS if scope.get("path") == DOCS_PATH else INERT_HEADERS
         await self.app(scope, receive, send_guarded)
