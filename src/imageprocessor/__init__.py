@@ -83,15 +83,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        value: object = import_module("importlib.metadata").version("imageprocessor")
-    elif name in __all__:
-        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else type checkers would believe in every name
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            value: object = import_module("importlib.metadata").version("imageprocessor")
+        elif name in __all__:
+            value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

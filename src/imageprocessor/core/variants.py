@@ -81,8 +81,8 @@ class VariantSpec:
     def cut(self, source: Dimensions) -> Cut:
         """Tell what to take of a picture of that size, and the size of the result.
 
-        The aspect ratio of what is taken is kept to the pixel: rounded (halves to even), at least 1. No side of the result is longer
-        than its bound, the source's, or WebP's 16 383 px.
+        The aspect ratio of what is taken is kept to the pixel: rounded (halves to even), at least 1. No side of the
+        result is longer than its bound, the source's, or WebP's 16 383 px.
         """
         if self.fit == "inside":
             return Cut(source, fit_inside(source, self.width, self.height))

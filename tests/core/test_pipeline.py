@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imageprocessor.core.limits import Limits
+from imageprocessor.core.pipeline import ProcessedImage, dominant_color, process
+from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
+from imageprocessor.errors import (
+    EmptyFileError,
+    FileTooLargeError,
+    InvalidVariantError,
+    TooManyPixelsError,
+    TruncatedImageError,
+    UnsupportedTypeError,
+)
+from tests.images import (
+    SENTINELS,
+    animated_webp,
+    apng,
+    encode,
+    oriented,
+    photo,
+    planted_jpeg,
+    planted_png,
+    planted_webp,
+    truncated,
+    webp_chunks,
+)
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+FULL = VariantSpec("full", width=4096, quality=95)
+SMALL = VariantSpec("small", width=60, quality=95)
+LANDSCAPE = encode(photo(160, 120).resize((1600, 1200)), "JPEG")
+
+
+def opened(result: ProcessedImage, name: str) -> Image.Image:
+    return Image.open(io.BytesIO(result.variants[name].data))
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of the pixels in levels of 255."""
+    return float(np.abs(np.asarray(one.convert("RGB")).astype(int) - np.asarray(other.convert("RGB"))).mean())
+
+
+# Sizes
+
+
+def test_variants_are_webp_of_the_sizes_told_and_in_the_order_asked() -> None:
+    result = process(LANDSCAPE)
+    assert list(result.variants) == ["thumbnail", "medium", "large", "original"]
+    assert [(v.width, v.height) for v in result.variants.values()] == [
+        (150, 112),
+        (600, 450),
+        (1200, 900),
+        (1600, 1200),
+    ]
+    assert result.original_dimensions == (1600, 1200)
+    for name, variant in result.variants.items():
+        with opened(result, name) as image:
+            assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (variant.width, variant.height))
+        assert variant.size_bytes == len(variant.data)
+
+
+def test_a_phone_photo_becomes_the_sizes_of_the_specification() -> None:
+    result = process(encode(Image.new("RGB", (3024, 4032), (90, 120, 60)), "JPEG"))
+    assert [(v.width, v.height) for v in result.variants.values()] == [
+        (150, 200),
+        (600, 800),
+        (1200, 1600),
+        (3024, 4032),
+    ]
+    assert result.variants["thumbnail"].aspect_ratio == 0.75
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 16384), (16384, 1), (65535, 1), (1, 65535)])
+def test_extreme_shapes_are_processed(size: tuple[int, int]) -> None:
+    result = process(encode(Image.new("RGB", size, (1, 2, 3)), "PNG"))
+    assert all(1 <= side <= 16383 for v in result.variants.values() for side in (v.width, v.height))
+    assert (result.original_dimensions, result.dominant_color) == (size, "#010203")
+
+
+@pytest.mark.parametrize("name", ["thumbnail", "medium", "large"])
+def test_resizing_in_steps_looks_like_resizing_at_once(name: str) -> None:
+    smooth = photo(20, 15).resize((1600, 1200), Image.Resampling.BICUBIC)
+    result = process(encode(smooth, "PNG"))
+    variant = result.variants[name]
+    at_once = smooth.resize((variant.width, variant.height), Image.Resampling.LANCZOS)
+    assert difference(opened(result, name), at_once) < 3
+
+
+def test_cover_keeps_the_middle() -> None:
+    thirds = Image.new("RGB", (900, 300), (255, 0, 0))
+    thirds.paste((0, 255, 0), (300, 0, 600, 300))
+    thirds.paste((0, 0, 255), (600, 0, 900, 300))
+    specs = [FULL, VariantSpec("square", width=100, height=100, fit="cover", quality=95), VariantSpec("s", width=450)]
+    with opened(process(encode(thirds, "PNG"), specs), "square") as square:
+        assert square.size == (100, 100)
+        assert difference(square, Image.new("RGB", (100, 100), (0, 255, 0))) < 6
+
+
+def test_cover_of_a_small_picture_is_a_crop_of_its_own_pixels() -> None:
+    image = photo(101, 60)
+    spec = VariantSpec("square", width=100, height=100, fit="cover", quality=100)
+    with opened(process(encode(image, "PNG"), [spec]), "square") as square:
+        assert square.size == (60, 60)
+        expected = Image.open(io.BytesIO(encode(image.crop((20, 0, 80, 60)), "WEBP", quality=100)))
+        assert difference(square, expected) == 0
+
+
+def test_variants_that_differ_in_quality_alone_are_encoded_each() -> None:
+    specs = [VariantSpec("low", width=100, quality=10), VariantSpec("high", width=100, quality=95)]
+    result = process(LANDSCAPE, specs)
+    assert result.variants["low"].size_bytes < result.variants["high"].size_bytes / 2
+
+
+def test_effort_makes_smaller_files() -> None:
+    specs = [VariantSpec("fast", width=600, effort=0), VariantSpec("small", width=600, effort=6)]
+    result = process(encode(photo(60, 60).resize((600, 600)), "PNG"), specs)
+    assert result.variants["small"].size_bytes < result.variants["fast"].size_bytes
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "No size is asked for"),
+        ([VariantSpec("a", width=1), VariantSpec("a", width=2)], "but a occurs more than once"),
+    ],
+)
+def test_no_variants_or_two_of_a_name_are_refused(specs: list[VariantSpec], message: str) -> None:
+    with pytest.raises(InvalidVariantError, match=message):
+        process(LANDSCAPE, specs)
+
+
+# Orientation
+
+
+def corners() -> Image.Image:
+    """A picture that none of the eight orientations maps onto itself."""
+    image = Image.new("RGB", (96, 64), (128, 128, 128))
+    for box, rgb in zip(
+        [(0, 0, 48, 32), (48, 0, 96, 32), (0, 32, 48, 64)], [(255, 0, 0), (0, 255, 0), (0, 0, 255)], strict=True
+    ):
+        image.paste(rgb, box)
+    return image
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_picture_comes_out_upright(orientation: int, image_format: str) -> None:
+    result = process(oriented(corners(), orientation, image_format), [FULL])
+    assert result.original_dimensions == (96, 64)
+    with opened(result, "full") as image:
+        assert image.getexif() == {}
+        assert difference(image, corners()) < 8  # WebP blurs the edges; turned wrongly it is above 50
+
+
+@pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_photos_of_all_orientations_look_like_the_upright_one(shape: str, orientation: int) -> None:
+    if not CORPUS.exists():
+        pytest.skip("the corpus of photos is not beside the checkout")
+    upright, turned = (
+        process(CORPUS / "orientation" / f"{shape}_{number}.jpg", [SMALL]) for number in (1, orientation)
+    )
+    assert turned.original_dimensions == upright.original_dimensions
+    assert difference(opened(upright, "small"), opened(turned, "small")) < 6
+
+
+# What must not come through, and what is told
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(planted_jpeg(photo(400, 300)), id="JPEG"),
+        pytest.param(planted_png(photo(400, 300)), id="PNG"),
+        pytest.param(planted_webp(), id="animated WebP"),
+    ],
+)
+def test_nothing_but_the_picture_reaches_an_output(data: bytes) -> None:
+    assert any(sentinel in data for sentinel in SENTINELS)
+    for variant in process(data).variants.values():
+        assert {name for name, _ in webp_chunks(variant.data)} <= {b"VP8 ", b"VP8X", b"ALPH"}
+        assert not any(sentinel in variant.data for sentinel in SENTINELS)
+        assert not any(mark in variant.data for mark in (b"Exif", b"ICCP", b"<x:xmpmeta", b"JFIF", b"acsp"))
+
+
+def test_alpha_is_kept_where_some_pixel_needs_it() -> None:
+    image = photo(300, 200).convert("RGBA")
+    assert opened(process(encode(image, "PNG")), "thumbnail").mode == "RGB"
+    image.putalpha(Image.linear_gradient("L").resize((300, 200)))
+    with opened(process(encode(image, "PNG"), [FULL]), "full") as full:
+        assert full.mode == "RGBA"
+        assert np.abs(np.asarray(full.getchannel("A")).astype(int) - np.asarray(image.getchannel("A"))).max() <= 2
+
+
+def test_color_under_transparent_pixels_does_not_bleed_into_the_edge() -> None:
+    image = Image.new("RGBA", (400, 400), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (200, 0, 400, 400))
+    with opened(process(encode(image, "PNG"), [VariantSpec("s", width=50, quality=100)]), "s") as small:
+        red, _, _, alpha = (np.asarray(small.getchannel(band)).astype(int) for band in "RGBA")
+    assert red[alpha > 200].max() < 40
+
+
+@pytest.mark.parametrize(
+    ("data", "specs", "warnings"),
+    [
+        (LANDSCAPE, DEFAULT_VARIANTS, ()),  # smaller than "original" alone: its width is an upper bound
+        (encode(photo(1000, 9), "PNG"), DEFAULT_VARIANTS, ("not_enlarged",)),
+        (encode(photo(99, 9), "PNG"), [VariantSpec("a", width=100)], ("not_enlarged",)),
+        (encode(photo(100, 9), "PNG"), [VariantSpec("a", width=100)], ()),
+        (encode(photo(99, 50), "PNG"), [VariantSpec("a", width=100, height=20)], ()),
+        (encode(photo(99, 50), "PNG"), [VariantSpec("a", width=90, height=60, fit="cover")], ("not_enlarged",)),
+        (encode(photo(99, 60), "PNG"), [VariantSpec("a", width=90, height=60, fit="cover")], ()),
+        (apng(), [VariantSpec("a", width=9)], ("animation_flattened",)),
+        (animated_webp(), [VariantSpec("a", width=9)], ("animation_flattened",)),
+        (encode(photo(9, 9), "PNG", icc_profile=b"x"), [VariantSpec("a", width=9)], ("icc_invalid",)),
+        (planted_jpeg(), [VariantSpec("a", width=9)], ("hdr_gain_map_dropped",)),
+        (
+            encode(photo(9, 9), "PNG", icc_profile=b"x", save_all=True, append_images=[photo(9, 9, 1)]),
+            DEFAULT_VARIANTS,
+            ("animation_flattened", "icc_invalid", "not_enlarged"),
+        ),
+    ],
+)
+def test_what_was_lost_is_told(data: bytes, specs: list[VariantSpec], warnings: tuple[str, ...]) -> None:
+    assert process(data, specs).warnings == warnings
+
+
+def test_animation_gives_its_first_frame() -> None:
+    for data in (apng(), animated_webp()):
+        with opened(process(data, [FULL]), "full") as image:
+            assert difference(image, photo(32, 24)) < 12
+            assert difference(image, photo(32, 24)) < difference(image, photo(32, 24, seed=1))
+
+
+# Dominant colour
+
+
+@pytest.mark.parametrize("data", [LANDSCAPE, encode(photo(70, 90).convert("LA"), "PNG"), planted_jpeg(), apng()])
+def test_dominant_color_is_that_of_process(data: bytes) -> None:
+    assert dominant_color(data) == process(data).dominant_color
+
+
+# Input, limits, determinism
+
+
+def test_bytes_path_and_file_give_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(LANDSCAPE)
+    with path.open("rb") as file:
+        file.seek(7)
+        results: list[ProcessedImage] = [process(source) for source in (LANDSCAPE, path, str(path), file)]
+        assert file.tell() == 7
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "error"),
+    [
+        (b"", {}, EmptyFileError),
+        (b"GIF89a" + bytes(99), {}, UnsupportedTypeError),
+        (LANDSCAPE, {"max_bytes": 1000}, FileTooLargeError),
+        (LANDSCAPE, {"max_pixels": 1000}, TooManyPixelsError),
+        (truncated(LANDSCAPE, 0.5), {}, TruncatedImageError),
+    ],
+)
+@pytest.mark.parametrize("work", [process, dominant_color])
+def test_pictures_that_cannot_be_taken_raise_their_error(
+    work: Any, data: bytes, limits: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        work(data, limits=Limits(**limits))
+
+
+def test_same_input_gives_the_same_bytes_from_many_threads() -> None:
+    sources = [LANDSCAPE, encode(photo(500, 300).convert("CMYK"), "JPEG"), encode(photo(80, 90).quantize(9), "PNG")] * 3
+    alone = [process(source) for source in sources[:3]] * 3
+    with ThreadPoolExecutor(9) as threads:
+        assert list(threads.map(process, sources)) == alone
+
+
+OUT_OF_MEMORY = """
+import os, resource, sys
+import imageprocessor as ip
+picture, warm_up = sys.argv[1:]
+sizes = [ip.VariantSpec("large", width=2000, effort=0), ip.VariantSpec("small", width=500, effort=0)]
+ip.process(warm_up, sizes)
+used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+for extra in range(9 << 20, 64 << 20, 6 << 20):
+    if os.fork() == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (used + extra, used + extra))
+        try:
+            ip.process(picture, sizes)
+        except MemoryError:
+            os._exit(7)
+        except ip.InputError:
+            os._exit(9)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_too_little_memory_is_no_fault_of_the_picture(image_format: str, tmp_path: Path) -> None:
+    picture, warm_up = tmp_path / "large", tmp_path / "small"
+    picture.write_bytes(encode(photo(20, 20).resize((2000, 2000)), image_format))
+    warm_up.write_bytes(encode(photo(20, 20), image_format))
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(picture), str(warm_up)]
+    done = run(command, capture_output=True, text=True, check=True)
+    assert "7" in done.stdout
+    assert "9" not in done.stdout
