@@ -28,8 +28,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection that sees one moment of the database and takes no lock that a writer waits for."""
-        with _told_apart(), self.engine.connect().execution_options(sqlite_begin="BEGIN") as connection:
+        """Yield a connection on which every statement sees the newest commit and waits for no writer.
+
+        Raises:
+            DatabaseUnavailableError: Damaged or unreachable.
+        """
+        with _told_apart(), self.engine.connect().execution_options(reads_only=True) as connection:
             yield connection
 
     @contextmanager
@@ -56,7 +60,8 @@ def open_database(path: Path) -> Database:
     """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, module=sqlite_module(), connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    # No bound on connections: threads that wait for the write lock must not keep readers from theirs.
+    engine = create_engine(url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return Database(engine)
@@ -82,7 +87,8 @@ def _set_pragmas(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+    if not connection.get_execution_options().get("reads_only"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 
-PROBE_KEY = "health/probe"
+PROBE_KEY = "health/probe"  #: a key that is looked for, not one that is there
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
@@ -63,9 +63,8 @@ def _outcome(check: Any, service: Service) -> str:
 
 def _check_database(service: Service) -> None:
     with service.database.read() as connection:
-        job_store.count_by_status(connection)
+        job_store.find_oldest_open(connection)
 
 
 def _check_storage(service: Service) -> None:
-    service.storage.put(PROBE_KEY, b"ok")
-    service.storage.delete(PROBE_KEY)
+    service.storage.exists(PROBE_KEY)
