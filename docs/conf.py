@@ -9,6 +9,7 @@ version = release = installed_version("imageprocessor")
 
 extensions = ["myst_parser"]
 myst_heading_anchors = 3
+smartquotes = False  # would join the hyphens of --options
 exclude_patterns = ["_build"]
 
 html_theme = "furo"

@@ -1,34 +1,79 @@
-"""The documentation tells the truth: its examples run, its links lead somewhere, its commands exist."""
+"""The documentation tells the truth: its examples run, its links lead somewhere, its tables are those of the code."""
 
 from __future__ import annotations
 
+import doctest
+import json
 import os
 import re
+import runpy
+import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
+import imageprocessor
+from imageprocessor.server.app import create_app
+from imageprocessor.settings import Settings
+from tests.conftest import require_program
+from tests.images import encode
+
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+GENERATED = sorted(path for path in DOCUMENTS if "<!-- generated: " in path.read_text(encoding="utf-8"))
 # An example after the comment "<!-- not run: REASON -->" must only be valid Python.
 EXAMPLE = re.compile(
     r"(?P<not_run><!-- not run: [^>]+ -->\n\s*)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL
 )
+SESSION = re.compile(r"^```pycon\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 NAMED_FILE = re.compile(r"`((?:src|tests|docs)/[\w./-]+)`")
 COMMAND = re.compile(r"^ *(?:\$ )?(?:\.venv/bin/)?imageprocessor (?P<name>[a-z-]+)(?P<rest>.*)", re.MULTILINE)
 OPTION = re.compile(r"(?<=\s)--[a-z-]+")
+HOST = re.compile(r"https?://([\w.-]+)")
+KNOWN_HOSTS = {"127.0.0.1", "a", "b", "keepachangelog.com", "semver.org"}
+# Shell lines that are run, and the JSON that the last of them prints, if the document shows it.
+SHELL = re.compile(
+    r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n(?:\n```json\n(?P<answer>.*?)```)?", re.DOTALL
+)
+NEXT = "--- next block ---"
+LAST_JOB = """$(imageprocessor jobs list --limit 1 --json | sed -n 's/.*"job_id": "\\(.*\\)",/\\1/p')"""
 
-each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+
+def name_document(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_document)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the photo of a phone: stored lying, with camera and place."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0110] = 6, "Phone"
+    exif.get_ifd(0x8825).update({1: "N", 2: (43.0, 28.0, 2.8), 3: "E", 4: (11.0, 53.0, 6.4)})
+    photo = encode(Image.new("RGB", (1600, 1200), "steelblue"), "JPEG", quality=95, exif=exif)
+    (tmp_path / "photos").mkdir()
+    for path in (tmp_path / "photo.jpg", tmp_path / "photos" / "one.jpg"):
+        path.write_bytes(photo)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @each_document
-def test_python_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (1600, 1200), "steelblue").save("photo.jpg")
+@pytest.mark.usefixtures("folder")
+def test_python_examples_run(document: Path) -> None:
     names: dict[str, object] = {}
     text = document.read_text(encoding="utf-8")
     for example in EXAMPLE.finditer(text):
@@ -39,12 +84,34 @@ def test_python_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest
             exec(program, names)
 
 
+@pytest.mark.usefixtures("folder")
+def test_library_examples_print_what_they_say() -> None:
+    sessions = "\n".join(SESSION.findall(read("docs/library.md")))
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(sessions, {}, "library.md", None, 0))
+    results = runner.summarize()
+    assert (results.failed, results.attempted > 20) == (0, True)
+
+
+def test_library_names_every_public_name() -> None:
+    named = set(re.findall(r"\w+", read("docs/library.md")))
+    assert set(imageprocessor.__all__) - named == set()
+
+
 @each_document
 def test_links_and_named_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     linked = {document.parent / target for target in LINK.findall(text)}
     named = {ROOT / path for path in NAMED_FILE.findall(text) if "NAME" not in path}
     assert [str(path) for path in sorted(linked | named) if not path.exists()] == []
+
+
+@each_document
+def test_no_unknown_host_or_path_of_this_machine_is_named(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    hosts = {host for host in HOST.findall(text) if not host.endswith("example.com")}
+    assert hosts <= KNOWN_HOSTS
+    assert [path for path in (str(ROOT), sys.prefix, str(Path.home())) if f"{path}/" in text] == []
 
 
 @each_document
@@ -60,3 +127,104 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         assert ran.returncode == 0, f"{command[0]}: {ran.stderr}"
         unknown = set(OPTION.findall(command["rest"])) - set(re.findall(r"--[a-z-]+", ran.stdout))
         assert not unknown, f"{command[0]}: unknown {unknown}"
+
+
+@pytest.mark.parametrize("document", GENERATED, ids=name_document)
+def test_generated_parts_are_current(document: Path) -> None:
+    render_page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["render_page"]
+    assert document.read_text(encoding="utf-8") == render_page(document), "run: python docs/generate.py"
+
+
+def test_server_names_every_endpoint() -> None:
+    documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
+    paths = create_app(Settings()).openapi()["paths"]
+    served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    served |= {("GET", "/docs"), ("GET", "/openapi.json")}
+    assert documented == served
+
+
+def test_quickstart_does_what_it_says(service: Service) -> None:
+    check_shell_examples("docs/quickstart.md", service)
+
+
+def test_readme_does_what_it_says(service: Service) -> None:
+    check_shell_examples("README.md", service)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that runs in *folder* as the documents start it; with *environment*, curl finds it at port 8000."""
+
+    folder: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    require_program("curl")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = make_environment(folder / "bin", port)
+    process = subprocess.Popen(
+        [folder / "bin" / "imageprocessor", "serve", "--port", str(port)], cwd=folder, env=environment
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/readyz", process)
+        yield Service(folder, environment)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def make_environment(programs: Path, port: int) -> dict[str, str]:
+    """Put the command, as this Python has it, on the PATH; let curl wait for a job and fail where an answer does."""
+    programs.mkdir()
+    command = programs / "imageprocessor"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m imageprocessor "$@"\n')
+    command.chmod(0o755)
+    options = ("silent", "show-error", "fail", "retry = 30", "retry-all-errors", "retry-delay = 1")
+    connection = f"connect-to = 127.0.0.1:8000:127.0.0.1:{port}"
+    (programs / ".curlrc").write_text("\n".join([*options, connection]))
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "CURL_HOME": str(programs)}
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None, "the service ended"
+        try:
+            with urlopen(url) as response:
+                assert response.status == 200
+                return
+        except URLError:
+            time.sleep(0.1)
+    pytest.fail("the service does not answer")
+
+
+def check_shell_examples(name: str, service: Service) -> None:
+    """Run the shell lines of a document in one shell, and compare what they print with what is shown: its keys."""
+    blocks = [block for block in SHELL.finditer(read(name)) if not is_set_up(block)]
+    assert len(blocks) > 2
+    script = f"\necho '{NEXT}'\n".join(block["lines"].replace("/JOB_ID/", f"/{LAST_JOB}/") for block in blocks)
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=service.folder,
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for block, printed in zip(blocks, ran.stdout.split(NEXT), strict=True):
+        if block["answer"]:
+            assert list(json.loads(printed)) == list(json.loads(block["answer"])), block["lines"]
+
+
+def is_set_up(block: re.Match[str]) -> bool:
+    """Tell whether a block installs or starts something, which its mark or its first word says."""
+    return bool(block["not_run"]) or block["lines"].startswith("python3 -m venv")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
