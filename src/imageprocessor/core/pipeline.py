@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:  # noqa
         InputError: as ``process`` does.
     """
     picture, _ = _open_upright(data, limits)
-    *_, (smallest, _) = _resize_in_steps(picture, DEFAULT_VARIANTS)
+    [(smallest, _)] = deque(_resize_in_steps(picture, DEFAULT_VARIANTS), maxlen=1)
     return dominant_color_of(smallest)
 
 
