@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import structlog
 
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 from imageprocessor.errors import SettingsError
@@ -141,8 +142,6 @@ def test_every_setting_says_what_it_means_and_accepts() -> None:
 
 
 def test_logs_are_json_lines_with_what_is_bound_to_the_context(capsys: pytest.CaptureFixture[str]) -> None:
-    import structlog
-
     from imageprocessor.logs import configure_logs
 
     before = logging.getLogger().handlers[:]
@@ -160,3 +159,25 @@ def test_logs_are_json_lines_with_what_is_bound_to_the_context(capsys: pytest.Ca
         ("happened", "info", "r1"),
         ("from a library", "warning", "r1"),
     ]
+
+
+def test_console_traceback_shows_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    from imageprocessor.logs import configure_logs
+
+    before = logging.getLogger().handlers[:]
+    try:
+        configure_logs("console", "INFO")
+        _fail_with_secret("hidden-value")
+    finally:
+        logging.getLogger().handlers[:] = before
+        structlog.reset_defaults()
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert "hidden-value" not in told
+
+
+def _fail_with_secret(secret: str) -> None:
+    try:
+        assert len(secret) / 0
+    except ZeroDivisionError:
+        structlog.get_logger("here").exception("failed")

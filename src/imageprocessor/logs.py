@@ -29,6 +29,9 @@ def configure_logs(log_format: str, log_level: str) -> None:
         structlog.stdlib.ProcessorFormatter(processors=_renderers(log_format), foreign_pre_chain=shared)
     )
     logging.basicConfig(handlers=[handler], level=log_level, force=True)
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).handlers.clear()  # where uvicorn was started by itself, it has set up its own
+        logging.getLogger(name).propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every start, also where nothing is migrated
 
 
@@ -36,4 +39,6 @@ def _renderers(log_format: str) -> list[Processor]:
     drop_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if log_format == "json":
         return [drop_meta, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [drop_meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # The default would draw tracebacks with the values of local variables: secrets, and seconds of work.
+    plain = structlog.dev.plain_traceback
+    return [drop_meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

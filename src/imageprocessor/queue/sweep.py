@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
     """Yield the unfinished files of uploads and writes that broke off."""
     before = clock.utc_now() - UPLOAD_GRACE
     for path in (path for folder in service.drafts for path in folder.iterdir()):
-        if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
-            yield path
+        with suppress(FileNotFoundError):  # finished and renamed meanwhile
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                yield path
 
 
 Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
