@@ -48,7 +48,7 @@ def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
         TruncatedImageError: the file ends before the picture does.
         InvalidImageError: the container or the pixels do not follow the format.
         TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file than the header
-            told, or a WebP is above the 178 956 970 pixels that Pillow takes at most.
+            told, or a WebP is above the 178 956 970 pixels that Pillow 13 takes at most.
         MemoryError: as the decoder raises it.
     """
     container = CONTAINERS[info.format]
