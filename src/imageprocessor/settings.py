@@ -92,7 +92,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    service_name: str = setting("image-processor", "text", "The name that logs, `/docs` and the health check show.")
+    service_name: str = setting("image-processor", "text", "The name that `/docs` and the health check show.")
     version: str = setting("", "text", "The version that the health check shows; empty: this package's own.")
     data_dir: Path = setting(Path("data"), "a folder", "Where the service keeps what it must remember.")
     database_path: Path = setting(
@@ -114,7 +114,7 @@ class Settings(BaseModel):
         60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
     )
     job_memory_limit_mb: int = setting(
-        3072,
+        2048,
         "512 to 65536",
         "Address space of a worker process; above what the worst permitted image needs.",
         ge=512,

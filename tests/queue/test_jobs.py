@@ -43,6 +43,16 @@ def test_bad_input_ends_at_once_and_loses_its_source() -> None:
     assert (outcome.status, outcome.next_attempt_at, outcome.keeps_source) == (JobStatus.FAILED, None, False)
 
 
+def test_storage_has_longer_to_come_back_than_a_worker() -> None:
+    waits = [
+        after_failure(job(1), error, NOW).next_attempt_at for error in (WorkerLostError("x"), StorageFullError("x"))
+    ]
+    assert waits[0]
+    assert waits[1]
+    assert waits[0] <= NOW + timedelta(seconds=1)
+    assert waits[1] >= NOW + timedelta(seconds=5)
+
+
 @pytest.mark.parametrize(("attempts", "longest"), [(1, 1), (2, 2), (3, 4), (7, 60), (20, 60)])
 def test_backoff_doubles_up_to_a_minute_and_is_spread(attempts: int, longest: int) -> None:
     waits = {backoff(attempts) for _ in range(50)}

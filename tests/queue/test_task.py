@@ -99,7 +99,7 @@ def test_job_that_waits_for_its_next_attempt_cannot_be_claimed_before_it_is_due(
     run_job(replace(service, storage=RefusingStorage()), job.job_id, "worker")
     waiting = find(service, job)
     assert waiting.next_attempt_at
-    assert 0 < (waiting.next_attempt_at - clock.utc_now()).total_seconds() <= 1
+    assert 0 < (waiting.next_attempt_at - clock.utc_now()).total_seconds() <= 10
     run_job(service, job.job_id, "worker")
     assert find(service, job) == waiting
 

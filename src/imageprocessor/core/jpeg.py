@@ -150,7 +150,7 @@ def _classify(marker: int, segment: memoryview) -> Piece:
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
         without_thumbnail = payload[:12] + b"\0\0"
         return Piece(_segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ())
-    if marker == _APP14 and payload.startswith(b"Adobe"):
+    if marker == _APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
         return Piece(_segment(marker, payload[:12]))  # tells how the colours are coded
     for kind_marker, prefix, kind in _KINDS:
         if marker == kind_marker and payload.startswith(prefix):

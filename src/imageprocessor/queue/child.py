@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 
 import structlog
 
-from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.logs import configure_logs
+from imageprocessor.queue.database import DATABASE_FAULTS
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
@@ -49,7 +49,7 @@ def limit_memory(megabytes: int) -> None:
 def _run(service: Service, job_id: str, worker_id: str) -> None:
     try:
         run_job(service, job_id, worker_id)
-    except DatabaseUnavailableError as error:
+    except DATABASE_FAULTS as error:
         log.warning("database_unavailable", job_id=job_id, cause=str(error))
         time.sleep(PAUSE_SECONDS)
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 
+DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)  #: what a transaction may raise and later not
 BUSY_TIMEOUT_SECONDS = 5
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 

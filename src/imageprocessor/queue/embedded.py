@@ -18,6 +18,7 @@ import structlog
 from imageprocessor.errors import DatabaseUnavailableError, DecodeTimeoutError, JobError, StorageError, WorkerLostError
 from imageprocessor.queue import clock, job_store, presence
 from imageprocessor.queue.child import work
+from imageprocessor.queue.database import DATABASE_FAULTS
 from imageprocessor.queue.jobs import EventType, Job
 from imageprocessor.queue.presence import Presence
 from imageprocessor.queue.service import Service, workers_directory
@@ -77,7 +78,7 @@ class Supervisor:
             self._kill_overdue()
             self._give_back_lost()
             self._hand_out()
-        except DatabaseUnavailableError as error:
+        except DATABASE_FAULTS as error:
             log.warning("database_unavailable", cause=str(error))
         self._wait(self._seconds_to_next_deadline())
 
@@ -118,7 +119,7 @@ class Supervisor:
             try:
                 for job in self._list_held(slot):
                     fail_attempt(self._service, job, error)
-            except DatabaseUnavailableError as fault:
+            except DATABASE_FAULTS as fault:
                 log.warning("job_not_given_back", job_id=slot.job_id, cause=str(fault))
                 return
             self._lost.pop(0)
@@ -177,7 +178,7 @@ class Supervisor:
                 for job in job_store.list_held_by(connection, slot.worker_id):
                     job_store.release(connection, job)
                     job_store.add_event(connection, EventType.RELEASED, job, clock.utc_now())
-        except DatabaseUnavailableError as error:
+        except DATABASE_FAULTS as error:
             log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
 
     def _sweep_regularly(self) -> None:

@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from imageprocessor.errors import ImageProcessorError
+from imageprocessor.errors import ImageProcessorError, StorageError
 from imageprocessor.queue import clock
 
 FIRST_BACKOFF_SECONDS = 1.0
+FIRST_STORAGE_BACKOFF_SECONDS = 10.0  # so that three retries outlast half a minute without storage
 MAX_BACKOFF_SECONDS = 60.0
 LEASE_MARGIN_SECONDS = 15
 
@@ -141,12 +142,13 @@ class FailedAttempt:
 
 def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
     """Decide what a failed attempt means. Bad input ends at once and loses its source; faults that may pass retry."""
+    first = FIRST_STORAGE_BACKOFF_SECONDS if isinstance(error, StorageError) else FIRST_BACKOFF_SECONDS
     if error.retryable and job.attempts <= job.max_retries:
-        return FailedAttempt(JobStatus.RETRYING, now + backoff(job.attempts), keeps_source=True)
+        return FailedAttempt(JobStatus.RETRYING, now + backoff(job.attempts, first), keeps_source=True)
     return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
 
 
-def backoff(attempts: int) -> timedelta:
-    """Return the wait before the next attempt: doubling from 1 s to 60 s, less up to half of it by chance."""
-    seconds = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempts - 1))
+def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
+    """Return the wait before the next attempt: doubling up to 60 s, less up to half of it by chance."""
+    seconds = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
     return timedelta(seconds=seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -13,7 +13,6 @@ import structlog
 
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.errors import (
-    DatabaseUnavailableError,
     ImageProcessorError,
     MemoryLimitError,
     ObjectNotFoundError,
@@ -23,6 +22,7 @@ from imageprocessor.errors import (
     UnexpectedError,
 )
 from imageprocessor.queue import clock, job_store
+from imageprocessor.queue.database import DATABASE_FAULTS
 from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus, after_failure, backoff
 from imageprocessor.queue.service import Service
@@ -35,7 +35,8 @@ def run_job(service: Service, job_id: str, worker_id: str) -> None:
     """Run one attempt of the job *job_id*, if it is there to be had, and write down what came of it.
 
     Raises:
-        DatabaseUnavailableError: The outcome could not be written. The lease runs out and the job is tried again.
+        DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs out and the job
+            is tried again.
     """
     job = _claim(service, job_id, worker_id)
     if job is None:
@@ -56,9 +57,7 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
         if ended:
             job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
     if ended:
-        log.warning(
-            "attempt_failed", job_id=job.job_id, outcome=outcome.status.value, code=error.code, cause=str(error)
-        )
+        _log_failure(job, outcome.status, error)
     if ended and outcome.status is JobStatus.FAILED:
         with suppress(StorageError):  # the sweep removes what is left over
             delete_variants(service, job)
@@ -157,6 +156,11 @@ def _give_way(service: Service, job: Job) -> None:
         purge(service, job)
 
 
+def _log_failure(job: Job, status: JobStatus, error: ImageProcessorError) -> None:
+    ids = {"job_id": job.job_id, "image_id": job.image_id, "request_id": job.request_id}  # the supervisor binds none
+    log.warning("attempt_failed", **ids, outcome=status.value, code=error.code, cause=str(error))
+
+
 def _delete_source(service: Service, job: Job) -> None:
     if job.staging_key:
         service.staging.delete(job.staging_key)
@@ -167,7 +171,7 @@ def _persist(job: Job, write: Callable[[], None]) -> None:
     for attempt in range(1, 100):
         try:
             return write()
-        except DatabaseUnavailableError:
+        except DATABASE_FAULTS:
             pause = backoff(attempt)
             if job.lease_expires_at is None or clock.utc_now() + pause > job.lease_expires_at:
                 raise
