@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
-from typing import BinaryIO
 
 from PIL import ImageCms
 
@@ -88,11 +87,6 @@ def read_metadata(data: ImageSource) -> Metadata:
         taken_at=_read_time(_read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})),
         icc=_describe_profile(b"".join(map(CONTAINERS[image_format].decode_icc, profile))),
     )
-
-
-def find_metadata(file: BinaryIO, image_format: ImageFormat) -> tuple[str, ...]:
-    """Return the kinds of metadata in ``file``, as in ``Metadata.kinds``; of a damaged file those before the damage."""
-    return _unique_kinds(_readable_pieces(read_all(file), image_format))
 
 
 def _readable_pieces(data: bytes, image_format: ImageFormat) -> Iterator[Piece]:

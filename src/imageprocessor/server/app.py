@@ -21,6 +21,7 @@ import imageprocessor
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
 from imageprocessor.server import file_routes, health_routes, image_routes, job_routes
+from imageprocessor.server.lingering import LingeringClose
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import UnexpectedErrors, add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
@@ -82,6 +83,7 @@ def _make_middleware(settings: Settings) -> list[Middleware]:
         expose_headers=[*NAMES, "Retry-After", ID_HEADER],
     )
     return [
+        Middleware(LingeringClose),
         Middleware(RequestLog),
         Middleware(SecurityHeaders),
         *([cors] if settings.cors_origins else []),

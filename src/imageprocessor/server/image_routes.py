@@ -133,6 +133,7 @@ def get_image_result(service: CurrentService, caller: Reader, image_id: ImageId)
     operation_id="deleteImage",
     summary="Delete an image and all its sizes",
     status_code=204,
+    response_class=Response,
     responses=problem_responses(*NOT_FOUND),
 )
 def remove_image(service: CurrentService, caller: User, image_id: ImageId) -> None:

@@ -1,0 +1,48 @@
+"""Hears out a client whose upload was refused: closing while it still sends would lose it, or its proxy, the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LISTEN_SECONDS = 5
+LISTEN_BYTES = 32 * 1024 * 1024
+
+
+class LingeringClose:
+    """ASGI middleware: sends an answer at once, and ends it when the request's body has come, or enough of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body_ended = scope.get("method") != "POST"
+
+        async def receive_noting_end() -> Message:
+            nonlocal body_ended
+            message = await receive()
+            body_ended = body_ended or not message.get("more_body", False)
+            return message
+
+        async def send_lingering(message: Message) -> None:
+            is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if is_end and not body_ended:
+                await send({**message, "more_body": True})
+                await _discard_body(receive)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await self.app(scope, receive_noting_end, send_lingering)
+
+
+async def _discard_body(receive: Receive) -> None:
+    left = LISTEN_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LISTEN_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
