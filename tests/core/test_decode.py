@@ -50,7 +50,7 @@ FILES = {
 }
 
 
-def decoded(data: bytes, info: ImageInfo | None = None, limits: Limits = Limits()) -> Decoded:  # noqa: B008 - frozen
+def decoded(data: bytes, info: ImageInfo | None = None, limits: Limits = Limits()) -> Decoded:
     return decode(io.BytesIO(data), info or validate(data, limits), limits)
 
 

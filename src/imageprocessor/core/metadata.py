@@ -43,7 +43,7 @@ class Metadata:
     icc: str | None = None
 
 
-def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:  # noqa: B008 - frozen
+def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """Return the same file without its metadata; no pixel is decoded or changed.
 
     Orientation and the ICC profile are kept, since the picture would look different without them. Text, previews,

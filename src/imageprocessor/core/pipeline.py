@@ -42,7 +42,7 @@ class ProcessedImage:
 def process(
     data: ImageSource,
     variants: Sequence[VariantSpec] = DEFAULT_VARIANTS,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),
 ) -> ProcessedImage:
     """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, and with no metadata of the source.
 
@@ -69,7 +69,7 @@ def process(
     return ProcessedImage({spec.name: made[spec.name] for spec in variants}, color, original, lost)
 
 
-def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:  # noqa: B008 - frozen
+def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
     """Return the colour that a picture mostly shows, as ``"#RRGGBB"``: the same as ``process(data).dominant_color``.
 
     Raises:

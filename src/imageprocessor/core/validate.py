@@ -28,7 +28,7 @@ class ImageInfo:
     frames: int
 
 
-def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:  # noqa: B008 - frozen
+def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
     """Check the size, type and dimensions of ``data`` without running a decoder.
 
     That the header is right does not mean that the pixels are: only decoding tells.
