@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -220,27 +221,31 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
 ) -> None:
     jobs = [submit_image(slow_image) for _ in range(3)]
     for _ in range(2):
-        process = start_supervisor(service.settings, tmp_path)
-        wait_for(lambda: any(find(service, job).status is JobStatus.PROCESSING for job in jobs))
-        children = list_children(process.pid)
-        process.kill()
-        process.wait()
+        with supervisor_process(service.settings, tmp_path) as pid:
+            wait_for(lambda: any(find(service, job).status is JobStatus.PROCESSING for job in jobs))
+            children = list_children(pid)
+        assert children
         for pid in children:
             wait_for_end(pid)
     assert len(presence.list_dead(workers_directory(service.settings))) == 1, "the second buried the first"
-    process = start_supervisor(service.settings, tmp_path)
-    started = time.monotonic()
-    for job in jobs:
-        wait_for_status(service, job, JobStatus.COMPLETED)
-    assert time.monotonic() - started < service.settings.job_timeout_seconds / 2
-    process.kill()
-    process.wait()
+    with supervisor_process(service.settings, tmp_path):
+        started = time.monotonic()
+        for job in jobs:
+            wait_for_status(service, job, JobStatus.COMPLETED)
+        assert time.monotonic() - started < service.settings.job_timeout_seconds / 2
 
 
-def start_supervisor(settings: Settings, tmp_path: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
+    """Run a supervisor of two workers in a process of its own; kill it at the end. Yield its process id."""
     script = tmp_path / "supervise.py"
     script.write_text(SUPERVISE)
-    return subprocess.Popen([sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes"})])
+    arguments = [sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes"})]
+    with subprocess.Popen(arguments) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def wait_for_end(pid: int) -> None:
