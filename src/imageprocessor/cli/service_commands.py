@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,19 +81,21 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcess
     Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
     """
     from imageprocessor.cli.banner import describe_service
-    from imageprocessor.cli.serving import embedded_workers, listen, load_app, serve_api, stop_by_interrupt
+    from imageprocessor.cli.serving import listen, load_app, run_beside_workers, serve_api, stop_by_interrupt
     from imageprocessor.queue.service import open_service
 
     if reload and api_processes > 1:
         raise typer.BadParameter("it goes with one API process only", param_hint="'--reload'")
     settings = read_settings()
     load_app()
-    with open_service(settings) as service, listen(host, port) as listener:
+    stop_by_interrupt()
+    with suppress(KeyboardInterrupt), open_service(settings) as service, listen(host, port) as listener:
         print_note(describe_service(settings, listener, os.environ))
-        stop_by_interrupt()
-        count = settings.worker_concurrency
-        with embedded_workers(service, count) if count else nullcontext(), suppress(KeyboardInterrupt):
-            serve_api(listener, api_processes, reload=reload)
+        answer = partial(serve_api, listener, api_processes, reload=reload)
+        if settings.worker_concurrency:
+            run_beside_workers(service, settings.worker_concurrency, answer)
+        else:
+            answer()
 
 
 def worker() -> None:
@@ -102,18 +105,17 @@ def worker() -> None:
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
-    from imageprocessor.cli.serving import embedded_workers, stop_by_interrupt, wait_for_interrupt
+    from imageprocessor.cli.serving import run_beside_workers, stop_by_interrupt, wait_for_interrupt
     from imageprocessor.queue.service import open_service
 
     settings = read_settings()
     count = settings.worker_concurrency
     if count == 0:
         raise SettingsError("WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more.")
-    with open_service(settings) as service:
+    stop_by_interrupt()
+    with suppress(KeyboardInterrupt), open_service(settings) as service:
         print_note(f"{count} workers for {settings.data_dir.resolve()}")
-        stop_by_interrupt()
-        with embedded_workers(service, count), suppress(KeyboardInterrupt):
-            wait_for_interrupt()
+        run_beside_workers(service, count, wait_for_interrupt)
 
 
 def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -84,26 +84,29 @@ def run_api_process(sockets: list[socket.socket] | None) -> None:
         Server(_configure()).run(sockets)
 
 
-@contextmanager
-def embedded_workers(service: Service, count: int) -> Iterator[None]:
-    """Run *count* workers beside the body, and stop them after it; where they fail, the body gets a SIGTERM.
+def run_beside_workers(service: Service, count: int, body: Callable[[], object]) -> None:
+    """Run *body* beside *count* workers until a signal or their failure interrupts it; then stop the workers.
 
     Raises:
         ImageProcessorError: The workers failed.
     """
     supervisor, faults = Supervisor(service, count), list[Exception]()
     thread = threading.Thread(target=_supervise_workers, args=(supervisor, faults), name="supervisor", daemon=True)
-    thread.start()
     try:
-        yield
+        with _never_in_children(*STOP_SIGNALS):  # nor in the thread itself
+            thread.start()
+        body()
+    except KeyboardInterrupt:
+        pass
     finally:
         end_at_next_signal()
         if not faults:
             supervisor.stop()
-        thread.join()
-    if faults:
-        for child in multiprocessing.active_children():
+        if thread.is_alive():
+            thread.join()
+        for child in multiprocessing.active_children():  # none, unless the supervisor failed; they ignore SIGTERM
             child.kill()
+    if faults:
         raise ImageProcessorError("The workers failed, so the service was stopped: the log has the cause.")
 
 
@@ -140,13 +143,9 @@ def _configure(**options: Any) -> Config:
 
 
 def _supervise_workers(supervisor: Supervisor, faults: list[Exception]) -> None:
-    # Signals for the whole group are for the main thread: blocked here, they are also blocked in the children from
-    # their first instruction on. The tracker comes first, because its start would unblock them again.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         supervisor.run()
-    except Exception as error:
+    except Exception as error:  # the boundary of this thread: a service without its workers must not go on
         log.exception("the workers failed")
         faults.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -170,13 +169,20 @@ def _supervise_processes(listener: socket.socket, count: int) -> None:
 def _start_process(listener: socket.socket) -> BaseProcess:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True)
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the parent's, who sends SIGTERM
-    try:
+    with _never_in_children(signal.SIGINT):  # Ctrl-C is the parent's, who then sends SIGTERM
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return process
+
+
+@contextmanager
+def _never_in_children(*numbers: int) -> Iterator[None]:
+    """Hold back signals that go to the whole group: a process or thread started meanwhile never gets them."""
+    resource_tracker.ensure_running()  # not later: its start would let SIGINT and SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
