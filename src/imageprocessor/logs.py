@@ -32,6 +32,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()  # where uvicorn was started by itself, it has set up its own
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the server writes its own line of each request
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every start, also where nothing is migrated
 
 

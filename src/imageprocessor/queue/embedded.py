@@ -58,19 +58,26 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until stopped. Jobs in hand may end within 25 s; what is cut off then is given back uncounted."""
         directory = workers_directory(self._service.settings)
-        with presence.announce(directory, self._worker_count) as self._presence:
-            sweeper = threading.Thread(target=self._sweep_regularly, name="sweeper", daemon=True)
-            sweeper.start()
-            while not self._stopping.is_set():
-                self._turn()
-            self._shut_down()
-            sweeper.join()
+        with presence.announce(directory, self._worker_count) as me:
+            self._presence = me
+            try:
+                self._supervise()
+            finally:
+                self._presence = None
 
     def stop(self) -> None:
         """Ask :meth:`run` to end. May be called from any thread."""
         self._stopping.set()
         if self._presence:
             self._presence.wake()
+
+    def _supervise(self) -> None:
+        sweeper = threading.Thread(target=self._sweep_regularly, name="sweeper", daemon=True)
+        sweeper.start()
+        while not self._stopping.is_set():
+            self._turn()
+        self._shut_down()
+        sweeper.join()
 
     def _turn(self) -> None:
         try:
@@ -189,6 +196,8 @@ class Supervisor:
                 sweep(self._service, orphans=orphans)
             except (DatabaseUnavailableError, StorageError) as error:
                 log.warning("sweep_cut_short", cause=str(error))
+            except Exception:  # the boundary: without the sweep, what crashes leave behind would stay
+                log.exception("sweep_failed")
             if orphans:
                 orphans_due = time.monotonic() + ORPHANS_EVERY_SECONDS
             self._stopping.wait(SWEEP_EVERY_SECONDS)

@@ -202,9 +202,9 @@ def add_event(connection: Connection, event_type: EventType, job: Job, now: date
     )
 
 
-def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
-    """Return the audit trail of a job, oldest first; it outlives the image."""
-    query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
+def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
+    """Return the audit trail of a job, by its own or its image's id, oldest first; it outlives the image."""
+    query = select(events).where(or_(events.c.job_id == id_, events.c.image_id == id_)).order_by(events.c.created_at)
     return [{**row, "metadata": json.loads(row["metadata"])} for row in connection.execute(query).mappings()]
 
 

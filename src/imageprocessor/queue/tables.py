@@ -47,6 +47,7 @@ image_upload_events = Table(
     Column("metadata", Text, nullable=False),
     Column("created_at", String(27), nullable=False),
     Index("ix_events_job", "job_id", "created_at"),
+    Index("ix_events_image", "image_id", "created_at"),
 )
 
 upload_rate_limits = Table(

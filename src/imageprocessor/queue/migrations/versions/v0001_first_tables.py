@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_events_job", "image_upload_events", ["job_id", "created_at"], unique=False)
+    op.create_index("ix_events_image", "image_upload_events", ["image_id", "created_at"], unique=False)
     op.create_table(
         "processing_jobs",
         sa.Column("job_id", sa.String(length=36), nullable=False),
