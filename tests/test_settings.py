@@ -81,7 +81,7 @@ def test_every_fault_is_told_at_once_with_variable_value_and_accepted_form() -> 
     for name, value in wrong.items():
         line = next(line for line in message.splitlines() if line.startswith(f"  {name}="))
         assert repr(value) in line
-        assert f"Accepted: {accepted_form(name.lower())}" in line
+        assert line.endswith("Accepted: " + accepted_form(name.lower()).replace("`", ""))
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,8 @@ def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
 
 def _describe_fault(name: str, value: str, message: str) -> str:
     shown = "(hidden)" if is_secret(name) else repr(value)
-    return f"{name.upper()}={shown}: {message.removeprefix('Value error, ')}. Accepted: {accepted_form(name)}"
+    fault, form = message.removeprefix("Value error, ").rstrip("."), accepted_form(name).replace("`", "")
+    return f"{name.upper()}={shown}: {fault}. Accepted: {form}"
 
 
 def accepted_form(name: str) -> str:

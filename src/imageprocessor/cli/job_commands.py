@@ -105,6 +105,8 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
 def describe_job(job: Job) -> dict[str, Any]:
     """Return what an operator may want to know of a job, ready for JSON; what is not known is None."""
+    from imageprocessor.queue.clock import to_text
+
     moments = ("created_at", "started_at", "completed_at", "next_attempt_at")
     return {
         "job_id": job.job_id,
@@ -114,7 +116,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "max_retries": job.max_retries,
         "user_id": job.user_id,
         "bucket": job.bucket,
-        **{name: moment.isoformat() if (moment := getattr(job, name)) else None for name in moments},
+        **{name: to_text(moment) if (moment := getattr(job, name)) else None for name in moments},
         "error_code": job.error_code,
         "error": job.error,
         "source_kept": job.staging_key is not None,

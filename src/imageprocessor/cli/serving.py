@@ -52,8 +52,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # the rest says again where it was to listen
         raise ImageProcessorError(
-            f"Port {port} of {host} cannot be listened on ({error.strerror}): "
+            f"Port {port} of {host} cannot be listened on ({reason}): "
             "stop what uses it, or choose others with --port and --host."
         ) from None
 
