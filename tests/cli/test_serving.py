@@ -78,7 +78,7 @@ def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
 
 def wait_until_gone(running: Running) -> None:
     """Wait for the end of all processes; what is still starting, or only keeps track of others, ends a little later."""
-    wait_for(lambda: not running.members(), 5)
+    wait_for(lambda: not running.members(), 20)
 
 
 @pytest.fixture

@@ -47,6 +47,12 @@ def test_what_json_objects_cannot_be_is_refused(text: str) -> None:
         parse_context(text)
 
 
+@pytest.mark.parametrize("levels", [9, 500, 900, 2_700])
+def test_more_than_eight_levels_are_refused_however_many_the_parser_bears(levels: int) -> None:
+    with pytest.raises(InvalidMetadataError, match="nested deeper than 8"):
+        parse_context('{"a":' * levels + "1" + "}" * levels)
+
+
 def test_eight_levels_are_accepted() -> None:
     assert parse_context('{"a":' * 8 + "1" + "}" * 8)
 

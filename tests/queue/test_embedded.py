@@ -253,4 +253,4 @@ def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
 
 
 def wait_for_end(pid: int) -> None:
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 5)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 20)

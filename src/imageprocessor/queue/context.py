@@ -28,7 +28,7 @@ def parse_context(text: str) -> dict[str, Any]:
     value = _parse(text)
     if not isinstance(value, dict):
         raise InvalidMetadataError(f"metadata is a JSON {_json_type(value)}: send an object, such as {{}}.")
-    if _depth(value) > MAX_DEPTH:
+    if _is_deeper(value, MAX_DEPTH):
         raise InvalidMetadataError(f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it.")
     return value
 
@@ -48,9 +48,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _depth(value: Any) -> int:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if children is None else 1 + max(map(_depth, children), default=0)
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 def _json_type(value: Any) -> str:
