@@ -102,15 +102,7 @@ def _report(image: ProcessedImage, paths: Mapping[str, Path], bytes_in: int) -> 
         "dominant_color": image.dominant_color,
         "size_bytes": bytes_in,
         "variants": {
-            name: {
-                "path": str(paths[name]),
-                "width": variant.width,
-                "height": variant.height,
-                "aspect_ratio": variant.aspect_ratio,
-                "format": variant.format,
-                "size_bytes": variant.size_bytes,
-            }
-            for name, variant in image.variants.items()
+            name: {"path": str(paths[name]), **variant.describe()} for name, variant in image.variants.items()
         },
         "warnings": list(image.warnings),
     }

@@ -145,6 +145,10 @@ class Variant:
         """The length of the encoded file."""
         return len(self.data)
 
+    def describe(self) -> dict[str, int | float | str]:
+        """Return everything but the bytes, ready for JSON."""
+        return {name: getattr(self, name) for name in ("width", "height", "aspect_ratio", "format", "size_bytes")}
+
 
 DEFAULT_VARIANTS = (
     VariantSpec("thumbnail", width=150),

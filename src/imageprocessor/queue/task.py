@@ -121,16 +121,7 @@ def describe(image: ProcessedImage) -> dict[str, Any]:
     return {
         "dominant_color": image.dominant_color,
         "original_dimensions": image.original_dimensions._asdict(),
-        "variants": {
-            name: {
-                "width": variant.width,
-                "height": variant.height,
-                "aspect_ratio": variant.aspect_ratio,
-                "format": variant.format,
-                "size_bytes": variant.size_bytes,
-            }
-            for name, variant in image.variants.items()
-        },
+        "variants": {name: variant.describe() for name, variant in image.variants.items()},
         "warnings": list(image.warnings),
     }
 
