@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imageprocessor.queue import job_store, presence
 from imageprocessor.queue.embedded import Supervisor
@@ -187,7 +188,7 @@ def test_image_that_needs_more_than_the_memory_limit_fails_alone(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(with_settings(service, job_memory_limit_mb=512), 1)
-    hungry = submit_image(encode(photo(100, 100).resize((7000, 7000)), "JPEG"))
+    hungry = submit_image(encode(Image.new("RGBA", (7000, 7000), (10, 200, 30, 128)), "PNG", compress_level=1))
     small = submit_image()
     wait_for_status(service, small, JobStatus.COMPLETED)
     wait_for(lambda: find(service, hungry).error_code == "memory_limit")
