@@ -109,6 +109,13 @@ def test_published_or_short_key_is_refused_with_the_command_for_a_good_one_and_n
     assert key not in str(caught.value)
 
 
+@pytest.mark.parametrize(("algorithm", "min_bytes"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
+def test_key_must_be_as_long_as_what_its_algorithm_computes(algorithm: str, min_bytes: int) -> None:
+    assert load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * min_bytes).jwt_secret_key
+    with pytest.raises(SettingsError, match=f"{min_bytes - 1} bytes are too few"):
+        load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * (min_bytes - 1))
+
+
 def test_secret_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     settings = load(JWT_SECRET_KEY_FILE=str(tmp_path / "key"))

@@ -34,7 +34,7 @@ BYTES_PER_MB = 1024 * 1024
 DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 4096}
 MIME_TYPES = tuple(image_format.mime_type for image_format in ImageFormat)
 PUBLISHED_KEYS = ("CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "your-secure-random-key-here")
-MIN_KEY_BYTES = 32
+MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # the length of what they compute: RFC 7518, section 3.2
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
 
 
@@ -125,15 +125,15 @@ class Settings(BaseModel):
         168, "1 to 8760", "How long the upload of a job that gave up is kept for `jobs retry`.", ge=1, le=8760
     )
 
-    jwt_secret_key: SecretStr | None = setting(
-        None,
-        f"at least {MIN_KEY_BYTES} bytes",
-        "Signs and checks tokens; unset: one is generated and kept in DATA_DIR.",
-    )
-    jwt_previous_secret_keys: Secrets = setting((), "keys, as `a,b`", "Older keys that are still accepted (rotation).")
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(
         "HS256", "`HS256`, `HS384` or `HS512`", "The one algorithm that is accepted."
     )
+    jwt_secret_key: SecretStr | None = setting(
+        None,
+        "at least 32 bytes (HS384: 48, HS512: 64)",
+        "Signs and checks tokens; unset: one is generated and kept in DATA_DIR.",
+    )
+    jwt_previous_secret_keys: Secrets = setting((), "keys, as `a,b`", "Older keys that are still accepted (rotation).")
     jwt_audience: str | None = setting(None, "text", "The `aud` that a token must carry.")
     jwt_issuer: str | None = setting(None, "text", "The `iss` that a token must carry.")
     jwt_require_exp: bool = setting(False, "`true` or `false`", "Refuse tokens that never expire.")
@@ -166,9 +166,9 @@ class Settings(BaseModel):
 
     @field_validator("jwt_secret_key", "jwt_previous_secret_keys")
     @classmethod
-    def _refuse_weak_keys(cls, value: SecretStr | tuple[SecretStr, ...] | None) -> Any:
+    def _refuse_weak_keys(cls, value: SecretStr | tuple[SecretStr, ...] | None, info: ValidationInfo) -> Any:
         for key in value if isinstance(value, tuple) else [value] if value else []:
-            _check_key(key.get_secret_value())
+            _check_key(key.get_secret_value(), MIN_KEY_BYTES[info.data.get("jwt_algorithm", "HS256")])
         return value
 
     @field_validator("allowed_buckets")
@@ -270,10 +270,10 @@ def is_secret(name: str) -> bool:
     return name in {"jwt_secret_key", "jwt_previous_secret_keys"}
 
 
-def _check_key(key: str) -> None:
+def _check_key(key: str, min_bytes: int) -> None:
     if key in PUBLISHED_KEYS:
         raise ValueError(f"this key is published in documentation; make one with: {KEY_COMMAND}")
-    if len(key.encode()) < MIN_KEY_BYTES:
+    if len(key.encode()) < min_bytes:
         raise ValueError(f"{len(key.encode())} bytes are too few; make a key with: {KEY_COMMAND}")
 
 

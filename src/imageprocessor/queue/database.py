@@ -76,6 +76,18 @@ def sqlite_module() -> ModuleType:
         return sqlite3
 
 
+def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Tell whether this SQLite may damage a database when two connections reset the WAL at once.
+
+    Mended in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines, as SQLite's release notes tell.
+
+    >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 44, 6)), has_wal_reset_bug((3, 53, 4))
+    (True, False, False)
+    """
+    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
+    return version < mended
+
+
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     for pragma in (

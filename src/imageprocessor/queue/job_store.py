@@ -60,9 +60,15 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
 
 
 def list_due(connection: Connection, now: datetime, limit: int) -> list[str]:
-    """Return the ids of jobs that wait for a worker now, oldest first."""
-    query = select(jobs.c.job_id).where(*_claimable(now)).order_by(jobs.c.created_at).limit(limit)
-    return list(connection.scalars(query))
+    """Return the ids of jobs that wait for a worker now: those tried before, then the others, oldest first.
+
+    Two queries, because each of them reads the first *limit* entries of an index, however many jobs wait.
+    """
+    waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
+    due = jobs.c.next_attempt_at
+    again = waiting.where(jobs.c.status == JobStatus.RETRYING, due <= clock.to_text(now)).order_by(due)
+    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(jobs.c.created_at)
+    return [*connection.scalars(again), *connection.scalars(first)][:limit]
 
 
 def claim(connection: Connection, job_id: str, worker_id: str, now: datetime, lease: timedelta) -> Job | None:

@@ -7,11 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageprocessor.queue.database import Database, open_database
+import structlog
+
+from imageprocessor.queue.database import Database, has_wal_reset_bug, open_database, sqlite_module
 from imageprocessor.queue.dispatch import Dispatcher, EmbeddedDispatcher
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Storage
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
     database = open_database(settings.database_path)
     try:
         if migrates:
+            _warn_of_old_sqlite()
             from imageprocessor.queue.schema import migrate  # noqa: PLC0415 - Alembic takes 0.2 s that no worker has to spend
 
             migrate(database)
@@ -55,6 +60,16 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
         )
     finally:
         database.close()
+
+
+def _warn_of_old_sqlite() -> None:
+    module = sqlite_module()
+    if has_wal_reset_bug(module.sqlite_version_info):
+        log.warning(
+            "sqlite_is_old",
+            version=module.sqlite_version,
+            remedy="It can, rarely, damage the database: use 3.51.3 or newer, such as by pip install pysqlite3.",
+        )
 
 
 def workers_directory(settings: Settings) -> Path:

@@ -32,7 +32,8 @@ processing_jobs = Table(
     Column("started_at", String(27)),
     Column("completed_at", String(27)),
     Column("deleted_at", String(27)),
-    Index("ix_jobs_due", "status", "next_attempt_at"),
+    Index("ix_jobs_due", "status", "next_attempt_at", "created_at", "deleted_at"),
+    Index("ix_jobs_deleted", "deleted_at"),
     Index("ix_jobs_completed", "completed_at"),
     Index("ux_jobs_idempotency", "user_id", "idempotency_key", unique=True),
 )

@@ -51,7 +51,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("image_id"),
     )
     op.create_index("ix_jobs_completed", "processing_jobs", ["completed_at"], unique=False)
-    op.create_index("ix_jobs_due", "processing_jobs", ["status", "next_attempt_at"], unique=False)
+    op.create_index(
+        "ix_jobs_due", "processing_jobs", ["status", "next_attempt_at", "created_at", "deleted_at"], unique=False
+    )
+    op.create_index("ix_jobs_deleted", "processing_jobs", ["deleted_at"], unique=False)
     op.create_index("ux_jobs_idempotency", "processing_jobs", ["user_id", "idempotency_key"], unique=True)
     op.create_table(
         "upload_rate_limits",
