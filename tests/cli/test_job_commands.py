@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,14 @@ def test_list_of_nothing_names_the_database(run: Run, service: Service) -> None:
     assert (ran.status, ran.out) == (0, "")
     assert f"No jobs in {service.settings.database_path.resolve()}." in ran.err
     assert run("jobs", "list", "--json").json == []
+
+
+@pytest.mark.parametrize("command", [("jobs", "list"), ("jobs", "retry", "--all-failed"), ("sweep",)])
+def test_in_a_wrong_folder_nothing_new_is_made(run: Run, folder: Path, command: tuple[str, ...]) -> None:
+    ran = run(*command)
+    assert ran.status == 2
+    assert f"There is no database at {folder / 'data/processor.db'}" in ran.err
+    assert not Path("data").exists()
 
 
 def test_unknown_status_is_wrong_usage(run: Run) -> None:

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from imageprocessor.cli.service_commands import parse_lifetime
+from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings, load_settings
 from imageprocessor.tokens import check_token, load_keys
 from tests.cli.conftest import Ran, Run
@@ -90,6 +91,8 @@ def test_what_config_shows_is_accepted_as_settings(run: Run) -> None:
 
 
 def test_sweep_counts_what_it_finds(run: Run) -> None:
+    with open_service(load_settings({})):
+        pass  # the service has run here
     assert run("sweep").status == 0
     Path("data/workers").mkdir(exist_ok=True)
     Path("data/workers/dead.lock").write_text("2")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from imageprocessor.cli.output import print_json, print_note, print_pairs, print_table, show_failure, show_status
-from imageprocessor.cli.service_commands import PANEL, AsJson, read_settings
+from imageprocessor.cli.service_commands import PANEL, AsJson, read_settings_of_service
 from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
     from imageprocessor.queue.jobs import JobStatus
     from imageprocessor.queue.service import open_service
 
-    settings = read_settings(quiet=True)
+    settings = read_settings_of_service()
     with open_service(settings) as service, service.database.read() as connection:
         found = job_store.list_jobs(connection, JobStatus(status) if status else None, limit)
     if as_json:
@@ -66,7 +66,7 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
     from imageprocessor.queue.service import open_service
 
     id_ = parse_id(job)
-    with open_service(read_settings(quiet=True)) as service, service.database.read() as connection:
+    with open_service(read_settings_of_service()) as service, service.database.read() as connection:
         found = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
         events = job_store.list_events(connection, found.job_id if found else id_)
     if not found and not events:
@@ -91,7 +91,7 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
     if bool(ids) == all_failed:
         raise typer.BadParameter("name the jobs, or say --all-failed", param_hint="'ID...'")
-    with open_service(read_settings(quiet=True)) as service:
+    with open_service(read_settings_of_service()) as service:
         outcomes = [_retry(service, job_id) for job_id in ids or _list_retryable(service)]
     if as_json:
         print_json(outcomes)

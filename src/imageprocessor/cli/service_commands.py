@@ -70,6 +70,21 @@ def read_settings(*, quiet: bool = False) -> Settings:
     return settings
 
 
+def read_settings_of_service() -> Settings:
+    """Return the settings of a service that is there already, quietly.
+
+    Raises:
+        SettingsError: It is not: in a wrong folder, nothing new shall be made.
+    """
+    settings = read_settings(quiet=True)
+    if not settings.database_path.exists():
+        raise SettingsError(
+            f"There is no database at {settings.database_path.resolve()}: run this in the folder that the service "
+            "was started in, or set DATA_DIR as it is set there."
+        )
+    return settings
+
+
 def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcesses = 1, reload: Reload = False) -> None:
     """Start the service: the HTTP API, and the workers that process what it takes.
 
@@ -129,7 +144,7 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     from imageprocessor.queue.statistics import oldest_open_seconds
     from imageprocessor.queue.sweep import sweep as sweep_service
 
-    with open_service(read_settings(quiet=True)) as service:
+    with open_service(read_settings_of_service()) as service:
         found = sweep_service(service, dry_run=dry_run)
         oldest = oldest_open_seconds(service)
     if as_json:
