@@ -194,15 +194,20 @@ def test_image_that_needs_more_than_the_memory_limit_fails_alone(
     wait_for(lambda: find(service, hungry).error_code == "memory_limit")
 
 
-def test_stop_lets_the_job_in_hand_finish(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+def stop_in_the_middle(service: Service, job: Job) -> Job:
+    """Stop a supervisor while it has the job in hand; return what became of it."""
     supervisor = Supervisor(service, 1)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
-    job = submit_image(slow_image)
     wait_for_status(service, job, JobStatus.PROCESSING)
     supervisor.stop()
     thread.join(60)
-    assert find(service, job).status is JobStatus.COMPLETED
+    return find(service, job)
+
+
+def test_stop_lets_the_job_in_hand_finish(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+    job = stop_in_the_middle(service, submit_image(slow_image))
+    assert job.status is JobStatus.COMPLETED
     assert list_children(os.getpid()) == []
     assert list(workers_directory(service.settings).iterdir()) == []
 
@@ -211,14 +216,7 @@ def test_stop_gives_back_uncounted_what_does_not_finish_in_time(
     service: Service, submit_image: Submit, slow_image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageprocessor.queue.embedded.STOP_WITHIN_SECONDS", 0.0)
-    supervisor = Supervisor(service, 1)
-    thread = threading.Thread(target=supervisor.run)
-    thread.start()
-    job = submit_image(slow_image)
-    wait_for_status(service, job, JobStatus.PROCESSING)
-    supervisor.stop()
-    thread.join(60)
-    released = find(service, job)
+    released = stop_in_the_middle(service, submit_image(slow_image))
     assert (released.status, released.attempts, released.worker_id) == (JobStatus.PENDING, 0, None)
 
 
