@@ -8,8 +8,9 @@ import pytest
 import structlog
 
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
+from imageprocessor.environment import find_origin, load_settings
 from imageprocessor.errors import SettingsError
-from imageprocessor.settings import Settings, accepted_form, find_origin, load_settings
+from imageprocessor.settings import Settings, accepted_form
 
 KEY = "k" * 32
 NO_FILE = Path("does-not-exist")

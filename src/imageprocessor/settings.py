@@ -1,17 +1,17 @@
 """Every setting: its environment name, default, accepted form and meaning. The docs' table is made from here.
 
-A field's name in capitals is its variable. Entry points call :func:`load_settings`; nothing else reads the environment.
+A field's name in capitals is its variable. `environment.load_settings` reads them; nothing else reads the environment.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     SecretStr,
     SkipValidation,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -27,12 +26,22 @@ from pydantic import (
 from imageprocessor.core.formats import ImageFormat
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.errors import InvalidVariantError, SettingsError
+from imageprocessor.errors import InvalidVariantError
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 BYTES_PER_MB = 1024 * 1024
 DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 4096}
 MIME_TYPES = tuple(image_format.mime_type for image_format in ImageFormat)
+DATABASE_SCHEMES = ("postgresql+psycopg://", "sqlite:///")
+SECRETS = {
+    "jwt_secret_key",
+    "jwt_previous_secret_keys",
+    "database_url",  # it holds a password
+    "redis_url",
+    "aws_secret_access_key",
+    "aws_session_token",
+}
+S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 PUBLISHED_KEYS = ("CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "your-secure-random-key-here")
 MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # the length of what they compute: RFC 7518, section 3.2
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
@@ -88,7 +97,7 @@ Sizes = Annotated[SkipValidation[tuple[VariantSpec, ...]], BeforeValidator(parse
 
 
 class Settings(BaseModel):
-    """All settings of the service, checked together. Build it with :func:`load_settings`, or directly in a test."""
+    """All settings of the service, checked together. Entry points build it with `load_settings`, tests directly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -98,17 +107,43 @@ class Settings(BaseModel):
     database_path: Path = setting(
         lambda data: data["data_dir"] / "processor.db", "a file", "The SQLite database; default in DATA_DIR."
     )
-    storage_backend: Literal["local"] = setting("local", "`local`", "Where images are stored.")
+    database_url: SecretStr | None = setting(
+        None,
+        "`postgresql+psycopg://user:password@host/name` or `sqlite:////absolute/path`",
+        "The database, in the place of DATABASE_PATH; several hosts need PostgreSQL.",
+    )
+    storage_backend: Literal["local", "s3"] = setting("local", "`local` or `s3`", "Where images are stored.")
     storage_path: Path = setting(
         lambda data: data["data_dir"] / "storage", "a folder", "The folder of `local` storage; default in DATA_DIR."
     )
+    s3_bucket: str | None = setting(
+        None,
+        "an S3 bucket's name",
+        "Holds every image, an upload's bucket being a prefix in it; unset: the upload's bucket is the S3 bucket.",
+    )
+    s3_endpoint_url: str = setting("", "a URL", "Where S3 is spoken, such as MinIO or R2; empty: AWS.")
+    s3_public_endpoint_url: str = setting(
+        "", "a URL", "The same for those who fetch images; empty: as S3_ENDPOINT_URL."
+    )
+    aws_region: str | None = setting(None, "a region, such as `eu-west-1`", "Where the buckets are.")
+    aws_profile: str | None = setting(None, "a name", "The profile of the AWS configuration files that holds the keys.")
+    aws_access_key_id: str | None = setting(
+        None, "a key id", "Who speaks to S3; unset: what boto3 finds, such as the role of the machine."
+    )
+    aws_secret_access_key: SecretStr | None = setting(None, "a secret key", "Belongs to AWS_ACCESS_KEY_ID.")
+    aws_session_token: SecretStr | None = setting(None, "a token", "Belongs to temporary keys.")
     allowed_buckets: Names = setting(
-        (), 'names, as `a,b` or `["a","b"]`', "The only buckets an upload may name; empty: any valid name."
+        (),
+        'names, as `a,b` or `["a","b"]`',
+        "The only buckets an upload may name; empty: any valid name, unless those are S3 buckets.",
     )
 
-    queue_backend: Literal["embedded"] = setting("embedded", "`embedded`", "What runs the jobs.")
+    queue_backend: Literal["embedded", "celery"] = setting("embedded", "`embedded` or `celery`", "What runs the jobs.")
+    redis_url: SecretStr = setting(
+        SecretStr("redis://localhost:6379/0"), "`redis://host:6379/0` or `rediss://…`", "The broker of `celery`."
+    )
     worker_concurrency: int = setting(
-        2, "0 to 64", "Worker processes that `serve` starts; 0: it only serves the API.", ge=0, le=64
+        2, "0 to 64", "Worker processes of `serve` and `worker`; 0: `serve` only answers requests.", ge=0, le=64
     )
     job_timeout_seconds: int = setting(
         60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
@@ -171,9 +206,41 @@ class Settings(BaseModel):
             _check_key(key.get_secret_value(), MIN_KEY_BYTES[info.data.get("jwt_algorithm", "HS256")])
         return value
 
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _check_database_url(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.startswith(DATABASE_SCHEMES):
+            raise ValueError("not the URL of a database that is supported")
+        return value
+
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _check_redis_url(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
+            raise ValueError("not the URL of a Redis server")
+        return value
+
+    @field_validator("s3_bucket")
+    @classmethod
+    def _check_s3_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not S3_BUCKET_PATTERN.fullmatch(value):
+            raise ValueError("not 3 to 63 lower-case letters, digits, hyphens and dots")
+        return value
+
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", value):
+            raise ValueError("not a URL of the form https://host")
+        return value.rstrip("/")
+
     @field_validator("allowed_buckets")
     @classmethod
-    def _check_buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_buckets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not value and info.data.get("storage_backend") == "s3" and not info.data.get("s3_bucket"):
+            raise ValueError(
+                "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: else an upload may name any bucket"
+            )
         return _check_each(value, lambda name: BUCKET_PATTERN.fullmatch(name) is not None, "not a bucket name")
 
     @field_validator("allowed_mime_types")
@@ -198,6 +265,14 @@ class Settings(BaseModel):
         return self.model_copy(update={"jwt_secret_key": None, "jwt_previous_secret_keys": ()})
 
     @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file, or None where DATABASE_URL names a server."""
+        if self.database_url is None:
+            return self.database_path
+        scheme, _, path = self.database_url.get_secret_value().partition(":///")
+        return Path(path) if scheme == "sqlite" else None
+
+    @property
     def limits(self) -> Limits:
         """What an upload may be, for :func:`imageprocessor.validate` and ``process``."""
         return Limits(
@@ -211,54 +286,6 @@ class Settings(BaseModel):
         return timedelta(minutes=self.rate_limit_window_minutes)
 
 
-def load_settings(environ: Mapping[str, str], env_file: Path = Path(".env")) -> Settings:
-    """Build the settings from *environ*, then *env_file*, then the defaults. Empty values count as unset.
-
-    Raises:
-        SettingsError: Lists every wrong setting: variable, value (secrets hidden) and accepted form.
-    """
-    values = {name: value for name in Settings.model_fields if (value := _find(name, environ, env_file)[0])}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError(_describe_faults(error, values)) from None
-
-
-def find_origin(name: str, environ: Mapping[str, str], env_file: Path = Path(".env")) -> str:
-    """Tell where :func:`load_settings` takes the setting *name* from: a variable, a file, or the default."""
-    return _find(name, environ, env_file)[1]
-
-
-def _find(name: str, environ: Mapping[str, str], env_file: Path) -> tuple[str, str]:
-    variable = name.upper()
-    from_file = {key: value or "" for key, value in dotenv_values(env_file).items()}
-    for source, origin in ((environ, "environment"), (from_file, str(env_file))):
-        if source.get(variable):
-            return source[variable], origin
-        if path := source.get(f"{variable}_FILE"):
-            return _read_secret_file(variable, path), f"{variable}_FILE"
-    return "", "default"
-
-
-def _read_secret_file(variable: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}_FILE={path}: cannot be read ({error}); name a readable text file") from None
-
-
-def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
-    faults = {str(fault["loc"][0]): fault["msg"] for fault in error.errors() if fault["loc"][0] in values}
-    lines = [f"  {_describe_fault(name, values[name], message)}" for name, message in faults.items()]
-    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines])
-
-
-def _describe_fault(name: str, value: str, message: str) -> str:
-    shown = "(hidden)" if is_secret(name) else repr(value)
-    fault, form = message.removeprefix("Value error, ").rstrip("."), accepted_form(name).replace("`", "")
-    return f"{name.upper()}={shown}: {fault}. Accepted: {form}"
-
-
 def accepted_form(name: str) -> str:
     """Return in words what the setting *name* accepts."""
     extra = Settings.model_fields[name].json_schema_extra
@@ -267,7 +294,7 @@ def accepted_form(name: str) -> str:
 
 def is_secret(name: str) -> bool:
     """Tell whether the value of the setting *name* must never be shown."""
-    return name in {"jwt_secret_key", "jwt_previous_secret_keys"}
+    return name in SECRETS
 
 
 def _check_key(key: str, min_bytes: int) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from imageprocessor.cli.banner import describe_service, reachable_url, try_lines
 from imageprocessor.cli.serving import listen
-from imageprocessor.settings import Settings, load_settings
+from imageprocessor.environment import load_settings
+from imageprocessor.settings import Settings
 
 URL = "http://127.0.0.1:8000"
 

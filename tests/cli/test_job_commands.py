@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from imageprocessor.environment import load_settings
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import job_store
 from imageprocessor.queue.access import OPERATOR
@@ -15,7 +16,6 @@ from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.submission import Sender, Upload, submit
 from imageprocessor.queue.task import fail_attempt, run_job
-from imageprocessor.settings import load_settings
 from tests.cli.conftest import Run
 from tests.images import encode, photo, truncated
 

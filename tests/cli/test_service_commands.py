@@ -8,8 +8,9 @@ import pytest
 import typer
 
 from imageprocessor.cli.service_commands import parse_lifetime
+from imageprocessor.environment import load_settings
 from imageprocessor.queue.service import open_service
-from imageprocessor.settings import Settings, load_settings
+from imageprocessor.settings import Settings
 from imageprocessor.tokens import check_token, load_keys
 from tests.cli.conftest import Ran, Run
 

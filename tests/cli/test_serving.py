@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from imageprocessor.environment import load_settings
 from imageprocessor.queue import job_store
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import open_service
-from imageprocessor.settings import load_settings
 from imageprocessor.tokens import sign_token
 from tests.cli.conftest import Run
 from tests.images import encode, photo

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 import imageprocessor
-from imageprocessor.settings import Settings, find_origin
+from imageprocessor.environment import find_origin
+from imageprocessor.settings import Settings
 
 UPLOAD_PATH = "/api/v1/images/upload"
 

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.settings import Settings, accepted_form, find_origin, is_secret
+from imageprocessor.environment import find_origin
+from imageprocessor.settings import Settings, accepted_form, is_secret
 
 
 def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, str]]:

@@ -62,8 +62,8 @@ def register(app: typer.Typer) -> None:
 
 def read_settings(*, quiet: bool = False) -> Settings:
     """Return the settings of the environment and `.env`; send the logs to stderr, only warnings if *quiet*."""
+    from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
-    from imageprocessor.settings import load_settings
 
     settings = load_settings(os.environ)
     configure_logs(settings.log_format, "WARNING" if quiet else settings.log_level)

@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 import imageprocessor
+from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
 from imageprocessor.server import file_routes, health_routes, image_routes, job_routes
@@ -27,7 +28,7 @@ from imageprocessor.server.problems import UnexpectedErrors, add_problem_handler
 from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.request_log import ID_HEADER, RequestLog
 from imageprocessor.server.security_headers import DOCS_PATH, SecurityHeaders
-from imageprocessor.settings import Settings, load_settings
+from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
 ROUTERS = (job_routes.router, image_routes.router, file_routes.router, health_routes.router)
