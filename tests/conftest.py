@@ -53,3 +53,21 @@ def _setting_names() -> list[str]:
     from imageprocessor.settings import Settings
 
     return [name.upper() for name in Settings.model_fields]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a running PostgreSQL server; `tests.servers.create_database` makes a database on it."""
+    from tests.servers import run_postgres
+
+    with run_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server.port
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running S3 server, without buckets; any keys open it."""
+    from tests.servers import run_s3
+
+    with run_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield f"http://127.0.0.1:{server.port}"

@@ -1,0 +1,132 @@
+"""The servers that tests need, each started on a free port of 127.0.0.1 in a folder of its own, and stopped after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import missing, require_program
+
+START_SECONDS = 60
+
+
+@dataclass(slots=True)
+class Server:
+    """A running server, and the command that starts it once more after it was killed."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    start: Callable[[], subprocess.Popen[bytes]]
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again with the data that it left."""
+        self.process = self.start()
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def run_server(command: Sequence[str], port: int, log: Path, **options: Any) -> Iterator[Server]:
+    """Run *command*, which listens on *port*, until the end of the context. What it says goes to the file *log*."""
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, **options)
+        wait_for_port(port, process, log)
+        return process
+
+    server = Server(port, start(), start)
+    try:
+        yield server
+    finally:
+        server.process.terminate()
+        try:
+            server.process.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"{process.args!r} does not listen on port {port}: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def run_redis(folder: Path, *options: str) -> Iterator[Server]:
+    """Run redis-server; its URL is ``redis://127.0.0.1:PORT/0``."""
+    port = find_free_port()
+    command = [require_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    durable = ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
+    with run_server([*command, *durable, *options], port, folder / "redis.log") as server:
+        yield server
+
+
+@contextmanager
+def run_postgres(folder: Path) -> Iterator[Server]:
+    """Run PostgreSQL; user ``postgres`` needs no password. As root, it runs as the user that Debian made for it."""
+    port = find_free_port()
+    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
+    data = folder / "postgres"
+    data.mkdir()
+    if user:
+        shutil.chown(data, "postgres")
+        for parent in (folder, *folder.parents):  # it must get there
+            parent.chmod(parent.stat().st_mode | 0o011) if parent.owner() == "root" else None
+    initdb = [_find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
+    options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "200"}
+    settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    command = [_find_postgres("postgres"), "-D", str(data), "-p", str(port), *settings]
+    with run_server(command, port, folder / "postgres.log", cwd="/", **user) as server:
+        yield server
+
+
+def create_database(port: int) -> str:
+    """Make a database of its own on a PostgreSQL server, and return its URL."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
+
+
+@contextmanager
+def run_s3(folder: Path) -> Iterator[Server]:
+    """Run moto's S3 server; its URL is ``http://127.0.0.1:PORT``, and any keys open it."""
+    port = find_free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with run_server(command, port, folder / "s3.log") as server:
+        yield server
+
+
+def _find_postgres(program: str) -> str:
+    """Return the path of a program that Debian keeps off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
+    return shutil.which(program) or (str(found[-1]) if found else missing(f"PostgreSQL's {program!r} is not installed"))
