@@ -79,9 +79,9 @@ def test_a_variants_key_needs_a_bucket_name() -> None:
 
 @pytest.mark.parametrize("job_id", ["", "../1", "a/b"])
 def test_a_staging_key_is_one_name(job_id: str) -> None:
-    assert staging_key("9b2f") == "9b2f"
+    assert staging_key("photos", "9b2f") == "photos/9b2f"
     with pytest.raises(InvalidKeyError):
-        staging_key(job_id)
+        staging_key("photos", job_id)
 
 
 @given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,62}\Z"), st.uuids())

@@ -73,16 +73,17 @@ def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> N
         _supervise_processes(listener, process_count)
     else:
         try:
-            Server(_configure()).run([listener])
+            run_api_process([listener])
         except SystemExit:
             raise ImageProcessorError("The API did not start: the log has the cause.") from None
 
 
 def run_api_process(sockets: list[socket.socket] | None) -> None:
-    """Answer requests in a process of its own until SIGTERM, which the app also sends when its parent is gone."""
-    stop_by_interrupt()
-    with suppress(KeyboardInterrupt):
-        Server(_configure()).run(sockets)
+    """Answer requests in this process until SIGTERM, which the app also sends when its parent is gone."""
+    server = Server(_configure())
+    for number in STOP_SIGNALS:  # uvicorn listens for them too, but later: an exception before that breaks its start
+        signal.signal(number, server.handle_exit)
+    server.run(sockets)
 
 
 def run_beside_workers(service: Service, count: int, body: Callable[[], object]) -> None:

@@ -63,7 +63,7 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try again later.
     """
     job = _new_job(service, upload, sender)
-    staged = staging_key(job.job_id)
+    staged = staging_key(job.bucket, job.job_id)
     service.staging.adopt(staged, upload.path)
     try:
         accepted, quota = _queue_once(service, job, sender)
@@ -90,7 +90,7 @@ def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
         bucket=upload.bucket,
         context=context,
         source_sha256=upload.sha256,
-        staging_key=staging_key(job_id),
+        staging_key=staging_key(upload.bucket, job_id),
         created_at=clock.utc_now(),
         max_retries=service.settings.max_retries,
         request_id=sender.request_id,

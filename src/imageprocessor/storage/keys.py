@@ -79,13 +79,17 @@ def image_id_of(key: str) -> str | None:
     return match["image_id"] if match else None
 
 
-def staging_key(job_id: str) -> str:
+def staging_key(bucket: str, job_id: str) -> str:
     """Return the key of an upload that waits to be processed.
 
+    >>> staging_key("avatars", "9b2f")
+    'avatars/9b2f'
+
     Raises:
-        InvalidKeyError: *job_id* cannot be a key.
+        InvalidBucketError: *bucket* is not a bucket name.
+        InvalidKeyError: *job_id* cannot be part of a key.
     """
-    return _check_name(job_id)
+    return f"{check_bucket(bucket)}/{_check_name(job_id)}"
 
 
 def _check_name(name: str) -> str:
