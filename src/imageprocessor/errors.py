@@ -15,7 +15,7 @@
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
-      DatabaseUnavailableError
+      DatabaseUnavailableError · BrokerUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
 ``code`` is stable and meant for programs. ``retryable`` says whether the same work may succeed later.
@@ -293,6 +293,13 @@ class DatabaseUnavailableError(ImageProcessorError):
     """The database is locked, read-only or unreachable."""
 
     code = "db_unavailable"
+    retryable = True
+
+
+class BrokerUnavailableError(ImageProcessorError):
+    """Redis does not answer. Jobs wait in the database."""
+
+    code = "broker_unavailable"
     retryable = True
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from imageprocessor.queue import job_store, presence
 from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.jobs import Job, JobStatus
-from imageprocessor.queue.service import Service, workers_directory
+from imageprocessor.queue.dispatch import workers_directory
+from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
 from tests.images import encode, photo
 from tests.queue.conftest import Submit, with_settings

@@ -13,7 +13,8 @@ from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import JobStatus
-from imageprocessor.queue.service import Service, workers_directory
+from imageprocessor.queue.dispatch import workers_directory
+from imageprocessor.queue.service import Service
 from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.task import run_job
 from imageprocessor.storage.keys import variant_key

@@ -6,6 +6,7 @@ import shlex
 import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 import imageprocessor
 from imageprocessor.environment import find_origin
@@ -48,12 +49,20 @@ def reachable_url(listener: socket.socket) -> str:
 def _places(settings: Settings) -> dict[str, str]:
     """Name the folder of all data, and what is kept elsewhere."""
     data_dir = settings.data_dir.resolve()
-    others = {"database": settings.database_path.resolve(), "images": settings.storage_path.resolve()}
-    elsewhere = {name: str(path) for name, path in others.items() if not path.is_relative_to(data_dir)}
-    return {"data": str(data_dir), **elsewhere}
+    buckets = settings.s3_bucket or ", ".join(settings.allowed_buckets)
+    images = settings.storage_path.resolve() if settings.storage_backend == "local" else f"S3: {buckets}"
+    database = settings.sqlite_path.resolve() if settings.sqlite_path else "PostgreSQL"
+    places = {"database": database, "images": images}
+    return {"data": str(data_dir)} | {
+        name: str(place)
+        for name, place in places.items()
+        if not (isinstance(place, Path) and place.is_relative_to(data_dir))
+    }
 
 
 def _workers(settings: Settings) -> str:
+    if settings.queue_backend == "celery":
+        return "Celery's: run 'imageprocessor worker' beside this, here or on other hosts"
     if settings.worker_concurrency:
         return str(settings.worker_concurrency)
     return "none here (WORKER_CONCURRENCY=0): run 'imageprocessor worker' beside this"

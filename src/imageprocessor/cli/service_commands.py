@@ -77,9 +77,10 @@ def read_settings_of_service() -> Settings:
         SettingsError: It is not: in a wrong folder, nothing new shall be made.
     """
     settings = read_settings(quiet=True)
-    if not settings.database_path.exists():
+    path = settings.sqlite_path
+    if path and not path.exists():
         raise SettingsError(
-            f"There is no database at {settings.database_path.resolve()}: run this in the folder that the service "
+            f"There is no database at {path.resolve()}: run this in the folder that the service "
             "was started in, or set DATA_DIR as it is set there."
         )
     return settings
@@ -96,7 +97,7 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcess
     Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
     """
     from imageprocessor.cli.banner import describe_service
-    from imageprocessor.cli.serving import listen, load_app, run_beside_workers, serve_api, stop_by_interrupt
+    from imageprocessor.cli.serving import choose_background, listen, load_app, run_beside, serve_api, stop_by_interrupt
     from imageprocessor.queue.service import open_service
 
     if reload and api_processes > 1:
@@ -107,30 +108,32 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcess
     with suppress(KeyboardInterrupt), open_service(settings) as service, listen(host, port) as listener:
         print_note(describe_service(settings, listener, os.environ))
         answer = partial(serve_api, listener, api_processes, reload=reload)
-        if settings.worker_concurrency:
-            run_beside_workers(service, settings.worker_concurrency, answer)
-        else:
-            answer()
+        background = choose_background(service)
+        run_beside(background, answer) if background else answer()
 
 
 def worker() -> None:
-    """Run workers only, for the jobs that API processes with the same DATA_DIR take.
+    """Run workers only, for the jobs that API processes with the same settings take.
 
     WORKER_CONCURRENCY says how many. Ctrl-C stops them: jobs in hand are finished first.
+    With QUEUE_BACKEND=celery this is Celery's own worker, with the flags that suit it.
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
-    from imageprocessor.cli.serving import run_beside_workers, stop_by_interrupt, wait_for_interrupt
+    from imageprocessor.cli.serving import become_celery, run_beside, stop_by_interrupt, wait_for_interrupt
+    from imageprocessor.queue.embedded import Supervisor
     from imageprocessor.queue.service import open_service
 
     settings = read_settings()
     count = settings.worker_concurrency
     if count == 0:
         raise SettingsError("WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more.")
+    if settings.queue_backend == "celery":
+        become_celery(settings)
     stop_by_interrupt()
     with suppress(KeyboardInterrupt), open_service(settings) as service:
         print_note(f"{count} workers for {settings.data_dir.resolve()}")
-        run_beside_workers(service, count, wait_for_interrupt)
+        run_beside(Supervisor(service, count), wait_for_interrupt)
 
 
 def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:

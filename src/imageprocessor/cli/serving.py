@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,9 +27,11 @@ from uvicorn.importer import import_from_string
 from uvicorn.supervisors import ChangeReload
 
 import imageprocessor
-from imageprocessor.errors import ImageProcessorError
+from imageprocessor.errors import ImageProcessorError, MissingExtraError
 from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.service import Service
+from imageprocessor.queue.sweeper import Sweeper
+from imageprocessor.settings import Settings
 
 APP = "imageprocessor.server.app:create_app_from_environment"
 BACKLOG = 2048  # connections that wait to be accepted
@@ -86,14 +90,22 @@ def run_api_process(sockets: list[socket.socket] | None) -> None:
     server.run(sockets)
 
 
-def run_beside_workers(service: Service, count: int, body: Callable[[], object]) -> None:
-    """Run *body* beside *count* workers until a signal or their failure interrupts it; then stop the workers.
+def choose_background(service: Service) -> Supervisor | Sweeper | None:
+    """Return what runs beside the API: the workers; for Celery, whose workers are elsewhere, the sweep."""
+    settings = service.settings
+    if settings.queue_backend == "celery":
+        return Sweeper(service)
+    return Supervisor(service, settings.worker_concurrency) if settings.worker_concurrency else None
+
+
+def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> None:
+    """Run *body* beside *background* until a signal or a failure of that interrupts it; then stop the background.
 
     Raises:
         ImageProcessorError: The workers failed.
     """
-    supervisor, faults = Supervisor(service, count), list[Exception]()
-    thread = threading.Thread(target=_supervise_workers, args=(supervisor, faults), name="supervisor", daemon=True)
+    faults = list[Exception]()
+    thread = threading.Thread(target=_run_background, args=(background, faults), name="background", daemon=True)
     try:
         with _never_in_children(*STOP_SIGNALS):  # nor in the thread itself
             thread.start()
@@ -103,13 +115,27 @@ def run_beside_workers(service: Service, count: int, body: Callable[[], object])
     finally:
         end_at_next_signal()
         if not faults:
-            supervisor.stop()
+            background.stop()
         if thread.is_alive():
             thread.join()
         for child in multiprocessing.active_children():  # none, unless the supervisor failed; they ignore SIGTERM
             child.kill()
     if faults:
         raise ImageProcessorError("The workers failed, so the service was stopped: the log has the cause.")
+
+
+def become_celery(settings: Settings) -> NoReturn:
+    """Replace this process by Celery's worker.
+
+    Raises:
+        MissingExtraError: Celery is not installed.
+    """
+    if find_spec("celery") is None:
+        raise MissingExtraError("QUEUE_BACKEND=celery", "celery")
+    # Gossip and mingle serve nothing here, and workers that had them did not come back after Redis was restarted.
+    flags = ["--without-gossip", "--without-mingle", f"--concurrency={settings.worker_concurrency}"]
+    command = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker", *flags]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
 def wait_for_interrupt() -> NoReturn:
@@ -144,9 +170,9 @@ def _configure(**options: Any) -> Config:
     )
 
 
-def _supervise_workers(supervisor: Supervisor, faults: list[Exception]) -> None:
+def _run_background(background: Supervisor | Sweeper, faults: list[Exception]) -> None:
     try:
-        supervisor.run()
+        background.run()
     except Exception as error:  # the boundary of this thread: a service without its workers must not go on
         log.exception("the workers failed")
         faults.append(error)

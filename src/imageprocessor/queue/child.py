@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.database import DATABASE_FAULTS
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.task import run_job
+from imageprocessor.queue.task import TimeLimit, run_job
 from imageprocessor.settings import Settings
 
 PAUSE_SECONDS = 1.0
@@ -35,7 +36,7 @@ def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
     with open_service(settings, migrates=False) as service:
         while True:
             job_id = job_ids.get()
-            _run(service, job_id, worker_id)
+            run_patiently(service, job_id, worker_id)
             pipe.send(job_id)
 
 
@@ -46,9 +47,10 @@ def limit_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _run(service: Service, job_id: str, worker_id: str) -> None:
+def run_patiently(service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext) -> None:
+    """Run the job; where the database cannot be used, pause for a second, so as not to run through all that wait."""
     try:
-        run_job(service, job_id, worker_id)
+        run_job(service, job_id, worker_id, time_limit)
     except DATABASE_FAULTS as error:
         log.warning("database_unavailable", job_id=job_id, cause=str(error))
         time.sleep(PAUSE_SECONDS)

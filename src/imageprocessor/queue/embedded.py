@@ -15,19 +15,18 @@ from multiprocessing.process import BaseProcess
 
 import structlog
 
-from imageprocessor.errors import DatabaseUnavailableError, DecodeTimeoutError, JobError, StorageError, WorkerLostError
+from imageprocessor.errors import DecodeTimeoutError, JobError, WorkerLostError
 from imageprocessor.queue import clock, job_store, presence
 from imageprocessor.queue.child import work
 from imageprocessor.queue.database import DATABASE_FAULTS
-from imageprocessor.queue.jobs import EventType, Job
+from imageprocessor.queue.dispatch import workers_directory
+from imageprocessor.queue.jobs import EventType
 from imageprocessor.queue.presence import Presence
-from imageprocessor.queue.service import Service, workers_directory
-from imageprocessor.queue.sweep import sweep
-from imageprocessor.queue.task import fail_attempt
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.sweeper import Sweeper
+from imageprocessor.queue.task import give_back
 
 LOOK_EVERY_SECONDS = 1.0
-SWEEP_EVERY_SECONDS = 5.0
-ORPHANS_EVERY_SECONDS = 3600.0
 STOP_WITHIN_SECONDS = 25.0
 
 log = structlog.get_logger(__name__)
@@ -72,12 +71,14 @@ class Supervisor:
             self._presence.wake()
 
     def _supervise(self) -> None:
-        sweeper = threading.Thread(target=self._sweep_regularly, name="sweeper", daemon=True)
-        sweeper.start()
+        sweeper = Sweeper(self._service)
+        sweeping = threading.Thread(target=sweeper.run, name="sweeper", daemon=True)
+        sweeping.start()
         while not self._stopping.is_set():
             self._turn()
+        sweeper.stop()
         self._shut_down()
-        sweeper.join()
+        sweeping.join()
 
     def _turn(self) -> None:
         try:
@@ -124,16 +125,11 @@ class Supervisor:
         while self._lost:
             slot, error = self._lost[0]
             try:
-                for job in self._list_held(slot):
-                    fail_attempt(self._service, job, error)
+                give_back(self._service, slot.worker_id, error)
             except DATABASE_FAULTS as fault:
                 log.warning("job_not_given_back", job_id=slot.job_id, cause=str(fault))
                 return
             self._lost.pop(0)
-
-    def _list_held(self, slot: Slot) -> list[Job]:
-        with self._service.database.read() as connection:
-            return job_store.list_held_by(connection, slot.worker_id)
 
     def _hand_out(self) -> None:
         idle = [slot for slot in self._slots if slot.job_id is None]
@@ -187,20 +183,6 @@ class Supervisor:
                     job_store.add_event(connection, EventType.RELEASED, job, clock.utc_now())
         except DATABASE_FAULTS as error:
             log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
-
-    def _sweep_regularly(self) -> None:
-        orphans_due = time.monotonic()
-        while not self._stopping.is_set():
-            orphans = time.monotonic() >= orphans_due
-            try:
-                sweep(self._service, orphans=orphans)
-            except (DatabaseUnavailableError, StorageError) as error:
-                log.warning("sweep_cut_short", cause=str(error))
-            except Exception:  # the boundary: without the sweep, what crashes leave behind would stay
-                log.exception("sweep_failed")
-            if orphans:
-                orphans_due = time.monotonic() + ORPHANS_EVERY_SECONDS
-            self._stopping.wait(SWEEP_EVERY_SECONDS)
 
 
 def _note_done(slot: Slot) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from imageprocessor.queue.database import Database, has_wal_reset_bug, open_database, sqlite_module
-from imageprocessor.queue.dispatch import Dispatcher, EmbeddedDispatcher
+from imageprocessor.queue.database import Database, open_database
+from imageprocessor.queue.dispatch import Dispatcher, open_dispatcher
+from imageprocessor.queue.sqlite import has_wal_reset_bug, sqlite_module
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Storage
+from imageprocessor.storage.s3 import S3Access, S3Storage
+
+STAGING_PREFIX = "_staging/"  #: no bucket's name, and so no image's key, begins with "_"
 
 log = structlog.get_logger(__name__)
 
@@ -38,28 +43,63 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
     Raises:
         DatabaseUnavailableError: The database cannot be opened or migrated.
         StorageUnavailableError: A folder cannot be made.
+        MissingExtraError: What a setting asks for is not installed.
+        SettingsError: Several hosts would share a SQLite file.
     """
     incoming = settings.data_dir / "incoming"
     incoming.mkdir(mode=0o750, parents=True, exist_ok=True)
-    database = open_database(settings.database_path)
+    database = open_database(settings)
     try:
         if migrates:
-            _warn_of_old_sqlite()
-            from imageprocessor.queue.schema import migrate  # noqa: PLC0415 - Alembic takes 0.2 s that no worker has to spend
-
-            migrate(database)
-        storage, staging = LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
-        yield Service(
-            settings=settings,
-            database=database,
-            storage=storage,
-            staging=staging,
-            incoming=incoming,
-            drafts=(incoming, storage.scratch_directory, staging.scratch_directory),
-            dispatcher=EmbeddedDispatcher(workers_directory(settings)),
-        )
+            _migrate(database)
+        storage, staging = open_storages(settings)
+        scratch = [store.scratch_directory for store in (storage, staging) if isinstance(store, LocalStorage)]
+        with open_dispatcher(settings, database.identity()) as dispatcher:
+            yield Service(
+                settings=settings,
+                database=database,
+                storage=storage,
+                staging=staging,
+                incoming=incoming,
+                drafts=(incoming, *scratch),
+                dispatcher=dispatcher,
+            )
     finally:
         database.close()
+
+
+def open_storages(settings: Settings) -> tuple[Storage, Storage]:
+    """Open where images are, and where uploads wait: never the same folder or prefix.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+        StorageUnavailableError: A folder cannot be made.
+    """
+    if settings.storage_backend == "local":
+        return LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
+    open_s3 = partial(S3Storage, s3_access(settings), bucket=settings.s3_bucket, buckets=settings.allowed_buckets)
+    return open_s3(), open_s3(prefix=STAGING_PREFIX)
+
+
+def s3_access(settings: Settings) -> S3Access:
+    """Return how *settings* say that S3 is reached."""
+    secret_key, token = settings.aws_secret_access_key, settings.aws_session_token
+    return S3Access(
+        endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_endpoint_url,
+        region=settings.aws_region,
+        profile=settings.aws_profile,
+        access_key_id=settings.aws_access_key_id,
+        secret_access_key=secret_key.get_secret_value() if secret_key else None,
+        session_token=token.get_secret_value() if token else None,
+    )
+
+
+def _migrate(database: Database) -> None:
+    from imageprocessor.queue.schema import migrate  # noqa: PLC0415 - Alembic takes 0.2 s that no worker has to spend
+
+    _warn_of_old_sqlite()
+    migrate(database)
 
 
 def _warn_of_old_sqlite() -> None:
@@ -70,8 +110,3 @@ def _warn_of_old_sqlite() -> None:
             version=module.sqlite_version,
             remedy="It can, rarely, damage the database: use 3.51.3 or newer, such as by pip install pysqlite3.",
         )
-
-
-def workers_directory(settings: Settings) -> Path:
-    """Return where the supervisors of this host announce themselves."""
-    return settings.data_dir / "workers"

@@ -10,7 +10,7 @@ from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 
-PROBE_KEY = "health/probe"  #: a key that is looked for, not one that is there
+PROBE_NAME = "health-probe"  #: looked for, not there
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
@@ -20,6 +20,11 @@ def collect_statistics(service: Service) -> dict[str, Any]:
         counts = job_store.count_by_status(connection)
         times = job_store.list_processing_times(connection, since)
     seconds = [(end - start).total_seconds() for start, end in times]
+    workers = {
+        "backend": service.settings.queue_backend,
+        "active_workers": service.dispatcher.count_workers(),
+        "active_tasks": counts[JobStatus.PROCESSING],
+    }
     return {
         "status_breakdown": counts,
         "performance_24h": {
@@ -27,11 +32,8 @@ def collect_statistics(service: Service) -> dict[str, Any]:
             "avg_processing_time_seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
         },
         "storage": {"total_images": counts[JobStatus.COMPLETED], "total_jobs": sum(counts.values())},
-        "workers": {
-            "backend": service.settings.queue_backend,
-            "active_workers": service.dispatcher.count_workers(),
-            "active_tasks": counts[JobStatus.PROCESSING],
-        },
+        "workers": workers,
+        **({"celery": workers} if workers["backend"] == "celery" else {}),
     }
 
 
@@ -42,7 +44,12 @@ def list_failed(service: Service, limit: int) -> list[Job]:
 
 
 def check_health(service: Service) -> dict[str, str]:
-    """Return ``ok`` or what is wrong for each part that an upload needs."""
+    """Return ``ok`` or what is wrong for each part of the service."""
+    return {**check_readiness(service), "queue": service.dispatcher.check()}
+
+
+def check_readiness(service: Service) -> dict[str, str]:
+    """Return ``ok`` or what is wrong for each part that an upload needs; a queue that is away is none of them."""
     return {"database": _outcome(_check_database, service), "storage": _outcome(_check_storage, service)}
 
 
@@ -67,4 +74,5 @@ def _check_database(service: Service) -> None:
 
 
 def _check_storage(service: Service) -> None:
-    service.storage.exists(PROBE_KEY)
+    bucket = next(iter(service.settings.allowed_buckets), "any")
+    service.storage.exists(f"{bucket}/{PROBE_NAME}")

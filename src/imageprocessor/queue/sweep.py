@@ -12,13 +12,15 @@ import structlog
 
 from imageprocessor.errors import WorkerLostError
 from imageprocessor.queue import clock, job_store, presence, rate_limits
-from imageprocessor.queue.images import purge
+from imageprocessor.queue.dispatch import workers_directory
+from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import Job
-from imageprocessor.queue.service import Service, workers_directory
+from imageprocessor.queue.service import Service
 from imageprocessor.queue.tables import processing_jobs as jobs
 from imageprocessor.queue.task import fail_attempt
 from imageprocessor.storage.keys import image_id_of
 
+WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
 UPLOAD_GRACE = timedelta(hours=1)  #: an upload may take this long from its first byte to its row
 OBJECT_GRACE = timedelta(hours=24)
 KEYS_A_QUERY = 500
@@ -51,9 +53,16 @@ def find_lost_jobs(service: Service) -> Iterator[Job]:
         yield from job_store.list_expired(connection, clock.utc_now())
 
 
-def give_back(service: Service, job: Job) -> None:
+def end_lost(service: Service, job: Job) -> None:
     """End the attempt of a job whose worker is gone."""
     fail_attempt(service, job, WorkerLostError("The worker ended during the job."))
+
+
+def find_overlooked(service: Service) -> list[str]:
+    """Return waiting jobs whose wake-up may be lost, no more than the dispatcher has room for."""
+    room, now = service.dispatcher.count_room(), clock.utc_now()
+    with service.database.read() as connection:
+        return job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE) if room else []
 
 
 def find_dead_supervisors(service: Service) -> Iterator[str]:
@@ -83,10 +92,12 @@ def find_old_sources(service: Service) -> list[Job]:
 
 
 def drop_source(service: Service, job: Job) -> None:
-    """Forget, then delete the upload of a failed job."""
+    """Forget, then delete the upload of a failed job, and what its attempts stored; not if it is tried again now."""
     with service.database.write() as connection:
-        job_store.forget_source(connection, job)
-    service.staging.delete(job.staging_key or "")
+        forgotten = job_store.forget_source(connection, job)
+    if forgotten:
+        delete_variants(service, job)
+        service.staging.delete(job.staging_key or "")
 
 
 def find_old_windows(service: Service) -> list[str]:
@@ -131,7 +142,8 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
 Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
 
 STEPS: tuple[Step, ...] = (
-    ("lost_jobs", find_lost_jobs, give_back),
+    ("lost_jobs", find_lost_jobs, end_lost),
+    ("overlooked_jobs", find_overlooked, lambda service, job_id: service.dispatcher.dispatch(job_id)),
     ("dead_supervisors", find_dead_supervisors, forget_supervisor),
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -28,11 +28,16 @@ from imageprocessor.queue.jobs import LEASE_MARGIN_SECONDS, EventType, Job, JobS
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
+TimeLimit = Callable[[], AbstractContextManager[None]]
+
 log = structlog.get_logger(__name__)
 
 
-def run_job(service: Service, job_id: str, worker_id: str) -> None:
+def run_job(service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext) -> None:
     """Run one attempt of the job *job_id*, if it is there to be had, and write down what came of it.
+
+    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, who started this process
+    must watch the time.
 
     Raises:
         DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs out and the job
@@ -43,8 +48,20 @@ def run_job(service: Service, job_id: str, worker_id: str) -> None:
         return
     with structlog.contextvars.bound_contextvars(job_id=job_id, image_id=job.image_id, request_id=job.request_id):
         started = time.perf_counter()
-        _run_attempt(service, job)
+        _run_attempt(service, job, time_limit)
         log.info("attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3))
+
+
+def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> None:
+    """End the attempts that the worker *worker_id*, or any worker of the supervisor *worker_id*, left unfinished.
+
+    Raises:
+        DatabaseUnavailableError, StorageFullError: Some may not have been given back; their leases run out.
+    """
+    with service.database.read() as connection:
+        held = job_store.list_held_by(connection, worker_id)
+    for job in held:
+        fail_attempt(service, job, error)
 
 
 def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
@@ -58,11 +75,10 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
             job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
     if ended:
         _log_failure(job, outcome.status, error)
-    if ended and outcome.status is JobStatus.FAILED:
+    if ended and outcome.status is JobStatus.FAILED and not outcome.keeps_source:
         with suppress(StorageError):  # the sweep removes what is left over
-            delete_variants(service, job)
-            if not outcome.keeps_source:
-                _delete_source(service, job)
+            delete_variants(service, job)  # else they stay with the upload: another worker may be retrying already
+            _delete_source(service, job)
 
 
 def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
@@ -77,10 +93,11 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
     return job
 
 
-def _run_attempt(service: Service, job: Job) -> None:
+def _run_attempt(service: Service, job: Job, time_limit: TimeLimit) -> None:
     try:
-        image = process(_load_source(service, job), service.settings.image_sizes, service.settings.limits)
-        keys = _store_variants(service, job, image)
+        with time_limit():
+            image = process(_load_source(service, job), service.settings.image_sizes, service.settings.limits)
+            keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
         failure = error
     except MemoryError:

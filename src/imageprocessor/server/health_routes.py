@@ -7,7 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from imageprocessor import errors
-from imageprocessor.queue.statistics import check_health, collect_statistics, list_failed, oldest_open_seconds
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.statistics import (
+    check_health,
+    check_readiness,
+    collect_statistics,
+    list_failed,
+    oldest_open_seconds,
+)
 from imageprocessor.server.auth import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
@@ -30,12 +37,18 @@ async def get_liveness() -> Liveness:
     summary="Tell whether uploads can be taken",
     responses={503: {"model": Health}},
 )
-@router.get(
-    API, operation_id="getHealth", summary="Check the database and the storage", responses={503: {"model": Health}}
-)
-def get_health(request: Request, response: Response, service: CurrentService) -> Health:
+def get_readiness(request: Request, response: Response, service: CurrentService) -> Health:
     """Answer 503 where a check is not `ok`: send no uploads there for now."""
-    checks = check_health(service)
+    return _represent(request, response, service, check_readiness(service))
+
+
+@router.get(API, operation_id="getHealth", summary="Check every part", responses={503: {"model": Health}})
+def get_health(request: Request, response: Response, service: CurrentService) -> Health:
+    """Answer 503 where a check is not `ok`. While only the queue is away uploads are taken, and their jobs wait."""
+    return _represent(request, response, service, check_health(service))
+
+
+def _represent(request: Request, response: Response, service: Service, checks: dict[str, str]) -> Health:
     healthy = set(checks.values()) == {"ok"}
     response.status_code = 200 if healthy else 503
     return Health(
@@ -47,7 +60,13 @@ def get_health(request: Request, response: Response, service: CurrentService) ->
     )
 
 
-@router.get(f"{API}/stats", operation_id="getStatistics", summary="Count jobs", responses=problem_responses())
+@router.get(
+    f"{API}/stats",
+    operation_id="getStatistics",
+    summary="Count jobs",
+    responses=problem_responses(),
+    response_model_exclude_unset=True,
+)
 def get_statistics(service: CurrentService) -> Statistics:
     """Aggregates only."""
     return Statistics.model_validate(collect_statistics(service))

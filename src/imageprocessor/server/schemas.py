@@ -159,7 +159,7 @@ class Health(BaseModel):
         status="healthy",
         service="image-processor",
         version="1.0.0",
-        checks={"database": "ok", "storage": "ok"},
+        checks={"database": "ok", "storage": "ok", "queue": "ok"},
         oldest_open_job_seconds=1.5,
     )
 
@@ -206,6 +206,7 @@ class Statistics(BaseModel):
     performance_24h: Performance
     storage: StorageFigures
     workers: WorkerFigures
+    celery: WorkerFigures | None = Field(None, description="The same once more, where Celery runs the jobs.")
 
 
 class FailedJob(BaseModel):
