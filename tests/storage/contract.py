@@ -5,12 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from imageprocessor.errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableError
 from imageprocessor.storage.protocol import Storage
 
+BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys here
 KEY = "avatars/processed/medium/1_medium.webp"
 BAD_KEYS = ["", "/etc/passwd", "../1", "a/../../1", "a//b", "a/", ".tmp/1", "a b", "a\\b", "a\0b", "é", "x" * 1025]
 
@@ -90,18 +92,18 @@ class StorageContract:
     @pytest.mark.parametrize(
         ("prefix", "keys"),
         [
-            ("", {"a/1", "a/12", "a/b/3", "ab/4", "top"}),
-            ("a", {"a/1", "a/12", "a/b/3", "ab/4"}),
-            ("a/", {"a/1", "a/12", "a/b/3"}),
-            ("a/1", {"a/1", "a/12"}),
-            ("a/b/", {"a/b/3"}),
+            ("", {"one/1", "one/12", "one/b/3", "one-half/4", "two/1"}),
+            ("one", {"one/1", "one/12", "one/b/3", "one-half/4"}),
+            ("one/", {"one/1", "one/12", "one/b/3"}),
+            ("one/1", {"one/1", "one/12"}),
+            ("one/b/", {"one/b/3"}),
             ("absent/", set()),
             ("../", set()),
             ("/", set()),
         ],
     )
     def test_list_yields_the_keys_that_begin_with_the_prefix(self, store: Storage, prefix: str, keys: set[str]) -> None:
-        for key in ["a/1", "a/12", "a/b/3", "ab/4", "top"]:
+        for key in ["one/1", "one/12", "one/b/3", "one-half/4", "two/1"]:
             store.put(key, b"bytes")
         assert {found.key for found in store.list(prefix)} == keys
 
@@ -140,8 +142,8 @@ class StorageContract:
         assert upload.exists()
 
     def test_urls_tell_objects_apart(self, store: Storage) -> None:
-        assert store.url("a/1") != store.url("a/2")
-        assert store.url("a/1").endswith("a/1")
+        assert store.url("one/1") != store.url("one/2")
+        assert urlsplit(store.url("one/1")).path.endswith("one/1")
 
     def test_a_reader_never_sees_half_an_object(self, store: Storage) -> None:
         versions = [bytes([number]) * 300_000 for number in range(4)]

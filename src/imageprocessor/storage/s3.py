@@ -1,0 +1,267 @@
+"""Objects in S3, at AWS or wherever else it is spoken, such as MinIO, R2 or Ceph.
+
+Objects are put in one request each: at most some megabytes, so that no upload in parts is ever left half done.
+Whoever fetches an image gets a presigned URL; no bucket has to be public.
+"""
+
+# ruff: noqa: PLC0415 - boto3 takes 0.3 s and is an extra: only who stores in S3 needs it
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from imageprocessor.errors import (
+    MissingExtraError,
+    ObjectNotFoundError,
+    SettingsError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from imageprocessor.storage.keys import check_key, is_key
+from imageprocessor.storage.protocol import StoredObject
+
+CONNECT_SECONDS = 3
+ATTEMPTS = 3
+URL_SECONDS = 15 * 60
+IMMUTABLE = "public, max-age=31536000, immutable"
+ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}  # else presigned URLs lead through another region
+OTHER_OPTIONS = {
+    "s3": {"addressing_style": "path"},
+    "request_checksum_calculation": "when_required",  # R2 and others do not know the trailers that AWS uses
+    "response_checksum_validation": "when_required",
+}
+_NO_SPACE = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+_WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """Where S3 is and who asks. What is not given boto3 looks for: in the environment, its files, the machine's role.
+
+    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so that an operation may take a
+    little more than three times as long.
+    """
+
+    endpoint_url: str = ""  #: empty: AWS
+    public_endpoint_url: str = ""  #: the same for those who fetch images; empty: as ``endpoint_url``
+    region: str | None = None
+    profile: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 10.0
+
+
+class S3Storage:
+    """A Storage in S3 buckets, which must be there.
+
+    With *bucket*, the key ``avatars/1`` lies in it as ``avatars/1``; without, in the bucket ``avatars`` as ``1``, and
+    no bucket but those in *buckets* is ever touched. *prefix* comes before all of it. A storage without prefix does
+    not look at objects whose names begin with ``_``.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+        SettingsError: S3 is that of AWS, and nothing tells the region.
+        StorageUnavailableError: boto3 refuses what it was given, such as a profile that is not there.
+    """
+
+    def __init__(self, access: S3Access, *, bucket: str | None, buckets: Sequence[str] = (), prefix: str = "") -> None:
+        self.bucket = bucket
+        self.buckets = tuple(buckets)
+        self.prefix = prefix
+        _require_boto3()
+        with _storage_errors("open S3", bucket):
+            session = _open_session(access)
+            self.client = _open_client(session, access.endpoint_url, access.timeout_seconds)
+            self._public_client = self.client
+            if access.public_endpoint_url:
+                self._public_client = _open_client(session, access.public_endpoint_url, access.timeout_seconds)
+        self._encryption = ENCRYPTED if _is_aws(self.client) else {}
+
+    def at_prefix(self, prefix: str) -> S3Storage:
+        """Return the storage at another *prefix* of the same buckets, on the same connections."""
+        other = copy(self)
+        other.prefix = prefix
+        return other
+
+    def put(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+
+    def adopt(self, key: str, path: Path) -> None:
+        check_key(key)
+        try:
+            with path.open("rb") as file:
+                self._put(key, file)
+            path.unlink()
+        except OSError as error:
+            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error.strerror}.") from error
+
+    def get(self, key: str) -> bytes:
+        with self._place(key, "read") as place:
+            data: bytes = self.client.get_object(**place)["Body"].read()
+            return data
+
+    def delete(self, key: str) -> None:
+        with suppress(ObjectNotFoundError), self._place(key, "delete") as place:
+            self.client.delete_object(**place)
+
+    def exists(self, key: str) -> bool:
+        with suppress(ObjectNotFoundError), self._place(key, "look for") as place:
+            self.client.head_object(**place)
+            return True
+        return False
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        if self.bucket is not None:
+            yield from self._list_bucket(self.bucket, "", prefix)
+            return
+        for bucket in self.buckets:
+            head = f"{bucket}/"
+            if head.startswith(prefix) or prefix.startswith(head):
+                yield from self._list_bucket(bucket, head, prefix[len(head) :])
+
+    def url(self, key: str) -> str:
+        with self._place(key, "give a URL for") as place:
+            answer = {"ResponseContentType": _content_type(key), "ResponseContentDisposition": "inline"}
+            url: str = self._public_client.generate_presigned_url("get_object", place | answer, URL_SECONDS)
+            return url
+
+    def _put(self, key: str, body: bytes | BinaryIO) -> None:
+        with self._place(key, "store") as place:
+            described = {"ContentType": _content_type(key), "CacheControl": IMMUTABLE}
+            self.client.put_object(**place, **described, **self._encryption, Body=body)
+
+    @contextmanager
+    def _place(self, key: str, action: str) -> Iterator[dict[str, str]]:
+        """Yield bucket and name of the object; what goes wrong with it becomes an error of ours."""
+        bucket, name = (self.bucket, check_key(key)) if self.bucket is not None else self._split(check_key(key))
+        with _storage_errors(f"{action} {key!r}", bucket):
+            yield {"Bucket": bucket, "Key": self.prefix + name}
+
+    def _split(self, key: str) -> tuple[str, str]:
+        bucket, _, name = key.partition("/")
+        if bucket not in self.buckets or not name:
+            raise StorageUnavailableError(
+                f"{key!r} is in none of the permitted S3 buckets ({', '.join(self.buckets)}):"
+                f" add {bucket!r} to ALLOWED_BUCKETS."
+            )
+        return bucket, name
+
+    def _list_bucket(self, bucket: str, head: str, start: str) -> Iterator[StoredObject]:
+        request = {"Bucket": bucket, "Prefix": self.prefix + start}
+        while True:
+            with _storage_errors("list the stored objects", bucket):
+                page = self.client.list_objects_v2(**request)
+            objects = page.get("Contents", [])
+            for found in objects:
+                key = head + found["Key"].removeprefix(self.prefix)
+                if is_key(key):
+                    yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
+            if not page["IsTruncated"]:
+                return
+            request["StartAfter"] = self.prefix + _skip_others(objects[-1]["Key"].removeprefix(self.prefix))
+
+
+def _skip_others(last: str) -> str:
+    """Return the name after which a listing goes on: *last*, or the end of all names that begin with ``_``.
+
+    S3 lists in the order of bytes, in which nothing but the backtick is between ``_`` and the small letters.
+    """
+    return "`" if last.startswith("_") else last
+
+
+def _require_boto3() -> None:
+    if find_spec("boto3") is None:
+        raise MissingExtraError("S3 (STORAGE_BACKEND=s3)", "s3")
+
+
+def _open_session(access: S3Access) -> Any:
+    import boto3
+
+    return boto3.Session(
+        aws_access_key_id=access.access_key_id,
+        aws_secret_access_key=access.secret_access_key,
+        aws_session_token=access.session_token,
+        region_name=access.region,
+        profile_name=access.profile,
+    )
+
+
+def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any:
+    from botocore.config import Config
+
+    config = Config(
+        signature_version="s3v4",
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=min(CONNECT_SECONDS, timeout_seconds),
+        read_timeout=timeout_seconds,
+        **(OTHER_OPTIONS if endpoint_url else AWS_OPTIONS),
+    )
+    client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
+    if not endpoint_url and not _is_aws(client):  # boto3 found an endpoint in its environment or files
+        return _open_client(session, client.meta.endpoint_url, timeout_seconds)
+    if not endpoint_url and session.region_name is None:
+        raise SettingsError("AWS_REGION is not set, and boto3 finds no region: set the one that the buckets are in.")
+    return client
+
+
+def _is_aws(client: Any) -> bool:
+    return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS)
+
+
+def _content_type(key: str) -> str:
+    return "image/webp" if key.endswith(".webp") else "application/octet-stream"
+
+
+@contextmanager
+def _storage_errors(action: str, bucket: str | None) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    where = f"{action} in the S3 bucket {bucket!r}" if bucket else action
+    try:
+        yield
+    except ClientError as error:
+        raise _explain_answer(error.response, where) from error
+    except BotoCoreError as error:
+        raise StorageUnavailableError(f"Cannot {where}: {_explain_fault(type(error).__name__)}.") from error
+
+
+def _explain_answer(answer: Any, where: str) -> StorageError:
+    code, status = answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]
+    if code in _NO_SPACE or status == HTTPStatus.INSUFFICIENT_STORAGE:
+        return StorageFullError(f"Cannot {where}: no space is left ({code}). Make room, or raise the quota.")
+    if code == "NoSuchBucket":
+        return StorageUnavailableError(f"Cannot {where}: there is no such bucket. Create it, or correct its name.")
+    if status == HTTPStatus.NOT_FOUND:
+        return ObjectNotFoundError(f"Cannot {where}: there is no such object.")
+    return StorageUnavailableError(f"Cannot {where}: {_explain_refusal(code, status)}.")
+
+
+def _explain_refusal(code: str, status: int) -> str:
+    answered = f"it answers {status} ({code})"
+    if code in _WRONG_REGION:
+        return f"{answered}. The bucket is elsewhere: correct AWS_REGION"
+    if status == HTTPStatus.FORBIDDEN:
+        return f"{answered}. Check the keys, what they permit, and the clock"
+    return f"{answered}. See how S3 is"
+
+
+def _explain_fault(kind: str) -> str:
+    if "Credential" in kind or "Token" in kind or "SSO" in kind:
+        return (
+            f"no keys are found ({kind}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        )
+    if kind == "ProfileNotFound":
+        return "AWS_PROFILE names a profile that is not there. Correct it, or make it"
+    return f"S3 does not answer ({kind}). Check S3_ENDPOINT_URL, the network, and S3 itself"

@@ -1,0 +1,124 @@
+"""An HTTP server that stands before another one, and fails as networks and servers do."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+Fault = Literal["none", "reset", "hang", "stall", "cut", "slow"] | int
+SLOW_SECONDS = 0.3
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to *upstream_port* of 127.0.0.1; those that hold the text *only* meet the *fault*.
+
+    A fault is a status to answer, ``reset`` (RST at once), ``hang`` (no answer), ``stall`` (half of the body, then
+    nothing), ``cut`` (half of the body, then the end of the connection) or ``slow`` (an answer after some time).
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, upstream_port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream_port = upstream_port
+        self.fault: Fault = "none"
+        self.only = ""
+        self.code = "Fault"  #: the S3 error code of answered statuses
+        self.heads: list[str] = []  #: of every request: its first line and its headers
+        self.ended = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fail(self, fault: Fault, only: str = "", code: str = "Fault") -> None:
+        """Meet requests with *fault* from now on."""
+        self.fault, self.only, self.code = fault, only, code
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients that give up are what this is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        head = f"{self.requestline}\n{self.headers}"
+        self.server.heads.append(head)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.fault if self.server.only in head else "none"
+        if isinstance(fault, int):
+            return self._refuse(fault)
+        if fault == "reset":
+            return self._reset()
+        if fault == "hang":
+            return self._hang()
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+        return self._pass_on(body, fault)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - as http.server calls them
+
+    def log_message(self, *_: object) -> None:
+        """Keep the tests' output clean."""
+
+    def _refuse(self, status: int) -> None:
+        body = f"<Error><Code>{self.server.code}</Code><Message>as the test asks</Message></Error>".encode()
+        self._answer(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _hang(self) -> None:
+        self.server.ended.wait()
+
+    def _pass_on(self, body: bytes, fault: Fault) -> None:
+        upstream = HTTPConnection("127.0.0.1", self.server.upstream_port)
+        upstream.request(self.command, self.path, body, dict(self.headers) | {"Connection": "close"})
+        response = upstream.getresponse()
+        data = response.read()
+        upstream.close()
+        half = fault in {"stall", "cut"} and len(data) > 1
+        self._answer(response.status, _end_to_end(response), data[: len(data) // 2] if half else data)
+        if half and fault == "stall":
+            self._hang()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+            self.wfile.flush()
+
+
+def _end_to_end(response: HTTPResponse) -> dict[str, str]:
+    hop_by_hop = {"connection", "transfer-encoding", "date", "server"}
+    return {name: value for name, value in response.getheaders() if name.lower() not in hop_by_hop}
+
+
+@contextmanager
+def run_faulty_proxy(upstream_port: int) -> Iterator[FaultyProxy]:
+    """Run a proxy before *upstream_port* until the end of the context."""
+    with FaultyProxy(upstream_port) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.ended.set()
+            proxy.shutdown()
+            thread.join()
