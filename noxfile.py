@@ -15,10 +15,10 @@ import nox
 PROJECT = nox.project.load_toml("pyproject.toml")
 WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src/imageprocessor/storage"]
 MIGRATE = """
-from pathlib import Path
 from imageprocessor.queue.database import open_database
 from imageprocessor.queue.schema import migrate
-migrate(open_database(Path("fresh.db")))
+from imageprocessor.settings import Settings
+migrate(open_database(Settings(database_path="fresh.db")))
 """
 
 nox.needs_version = ">=2025.2.9"

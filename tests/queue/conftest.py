@@ -1,4 +1,4 @@
-"""A real service on SQLite and local disk in a temporary folder, and a way to submit to it."""
+"""A real service on local disk in a temporary folder, on SQLite and on PostgreSQL, and a way to submit to it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,47 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from imageprocessor.queue import clock
+from imageprocessor.queue.database import open_database
 from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.schema import migrate
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.submission import Sender, Upload, submit
 from imageprocessor.settings import Settings
 from tests.images import encode, photo
+from tests.servers import create_database
 
 Submit = Callable[..., Job]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings.model_validate({"data_dir": tmp_path / "data", "image_sizes": {"thumbnail": 20, "medium": 60}})
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """The settings of a service whose database is still without tables."""
+    url = create_database(request.getfixturevalue("postgres")) if request.param == "postgres" else None
+    return Settings.model_validate({"data_dir": tmp_path / "data", "database_url": url})
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: int) -> str:
+    """The URL of a PostgreSQL database with tables: to make one for each test takes half a second."""
+    url = create_database(postgres)
+    database = open_database(Settings.model_validate({"database_url": url}))
+    migrate(database)
+    database.close()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    url = request.getfixturevalue("migrated") if request.param == "postgres" else None
+    if url:
+        empty(url)
+    sizes = {"thumbnail": 20, "medium": 60}
+    return Settings.model_validate({"data_dir": tmp_path / "data", "image_sizes": sizes, "database_url": url})
 
 
 @pytest.fixture
@@ -61,6 +87,28 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
         monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(UTC) + by)
 
     return move
+
+
+def empty(url: str) -> None:
+    """Cut off who still uses the database at *url*, and leave nothing but its tables."""
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"{others} pg_backend_pid()".encode())
+        connection.execute("DELETE FROM processing_jobs")
+        connection.execute("DELETE FROM image_upload_events")
+        connection.execute("DELETE FROM upload_rate_limits")
+
+
+def lock_tables(connection: Connection) -> None:
+    """Let no other write through before *connection*'s transaction ends; on SQLite, being open is enough."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("LOCK TABLE processing_jobs, upload_rate_limits IN EXCLUSIVE MODE")
+
+
+@pytest.fixture(scope="session")
+def slow_image() -> bytes:
+    """A picture that takes about two seconds: long enough to be interrupted."""
+    return encode(photo(1600, 1200).resize((4000, 3000)), "JPEG")
 
 
 def list_files(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.task import run_job
 from imageprocessor.storage.memory import MemoryStorage
 from tests.images import encode, photo, truncated
-from tests.queue.conftest import Submit, with_settings
+from tests.queue.conftest import Submit, lock_tables, with_settings
 
 SetClock = Callable[[timedelta], None]
 
@@ -220,7 +220,8 @@ def _hold_lock(service: Service, seconds: float) -> None:
     held = threading.Event()
 
     def hold() -> None:
-        with service.database.write():
+        with service.database.write() as connection:
+            lock_tables(connection)
             held.set()
             time.sleep(seconds)
 

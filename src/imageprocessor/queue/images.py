@@ -111,10 +111,13 @@ def delete_image(service: Service, image_id: str, caller: Caller) -> None:
         job = job_store.find_image(connection, parse_id(image_id))
         if job is None or not caller.owns(job):
             raise ImageNotFoundError(f"There is no image {image_id}.")
-        job_store.mark_deleted(connection, job.image_id, now)
-        job_store.add_event(connection, EventType.DELETED, job, now, by=caller.user_id)
-    if job.status is not JobStatus.PROCESSING:  # else its worker, or the sweep, cleans up once it has let go
-        purge(service, job)
+        deleted = job_store.mark_deleted(connection, job.image_id, now)
+        if deleted is None:  # by another request, meanwhile
+            raise ImageNotFoundError(f"There is no image {image_id}.")
+        job_store.add_event(connection, EventType.DELETED, deleted, now, by=caller.user_id)
+    # The row as the UPDATE found it: a worker may have claimed it since it was read. It, or the sweep, cleans up then.
+    if deleted.status is not JobStatus.PROCESSING:
+        purge(service, deleted)
 
 
 def purge(service: Service, job: Job) -> None:

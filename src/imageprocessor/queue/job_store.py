@@ -59,15 +59,19 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
-def list_due(connection: Connection, now: datetime, limit: int) -> list[str]:
+def list_due(connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None) -> list[str]:
     """Return the ids of jobs that wait for a worker now: those tried before, then the others, oldest first.
 
     Two queries, because each of them reads the first *limit* entries of an index, however many jobs wait.
+    Of those not tried before, *created_before* leaves out what a worker may be just about to take.
     """
     waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
     due = jobs.c.next_attempt_at
     again = waiting.where(jobs.c.status == JobStatus.RETRYING, due <= clock.to_text(now)).order_by(due)
-    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(jobs.c.created_at)
+    # Ordered by `due` too, which is null: else PostgreSQL sorts all of them rather than follow the index.
+    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(due, jobs.c.created_at)
+    if created_before is not None:
+        first = first.where(jobs.c.created_at < clock.to_text(created_before))
     return [*connection.scalars(again), *connection.scalars(first)][:limit]
 
 
@@ -75,10 +79,12 @@ def claim(connection: Connection, job_id: str, worker_id: str, now: datetime, le
     """Give the job to *worker_id* and count the attempt, or return None where it is not to be had.
 
     The attempt is counted here, before any byte is decoded, so that an image that kills its worker comes to an end.
+    Where another worker is claiming the job at this moment, this one passes on instead of waiting (PostgreSQL).
     """
+    claimable = select(jobs.c.job_id).where(jobs.c.job_id == job_id, *_claimable(now)).with_for_update(skip_locked=True)
     statement = (
         update(jobs)
-        .where(jobs.c.job_id == job_id, *_claimable(now))
+        .where(jobs.c.job_id == claimable.scalar_subquery())
         .values(
             status=JobStatus.PROCESSING,
             attempt_count=jobs.c.attempt_count + 1,
@@ -121,7 +127,7 @@ def end_attempt(
         next_attempt_at=clock.to_text(outcome.next_attempt_at) if outcome.next_attempt_at else None,
         completed_at=clock.to_text(now) if outcome.status is JobStatus.FAILED else None,
         error_code=code,
-        last_error=message,
+        last_error=_storable(message),
     )
 
 
@@ -188,11 +194,15 @@ def list_failed_with_source(connection: Connection, before: datetime) -> list[Jo
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
-def forget_source(connection: Connection, job: Job) -> None:
-    """Note that a failed job's upload is no longer kept."""
-    connection.execute(
-        update(jobs).where(jobs.c.job_id == job.job_id, jobs.c.status == JobStatus.FAILED).values(staging_path=None)
+def forget_source(connection: Connection, job: Job) -> bool:
+    """Note that a failed job's upload is no longer kept. False where the job was tried again meanwhile."""
+    statement = (
+        update(jobs)
+        .where(jobs.c.job_id == job.job_id, jobs.c.status == JobStatus.FAILED, jobs.c.staging_path.is_not(None))
+        .where(jobs.c.completed_at == job.to_row()["completed_at"])  # else it has failed anew since
+        .values(staging_path=None)
     )
+    return connection.execute(statement).rowcount == 1
 
 
 def add_event(connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any) -> None:
@@ -255,6 +265,11 @@ def _end(connection: Connection, job: Job, *conditions: ColumnElement[bool], **v
         .values(**NO_LEASE, **values)
     )
     return connection.execute(statement).rowcount == 1
+
+
+def _storable(text: str) -> str:
+    """Write as escapes what PostgreSQL cannot keep in a text: NUL, and what no UTF-8 stands for."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _one(connection: Connection, statement: Any, **parameters: str) -> Job | None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
+
 from imageprocessor.core.validate import validate
-from imageprocessor.errors import IdempotencyKeyReusedError, ImageProcessorError, InvalidBucketError
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    IdempotencyKeyReusedError,
+    ImageProcessorError,
+    InvalidBucketError,
+    RateLimitedError,
+    StorageError,
+)
 from imageprocessor.queue import clock, job_store, rate_limits
 from imageprocessor.queue.context import parse_context
 from imageprocessor.queue.jobs import EventType, Job, JobStatus
@@ -68,13 +78,22 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     try:
         accepted, quota = _queue_once(service, job, sender)
     except ImageProcessorError:
-        service.staging.delete(staged)
+        _take_back(service, job, staged)
         raise
-    if accepted.job_id != job.job_id:
-        service.staging.delete(staged)
-        return accepted, quota
-    service.dispatcher.dispatch(job.job_id)
+    if accepted is job:
+        service.dispatcher.dispatch(job.job_id)
+    else:
+        _take_back(service, job, staged)
     return accepted, quota
+
+
+def _take_back(service: Service, job: Job, staged: str) -> None:
+    """Remove the staged upload of a job that was not queued. A lost connection may hide that it was: look first."""
+    with suppress(DatabaseUnavailableError, StorageError):  # the sweep removes what no job waits for
+        with service.database.read() as connection:
+            queued = job_store.find_job(connection, job.job_id)
+        if queued is None:
+            service.staging.delete(staged)
 
 
 def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
@@ -106,6 +125,13 @@ def _check_allowed(service: Service, bucket: str) -> None:
 
 
 def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
+    try:
+        return _queue(service, job, sender)
+    except (IntegrityError, RateLimitedError):  # perhaps because of an upload with the same key, by now committed
+        return _queue(service, job, sender)
+
+
+def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     with service.database.write() as connection:
         if repeated := _find_repeated(connection, sender):
             _check_same_payload(repeated, job)

@@ -1,0 +1,61 @@
+"""PostgreSQL: a server that any number of hosts share, and whose failures must not become ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from imageprocessor.errors import MissingExtraError, SettingsError
+
+DISK_FULL = "53100"  #: the SQLSTATE of it
+SESSION = {
+    "lock_timeout": "5s",  # as long as SQLite's busy timeout
+    "statement_timeout": "30s",  # every statement has an index; what takes longer keeps a thread from its client
+    "idle_in_transaction_session_timeout": "30s",  # a host that froze must let go of its locks
+}
+CONNECT: dict[str, Any] = {
+    "application_name": "imageprocessor",  # in pg_stat_activity
+    "connect_timeout": 5,
+    "keepalives_idle": 10,  # a server that is gone without a word is noticed within half a minute
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds; keepalives do not look while something is unacknowledged
+    "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+}
+
+
+def open_postgres(url: str) -> Engine:
+    """Return an engine for the server that *url* names; what its query says wins over :data:`CONNECT`.
+
+    Raises:
+        SettingsError: It is no URL.
+        MissingExtraError: psycopg, or the library it needs, is not installed.
+    """
+    parsed = _parse(url)
+    try:
+        return create_engine(
+            parsed,
+            connect_args={name: value for name, value in CONNECT.items() if name not in parsed.query},
+            pool_pre_ping=True,  # connections from before the server's restart are replaced, not used
+            pool_size=5,
+            max_overflow=10,  # a server has about 100 for all hosts
+            pool_timeout=5,  # a transaction takes milliseconds: who waits longer waits for a server in trouble
+        )
+    except ImportError as error:
+        raise MissingExtraError("DATABASE_URL=postgresql+psycopg://…", "postgres") from error
+
+
+def _parse(url: str) -> URL:
+    """Read *url*. What it cannot be read as is never repeated: a password may be in it."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):
+        raise SettingsError(
+            "DATABASE_URL=(hidden): not a URL. Write postgresql+psycopg://user:password@host:5432/name, and "
+            "special characters in the password as percent codes, such as %40 for @."
+        )
+    return parsed

@@ -1,0 +1,125 @@
+"""SQLite: one file, one writer at a time, one machine."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+
+from imageprocessor.errors import SettingsError
+
+BUSY_TIMEOUT_SECONDS = 5
+WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
+#: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre"}
+NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
+
+
+def sqlite_engines(path: Path) -> tuple[Engine, Engine]:
+    """Return the engines that write to and read from the file at *path*, which is made if it is missing.
+
+    ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the strength of it.
+    ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at once however long the timeout is.
+
+    Raises:
+        SettingsError: *path* is on a network file system.
+    """
+    _refuse_network(path)
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    url = URL.create("sqlite", database=str(path))
+    # No bound on connections: threads that wait for the write lock must not keep readers from theirs.
+    engine = create_engine(url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return engine, engine.execution_options(reads_only=True)
+
+
+def sqlite_module() -> ModuleType:
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else the standard library's ``sqlite3``."""
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ModuleNotFoundError:
+        return sqlite3
+
+
+def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Tell whether this SQLite may damage a database when two connections reset the WAL at once.
+
+    Mended in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines, as SQLite's release notes tell.
+
+    >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 44, 6)), has_wal_reset_bug((3, 53, 4))
+    (True, False, False)
+    """
+    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
+    return version < mended
+
+
+def find_file_system(path: Path, mounts: str) -> str:
+    r"""Return the type of the file system that holds the absolute *path*; *mounts* is a mount table (proc(5)).
+
+    >>> find_file_system(Path("/srv/a.db"), "27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:9 / /srv rw - nfs4 h:/x rw")
+    'nfs4'
+    """
+    lines = [line.partition(" - ") for line in mounts.splitlines()]
+    found = {_mount_point(before): after.split(" ")[0] for before, _, after in lines}  # mounted over: the last counts
+    return next((found[folder] for folder in (path, *path.parents) if folder in found), "")
+
+
+def read_identity(connection: Connection) -> int:
+    """Return the number that tells this file from any other; 0 before :func:`give_identity`."""
+    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+
+
+def give_identity(connection: Connection) -> None:
+    """Number the file, once. SQLite keeps 31 bits for the application's own use, and copies keep them."""
+    if read_identity(connection) == 0:
+        connection.exec_driver_sql(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+
+
+def _refuse_network(path: Path) -> None:
+    mounts = MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
+    kind = find_file_system(path.resolve(), mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise SettingsError(
+            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite file. Set "
+            "DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file on a disk of this machine."
+        )
+
+
+def _mount_point(fields: str) -> Path:
+    escaped = fields.split(" ")[4]
+    return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped))
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    _switch_to_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Switch a new file to WAL. While another process does so, SQLite fails at once, whatever the busy timeout."""
+    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite_module().OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _begin(connection: Connection) -> None:
+    if not connection.get_execution_options().get("reads_only"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
