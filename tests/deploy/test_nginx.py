@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
+from tests.server.live import form_start
+from tests.servers import find_free_port
+from tests.servers.nginx import Nginx, run_nginx
+
+MEGABYTE = 1024 * 1024
+SERVED_BY_NGINX = {"# include": "include"}
+SHORT_WAITS = {
+    "client_header_timeout 10s": "client_header_timeout 1s",
+    "client_body_timeout 20s": "client_body_timeout 1s",
+}
+SECRET = b"still with GPS"
+UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
+# What says who answered, when, and how to hang up; nginx makes its ETag from time and size, the service a hash of them.
+OWN_HEADERS = {"date", "server", "connection", "etag", "x-request-id"}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A service with one image, nginx that passes everything to it, and nginx that sends images itself."""
+
+    data: Path
+    service: Place
+    passing: Place
+    serving: Place
+    image_id: str
+
+    @property
+    def path(self) -> str:
+        return image_path(self.image_id)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    data = folder / "data"
+    with (
+        run_service(data) as service,
+        run_nginx(folder / "passing", service.port, data / "storage", SHORT_WAITS) as passing,
+        run_nginx(folder / "serving", service.port, data / "storage", SERVED_BY_NGINX) as serving,
+    ):
+        image_id = service.make_image()
+        site = Site(data, service, secure(passing), secure(serving), image_id)
+        plant_secrets(site)
+        yield site
+
+
+def secure(nginx: Nginx) -> Place:
+    return Place(nginx.https_port, nginx.trust)
+
+
+def plant_secrets(site: Site) -> None:
+    """Put what nobody may fetch where a proxy could find it."""
+    storage = site.data / "storage"
+    for path in (site.data / "staging/photos/job", storage / ".tmp/draft", storage / "photos/processed/notes.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(SECRET)
+    (storage / image_path(UNKNOWN).removeprefix("/storage/")).symlink_to(site.data / "staging/photos/job")
+
+
+each_nginx = pytest.mark.parametrize(
+    "place", [lambda site: site.passing, lambda site: site.serving], ids=["passing", "serving"]
+)
+Choice = Callable[[Site], Place]
+
+
+@each_nginx
+def test_upload_and_image_pass_through(site: Site, place: Choice) -> None:
+    image_id = place(site).make_image()
+    direct = place(site).ask(f"/api/v1/images/{image_id}/direct?size=thumbnail")
+    assert (direct.status, direct.body[8:12]) == (200, b"WEBP")
+
+
+@each_nginx
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=0-1,4-5"}, {"Range": "bytes=-5"}], ids=str
+)
+def test_file_has_the_headers_of_the_service(site: Site, place: Choice, method: str, headers: dict[str, str]) -> None:
+    expected = site.service.ask(site.path, method, headers=headers)
+    answer = place(site).ask(site.path, method, headers=headers)
+    own = {"strict-transport-security": "max-age=31536000"}
+    assert (answer.status, answer.body) == (expected.status, expected.body)
+    assert shared_headers(answer.headers) == shared_headers(expected.headers) | own
+    assert answer.headers["x-request-id"]
+
+
+def shared_headers(headers: dict[str, str]) -> dict[str, str]:
+    own = OWN_HEADERS | ({"accept-ranges"} if "content-range" in headers else set())  # which says the same
+    return {name: value for name, value in headers.items() if name not in own}
+
+
+def test_nginx_sends_the_file_without_asking_the_service(site: Site) -> None:
+    assert site.serving.ask(site.path).headers["etag"] != site.service.ask(site.path).headers["etag"]
+    assert site.passing.ask(site.path).headers["etag"] == site.service.ask(site.path).headers["etag"]
+
+
+@each_nginx
+def test_client_that_has_the_file_gets_no_body(site: Site, place: Choice) -> None:
+    known = place(site).ask(site.path).headers["etag"]
+    answer = place(site).ask(site.path, headers={"If-None-Match": known})
+    assert (answer.status, answer.body) == (304, b"")
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+
+
+@each_nginx
+def test_range_beyond_the_end_is_a_problem(site: Site, place: Choice) -> None:
+    answer = place(site).ask(site.path, headers={"Range": "bytes=99999999-"})
+    assert (answer.status, problem(answer.body)["code"]) == (416, "requested_range_not_satisfiable")
+
+
+@each_nginx
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/storage/photos/job",
+        "/storage/staging/photos/job",
+        "/storage/../staging/photos/job",
+        "/storage/%2e%2e/staging/photos/job",
+        "/storage/photos/processed/../../../staging/photos/job",
+        "/storage/photos/processed/%2e%2e/%2e%2e/%2e%2e/staging/photos/job",
+        "/storage/photos/processed/..%2f..%2f..%2fstaging/photos/job",
+        "/storage/photos/processed/thumbnail/../../../.tmp/draft",
+        "/storage/.tmp/draft",
+        "/storage/%2etmp/draft",
+        "/storage//.tmp//draft",
+        "/storage/photos/processed/notes.txt",
+        "/storage/photos/processed/thumbnail/",
+        "/storage/photos/processed",
+        "/storage/",
+        "/processor.db",
+        "/jwt_secret_key",
+        image_path(UNKNOWN),
+        image_path(UNKNOWN, "medium"),
+        image_path(UNKNOWN).replace("/processed", "//processed"),
+        image_path(UNKNOWN) + "/",
+        image_path(UNKNOWN) + "%00.webp",
+    ],
+)
+def test_what_is_no_image_is_not_found(site: Site, place: Choice, path: str) -> None:
+    answer = place(site).ask(path)
+    assert (answer.status in {400, 404}, SECRET in answer.body) == (True, False)
+    if answer.status == 404:
+        assert problem(answer.body)["status"] == 404
+
+
+@each_nginx
+def test_image_is_found_by_no_other_spelling_of_its_path(site: Site, place: Choice) -> None:
+    assert place(site).ask(site.path.replace("/processed", "//processed")).status == 404
+
+
+def test_file_that_takes_no_post_is_a_problem(site: Site) -> None:
+    answer = site.serving.ask(site.path, "POST")
+    assert (answer.status, problem(answer.body)["status"]) == (405, 405)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "said_by"), [(10.5, "The form"), (12, "The upload is larger than this server takes")], ids=str
+)
+def test_upload_that_is_too_large_is_a_problem_whoever_refuses_it(site: Site, megabytes: float, said_by: str) -> None:
+    answer = site.passing.upload(b"x" * int(megabytes * MEGABYTE))
+    told = problem(answer.body)
+    assert (answer.status, told["code"], answer.headers["content-type"]) == (
+        413,
+        "file_too_large",
+        "application/problem+json",
+    )
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_upload_without_token_is_refused_before_its_body_is_sent(site: Site) -> None:
+    with site.passing.connect() as connection:
+        start_upload(connection, {"Content-Length": str(9 * MEGABYTE)}, b"x")
+        assert connection.getresponse().status == 401
+
+
+def test_client_that_is_slow_with_its_header_is_cut_off(site: Site) -> None:
+    with site.passing.connect() as connection:
+        connection.connect()
+        connection.send(b"GET / HTTP/1.1\r\nHost: a")
+        assert_hung_up_soon(connection)
+
+
+def test_client_that_stops_within_its_body_is_cut_off_and_leaves_nothing(site: Site) -> None:
+    with site.passing.connect() as connection:
+        start_upload(connection, {**upload_headers(), "Content-Length": str(MEGABYTE)}, form_start() + b"x" * 1000)
+        assert_hung_up_soon(connection)
+    assert list((site.data / "incoming").iterdir()) == []
+
+
+def start_upload(connection: HTTPConnection, headers: dict[str, str], beginning: bytes) -> None:
+    connection.putrequest("POST", UPLOAD)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders(beginning)
+
+
+def assert_hung_up_soon(connection: HTTPConnection) -> None:
+    started = time.monotonic()
+    while connection.sock.recv(4096):
+        pass
+    assert 0.5 < time.monotonic() - started < 5
+
+
+def test_plain_http_leads_to_https(site: Site, tmp_path: Path) -> None:
+    with run_nginx(tmp_path / "nginx", site.service.port, tmp_path) as nginx:
+        answer = Place(nginx.http_port).ask("/docs?a=b")
+    assert (answer.status, answer.headers["location"]) == (301, "https://img.example.com/docs?a=b")
+
+
+def test_service_that_is_away_is_a_problem_that_says_when_to_come_back(tmp_path: Path) -> None:
+    with run_nginx(tmp_path / "nginx", find_free_port(), tmp_path) as nginx:
+        answer = secure(nginx).ask("/api/v1/health")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert problem(answer.body)["code"] == "service_unavailable"
+
+
+def test_private_image_is_not_given_to_strangers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with (
+        run_service(data, PUBLIC_READS="false") as service,
+        run_nginx(tmp_path / "nginx", service.port, data / "storage") as nginx,
+    ):
+        assert secure(nginx).ask(image_path(UNKNOWN)).status == 401
+
+
+def problem(body: bytes) -> dict[str, object]:
+    told: dict[str, object] = json.loads(body)
+    assert set(told) == {"type", "title", "status", "detail", "code", "request_id"}
+    return told
