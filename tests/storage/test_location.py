@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -8,6 +9,7 @@ from imageprocessor.errors import SettingsError
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.location import open_storage
 from imageprocessor.storage.memory import MemoryStorage
+from imageprocessor.storage.s3 import S3Storage
 
 
 def test_local_location_opens_that_directory(tmp_path: Path) -> None:
@@ -24,8 +26,46 @@ def test_memory_location_opens_an_empty_store_each_time() -> None:
     assert not second.exists("1")
 
 
-@pytest.mark.parametrize("location", ["", "images", "/var/lib/images", "local://images", "local:", "ftp://x", "s3://x"])
+@pytest.mark.parametrize(
+    ("location", "key"),
+    [("s3://photos", "avatars/1"), ("s3://photos/", "avatars/1"), ("s3://photos/a/b/", "a/b/avatars/1")],
+)
+def test_s3_location_opens_that_bucket_with_what_boto3_finds(
+    s3: str, location: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret"}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    store = open_storage(location)
+    assert isinstance(store, S3Storage)
+    store.client.create_bucket(Bucket="photos")
+    try:
+        store.put("avatars/1", b"bytes")
+        assert store.url("avatars/1").startswith(f"{s3}/photos/{key}?")
+        with urlopen(store.url("avatars/1")) as answer:
+            assert answer.read() == b"bytes"
+    finally:
+        store.delete("avatars/1")
+        store.client.delete_bucket(Bucket="photos")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "images",
+        "/var/lib/images",
+        "local://images",
+        "local:",
+        "ftp://x",
+        "s3://",
+        "s3://x",
+        "s3://Up",
+        "s3://abc//a",
+    ],
+)
 def test_another_location_is_refused_with_the_accepted_forms(location: str) -> None:
-    with pytest.raises(SettingsError, match=r"'local:///absolute/path' or 'memory://'") as caught:
+    forms = "'local:///absolute/path', 's3://bucket', 's3://bucket/prefix' or 'memory://'"
+    with pytest.raises(SettingsError, match=forms) as caught:
         open_storage(location)
     assert repr(location) in str(caught.value)
