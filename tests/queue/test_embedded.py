@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from imageprocessor.queue import job_store, presence
+from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.jobs import Job, JobStatus
-from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
-from tests.images import encode, photo
+from tests.images import encode
 from tests.queue.conftest import Submit, with_settings
 
 SUPERVISE = """
@@ -57,12 +57,6 @@ def supervise() -> Iterator[Supervise]:
         supervisor.stop()
         thread.join(60)
         assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def slow_image() -> bytes:
-    """A picture that takes about two seconds: long enough to be interrupted."""
-    return encode(photo(1600, 1200).resize((4000, 3000)), "JPEG")
 
 
 def find(service: Service, job: Job) -> Job:

@@ -16,7 +16,7 @@ from imageprocessor.core.formats import ImageFormat
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.orientation import read_orientation
 from imageprocessor.core.validate import CONTAINERS, ImageInfo
-from imageprocessor.errors import InputError, InvalidImageError, TooManyPixelsError
+from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooManyPixelsError
 
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     ImageFormat.JPEG: JpegImageFile,
@@ -80,7 +80,7 @@ def _decode_pixels(file: BinaryIO, image_format: str, limits: Limits) -> Image.I
         _scale_transparent_key(image)
         image.load()
         picture = _to_8_bits(image)
-    except (InputError, MemoryError):
+    except (ImageProcessorError, MemoryError):  # of the picture, or of a time limit
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(

@@ -27,7 +27,7 @@ WORKERS_KEY = f"{QUEUE}:workers"
 DATABASE_KEY = f"{QUEUE}:sqlite"
 TIMEOUT_SECONDS = 2.0
 WORKER_SECONDS = 10  #: a worker that says nothing for so long is gone; Celery's heart beats every 2 s
-DATABASE_SECONDS = 60
+DATABASE_SECONDS = 20  #: the sweep says it again every 5 s, a worker every 2 s
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,7 @@ class Broker:
         return sum(int(count) for count in counts if count)
 
     def hold_database(self) -> None:
-        """Say for a minute that this Redis serves our SQLite file, which no other host can have.
+        """Say for the next 20 s that this Redis serves our SQLite file, which no other host can have.
 
         Raises:
             SettingsError: It serves another one.
@@ -90,7 +90,8 @@ class Broker:
         raise SettingsError(
             f"REDIS_URL serves another SQLite database already (the one {holder.partition(' ')[2]}): several hosts "
             "cannot share a SQLite file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name on all of them; "
-            "or, for another service, take another database of Redis, such as redis://host:6379/1."
+            "or, for another service, take another database of Redis, such as redis://host:6379/1. "
+            f"If that service is gone, try again in {DATABASE_SECONDS} s."
         )
 
 
