@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,17 +34,6 @@ def insert_window(database: Database, then: Callable[[], object] = int) -> None:
 
 def open_url(url: str) -> Database:
     return open_database(Settings.model_validate({"database_url": url}))
-
-
-def wait_until_recovered(port: int) -> None:
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        try:
-            psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres").close()
-        except psycopg.OperationalError:  # it listens before it has read its journal
-            time.sleep(0.05)
-        else:
-            return
 
 
 def test_reader_does_not_wait_for_a_writer(service: Service) -> None:
@@ -150,7 +138,6 @@ def test_password_is_in_no_error_and_no_log(url: str, caplog: pytest.LogCaptureF
 
 def test_wrong_password_is_told_without_it(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
-        wait_until_recovered(server.port)
         rules = next(tmp_path.rglob("pg_hba.conf"))
         with psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres", autocommit=True) as connection:
             rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -168,7 +155,6 @@ def test_missing_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_restarted_server_costs_no_more_than_what_was_in_hand(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
-        wait_until_recovered(server.port)
         database = open_url(f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/postgres")
         migrate(database)
         with pytest.raises(DatabaseUnavailableError):
@@ -176,7 +162,6 @@ def test_restarted_server_costs_no_more_than_what_was_in_hand(tmp_path: Path) ->
         with pytest.raises(DatabaseUnavailableError):
             count_windows(database)
         server.restart()
-        wait_until_recovered(server.port)
         assert count_windows(database) == 0
         insert_window(database)
         database.close()

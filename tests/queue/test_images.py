@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import threading
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -12,12 +16,15 @@ from imageprocessor.errors import (
     JobNotReadyError,
     TooManyIdsError,
     UnknownSizeError,
+    WorkerLostError,
 )
+from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.images import delete_image, read_image, read_images, read_job, read_result
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.task import run_job
+from imageprocessor.queue.sweep import sweep
+from imageprocessor.queue.task import fail_attempt, run_job
 from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit, with_settings
 
@@ -105,6 +112,42 @@ def test_pending_image_is_deleted_with_its_upload_and_never_runs(service: Servic
     assert list(service.staging.list()) == []
     run_job(service, job.job_id, "worker")
     assert list(service.storage.list()) == []
+
+
+def test_worker_that_claims_while_the_image_is_deleted_keeps_its_upload_until_it_has_let_go(
+    service: Service, submit_image: Submit
+) -> None:
+    job = submit_image()
+    with ThreadPoolExecutor(1) as pool:
+        with service.database.write() as connection:
+            claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+            deletion = pool.submit(delete_image, service, job.image_id, ANN)
+            time.sleep(0.3)  # by now it waits for this transaction, on PostgreSQL with the job as it was before
+            assert not deletion.done()
+        deletion.result(10)
+    assert claimed
+    assert service.staging.exists(claimed.staging_key or "")
+    fail_attempt(service, claimed, WorkerLostError("The worker ended."))
+    assert sweep(service)["deleted_images"] == 1
+    assert list(service.staging.list()) == []
+
+
+def test_one_of_several_deletions_at_once_succeeds(service: Service, done: Job) -> None:
+    start = threading.Barrier(4)
+
+    def delete(_: int) -> bool:
+        start.wait()
+        try:
+            delete_image(service, done.image_id, ANN)
+        except ImageNotFoundError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(delete, range(4))) == 1
+    with service.database.read() as connection:
+        events = [event["event_type"] for event in job_store.list_events(connection, done.job_id)]
+    assert events.count("deleted") == 1
 
 
 @pytest.mark.parametrize("caller", [BOB, ANYONE])

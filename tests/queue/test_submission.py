@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from imageprocessor.errors import (
     DatabaseUnavailableError,
@@ -18,6 +22,7 @@ from imageprocessor.errors import (
     StorageFullError,
 )
 from imageprocessor.queue import job_store
+from imageprocessor.queue.database import Database
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.submission import Sender, Upload, check_quota, submit
@@ -76,7 +81,7 @@ def test_bucket_must_be_among_the_allowed_ones(service: Service, receive: Receiv
 
 
 def test_parallel_uploads_at_the_edge_are_counted_exactly(service: Service, receive: Receive) -> None:
-    service = with_settings(service, rate_limit_max_uploads=10)
+    service = with_settings(service, rate_limit_max_uploads=50)
 
     def send(upload: Upload) -> bool:
         try:
@@ -86,10 +91,57 @@ def test_parallel_uploads_at_the_edge_are_counted_exactly(service: Service, rece
         return True
 
     with ThreadPoolExecutor(16) as pool:
-        accepted = list(pool.map(send, [receive() for _ in range(16)]))
-    assert sum(accepted) == 10
-    assert len(all_jobs(service)) == 10
-    assert len(list(service.staging.list())) == 10
+        accepted = list(pool.map(send, [receive() for _ in range(100)]))
+    assert sum(accepted) == 50
+    assert len(all_jobs(service)) == 50
+    assert {stored.key for stored in service.staging.list()} == {job.staging_key for job in all_jobs(service)}
+
+
+@pytest.mark.parametrize("max_uploads", [50, 1])
+def test_parallel_uploads_with_one_idempotency_key_are_one_job(
+    max_uploads: int, service: Service, receive: Receive
+) -> None:
+    service, start = with_settings(service, rate_limit_max_uploads=max_uploads), threading.Barrier(6)
+
+    def send(upload: Upload) -> Job:
+        start.wait()
+        return submit(service, upload, Sender("ann", "k1"))[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(send, [receive() for _ in range(6)]))
+    assert answers == all_jobs(service) * 6
+    assert [stored.key for stored in service.staging.list()] == [answers[0].staging_key]
+    assert check_quota(service, Sender("ann", "k1")).remaining == max_uploads - 1
+
+
+def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
+    service: Service, receive: Receive
+) -> None:
+    losing = replace(service, database=AnswersAreLost(service.database.writer, service.database.reader))
+    with pytest.raises(DatabaseUnavailableError):
+        submit(losing, receive(), Sender("ann", "k1"))
+    (queued,) = all_jobs(service)
+    assert service.staging.exists(queued.staging_key or "")
+    assert submit(service, receive(), Sender("ann", "k1"))[0] == queued
+
+
+class AnswersAreLost(Database):
+    """Commits, but the connection breaks before that is known."""
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with Database.write(self) as connection:
+            yield connection
+        raise DatabaseUnavailableError("The connection is lost.")
+
+
+def test_whatever_a_client_may_send_is_kept_alike_by_every_database(service: Service, receive: Receive) -> None:
+    sender = Sender("ü图" * 127 + "é", "k" * 255, "r" * 64)
+    context = '{"nul \\u0000": "\\u0000\\ud83d\\ude00 图", "number": 1e300}'
+    job, _ = submit(service, receive(metadata=context, bucket="b" * 63), sender)
+    assert all_jobs(service) == [job]
+    assert job.context == {"nul \0": "\0😀 图", "number": 1e300}
+    assert submit(service, receive(metadata=context, bucket="b" * 63), sender)[0] == job
 
 
 def test_window_full_names_its_end_and_a_new_window_opens(

@@ -45,14 +45,21 @@ def find_free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
-def run_server(command: Sequence[str], port: int, log: Path, **options: Any) -> Iterator[Server]:
+def run_server(
+    command: Sequence[str], port: int, log: Path, is_ready: Callable[[int], bool] = listens, **options: Any
+) -> Iterator[Server]:
     """Run *command*, which listens on *port*, until the end of the context. What it says goes to the file *log*."""
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, **options)
-        wait_for_port(port, process, log)
+        wait_for_port(port, process, log, is_ready)
         return process
 
     server = Server(port, start(), start)
@@ -66,12 +73,13 @@ def run_server(command: Sequence[str], port: int, log: Path, **options: Any) -> 
             server.kill()
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for_port(
+    port: int, process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[int], bool] = listens
+) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if is_ready(port):
+            return
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"{process.args!r} does not listen on port {port}: {log.read_text()[-2000:]}")
@@ -103,7 +111,7 @@ def run_postgres(folder: Path) -> Iterator[Server]:
     options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "200"}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     command = [_find_postgres("postgres"), "-D", str(data), "-p", str(port), *settings]
-    with run_server(command, port, folder / "postgres.log", cwd="/", **user) as server:
+    with run_server(command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user) as server:
         yield server
 
 
@@ -124,6 +132,12 @@ def run_s3(folder: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with run_server(command, port, folder / "s3.log") as server:
         yield server
+
+
+def _accepts_clients(port: int) -> bool:
+    """Tell whether PostgreSQL, which listens before it has read its journal, has done so."""
+    command = [_find_postgres("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    return subprocess.run(command, check=False).returncode == 0
 
 
 def _find_postgres(program: str) -> str:
