@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.celery_app import KILL_MARGIN_SECONDS, SOFT_SHUTDOWN_SECONDS
+from imageprocessor.settings import Settings
+from tests.deploy.compose import BASE, KEY, PRODUCTION, ROOT, compose, make_project, read_project
+
+PROFILES = ("postgres", "s3", "flower")
+OWN = ("api", "worker", "flower")
+LINE = re.compile(r"^(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
+EXAMPLES = [match.groupdict() for match in LINE.finditer((ROOT / ".env.example").read_text())]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path, f"JWT_SECRET_KEY={KEY}")
+
+
+@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+def test_files_are_valid_with_every_profile(project: Path, files: tuple[str, ...]) -> None:
+    services = read_project(project, files, PROFILES)["services"]
+    assert set(services) == {"api", "worker", "redis", "flower", "postgres", "s3", "s3-bucket"}
+
+
+def test_without_profile_it_is_sqlite_local_disk_and_celery(project: Path) -> None:
+    config = read_project(project)
+    assert set(config["services"]) == {"api", "worker", "redis", "flower"}
+    settings = load_settings(config["services"]["api"]["environment"], project / "none")
+    assert (settings.sqlite_path, settings.storage_backend) == (Path("/data/processor.db"), "local")
+    assert (settings.queue_backend, settings.redis_url.get_secret_value()) == ("celery", "redis://redis:6379/0")
+    for name in ("api", "worker"):
+        assert [(mount["source"], mount["target"]) for mount in config["services"][name]["volumes"]] == [
+            ("data", "/data")
+        ]
+
+
+def test_example_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
+    ran = compose(make_project(tmp_path), BASE, "config", "--quiet")
+    assert (ran.returncode, "openssl rand -hex 32" in ran.stderr) == (1, True)
+
+
+def test_worker_has_no_key_to_sign_with(project: Path) -> None:
+    worker = load_settings(read_project(project)["services"]["worker"]["environment"], project / "none")
+    assert worker.jwt_secret_key is None
+
+
+def test_nothing_that_would_clash_stops_workers_from_being_scaled(project: Path) -> None:
+    worker = read_project(project)["services"]["worker"]
+    assert {"ports", "container_name", "hostname"} & set(worker) == set()
+
+
+@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+def test_ports_are_open_to_this_machine_only(project: Path, files: tuple[str, ...]) -> None:
+    services = read_project(project, files, PROFILES)["services"]
+    ports = {
+        name: (port["host_ip"], port["published"])
+        for name, found in services.items()
+        for port in found.get("ports", ())
+    }
+    assert ports == {"api": ("127.0.0.1", "8000"), "flower": ("127.0.0.1", "5555"), "s3": ("127.0.0.1", "7070")}
+
+
+def test_production_starts_no_flower(project: Path) -> None:
+    assert "flower" not in read_project(project, PRODUCTION)["services"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_production_container_can_do_little(project: Path, name: str) -> None:
+    service = read_project(project, PRODUCTION, PROFILES)["services"][name]
+    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+
+
+def test_production_restarts_what_ends_and_rotates_its_logs(project: Path) -> None:
+    services = read_project(project, PRODUCTION, PROFILES)["services"]
+    rotation = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
+    assert [name for name, service in services.items() if service["logging"] != rotation] == []
+    assert {name for name, service in services.items() if service.get("restart") != "unless-stopped"} == {"s3-bucket"}
+
+
+@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+def test_worker_may_finish_its_job_before_it_is_killed(project: Path, files: tuple[str, ...]) -> None:
+    services = read_project(project, files)["services"]
+    seconds = int(services["worker"]["environment"]["JOB_TIMEOUT_SECONDS"]) + KILL_MARGIN_SECONDS
+    assert parse_duration(services["worker"]["stop_grace_period"]) > max(seconds, SOFT_SHUTDOWN_SECONDS)
+
+
+def parse_duration(text: str) -> int:
+    minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", text).groups()  # type: ignore[union-attr]
+    return int(minutes or 0) * 60 + int(seconds or 0)
+
+
+def test_redis_evicts_nothing_and_outlives_a_restart(project: Path) -> None:
+    command = " ".join(read_project(project)["services"]["redis"]["command"])
+    assert "--maxmemory-policy noeviction" in command
+    assert "--appendonly yes" in command
+
+
+def test_bucket_of_the_trial_server_is_made_once(project: Path, s3: str) -> None:
+    bucket = f"images-{uuid.uuid4().hex}"
+    keys = ["AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"]
+    make_project(project, f"JWT_SECRET_KEY={KEY}", f"S3_BUCKET={bucket}", f"S3_ENDPOINT_URL={s3}", *keys)
+    service = read_project(project, profiles=["s3"])["services"]["s3-bucket"]
+    program = [sys.executable, *service["entrypoint"][1:], *service["command"]]
+    for _ in range(2):
+        subprocess.run(program, check=True, env={**os.environ, **service["environment"]})
+    assert list_buckets(s3).count(bucket) == 1
+
+
+def list_buckets(url: str) -> list[str]:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b")
+    return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+
+
+def test_every_name_in_the_example_is_a_setting_or_one_of_compose() -> None:
+    texts = [(ROOT / name).read_text() for name in PRODUCTION]
+    compose_only = {"COMPOSE_PROFILES", *re.findall(r"\$\{(\w+):-", "".join(texts))}
+    settings = {name.upper() for name in Settings.model_fields}
+    assert {example["name"] for example in EXAMPLES} - settings - compose_only == set()
+
+
+def test_lines_of_the_example_are_the_defaults() -> None:
+    given = load({example["name"]: example["value"] for example in EXAMPLES if not example["off"]})
+    assert given == load({})
+
+
+def test_everything_that_the_example_offers_is_accepted() -> None:
+    load({example["name"]: example["value"] for example in EXAMPLES})
+
+
+def load(values: dict[str, Any]) -> Settings:
+    return load_settings({**values, "JWT_SECRET_KEY": KEY}, Path("none"))
