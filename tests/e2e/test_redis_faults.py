@@ -1,0 +1,169 @@
+"""Redis is disposable: emptied, killed, full or silent, uploads are taken as quickly, and every accepted job ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from imageprocessor.environment import load_settings
+from imageprocessor.tokens import sign_token
+from tests.images import encode, photo
+from tests.servers import Server, find_free_port, run_redis, run_server
+
+ACCEPT_SECONDS = 0.5
+FINAL = {"completed", "failed"}
+
+
+@dataclass(slots=True)
+class Deployment:
+    """The API and one Celery worker on SQLite and local disk, and the Redis between them."""
+
+    url: str
+    token: str
+    redis: Server
+    photo: bytes = field(default_factory=lambda: encode(photo(300, 200), "JPEG"))
+
+    def upload(self) -> tuple[str, float]:
+        """Upload a photo; return its job's id, and how long the 202 took."""
+        started = time.perf_counter()
+        answer = httpx.post(
+            f"{self.url}/api/v1/images/upload",
+            headers={"Authorization": f"Bearer {self.token}"},
+            data={"bucket": "photos"},
+            files={"file": ("photo.jpg", self.photo)},
+            timeout=60,
+        )
+        seconds = time.perf_counter() - started
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job_id"], seconds
+
+    def status(self, job_id: str) -> str:
+        return str(httpx.get(f"{self.url}/api/v1/images/jobs/{job_id}", timeout=60).json()["status"])
+
+    def redis_cli(self, *command: str) -> None:
+        subprocess.run(["redis-cli", "-p", str(self.redis.port), *command], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    folder, port = tmp_path_factory.mktemp("deployment"), find_free_port()
+    with ExitStack() as stack:
+        redis = stack.enter_context(run_redis(folder))
+        settings = {
+            "DATA_DIR": str(folder / "data"),
+            "QUEUE_BACKEND": "celery",
+            "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+            "WORKER_CONCURRENCY": "1",
+            "RATE_LIMIT_MAX_UPLOADS": "100000",
+        }
+        environ = {**os.environ, **settings}
+        program = [sys.executable, "-m", "imageprocessor"]
+        serve = [*program, "serve", "--port", str(port)]
+        stack.enter_context(run_server(serve, port, folder / "serve.log", env=environ, cwd=folder))
+        stack.enter_context(_run_worker([*program, "worker"], folder / "worker.log", environ))
+        yield Deployment(f"http://127.0.0.1:{port}", sign_token(load_settings(settings), "me"), redis)
+
+
+@contextmanager
+def _run_worker(command: list[str], log: Path, environ: dict[str, str]) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environ, cwd=log.parent)
+    try:
+        wait_for(lambda: " ready." in log.read_text())
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        time.sleep(0.1)
+
+
+@contextmanager
+def load(deployment: Deployment, uploads_per_second: float = 4) -> Iterator[list[tuple[str, float]]]:
+    """Upload at a steady rate during the body. At the end, all that was accepted has to come to its end."""
+    accepted: list[tuple[str, float]] = []
+    stopping = threading.Event()
+
+    def keep_uploading() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            while not stopping.wait(1 / uploads_per_second):
+                pool.submit(lambda: accepted.append(deployment.upload()))
+
+    thread = threading.Thread(target=keep_uploading)
+    thread.start()
+    try:
+        yield accepted
+    finally:
+        stopping.set()
+        thread.join()
+    waiting = [job_id for job_id, _ in accepted]
+    assert waiting
+    wait_for(lambda: all(deployment.status(job_id) in FINAL for job_id in waiting))
+    assert {deployment.status(job_id) for job_id in waiting} == {"completed"}
+
+
+def check_quick(accepted: list[tuple[str, float]]) -> None:
+    """The median is the service's, the slowest ones are this machine's: none of them may have waited for Redis."""
+    seconds = [seconds for _, seconds in accepted]
+    assert statistics.median(seconds) < ACCEPT_SECONDS
+    assert max(seconds) < 2
+
+
+def test_emptied(deployment: Deployment) -> None:
+    with load(deployment) as accepted:
+        for _ in range(3):
+            time.sleep(0.7)
+            deployment.redis_cli("FLUSHALL")
+    check_quick(accepted)
+
+
+def test_killed_and_started_again(deployment: Deployment) -> None:
+    with load(deployment) as accepted:
+        time.sleep(1)
+        deployment.redis.kill()
+        time.sleep(4)
+        deployment.redis.restart()
+    check_quick(accepted)
+
+
+def test_full(deployment: Deployment) -> None:
+    deployment.redis_cli("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with load(deployment) as accepted:
+            time.sleep(4)
+            deployment.redis_cli("CONFIG", "SET", "maxmemory", "0")
+    finally:
+        deployment.redis_cli("CONFIG", "SET", "maxmemory", "0")
+    check_quick(accepted)
+
+
+def test_silent_for_half_a_minute(deployment: Deployment) -> None:
+    with load(deployment, 3) as accepted:
+        time.sleep(1)
+        deployment.redis.process.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(30)
+            health = httpx.get(f"{deployment.url}/api/v1/health", timeout=60)
+            assert "Redis does not answer" in health.json()["checks"]["queue"]
+            assert httpx.get(f"{deployment.url}/readyz", timeout=60).status_code == 200
+        finally:
+            deployment.redis.process.send_signal(signal.SIGCONT)
+    check_quick(accepted)
