@@ -1,0 +1,42 @@
+"""The files of the deployment before those who know their mistakes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import require_program
+from tests.deploy.compose import ROOT
+from tests.deploy.container import DOCKERFILE
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    ran = run(require_program("hadolint"), "--failure-threshold", "style", "Dockerfile")
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_shellcheck_finds_nothing_in_the_scripts() -> None:
+    scripts = [str(path) for path in ROOT.glob("deploy/*.sh")]
+    ran = run(require_program("shellcheck"), "--enable=all", *scripts)
+    assert (ran.returncode, ran.stdout, len(scripts)) == (0, "", 1)
+
+
+@pytest.mark.parametrize(("imaging", "code"), [("pillow", 0), ("simd", 0), ("SIMD", 1), ("", 1)])
+def test_build_ends_at_an_unknown_imaging(imaging: str, code: int) -> None:
+    check = re.search(r"^RUN (case .*?esac)$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    assert check
+    ran = run("sh", "-c", f"IMAGING={imaging}\n{check[1]}")
+    assert (ran.returncode, "IMAGING=pillow (the default) or IMAGING=simd" in ran.stderr) == (code, code == 1)
+
+
+def test_build_sees_only_what_it_copies() -> None:
+    copied = {name for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+    seen = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert copied == set(seen)
+    assert all((ROOT / name).exists() for name in seen)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
