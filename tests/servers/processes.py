@@ -1,0 +1,39 @@
+"""Processes that tests start, and conditions that they wait for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+STOP_SECONDS = 30
+
+
+@contextmanager
+def run_process(command: Sequence[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run *command* in a session of its own until the end of the context. What it says goes to the file *log*."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, **options
+        )
+    try:
+        yield process
+        process.terminate()
+        process.wait(STOP_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):  # what is left of it, also after a failure
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
+    """Wait until *what* returns something true: long enough for a slow machine."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, f"it did not come true in {seconds} s"
+        time.sleep(0.03)
