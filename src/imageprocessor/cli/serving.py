@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,9 +26,9 @@ from uvicorn.importer import import_from_string
 from uvicorn.supervisors import ChangeReload
 
 import imageprocessor
-from imageprocessor.errors import ImageProcessorError, MissingExtraError
+from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.embedded import Supervisor
-from imageprocessor.queue.service import Service
+from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.sweeper import Sweeper
 from imageprocessor.settings import Settings
 
@@ -128,10 +127,10 @@ def become_celery(settings: Settings) -> NoReturn:
     """Replace this process by Celery's worker.
 
     Raises:
-        MissingExtraError: Celery is not installed.
+        ImageProcessorError: The service cannot be opened, which Celery would tell at greater length.
     """
-    if find_spec("celery") is None:
-        raise MissingExtraError("QUEUE_BACKEND=celery", "celery")
+    with open_service(settings):
+        pass
     # Gossip and mingle serve nothing here, and workers that had them did not come back after Redis was restarted.
     flags = ["--without-gossip", "--without-mingle", f"--concurrency={settings.worker_concurrency}"]
     command = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker", *flags]
