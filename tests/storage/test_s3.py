@@ -344,7 +344,7 @@ def test_refusals_say_what_to_do(
 
 def test_bucket_that_is_not_there_is_no_missing_object(opened: S3Storage) -> None:
     store = in_bucket(opened, f"absent-{uuid.uuid4().hex}")
-    for use in (store.get, store.delete, lambda key: store.put(key, b"bytes"), lambda _: list(store.list())):
+    for use in (store.get, store.exists, store.delete, lambda key: store.put(key, b"bytes"), lambda _: [*store.list()]):
         with pytest.raises(StorageUnavailableError, match=r"absent-.*no such bucket"):
             use(KEY)
 

@@ -11,6 +11,7 @@ import re
 from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # dots are S3's own
 MAX_KEY_CHARACTERS = 1024  # as in S3
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # 255: the longest file name on Linux
 _VARIANT_KEY_PATTERN = re.compile(r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)\.webp")

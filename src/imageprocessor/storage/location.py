@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from imageprocessor.errors import SettingsError
-from imageprocessor.storage.keys import is_key
+from imageprocessor.storage.keys import S3_BUCKET_PATTERN, is_key
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.memory import MemoryStorage
 from imageprocessor.storage.protocol import Storage
 from imageprocessor.storage.s3 import S3Access, S3Storage
-
-S3_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def open_storage(location: str) -> Storage:
@@ -39,7 +36,7 @@ def open_storage(location: str) -> Storage:
     if scheme == "local" and path.startswith("/"):
         return LocalStorage(Path(path))
     bucket, _, prefix = path.rstrip("/").partition("/")
-    if scheme == "s3" and S3_BUCKET.fullmatch(bucket) and (not prefix or is_key(prefix)):
+    if scheme == "s3" and S3_BUCKET_PATTERN.fullmatch(bucket) and (not prefix or is_key(prefix)):
         return S3Storage(S3Access(), bucket=bucket, prefix=f"{prefix}/" if prefix else "")
     raise SettingsError(
         f"{location!r} is not a storage this version can open:"

@@ -117,10 +117,9 @@ class S3Storage:
             self.client.delete_object(**place)
 
     def exists(self, key: str) -> bool:
-        with suppress(ObjectNotFoundError), self._place(key, "look for") as place:
-            self.client.head_object(**place)
-            return True
-        return False
+        with self._place(key, "look for") as place:  # a HEAD tells no absent object from an absent bucket
+            page = self.client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], MaxKeys=1)
+        return any(found["Key"] == place["Key"] for found in page.get("Contents", []))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         if self.bucket is not None:
