@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -77,8 +76,8 @@ def open_storages(settings: Settings) -> tuple[Storage, Storage]:
     """
     if settings.storage_backend == "local":
         return LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
-    open_s3 = partial(S3Storage, s3_access(settings), bucket=settings.s3_bucket, buckets=settings.allowed_buckets)
-    return open_s3(), open_s3(prefix=STAGING_PREFIX)
+    images = S3Storage(s3_access(settings), bucket=settings.s3_bucket, buckets=settings.allowed_buckets)
+    return images, images.at_prefix(STAGING_PREFIX)
 
 
 def s3_access(settings: Settings) -> S3Access:

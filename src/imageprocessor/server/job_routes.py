@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 
 from imageprocessor import errors
 from imageprocessor.queue.images import read_job, read_result
@@ -26,9 +27,11 @@ router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"])
 )
 async def get_job(request: Request, job_id: JobId) -> JobState:
     """A job that waits for another attempt is `pending` with `attempts` above 0."""
-    # Clients poll this one: a thread costs more than the query, and so do two of FastAPI's dependencies.
-    caller = await read_caller(request)
-    return represent_job(read_job(request.state.service, job_id, caller), caller)
+    # Clients poll this one: a thread costs more than SQLite's query, and so do two of FastAPI's dependencies.
+    service, caller = request.state.service, await read_caller(request)
+    if service.settings.sqlite_path:
+        return represent_job(read_job(service, job_id, caller), caller)
+    return represent_job(await run_in_threadpool(read_job, service, job_id, caller), caller)
 
 
 @router.get(
