@@ -106,11 +106,11 @@ def run_postgres(folder: Path) -> Iterator[Server]:
         shutil.chown(data, "postgres")
         for parent in (folder, *folder.parents):  # it must get there
             parent.chmod(parent.stat().st_mode | 0o011) if parent.owner() == "root" else None
-    initdb = [_find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
     options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "200"}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    command = [_find_postgres("postgres"), "-D", str(data), "-p", str(port), *settings]
+    command = [find_postgres("postgres"), "-D", str(data), "-p", str(port), *settings]
     with run_server(command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user) as server:
         yield server
 
@@ -136,11 +136,11 @@ def run_s3(folder: Path) -> Iterator[Server]:
 
 def _accepts_clients(port: int) -> bool:
     """Tell whether PostgreSQL, which listens before it has read its journal, has done so."""
-    command = [_find_postgres("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    command = [find_postgres("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     return subprocess.run(command, check=False).returncode == 0
 
 
-def _find_postgres(program: str) -> str:
+def find_postgres(program: str) -> str:
     """Return the path of a program that Debian keeps off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
     return shutil.which(program) or (str(found[-1]) if found else missing(f"PostgreSQL's {program!r} is not installed"))

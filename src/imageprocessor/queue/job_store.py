@@ -247,6 +247,12 @@ def find_oldest_open(connection: Connection) -> datetime | None:
     return clock.from_text(created_at) if created_at else None
 
 
+def list_storage_keys(connection: Connection) -> list[str]:
+    """Return the keys of every variant that can be read."""
+    query = select(jobs.c.processed_paths).where(jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))
+    return [key for paths in connection.scalars(query) for key in json.loads(paths).values()]
+
+
 def list_known(connection: Connection, column: ColumnElement[str], values: Sequence[str]) -> set[str]:
     """Return those *values* that occur in *column*."""
     return set(connection.scalars(select(column).where(column.in_(values))))

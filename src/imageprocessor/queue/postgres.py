@@ -47,6 +47,16 @@ def open_postgres(url: str) -> Engine:
         raise MissingExtraError("DATABASE_URL=postgresql+psycopg://…", "postgres") from error
 
 
+def name_database(url: str) -> str:
+    """Return *url* as PostgreSQL's own programs take it, without the password.
+
+    >>> name_database("postgresql+psycopg://me:secret@db.example.org/images")
+    'postgresql://me@db.example.org/images'
+    """
+    parsed = _parse(url).difference_update_query(["password"])
+    return parsed._replace(drivername="postgresql", password=None).render_as_string()
+
+
 def _parse(url: str) -> URL:
     """Read *url*. What it cannot be read as is never repeated: a password may be in it."""
     try:

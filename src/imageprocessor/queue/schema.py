@@ -41,12 +41,17 @@ def read_revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    check_revision(revision)
+    return revision
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise SettingsError where a database with this *revision* is not for this version."""
     if revision is not None and revision > HEAD:
         raise SettingsError(
             f"The database has the tables of a newer version (revision {revision}, known are those up to {HEAD}): "
             "install that version of imageprocessor, or restore a backup from before it."
         )
-    return revision
 
 
 def _upgrade(database: Database) -> str | None:

@@ -7,13 +7,14 @@ import re
 import secrets
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from imageprocessor.errors import SettingsError
+from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 
 BUSY_TIMEOUT_SECONDS = 5
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -82,6 +83,40 @@ def give_identity(connection: Connection) -> None:
     """Number the file, once. SQLite keeps 31 bits for the application's own use, and copies keep them."""
     if read_identity(connection) == 0:
         connection.exec_driver_sql(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+
+
+def copy_database(connection: Connection, path: Path) -> None:
+    """Copy the database as it is at this moment to a new file at *path*; readers and writers go on meanwhile.
+
+    Raises:
+        DatabaseUnavailableError: It cannot be read, or *path* not be written.
+    """
+    path.touch(mode=0o600, exist_ok=False)
+    try:
+        with closing(sqlite_module().connect(path)) as copy:
+            connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
+    except sqlite_module().Error as error:
+        raise DatabaseUnavailableError(f"The database cannot be copied to {path}: {error}.") from error
+
+
+def fold_wal(path: Path) -> bool:
+    """Make the file at *path* whole without another beside it, if it is not damaged. False: somebody has it open."""
+    try:
+        with closing(sqlite_module().connect(path, timeout=0)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+    except sqlite_module().DatabaseError as error:
+        return "locked" not in str(error)
+    return True
+
+
+def find_damage(path: Path) -> str:
+    """Return what is wrong inside the file at *path*, which nobody writes to; "" if it is well."""
+    try:
+        with closing(sqlite_module().connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite_module().DatabaseError as error:
+        return str(error)
+    return "" if said == "ok" else str(said)
 
 
 def _refuse_network(path: Path) -> None:
