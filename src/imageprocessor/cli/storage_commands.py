@@ -69,7 +69,8 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
     console = Console(stderr=True)
     columns = TextColumn("copying"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("bytes", total=sum(stored.size_bytes for _, stored in list_objects(sources)))
+        total = sum(stored.size_bytes for _, stored in list_objects(sources)) if console.is_terminal else None
+        task = progress.add_task("bytes", total=total)
         for outcome in outcomes:
             progress.advance(task, outcome.stored.size_bytes)
             yield outcome
