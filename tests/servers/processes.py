@@ -15,23 +15,28 @@ STOP_SECONDS = 30
 
 
 @contextmanager
-def run_process(command: Sequence[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* in a session of its own until the end of the context. What it says goes to the file *log*."""
+def run_process(
+    command: Sequence[str], log: Path, *, stop: int = signal.SIGKILL, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run *command* in a session of its own until the end of the context; its last signal is *stop*.
+
+    What it says goes to the file *log*.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, **options
         )
     try:
         yield process
-        process.terminate()
-        process.wait(STOP_SECONDS)
     finally:
-        with suppress(ProcessLookupError):  # what is left of it, also after a failure
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        for number in (stop, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 180) -> None:
     """Wait until *what* returns something true: long enough for a slow machine."""
     until = time.monotonic() + seconds
     while not what():

@@ -1,0 +1,218 @@
+"""The service spread over hosts that share nothing but Redis, PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.e2e.deployments import (
+    CELERY_WORKER,
+    SERVE,
+    SETTINGS,
+    connect,
+    connect_s3,
+    count_workers,
+    make_bucket,
+    upload,
+    wait_for_end,
+)
+from tests.images import encode, photo
+from tests.servers.central import POSTGRES_PORT, REDIS_PORT, S3_PORT, run_engines
+from tests.servers.hosts import Host, run_hosts
+from tests.servers.processes import wait_for
+
+PORT = 8000
+SMALL = encode(photo(120, 90), "JPEG")
+BIG = encode(photo(1200, 900), "JPEG", quality=70)  # long enough to be met in the middle
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Celery's worker on a host of its own."""
+
+    host: Host
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def freeze(self) -> None:
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def wake_children(self) -> None:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        for child in children.split():
+            os.kill(int(child), signal.SIGCONT)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Two hosts that answer, three that work, and the settings that all have in common."""
+
+    folder: Path
+    settings: Mapping[str, str]
+    apis: list[Host]
+    clients: list[httpx.Client]
+    workers: list[Worker]
+
+    def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Ask the database."""
+        url = self.settings["DATABASE_URL"].replace("+psycopg", "")
+        with psycopg.connect(url, row_factory=dict_row) as connection:
+            return connection.execute(statement.encode(), values).fetchall()
+
+    def is_stored(self, image_id: str) -> bool:
+        """Tell whether any size of an image is stored yet."""
+        bucket = connect_s3(self.settings["S3_ENDPOINT_URL"]).Bucket(self.settings["S3_BUCKET"])
+        return any(image_id in found.key for found in bucket.objects.all())
+
+
+def place(folder: Path, host: Host, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return folder and environment of a process on *host*."""
+    home = folder / host.name
+    home.mkdir(exist_ok=True)
+    return {"cwd": home, "env": {**os.environ, "NO_PROXY": "*", **settings, "DATA_DIR": str(home / "data")}}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("hosts")
+    with ExitStack() as running:
+        names = ("engines", "api-1", "api-2", "worker-1", "worker-2", "worker-3")
+        engines, *hosts = running.enter_context(run_hosts(*names))
+        running.enter_context(run_engines(engines, folder))
+        settings = {
+            **SETTINGS,
+            "RATE_LIMIT_MAX_UPLOADS": "1000",
+            "JOB_TIMEOUT_SECONDS": "5",  # a lease is 15 s longer
+            "DATABASE_URL": f"postgresql+psycopg://postgres@{engines.address}:{POSTGRES_PORT}/postgres",
+            "QUEUE_BACKEND": "celery",
+            "REDIS_URL": f"redis://{engines.address}:{REDIS_PORT}/0",
+            **make_bucket(f"http://{engines.address}:{S3_PORT}"),
+        }
+        workers = []
+        for host in hosts[2:]:
+            log = folder / f"{host.name}.log"
+            process = running.enter_context(host.run(CELERY_WORKER, log, **place(folder, host, settings)))
+            workers.append(Worker(host, process, log))
+        for host in hosts[:2]:
+            serve = [*SERVE, "--host", host.address, "--port", str(PORT)]
+            running.enter_context(host.run(serve, folder / f"{host.name}.log", **place(folder, host, settings)))
+        clients = [running.enter_context(connect(f"http://{host.address}:{PORT}", "somebody")) for host in hosts[:2]]
+        for host in hosts[:2]:
+            host.wait_for_port(PORT)
+        wait_for(lambda: count_workers(clients[0]) == len(workers))
+        yield Cluster(folder, settings, hosts[:2], clients, workers)
+
+
+def test_upload_through_either_api_is_read_through_the_other(cluster: Cluster) -> None:
+    for taker, reader in (cluster.clients, reversed(cluster.clients)):
+        accepted = upload(taker, SMALL)
+        assert wait_for_end(reader, accepted)["status"] == "completed"
+        answer = reader.get(f"/api/v1/images/{accepted.json()['image_id']}/direct", follow_redirects=True)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+
+
+def freeze_in_the_middle_of_a_job(cluster: Cluster, worker: Worker) -> str:
+    """Freeze a worker's host while it has a job of which nothing is stored yet; return the job's id."""
+    caught: list[str] = []
+
+    def is_caught() -> bool:
+        if not list_held(cluster, worker):
+            _keep_busy(cluster)
+            return False
+        worker.freeze()
+        caught.extend(job["job_id"] for job in list_held(cluster, worker) if not cluster.is_stored(job["image_id"]))
+        if not caught:
+            worker.wake()
+        return bool(caught)
+
+    wait_for(is_caught)
+    return caught[0]
+
+
+def list_held(cluster: Cluster, worker: Worker) -> list[dict[str, Any]]:
+    """Return the jobs that the host of *worker* has in hand."""
+    held = "SELECT * FROM processing_jobs WHERE status = 'processing' AND worker_id LIKE %s"
+    return cluster.query(held, f"%@{worker.host.name}")
+
+
+def _keep_busy(cluster: Cluster) -> None:
+    if not cluster.query("SELECT FROM processing_jobs WHERE status = 'pending'"):
+        for client in cluster.clients * 3:
+            upload(client, BIG).raise_for_status()
+
+
+def read_jobs(cluster: Cluster) -> list[dict[str, Any]]:
+    return cluster.query("SELECT * FROM processing_jobs ORDER BY job_id")
+
+
+def all_completed(cluster: Cluster) -> bool:
+    return {job["status"] for job in read_jobs(cluster)} == {"completed"}
+
+
+def list_completions(cluster: Cluster) -> list[str]:
+    """Return the job of every ``completed`` event."""
+    completed = "SELECT job_id FROM image_upload_events WHERE event_type = 'completed' ORDER BY job_id"
+    return [event["job_id"] for event in cluster.query(completed)]
+
+
+def wait_until_working(cluster: Cluster, worker: Worker) -> None:
+    """Wait until *worker* has done a job that was taken in from now on."""
+    before = {job["job_id"] for job in read_jobs(cluster)}
+    started = "SELECT job_id FROM image_upload_events WHERE event_type = 'processing_started' AND metadata LIKE %s"
+
+    def has_worked() -> bool:
+        _keep_busy(cluster)
+        return bool({event["job_id"] for event in cluster.query(started, f"%@{worker.host.name}%")} - before)
+
+    wait_for(has_worked)
+
+
+def test_jobs_of_hosts_that_are_cut_off_or_freeze_complete_once_elsewhere(cluster: Cluster) -> None:
+    cut_off, frozen, _ = cluster.workers
+    lost = {freeze_in_the_middle_of_a_job(cluster, worker) for worker in (frozen, cut_off)}
+    cut_off.host.cut_off()
+    cut_off.wake()
+    meanwhile = [upload(client, SMALL) for client in cluster.clients]
+    assert [wait_for_end(cluster.clients[0], answer)["status"] for answer in meanwhile] == ["completed"] * 2
+    wait_for(lambda: all_completed(cluster))
+    jobs = read_jobs(cluster)
+    assert lost <= {job["job_id"] for job in jobs if job["attempt_count"] > 1}
+
+    cut_off.host.reconnect()
+    said = len(frozen.log.read_bytes())
+    frozen.wake_children()  # first, else it is killed for the time that it slept
+    wait_for(lambda: b"attempt_ended" in frozen.log.read_bytes()[said:])
+    frozen.wake()
+    wait_for(lambda: count_workers(cluster.clients[0]) == len(cluster.workers))
+    assert read_jobs(cluster) == jobs
+    assert list_completions(cluster) == [job["job_id"] for job in jobs]
+    for worker in (cut_off, frozen):
+        wait_until_working(cluster, worker)
+
+
+def test_second_host_with_sqlite_on_the_same_redis_is_refused(cluster: Cluster) -> None:
+    redis_url = cluster.settings["REDIS_URL"].replace("/0", "/1")
+    settings = {**SETTINGS, "QUEUE_BACKEND": "celery", "REDIS_URL": redis_url}
+    first, second = cluster.apis
+    serve = [*SERVE, "--port", "8001", "--host"]
+    with first.run([*serve, first.address], cluster.folder / "first.log", **place(cluster.folder, first, settings)):
+        first.wait_for_port(8001)
+        for status, command in ((2, [*serve, second.address]), (1, CELERY_WORKER)):
+            log = cluster.folder / f"second-{status}.log"
+            with second.run(command, log, **place(cluster.folder, second, settings)) as process:
+                assert process.wait(90) == status
+            assert "several hosts cannot share a SQLite file. Set DATABASE_URL=" in " ".join(log.read_text().split())
