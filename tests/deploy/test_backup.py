@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import require_program
+from tests.deploy.compose import ROOT
+from tests.deploy.live import KEY, image_path, run_service
+from tests.servers import create_database
+
+SCRIPT = str(ROOT / "deploy/backup.sh")
+SECRET = b"an upload that waits"
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A folder with the data of a service in `data`, and its operator's programs in `bin`."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(self.folder / "bin"), "/usr/bin", "/bin", *pg_programs()])
+        settings = {"PATH": path, "DATA_DIR": "data", "JWT_SECRET_KEY": KEY, **environment}
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+        return subprocess.run(
+            command, cwd=self.folder, env=inherited | settings, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def back_up(self, folder: Path, **environment: str) -> Path:
+        ran = self.run(SCRIPT, str(folder), **environment)
+        assert ran.returncode == 0, ran.stderr
+        return Path(ran.stdout.strip())
+
+
+def pg_programs() -> list[str]:
+    return [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+
+
+def make_house(folder: Path) -> House:
+    require_program("rsync")
+    program = folder / "bin" / "imageprocessor"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m imageprocessor "$@"\n')
+    program.chmod(0o755)
+    return House(folder)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A service that runs, with an upload that waits and a draft."""
+    house = make_house(tmp_path_factory.mktemp("house"))
+    with run_service(house.data):
+        for path in (house.data / "staging/photos/job", house.data / "storage/.tmp/draft"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(SECRET)
+        yield house
+
+
+def test_backup_of_a_running_service_restores_to_one_that_has_everything(tmp_path: Path) -> None:
+    house = make_house(tmp_path)
+    with run_service(house.data) as place:
+        path = image_path(place.make_image())
+        picture = place.ask(path).body
+        first = house.back_up(tmp_path / "backups")
+        time.sleep(1.1)  # backups are named by the second
+        second = house.back_up(tmp_path / "backups")
+    assert (first / path[1:]).samefile(second / path[1:]), "what is there already takes no space again"
+    shutil.rmtree(house.data)
+    bring_back(house, second)
+    with run_service(house.data) as place:
+        assert place.ask(path).body == picture
+
+
+def bring_back(house: House, backup: Path) -> None:
+    for name in ("storage", "staging"):
+        assert house.run("rsync", "--archive", "--mkpath", f"{backup}/{name}/", f"data/{name}/").returncode == 0
+    restored = house.run("imageprocessor", "restore", f"{backup}/database")
+    assert restored.returncode == 0, restored.stderr
+
+
+def test_backup_holds_uploads_that_wait_and_no_drafts_and_is_its_owners_alone(house: House, tmp_path: Path) -> None:
+    backup = house.back_up(tmp_path / "backups")
+    assert (backup / "staging/photos/job").read_bytes() == SECRET
+    assert not (backup / "storage/.tmp").exists()
+    assert (tmp_path / "backups").stat().st_mode & 0o077 == 0
+
+
+def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path) -> None:
+    for name in ("2024-01-01T02-00-00Z", "2024-01-02T02-00-00Z", "notes", ".unfinished/storage/half"):
+        (tmp_path / name).mkdir(parents=True)
+    newest = house.back_up(tmp_path, KEEP="2")
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes", "2024-01-02T02-00-00Z", newest.name}
+    assert not (newest / "storage/half").exists(), "it was left by a backup that was cut off"
+
+
+def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert house.run(SCRIPT, str(tmp_path)).returncode == 75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ([], {}),
+        (["a", "b"], {}),
+        (["backups"], {"KEEP": "0"}),
+        (["backups"], {"MAX_RETRIES": "many"}),
+        (["backups"], {"STORAGE_BACKEND": "s3", "S3_BUCKET": "images"}),
+    ],
+)
+def test_wrong_use_is_told(tmp_path: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
+    ran = make_house(tmp_path).run(SCRIPT, *arguments, **environment)
+    assert (ran.returncode, "backup.sh: " in ran.stderr, ran.stdout) == (2, True, "")
+    assert not (tmp_path / "backups").exists()
+
+
+def test_backup_of_nothing_fails_and_leaves_no_backup(tmp_path: Path) -> None:
+    ran = make_house(tmp_path).run(SCRIPT, "backups")
+    assert ("There is no database" in ran.stderr, ran.returncode in {1, 2}) == (True, True)
+    assert list(tmp_path.glob("backups/20*")) == []
+
+
+def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(tmp_path: Path, postgres: int, s3: str) -> None:
+    require_program("aws")
+    url, bucket, second = create_database(postgres), f"images-{uuid.uuid4().hex}", f"backup-{uuid.uuid4().hex}"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    storage = {"STORAGE_BACKEND": "s3", "S3_BUCKET": bucket, "S3_ENDPOINT_URL": s3}
+    settings = {"DATABASE_URL": url, "BACKUP_BUCKET": second, **storage, **keys}
+    libpq = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres), "PGUSER": "postgres", "PGDATABASE": url.rpartition("/")[2]}
+    client = open_s3(s3)
+    for name in (bucket, second):
+        client.create_bucket(Bucket=name)
+    house = make_house(tmp_path)
+    with run_service(house.data, **settings) as place:
+        key = image_path(place.make_image()).removeprefix("/storage/")
+        backup = house.back_up(tmp_path / "backups", **settings, **libpq)
+    assert (backup / "database/processor.dump").read_bytes().startswith(b"PGDMP")
+    assert key in [found["Key"] for found in client.list_objects_v2(Bucket=second)["Contents"]]
+
+
+def open_s3(url: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=url, **keys)
