@@ -33,6 +33,8 @@ def configure_logs(log_format: str, log_level: str) -> None:
         logging.getLogger(name).handlers.clear()  # where uvicorn was started by itself, it has set up its own
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the server writes its own line of each request
+    for name in ("botocore", "boto3", "urllib3"):
+        logging.getLogger(name).setLevel(logging.INFO)  # at DEBUG they tell tokens and signed addresses
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every start, also where nothing is migrated
 
 

@@ -27,7 +27,7 @@ from imageprocessor.core.formats import ImageFormat
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InvalidVariantError
-from imageprocessor.storage.keys import BUCKET_PATTERN
+from imageprocessor.storage.keys import BUCKET_PATTERN, S3_BUCKET_PATTERN
 
 BYTES_PER_MB = 1024 * 1024
 DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 4096}
@@ -41,7 +41,6 @@ SECRETS = {
     "aws_secret_access_key",
     "aws_session_token",
 }
-S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 PUBLISHED_KEYS = ("CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "your-secure-random-key-here")
 MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # the length of what they compute: RFC 7518, section 3.2
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'

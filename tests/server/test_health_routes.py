@@ -14,15 +14,15 @@ HEALTH = "/api/v1/health"
 CHECKED = [HEALTH, "/readyz"]
 
 
-@pytest.mark.parametrize("path", CHECKED)
-def test_a_service_that_can_work_is_healthy(client: TestClient, path: str) -> None:
+@pytest.mark.parametrize(("path", "also_checked"), [(HEALTH, {"queue": "ok"}), ("/readyz", {})])
+def test_a_service_that_can_work_is_healthy(client: TestClient, path: str, also_checked: dict[str, str]) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     assert answer.json() == {
         "status": "healthy",
         "service": "image-processor",
         "version": "1.0.0",
-        "checks": {"database": "ok", "storage": "ok"},
+        "checks": {"database": "ok", "storage": "ok", **also_checked},
         "oldest_open_job_seconds": None,
     }
 
@@ -60,6 +60,18 @@ def test_statistics_have_the_shape_of_the_specification(
     assert body["performance_24h"]["avg_processing_time_seconds"] > 0
     assert body["storage"] == {"total_images": 1, "total_jobs": 2}
     assert body["workers"] == {"backend": "embedded", "active_workers": 0, "active_tasks": 0}
+    assert "celery" not in body
+
+
+@pytest.mark.parametrize("settings", [{"queue_backend": "celery", "redis_url": "redis://127.0.0.1:1/0"}], indirect=True)
+def test_without_its_broker_it_is_unhealthy_but_takes_uploads(client: TestClient, upload: Callable[..., Any]) -> None:
+    answer = client.get(HEALTH)
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["queue"].startswith("Redis does not answer")
+    assert client.get("/readyz").status_code == 200
+    assert upload().status_code == 202
+    figures = client.get(f"{HEALTH}/stats").json()
+    assert figures["celery"] == figures["workers"] == {"backend": "celery", "active_workers": 0, "active_tasks": 0}
 
 
 def test_failed_jobs_are_listed_newest_first(

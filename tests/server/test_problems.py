@@ -26,6 +26,7 @@ ELSEWHERE = {
     errors.InvalidVariantError,
     errors.SettingsError,
     errors.MissingExtraError,
+    errors.BrokerUnavailableError,  # health tells it
     errors.SourceMissingError,
     errors.SourceCorruptError,
     errors.WorkerLostError,

@@ -72,7 +72,9 @@ def test_an_accepted_upload_tells_the_quota_in_all_its_names(upload: Callable[..
 def test_name_and_type_that_the_client_gives_decide_nothing(upload: Callable[..., Any], service: Service) -> None:
     answer = upload(files={"file": ("../../etc/\x00passwd.php", encode(photo(9, 9), "PNG"), "text/html")})
     assert answer.status_code == 202
-    assert images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key == answer.json()["job_id"]
+    assert (
+        images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key == f"photos/{answer.json()['job_id']}"
+    )
 
 
 @ONE_MB

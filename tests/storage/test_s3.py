@@ -170,7 +170,7 @@ def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(store: S3Sto
         assert answer.read() == b"bytes"
         assert answer.headers["Content-Type"] == kind
         assert answer.headers["Content-Disposition"] == "inline"
-        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     query = parse_qs(urlsplit(store.url(key)).query)
     assert query["X-Amz-Expires"] == ["900"]
     assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
@@ -181,7 +181,7 @@ def test_stored_images_are_marked_as_webp_that_never_changes(store: S3Storage, t
     upload.write_bytes(b"bytes")
     store.adopt(KEY, upload)
     head = store.client.head_object(Bucket=store.bucket, Key=KEY)
-    assert (head["ContentType"], head["CacheControl"]) == ("image/webp", "public, max-age=31536000, immutable")
+    assert (head["ContentType"], head["CacheControl"]) == ("image/webp", "private, max-age=31536000, immutable")
 
 
 def test_urls_lead_to_the_public_endpoint_and_bytes_go_to_the_other(s3: str, bucket: str, proxy: FaultyProxy) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import imageprocessor
-from imageprocessor.cli import database_commands, image_commands, job_commands, service_commands
+from imageprocessor.cli import database_commands, image_commands, job_commands, service_commands, storage_commands
 from imageprocessor.cli.output import print_error
 from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
 
@@ -25,6 +25,7 @@ image_commands.register(app)
 service_commands.register(app)
 job_commands.register(app)
 database_commands.register(app)
+storage_commands.register(app)
 
 
 def print_version(asked: bool) -> None:

@@ -91,6 +91,7 @@ def s3_access(settings: Settings) -> S3Access:
         access_key_id=settings.aws_access_key_id,
         secret_access_key=secret_key.get_secret_value() if secret_key else None,
         session_token=token.get_secret_value() if token else None,
+        timeout_seconds=min(10.0, settings.job_timeout_seconds / 6),  # a job must learn that S3 hangs
     )
 
 

@@ -32,7 +32,7 @@ from imageprocessor.storage.protocol import StoredObject
 CONNECT_SECONDS = 3
 ATTEMPTS = 3
 URL_SECONDS = 15 * 60
-IMMUTABLE = "public, max-age=31536000, immutable"
+IMMUTABLE = "private, max-age=31536000, immutable"  # who may fetch it is decided anew for everybody
 ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}  # else presigned URLs lead through another region
