@@ -11,9 +11,9 @@ import pytest
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import JobStatus
-from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.task import run_job

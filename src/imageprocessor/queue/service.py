@@ -11,6 +11,7 @@ import structlog
 
 from imageprocessor.queue.database import Database, open_database
 from imageprocessor.queue.dispatch import Dispatcher, open_dispatcher
+from imageprocessor.queue.schema import migrate
 from imageprocessor.queue.sqlite import has_wal_reset_bug, sqlite_module
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
@@ -50,7 +51,9 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
     database = open_database(settings)
     try:
         if migrates:
-            _migrate(database)
+            migrate(database)
+            if settings.sqlite_path:
+                _warn_of_old_sqlite()
         storage, staging = open_storages(settings)
         scratch = [store.scratch_directory for store in (storage, staging) if isinstance(store, LocalStorage)]
         with open_dispatcher(settings, database.identity()) as dispatcher:
@@ -93,13 +96,6 @@ def s3_access(settings: Settings) -> S3Access:
         session_token=token.get_secret_value() if token else None,
         timeout_seconds=min(10.0, settings.job_timeout_seconds / 6),  # a job must learn that S3 hangs
     )
-
-
-def _migrate(database: Database) -> None:
-    from imageprocessor.queue.schema import migrate  # noqa: PLC0415 - Alembic takes 0.2 s that no worker has to spend
-
-    _warn_of_old_sqlite()
-    migrate(database)
 
 
 def _warn_of_old_sqlite() -> None:
