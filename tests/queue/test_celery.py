@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
@@ -27,7 +28,7 @@ from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
 from tests.queue.conftest import Submit
 from tests.queue.test_embedded import find, wait_for, wait_for_status
-from tests.servers import Server, run_redis
+from tests.servers import Server, find_free_port, run_redis, run_server
 
 COMMAND = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker"]
 
@@ -265,3 +266,19 @@ assert "app" not in vars(module)
 assert not list(_state._get_active_apps())
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_flower_shows_the_worker_and_its_tasks(
+    service: Service, submit_image: Submit, start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    start()
+    port = find_free_port()
+    command = [*COMMAND[:-1], "flower", "--address=127.0.0.1", f"--port={port}"]
+    environ = {**os.environ, **environment, "FLOWER_UNAUTHENTICATED_API": "true"}
+    with run_server(command, port, tmp_path / "flower.log", env=environ, cwd=tmp_path):
+        job = submit_image()
+        wait_for_status(service, job, JobStatus.COMPLETED)
+        wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/api/tasks").json())
+        (task,) = httpx.get(f"http://127.0.0.1:{port}/api/tasks").json().values()
+        assert (task["name"], task["args"]) == (RUN_JOB, f"['{job.job_id}']")
+        assert "0@" in httpx.get(f"http://127.0.0.1:{port}/workers").text
