@@ -1,63 +1,21 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import require_program
-from tests.deploy.compose import ROOT
-from tests.deploy.live import KEY, image_path, run_service
+from tests.deploy.house import BACKUP, House, make_house
+from tests.deploy.live import image_path, run_service
 from tests.servers import create_database
 
-SCRIPT = str(ROOT / "deploy/backup.sh")
 SECRET = b"an upload that waits"
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """A folder with the data of a service in `data`, and its operator's programs in `bin`."""
-
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(self.folder / "bin"), "/usr/bin", "/bin", *pg_programs()])
-        settings = {"PATH": path, "DATA_DIR": "data", "JWT_SECRET_KEY": KEY, **environment}
-        inherited = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-        return subprocess.run(
-            command, cwd=self.folder, env=inherited | settings, capture_output=True, text=True, check=False, timeout=60
-        )
-
-    def back_up(self, folder: Path, **environment: str) -> Path:
-        ran = self.run(SCRIPT, str(folder), **environment)
-        assert ran.returncode == 0, ran.stderr
-        return Path(ran.stdout.strip())
-
-
-def pg_programs() -> list[str]:
-    return [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-
-
-def make_house(folder: Path) -> House:
-    require_program("rsync")
-    program = folder / "bin" / "imageprocessor"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m imageprocessor "$@"\n')
-    program.chmod(0o755)
-    return House(folder)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +69,7 @@ def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path
 def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert house.run(SCRIPT, str(tmp_path)).returncode == 75
+        assert house.run(BACKUP, str(tmp_path)).returncode == 75
 
 
 @pytest.mark.parametrize(
@@ -125,19 +83,19 @@ def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> Non
     ],
 )
 def test_wrong_use_is_told(tmp_path: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
-    ran = make_house(tmp_path).run(SCRIPT, *arguments, **environment)
+    ran = make_house(tmp_path).run(BACKUP, *arguments, **environment)
     assert (ran.returncode, "backup.sh: " in ran.stderr, ran.stdout) == (2, True, "")
     assert not (tmp_path / "backups").exists()
 
 
 def test_backup_of_nothing_fails_and_leaves_no_backup(tmp_path: Path) -> None:
-    ran = make_house(tmp_path).run(SCRIPT, "backups")
+    ran = make_house(tmp_path).run(BACKUP, "backups")
     assert ("There is no database" in ran.stderr, ran.returncode in {1, 2}) == (True, True)
     assert list(tmp_path.glob("backups/20*")) == []
 
 
 def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(tmp_path: Path, postgres: int, s3: str) -> None:
-    require_program("aws")
+    aws = require_program("aws")
     url, bucket, second = create_database(postgres), f"images-{uuid.uuid4().hex}", f"backup-{uuid.uuid4().hex}"
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     storage = {"STORAGE_BACKEND": "s3", "S3_BUCKET": bucket, "S3_ENDPOINT_URL": s3}
@@ -147,6 +105,7 @@ def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(tmp_path: Path
     for name in (bucket, second):
         client.create_bucket(Bucket=name)
     house = make_house(tmp_path)
+    house.add_program("aws", aws)
     with run_service(house.data, **settings) as place:
         key = image_path(place.make_image()).removeprefix("/storage/")
         backup = house.back_up(tmp_path / "backups", **settings, **libpq)

@@ -1,0 +1,56 @@
+"""A folder in which a service has its data, and what its operator types there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import require_program
+from tests.deploy.compose import ROOT
+from tests.deploy.live import KEY
+
+BACKUP = str(ROOT / "deploy/backup.sh")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A folder with the data of a service in `data`, and its operator's programs in `bin`."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(self.folder / "bin"), "/usr/bin", "/bin", *pg_programs()])
+        settings = {"PATH": path, "DATA_DIR": "data", "JWT_SECRET_KEY": KEY, **environment}
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+        return subprocess.run(
+            command, cwd=self.folder, env=inherited | settings, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def add_program(self, name: str, command: str) -> None:
+        program = self.folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+
+    def back_up(self, folder: Path, **environment: str) -> Path:
+        ran = self.run(BACKUP, str(folder), **environment)
+        assert ran.returncode == 0, ran.stderr
+        return Path(ran.stdout.strip())
+
+
+def pg_programs() -> list[str]:
+    return [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+
+
+def make_house(folder: Path) -> House:
+    require_program("rsync")
+    (folder / "bin").mkdir()
+    house = House(folder)
+    house.add_program("imageprocessor", f"{sys.executable} -m imageprocessor")
+    return house

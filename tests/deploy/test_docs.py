@@ -1,0 +1,142 @@
+"""The page on deployment is followed as it stands; only names, ports and folders are those of the test."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import require_program
+from tests.deploy.compose import BASE, KEY, ROOT, compose, make_project, read_project
+from tests.deploy.house import House, make_house
+from tests.deploy.live import Place, image_path, run_service
+from tests.servers import create_database
+
+PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^<!-- run: (?P<name>[^>]+) -->\n```(?:bash|ini)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
+UNMARKED = re.compile(r"(?<! -->)\n```bash\n.*?\n```", re.DOTALL)
+COMPOSE_LINE = re.compile(r"^docker compose (.*)$", re.MULTILINE)
+
+
+def block(name: str, part: int = 0) -> str:
+    """Return the lines of the block that is marked with *name*, or of that *part* of several."""
+    return [found["lines"] for found in BLOCK.finditer(PAGE) if found["name"] == name][part]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    house = make_house(tmp_path)
+    house.add_program("python", sys.executable)
+    return house
+
+
+def follow(house: House, lines: str, **names: str) -> None:
+    """Run *lines* of the page in the folder of *house*, where the page's *names* have other values."""
+    for name, value in {"/data/": "data/", "deploy/": f"{ROOT}/deploy/", "/backups": "backups", **names}.items():
+        lines = lines.replace(name, value)
+    ran = house.run("bash", "-euo", "pipefail", "-c", lines)
+    assert ran.returncode == 0, f"{lines}\n{ran.stdout}\n{ran.stderr}"
+
+
+def test_every_command_is_run_or_says_why_not() -> None:
+    assert UNMARKED.findall(PAGE) == []
+
+
+@pytest.mark.parametrize("arguments", COMPOSE_LINE.findall(PAGE))
+def test_compose_knows_the_commands_and_services(tmp_path: Path, arguments: str) -> None:
+    services = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))["services"]
+    words = shlex.split(arguments.partition(" > ")[0])
+    end = next((index for index, word in enumerate(words) if word in services), len(words))
+    assert ("exec" in words) <= (end < len(words)), "it names no service"
+    ran = compose(tmp_path, (), *words[:end], "--help")
+    assert (ran.returncode, ran.stdout[:6]) == (0, "Usage:"), ran.stderr
+
+
+def test_key_is_put_into_the_example_by_the_line_on_the_page(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    lines = [line for line in PAGE.splitlines() if line.startswith("sed ") and line.endswith(" .env")]
+    subprocess.run(["sh", "-c", lines[0]], cwd=tmp_path, check=True)
+    assert compose(tmp_path, BASE, "config", "--quiet").returncode == 0
+
+
+def test_way_to_s3_keeps_every_image(house: House, s3: str) -> None:
+    bucket = prepare_s3(house, s3)
+    with run_service(house.data) as place:
+        path = image_path(place.make_image())
+        picture = place.ask(path).body
+        follow(house, block("first copy"), **{"my-images": bucket})
+    follow(house, block("last copy"), **{"my-images": bucket})
+    check_switched(house, bucket, path, picture)
+
+
+def test_way_to_s3_by_sync_keeps_every_image(house: House, s3: str) -> None:
+    aws = require_program("aws")
+    bucket = prepare_s3(house, s3)
+    house.add_program("aws", f"{aws} --endpoint-url {s3}")
+    with run_service(house.data) as place:
+        path = image_path(place.make_image())
+        picture = place.ask(path).body
+    credentials = "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
+    follow(house, credentials + block("sync"), **{"my-images": bucket})
+    check_switched(house, bucket, path, picture)
+
+
+def prepare_s3(house: House, url: str) -> str:
+    """Make a bucket and write into `.env` what the page says of it."""
+    bucket = f"images-{uuid.uuid4().hex}"
+    open_s3(url).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    settings = block("settings").replace("…", "a") + f"S3_ENDPOINT_URL={url}\n"
+    (house.folder / ".env").write_text(settings)
+    return bucket
+
+
+def check_switched(house: House, bucket: str, path: str, picture: bytes) -> None:
+    """Switch as the page says, take away the old files, and fetch the image where its URL leads."""
+    with (house.folder / ".env").open("a") as file:
+        file.write(block("settings", 1).replace("my-images", bucket))
+    shutil.rmtree(house.data / "storage")
+    with run_service(house.data) as place:
+        answer = place.ask(path)
+        assert answer.status == 307
+        assert fetch(answer.headers["location"]) == picture
+        place.make_image()
+
+
+def fetch(url: str) -> bytes:
+    host, _, rest = url.removeprefix("http://").partition("/")
+    return Place(int(host.rpartition(":")[2])).ask(f"/{rest}").body
+
+
+def open_s3(url: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "eu-west-1"}
+    return boto3.client("s3", endpoint_url=url, **keys)
+
+
+def test_way_to_postgresql_keeps_every_image(house: House, postgres: int) -> None:
+    with run_service(house.data) as place:
+        path = image_path(place.make_image())
+    url = create_database(postgres)
+    on_the_page = "postgresql+psycopg://imageprocessor:PASSWORD@db.example.com/imageprocessor"
+    follow(house, block("copy database"), **{on_the_page: url})
+    with run_service(house.data, DATABASE_URL=url) as place:
+        assert place.ask(path).status == 200
+
+
+def test_backup_is_restored_and_upgraded(house: House) -> None:
+    with run_service(house.data) as place:
+        path = image_path(place.make_image())
+        follow(house, block("backup"))
+    (newest,) = house.folder.glob("backups/20*Z")
+    shutil.rmtree(house.data / "storage")
+    follow(house, block("restore") + block("upgrade"), NEWEST=str(newest))
+    with run_service(house.data) as place:
+        assert place.ask(path).status == 200
