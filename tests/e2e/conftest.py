@@ -12,6 +12,7 @@ from tests.e2e.deployments import Deployment, connect, make_bucket, run_deployme
 from tests.servers import Server, create_database, run_redis
 
 ENGINES = ["sqlite-local-embedded", "sqlite-local-celery", "postgresql-s3-celery", "postgresql-s3-embedded"]
+ONCE_EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ENGINES]
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=ONCE_EACH)
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     settings: dict[str, str] = {}
     for engine in request.param.split("-"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ from tests.servers.central import POSTGRES_PORT, REDIS_PORT, S3_PORT, run_engine
 from tests.servers.hosts import Host, run_hosts
 from tests.servers.processes import wait_for
 
-PORT = 8000
+pytestmark = pytest.mark.xdist_group("hosts")  # they are started once, not in every process
+
+PORT, OTHER_PORT = 8000, 8001
 SMALL = encode(photo(120, 90), "JPEG")
-BIG = encode(photo(1200, 900), "JPEG", quality=70)  # long enough to be met in the middle
+BIG = encode(photo(900, 700), "JPEG", quality=70)  # long enough to be met in the middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +81,47 @@ class Cluster:
         return any(image_id in found.key for found in bucket.objects.all())
 
 
-def place(folder: Path, host: Host, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return folder and environment of a process on *host*."""
-    home = folder / host.name
-    home.mkdir(exist_ok=True)
-    return {"cwd": home, "env": {**os.environ, "NO_PROXY": "*", **settings, "DATA_DIR": str(home / "data")}}
+def run_on(
+    host: Host, command: Sequence[str], home: Path, settings: Mapping[str, str]
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Run *command* on *host* in the folder *home*, which its data and the file ``log`` are in, too."""
+    home.mkdir()
+    environ = {**os.environ, **SETTINGS, **settings, "NO_PROXY": "*", "DATA_DIR": str(home / "data")}
+    return host.run(command, home / "log", cwd=home, env=environ)
+
+
+def share(engines: Host) -> dict[str, str]:
+    """Return the settings of all hosts that share what runs on *engines*."""
+    return {
+        "RATE_LIMIT_MAX_UPLOADS": "1000",
+        "JOB_TIMEOUT_SECONDS": "3",  # a lease is 15 s longer
+        "DATABASE_URL": f"postgresql+psycopg://postgres@{engines.address}:{POSTGRES_PORT}/postgres",
+        "QUEUE_BACKEND": "celery",
+        "REDIS_URL": f"redis://{engines.address}:{REDIS_PORT}/0",
+        **make_bucket(f"http://{engines.address}:{S3_PORT}"),
+    }
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("hosts")
-    with ExitStack() as running:
-        names = ("engines", "api-1", "api-2", "worker-1", "worker-2", "worker-3")
-        engines, *hosts = running.enter_context(run_hosts(*names))
-        running.enter_context(run_engines(engines, folder))
-        settings = {
-            **SETTINGS,
-            "RATE_LIMIT_MAX_UPLOADS": "1000",
-            "JOB_TIMEOUT_SECONDS": "5",  # a lease is 15 s longer
-            "DATABASE_URL": f"postgresql+psycopg://postgres@{engines.address}:{POSTGRES_PORT}/postgres",
-            "QUEUE_BACKEND": "celery",
-            "REDIS_URL": f"redis://{engines.address}:{REDIS_PORT}/0",
-            **make_bucket(f"http://{engines.address}:{S3_PORT}"),
-        }
-        workers = []
+    names = ("engines", "api-1", "api-2", "worker-1", "worker-2", "worker-3")
+    with run_hosts(*names) as (engines, *hosts), run_engines(engines, folder), ExitStack() as running:
+        apis, settings, workers = hosts[:2], share(engines), []
         for host in hosts[2:]:
-            log = folder / f"{host.name}.log"
-            process = running.enter_context(host.run(CELERY_WORKER, log, **place(folder, host, settings)))
-            workers.append(Worker(host, process, log))
-        for host in hosts[:2]:
-            serve = [*SERVE, "--host", host.address, "--port", str(PORT)]
-            running.enter_context(host.run(serve, folder / f"{host.name}.log", **place(folder, host, settings)))
-        clients = [running.enter_context(connect(f"http://{host.address}:{PORT}", "somebody")) for host in hosts[:2]]
-        for host in hosts[:2]:
+            process = running.enter_context(run_on(host, CELERY_WORKER, folder / host.name, settings))
+            workers.append(Worker(host, process, folder / host.name / "log"))
+        for host in apis:
+            running.enter_context(run_on(host, [*SERVE, *listen(host, PORT)], folder / host.name, settings))
+        clients = [running.enter_context(connect(f"http://{host.address}:{PORT}", "somebody")) for host in apis]
+        for host in apis:
             host.wait_for_port(PORT)
         wait_for(lambda: count_workers(clients[0]) == len(workers))
-        yield Cluster(folder, settings, hosts[:2], clients, workers)
+        yield Cluster(folder, settings, apis, clients, workers)
+
+
+def listen(host: Host, port: int) -> list[str]:
+    return ["--host", host.address, "--port", str(port)]
 
 
 def test_upload_through_either_api_is_read_through_the_other(cluster: Cluster) -> None:
@@ -206,13 +213,13 @@ def test_jobs_of_hosts_that_are_cut_off_or_freeze_complete_once_elsewhere(cluste
 
 def test_second_host_with_sqlite_on_the_same_redis_is_refused(cluster: Cluster) -> None:
     redis_url = cluster.settings["REDIS_URL"].replace("/0", "/1")
-    settings = {**SETTINGS, "QUEUE_BACKEND": "celery", "REDIS_URL": redis_url}
+    sqlite = {"QUEUE_BACKEND": "celery", "REDIS_URL": redis_url}
     first, second = cluster.apis
-    serve = [*SERVE, "--port", "8001", "--host"]
-    with first.run([*serve, first.address], cluster.folder / "first.log", **place(cluster.folder, first, settings)):
-        first.wait_for_port(8001)
-        for status, command in ((2, [*serve, second.address]), (1, CELERY_WORKER)):
-            log = cluster.folder / f"second-{status}.log"
-            with second.run(command, log, **place(cluster.folder, second, settings)) as process:
+    with run_on(first, [*SERVE, *listen(first, OTHER_PORT)], cluster.folder / "first", sqlite):
+        first.wait_for_port(OTHER_PORT)
+        refused = {"serve": ([*SERVE, *listen(second, OTHER_PORT)], 2), "worker": (CELERY_WORKER, 1)}
+        for name, (command, status) in refused.items():
+            home = cluster.folder / f"second-{name}"
+            with run_on(second, command, home, sqlite) as process:
                 assert process.wait(90) == status
-            assert "several hosts cannot share a SQLite file. Set DATABASE_URL=" in " ".join(log.read_text().split())
+            assert "several hosts cannot share a SQLite file. Set DATABASE_URL=" in (home / "log").read_text()
