@@ -1,0 +1,90 @@
+"""A client that writes down every 202, and what must be true of each of them at the end."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from imageprocessor.environment import load_settings
+from imageprocessor.queue import clock, job_store
+from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.sweep import sweep
+from tests.e2e.deployments import connect, upload
+
+FINAL = {"completed", "failed"}
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All accepted uploads: job id by the Idempotency-Key that they were sent with."""
+
+    url: str
+    photo: bytes
+    accepted: dict[str, str] = field(default_factory=dict)
+
+    def send(self, key: str | None = None) -> str:
+        """Upload again and again with the same key until there is a 202; return the job's id."""
+        key = key or uuid.uuid4().hex
+        with connect(self.url, "me") as http:
+            while key not in self.accepted:
+                try:
+                    self.try_once(http, key)
+                except httpx.TransportError:
+                    time.sleep(0.05)
+        return self.accepted[key]
+
+    def try_once(self, http: httpx.Client, key: str) -> None:
+        """Upload, and write down a 202. A 503 says to come again."""
+        answer = upload(http, self.photo, Idempotency_Key=key)
+        assert answer.status_code in {202, 503}, answer.text
+        if answer.status_code == 202:
+            self.accepted[key] = answer.json()["job_id"]
+
+    def statuses(self) -> set[str]:
+        with connect(self.url, "me") as http:
+            jobs = [http.get(f"/api/v1/images/jobs/{job_id}").json() for job_id in self.accepted.values()]
+        return {job["status"] for job in jobs}
+
+    def has_ended(self) -> bool:
+        try:
+            return self.statuses() <= FINAL
+        except httpx.TransportError:
+            return False
+
+
+def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one sweep: every 202 has ended once and can be read, and files and rows belong together."""
+    monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=25))  # past every grace
+    with open_service(load_settings(settings)) as service:
+        sweep(service)
+        with service.database.read() as connection:
+            jobs = job_store.list_jobs(connection, None, 10**6)
+            if service.settings.sqlite_path:
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        assert {job.job_id for job in jobs} == set(ledger.accepted.values())
+        for job in jobs:
+            check_job(service, job)
+        known = {key for job in jobs for key in (job.variant_keys or {}).values()}
+        assert {stored.key for stored in service.storage.list()} == known
+        assert {stored.key for stored in service.staging.list()} == {job.staging_key for job in jobs} - {None}
+        assert not any(file for folder in service.drafts for file in Path(folder).iterdir())
+
+
+def check_job(service: Service, job: Job) -> None:
+    with service.database.read() as connection:
+        told = [event["event_type"] for event in job_store.list_events(connection, job.job_id)]
+    assert job.status in FINAL
+    assert told.count("completed") == (job.status == "completed")
+    assert job.status == "completed" or job.error_code
+    for key in (job.variant_keys or {}).values():
+        with Image.open(BytesIO(service.storage.get(key))) as image:
+            image.load()

@@ -1,0 +1,26 @@
+"""Where a service can be cut off: before or after which function the process ends."""
+
+from __future__ import annotations
+
+BEFORE, AFTER = "before", "after"
+UPLOAD_POINTS = {
+    "file written": (AFTER, "imageprocessor.server.uploads", "IncomingFile.append"),
+    "file renamed": (AFTER, "imageprocessor.storage.local", "LocalStorage.adopt"),
+    "row inserted": (AFTER, "imageprocessor.queue.job_store", "insert_job"),
+    "committed": (BEFORE, "imageprocessor.queue.dispatch", "EmbeddedDispatcher.dispatch"),
+    "published": (AFTER, "imageprocessor.queue.dispatch", "EmbeddedDispatcher.dispatch"),
+}
+WORK_POINTS = {
+    "claimed": (BEFORE, "imageprocessor.queue.task", "_load_source"),
+    "decoded": (BEFORE, "imageprocessor.queue.task", "_store_variants"),
+    "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
+    "all stored": (BEFORE, "imageprocessor.queue.task", "_complete"),
+    "finished": (BEFORE, "imageprocessor.queue.task", "_delete_source"),
+    "upload removed": (AFTER, "imageprocessor.queue.task", "_delete_source"),
+}
+DELETION_POINTS = {
+    "deletion marked": (BEFORE, "imageprocessor.queue.images", "purge"),
+    "variant deleted": (AFTER, "imageprocessor.storage.local", "LocalStorage.delete"),
+    "row left": (BEFORE, "imageprocessor.queue.job_store", "remove"),
+}
+POINTS = UPLOAD_POINTS | WORK_POINTS | DELETION_POINTS
