@@ -3,21 +3,25 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.errors import ImageProcessorError, StorageUnavailableError
 from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_image
-from imageprocessor.queue.jobs import JobStatus
+from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.sweep import sweep
-from imageprocessor.queue.task import run_job
+from imageprocessor.queue.sweep import KEYS_A_QUERY, sweep
+from imageprocessor.queue.tables import processing_jobs
+from imageprocessor.queue.task import fail_attempt, run_job
 from imageprocessor.storage.keys import variant_key
+from imageprocessor.storage.local import LocalStorage
+from imageprocessor.storage.protocol import StoredObject
 from tests.queue.conftest import Submit
 
 SetClock = Callable[[timedelta], None]
@@ -90,6 +94,65 @@ def test_images_and_staged_uploads_with_a_row_are_never_orphans(
     assert service.staging.exists(waiting.staging_key or "")
 
 
+def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    """Its deletion was cut off between the commit that forgets the upload and the removal of what was stored."""
+    job = fail_after_storing(service, submit_image())
+    set_clock(timedelta(hours=25))
+    assert sweep(service)["unknown_images"] == 0
+    assert len(list(service.storage.list())) == 1
+    with service.database.write() as connection:
+        assert job_store.forget_source(connection, job)
+    counts = sweep(service)
+    assert (counts["unknown_images"], counts["unknown_uploads"]) == (1, 1)
+    assert [*service.storage.list(), *service.staging.list()] == []
+
+
+def test_size_that_a_completed_image_does_not_name_is_an_orphan(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    """An attempt under other IMAGE_SIZES had stored it."""
+    job = submit_image()
+    service.storage.put(variant_key("photos", "giant", job.image_id), b"of an earlier attempt")
+    run_job(service, job.job_id, "worker")
+    set_clock(timedelta(hours=25))
+    assert sweep(service)["unknown_images"] == 1
+    assert len(list(service.storage.list())) == len(service.settings.image_sizes)
+
+
+@pytest.mark.parametrize("worker_state", ["open", "retrying"])
+def test_variants_of_an_open_job_are_no_orphans_however_old(
+    service: Service, submit_image: Submit, set_clock: SetClock, worker_state: str
+) -> None:
+    job = submit_image()
+    if worker_state == "retrying":
+        job = fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
+    service.storage.put(variant_key("photos", "medium", job.image_id), b"stored by the attempt before")
+    set_clock(timedelta(days=30))
+    assert sweep(service)["unknown_images"] == 0
+
+
+def test_sweep_holds_some_keys_at_a_time(
+    service: Service, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: set[str] = set()
+    most = 0
+
+    def list_many() -> Iterator[StoredObject]:
+        nonlocal most
+        for _ in range(3 * KEYS_A_QUERY):
+            key = variant_key("photos", "medium", str(uuid.uuid4()))
+            held.add(key)
+            most = max(most, len(held))
+            yield StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC))
+
+    monkeypatch.setattr(LocalStorage, "list", lambda self: list_many() if self is service.storage else ())
+    monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
+    assert sweep(service)["unknown_images"] == 3 * KEYS_A_QUERY
+    assert (most, held) == (KEYS_A_QUERY, set())
+
+
 def test_deletion_that_was_cut_off_is_finished(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +184,26 @@ def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
     os.utime(old, (two_hours_ago, two_hours_ago))
     sweep(service)
     assert list(service.incoming.iterdir()) == [new]
+
+
+def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> Job:
+    """Claim the job and end this attempt with *error*; return it as it is then."""
+    with service.database.write() as connection:
+        claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+    assert claimed
+    fail_attempt(service, claimed, error)
+    with service.database.read() as connection:
+        ended = job_store.find_job(connection, job.job_id)
+    assert ended
+    return ended
+
+
+def fail_after_storing(service: Service, job: Job) -> Job:
+    """Let the job give up for want of storage, its upload and one variant kept; return it as it is then."""
+    service.storage.put(variant_key(job.bucket, "medium", job.image_id), b"stored before")
+    with service.database.write() as connection:
+        connection.execute(update(processing_jobs).where(processing_jobs.c.job_id == job.job_id).values(max_retries=0))
+    return fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
 
 
 def _refuse(*_: object) -> None:

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import imageprocessor
 from imageprocessor.errors import ImageProcessorError, SettingsError
-from imageprocessor.queue import clock, job_store, presence
+from imageprocessor.queue import clock, inventory, job_store, presence
 from imageprocessor.queue.database import open_database
 from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.postgres import name_database
@@ -119,7 +119,7 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
     copied = settings.model_copy(update={"database_url": None, "database_path": copy})
     with closing(open_database(copied)) as database, database.read() as connection:
         revision, jobs = read_revision(connection), job_store.count_by_status(connection)
-        keys = job_store.list_storage_keys(connection)
+        keys = inventory.list_storage_keys(connection)
     fold_wal(copy)
     if damage := find_damage(copy):
         raise ImageProcessorError(f"The database is damaged ({damage}): keep your older backups, and restore one.")

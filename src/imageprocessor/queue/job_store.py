@@ -63,7 +63,8 @@ def list_due(connection: Connection, now: datetime, limit: int, *, created_befor
     """Return the ids of jobs that wait for a worker now: those tried before, then the others, oldest first.
 
     Two queries, because each of them reads the first *limit* entries of an index, however many jobs wait.
-    Of those not tried before, *created_before* leaves out what a worker may be just about to take.
+    Of those not tried before, *created_before* leaves out what a worker may be just about to take. What was created
+    after *now* is no such job: the clock was set back.
     """
     waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
     due = jobs.c.next_attempt_at
@@ -71,7 +72,8 @@ def list_due(connection: Connection, now: datetime, limit: int, *, created_befor
     # Ordered by `due` too, which is null: else PostgreSQL sorts all of them rather than follow the index.
     first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(due, jobs.c.created_at)
     if created_before is not None:
-        first = first.where(jobs.c.created_at < clock.to_text(created_before))
+        created_at = jobs.c.created_at
+        first = first.where(or_(created_at < clock.to_text(created_before), created_at > clock.to_text(now)))
     return [*connection.scalars(again), *connection.scalars(first)][:limit]
 
 
@@ -245,17 +247,6 @@ def find_oldest_open(connection: Connection) -> datetime | None:
     query = select(func.min(jobs.c.created_at)).where(jobs.c.status.in_(OPEN_STATUSES), jobs.c.deleted_at.is_(None))
     created_at = connection.scalar(query)
     return clock.from_text(created_at) if created_at else None
-
-
-def list_storage_keys(connection: Connection) -> list[str]:
-    """Return the keys of every variant that can be read."""
-    query = select(jobs.c.processed_paths).where(jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))
-    return [key for paths in connection.scalars(query) for key in json.loads(paths).values()]
-
-
-def list_known(connection: Connection, column: ColumnElement[str], values: Sequence[str]) -> set[str]:
-    """Return those *values* that occur in *column*."""
-    return set(connection.scalars(select(column).where(column.in_(values))))
 
 
 def _claimable(now: datetime) -> tuple[ColumnElement[bool], ...]:

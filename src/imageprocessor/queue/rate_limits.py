@@ -11,6 +11,8 @@ from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue import clock
 from imageprocessor.queue.tables import upload_rate_limits as limits
 
+STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
+
 TAKE_ONE = text(
     "INSERT INTO upload_rate_limits (user_id, window_start, upload_count) VALUES (:user_id, :window_start, 1)"
     " ON CONFLICT (user_id, window_start) DO UPDATE SET upload_count = upload_rate_limits.upload_count + 1"
@@ -66,8 +68,8 @@ def refuse_spent(quota: Quota) -> None:
 
 
 def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
-    """Return the starts of the windows that are over."""
-    over = limits.c.window_start < clock.to_text(window_start(now, window))
+    """Return the starts of the windows that have been over for an hour."""
+    over = limits.c.window_start < clock.to_text(window_start(now - STEP_GRACE, window))
     return list(connection.scalars(select(limits.c.window_start).where(over).distinct()))
 
 

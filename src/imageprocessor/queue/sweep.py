@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from imageprocessor.errors import WorkerLostError
-from imageprocessor.queue import clock, job_store, presence, rate_limits
+from imageprocessor.queue import clock, clock_steps, inventory, job_store, presence, rate_limits
 from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.tables import processing_jobs as jobs
 from imageprocessor.queue.task import fail_attempt
 from imageprocessor.storage.keys import image_id_of
+from imageprocessor.storage.protocol import StoredObject
 
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
-UPLOAD_GRACE = timedelta(hours=1)  #: an upload may take this long from its first byte to its row
+UPLOAD_GRACE = timedelta(hours=2)  #: from an upload's first byte to its row: one hour, one more for a clock set forward
 OBJECT_GRACE = timedelta(hours=24)
 KEYS_A_QUERY = 500
 
@@ -36,21 +37,34 @@ def sweep(service: Service, *, orphans: bool = True, dry_run: bool = False) -> d
     """
     counts = {}
     for name, find, mend in (*STEPS, *(ORPHAN_STEPS if orphans else ())):
-        found = list(find(service))
-        counts[name] = len(found)
-        for thing in found if not dry_run else ():
-            mend(service, thing)
+        counts[name] = 0
+        for thing in find(service):
+            counts[name] += 1
+            if not dry_run:
+                mend(service, thing)
     if any(counts.values()):
         log.info("swept", dry_run=dry_run, **counts)
     return counts
 
 
-def find_lost_jobs(service: Service) -> Iterator[Job]:
-    """Yield the jobs in the hands of supervisors that are dead, and those whose lease is over."""
+def find_misdated(service: Service) -> list[Job]:
+    """Return the jobs whose times a clock that was set back has left in the future."""
     with service.database.read() as connection:
-        for supervisor_id in presence.list_dead(workers_directory(service.settings)):
-            yield from job_store.list_held_by(connection, supervisor_id)
-        yield from job_store.list_expired(connection, clock.utc_now())
+        return clock_steps.list_misdated(connection, clock.utc_now())
+
+
+def redate(service: Service, job: Job) -> None:
+    """Date a job as the clock is now."""
+    with service.database.write() as connection:
+        clock_steps.redate(connection, job, clock.utc_now())
+
+
+def find_lost_jobs(service: Service) -> list[Job]:
+    """Return the jobs in the hands of supervisors that are dead, and those whose lease is over."""
+    dead = presence.list_dead(workers_directory(service.settings))
+    with service.database.read() as connection:
+        held = [job for supervisor_id in dead for job in job_store.list_held_by(connection, supervisor_id)]
+        return [*held, *job_store.list_expired(connection, clock.utc_now())]
 
 
 def end_lost(service: Service, job: Job) -> None:
@@ -65,12 +79,11 @@ def find_overlooked(service: Service) -> list[str]:
         return job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE) if room else []
 
 
-def find_dead_supervisors(service: Service) -> Iterator[str]:
-    """Yield the supervisors that are dead and hold no job any more."""
+def find_dead_supervisors(service: Service) -> list[str]:
+    """Return the supervisors that are dead and hold no job any more."""
+    dead = presence.list_dead(workers_directory(service.settings))
     with service.database.read() as connection:
-        for supervisor_id in presence.list_dead(workers_directory(service.settings)):
-            if not job_store.list_held_by(connection, supervisor_id):
-                yield supervisor_id
+        return [supervisor_id for supervisor_id in dead if not job_store.list_held_by(connection, supervisor_id)]
 
 
 def forget_supervisor(service: Service, supervisor_id: str) -> None:
@@ -113,21 +126,21 @@ def drop_window(service: Service, window_start: str) -> None:
 
 
 def find_unknown_uploads(service: Service) -> Iterator[str]:
-    """Yield the staged uploads that no job waits for."""
-    keys = _list_before(service.staging.list(), clock.utc_now() - UPLOAD_GRACE)
-    for some in _batches(keys):
+    """Yield the keys of staged uploads that no job waits for."""
+    for some in _batches(_keys_before(service.staging.list(), clock.utc_now() - UPLOAD_GRACE)):
         with service.database.read() as connection:
-            yield from set(some) - job_store.list_known(connection, jobs.c.staging_path, some)
+            known = inventory.list_staged(connection, some)
+        yield from (key for key in some if key not in known)
 
 
-def find_unknown_images(service: Service) -> Iterator[str]:
-    """Yield the stored variants whose image has no row. Objects that are not named like a variant are not ours."""
-    keys = _list_before(service.storage.list(), clock.utc_now() - OBJECT_GRACE)
-    owners = {key: image_id for key in keys if (image_id := image_id_of(key))}
-    for some in _batches(owners):
+def find_unknown_images(service: Service, stored: Iterable[StoredObject] | None = None) -> Iterator[str]:
+    """Yield the keys of *stored* variants (default: all) that no row answers for. Other objects are not ours."""
+    keys = _keys_before(service.storage.list() if stored is None else stored, clock.utc_now() - OBJECT_GRACE)
+    for some in _batches(key for key in keys if image_id_of(key)):
+        owners = {key: image_id for key in some if (image_id := image_id_of(key))}
         with service.database.read() as connection:
-            known = job_store.list_known(connection, jobs.c.image_id, [owners[key] for key in some])
-        yield from (key for key in some if owners[key] not in known)
+            owned = inventory.list_owned(connection, owners)
+        yield from (key for key in some if key not in owned)
 
 
 def find_abandoned_files(service: Service) -> Iterator[Path]:
@@ -142,6 +155,7 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
 Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
 
 STEPS: tuple[Step, ...] = (
+    ("misdated_jobs", find_misdated, redate),
     ("lost_jobs", find_lost_jobs, end_lost),
     ("overlooked_jobs", find_overlooked, lambda service, job_id: service.dispatcher.dispatch(job_id)),
     ("dead_supervisors", find_dead_supervisors, forget_supervisor),
@@ -150,16 +164,18 @@ STEPS: tuple[Step, ...] = (
     ("old_windows", find_old_windows, drop_window),
 )
 ORPHAN_STEPS: tuple[Step, ...] = (
+    ("misdated_jobs", find_misdated, redate),
     ("unknown_uploads", find_unknown_uploads, lambda service, key: service.staging.delete(key)),
     ("unknown_images", find_unknown_images, lambda service, key: service.storage.delete(key)),
     ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
 )
 
 
-def _list_before(objects: Iterable[Any], before: datetime) -> list[str]:
-    return [stored.key for stored in objects if stored.modified_at < before]
+def _keys_before(objects: Iterable[StoredObject], before: datetime) -> Iterator[str]:
+    return (stored.key for stored in objects if stored.modified_at < before)
 
 
 def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    keys = list(keys)
-    return (keys[start : start + KEYS_A_QUERY] for start in range(0, len(keys), KEYS_A_QUERY))
+    rest = iter(keys)
+    while some := list(islice(rest, KEYS_A_QUERY)):
+        yield some
