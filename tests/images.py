@@ -16,6 +16,9 @@ SENTINELS: list[bytes] = []
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+PRIVATE_PROFILE = SRGB_PROFILE.replace("sRGB built-in".encode("utf-16-be"), "PRIVATE-descr".encode("utf-16-be"))
+"""A valid profile whose description is a sentinel; `strip_metadata` keeps profiles, so it is in none by default."""
+
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -138,8 +141,10 @@ def planted_exif(orientation: int = 6) -> bytes:
     exif[0x010F], exif[0x0110], exif[0x0131] = "Acme", _plant("model").decode(), _plant("software").decode()
     exif[0x0112] = orientation
     exif[0x013B] = _plant("artist").decode()
-    exif.get_ifd(0x8769).update({0x9003: "2021:06:01 12:00:00", 0x927C: _plant("maker-note")})
+    user_comment = b"ASCII\0\0\0" + _plant("user-comment")
+    exif.get_ifd(0x8769).update({0x9003: "2021:06:01 12:00:00", 0x927C: _plant("maker-note"), 0x9286: user_comment})
     exif.get_ifd(0x8825).update({1: "S", 2: (33.0, 51.0, 35.9), 3: "E", 4: (151.0, 12.0, 40.0), 0x1D: "2021:06:01"})
+    exif.get_ifd(0x8825)[0x1B] = b"ASCII\0\0\0" + _plant("gps-method")
     tiff = bytearray(exif.tobytes()[6:])
     order = "<" if tiff[:2] == b"II" else ">"
     entries = struct.unpack_from(f"{order}H", tiff, 8)[0]
@@ -154,9 +159,11 @@ def planted_xmp(mark: str = "") -> bytes:
     return b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + _plant("xmp") + mark.encode() + b"</x:xmpmeta>"
 
 
-def planted_jpeg(image: Image.Image | None = None, orientation: int = 6, *, progressive: bool = True) -> bytes:
+def planted_jpeg(
+    image: Image.Image | None = None, orientation: int = 6, *, progressive: bool = True, profile: bytes = SRGB_PROFILE
+) -> bytes:
     """A JPEG with something private in every place that the format has for it."""
-    plain = encode(image or photo(64, 48), "JPEG", quality=90, progressive=progressive, icc_profile=SRGB_PROFILE)
+    plain = encode(image or photo(64, 48), "JPEG", quality=90, progressive=progressive, icc_profile=profile)
     jfif_end = 2 + 18
     preview = encode(photo(8, 8), "JPEG")
     data = b"".join(
@@ -185,7 +192,7 @@ def planted_jpeg(image: Image.Image | None = None, orientation: int = 6, *, prog
     second = insert_segments(preview, jpeg_segment(0xFE, _plant("second-picture")))
     data = data[: after_scan.start()] + comment + data[after_scan.start() :]
     index = _picture_index(len(data) - data.index(b"MPF\0") - 4, len(second))
-    return data.replace(_picture_index(0, 0), index) + second + _plant("trailer")
+    return data.replace(_picture_index(0, 0), index) + second + _motion_photo() + _plant("trailer")
 
 
 def _picture_index(offset: int, size_bytes: int) -> bytes:
@@ -196,12 +203,18 @@ def _picture_index(offset: int, size_bytes: int) -> bytes:
     return header + version + entries + struct.pack("<IIIIIIII", 0x030000, 0, 0, 0, 0, size_bytes, offset, 0)
 
 
-def planted_png(image: Image.Image | None = None, orientation: int = 6) -> bytes:
+def _motion_photo() -> bytes:
+    """The start of a video, which some phones put after the picture."""
+    boxes = (b"ftyp", b"mp42" + bytes(4) + b"mp42"), (b"mdat", _plant("video"))
+    return b"".join(struct.pack(">I", 8 + len(body)) + name + body for name, body in boxes)
+
+
+def planted_png(image: Image.Image | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE) -> bytes:
     """A PNG with something private in every place that the format has for it."""
     plain = encode(image or photo(64, 48), "PNG", dpi=(72, 72))
     data = insert_chunks(
         plain,
-        png_chunk(b"iCCP", _plant("icc-name") + b"\0\0" + zlib.compress(SRGB_PROFILE)),
+        png_chunk(b"iCCP", _plant("icc-name") + b"\0\0" + zlib.compress(profile)),
         png_chunk(b"tEXt", b"Author\0" + _plant("tEXt")),
         png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(_plant("zTXt"), 0)),
         png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + planted_xmp()),
@@ -216,7 +229,7 @@ def planted_png(image: Image.Image | None = None, orientation: int = 6) -> bytes
     return data + _plant("trailer")
 
 
-def planted_webp(data: bytes | None = None, orientation: int = 6) -> bytes:
+def planted_webp(data: bytes | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE) -> bytes:
     """A WebP (``data``, or an animation) with something private in every place that the format has for it."""
     chunks = webp_chunks(data or animated_webp())
     header = bytearray(next(payload for name, payload in chunks if name == b"VP8X"))
@@ -224,7 +237,7 @@ def planted_webp(data: bytes | None = None, orientation: int = 6) -> bytes:
     frames = [(name, _plant_in_frame(body) if name == b"ANMF" else body) for name, body in chunks if name != b"VP8X"]
     planted = [
         (b"VP8X", bytes(header)),
-        (b"ICCP", SRGB_PROFILE),
+        (b"ICCP", profile),
         *frames,
         (b"EXIF", planted_exif(orientation)),
         (b"XMP ", planted_xmp()),

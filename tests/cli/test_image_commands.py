@@ -155,7 +155,7 @@ def test_strip_writes_what_the_library_makes_and_names_what_is_gone(run: Run, ph
     ran = run("strip", "photo.jpg", "-o", "clean.jpg")
     assert (ran.status, ran.out) == (0, "")
     assert Path("clean.jpg").read_bytes() == ip.strip_metadata(photo_with_gps)
-    assert ran.err == "photo.jpg: removed exif except orientation, place, camera\n"
+    assert ran.err == "photo.jpg: removed gps, exif except orientation, camera\n"
     assert run("strip", "clean.jpg", "-o", "again.jpg").err == "clean.jpg: removed nothing: there was no metadata\n"
 
 

@@ -235,7 +235,7 @@ def test_a_profile_whose_parts_are_out_of_order_is_read() -> None:
 def test_a_cut_file_tells_what_came_before_the_cut() -> None:
     data = planted_jpeg()
     metadata = read_metadata(data[: data.index(b"MPF")])
-    assert metadata.kinds[:3] == ("thumbnail", "exif", "xmp")
+    assert metadata.kinds[:4] == ("thumbnail", "exif", "gps", "xmp")
     assert metadata.gps is not None
 
 

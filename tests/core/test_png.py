@@ -129,7 +129,7 @@ def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, payload: bytes
 
 
 def test_a_preview_inside_exif_is_named() -> None:
-    assert kinds(insert_chunks(PLAIN, png_chunk(b"eXIf", planted_exif()))) == ["exif", "thumbnail"]
+    assert kinds(insert_chunks(PLAIN, png_chunk(b"eXIf", planted_exif()))) == ["exif", "gps", "thumbnail"]
 
 
 def test_a_gain_map_is_known_by_the_xmp() -> None:

@@ -6,51 +6,90 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import imageprocessor as ip
 from tests.conftest import require_program
-from tests.images import SENTINELS, planted_jpeg, planted_png, planted_webp
+from tests.images import PRIVATE_PROFILE, SENTINELS, encode, photo, planted_jpeg, planted_png, planted_webp
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 PLANTED = pytest.mark.parametrize("plant", [planted_jpeg, planted_png, planted_webp])
 OF_THE_FILE_ITSELF = {"SourceFile", "ExifTool", "File", "RIFF", "Composite"}
 KEPT_BY_STRIP = OF_THE_FILE_ITSELF | {"JFIF", "PNG", "ICC_Profile", "Adobe", "APP14"}
+PRIVATE_TEXTS = [*SENTINELS, "PRIVATE-descr".encode("utf-16-be")]
+RECEIPT = {
+    "EXIF": "exif",
+    "XMP": "xmp",
+    "IPTC": "iptc",
+    "Photoshop": "iptc",
+    "ICC_Profile": "icc",
+    "MPF": "mpf",
+    "JUMBF": "c2pa",
+}
+"""What ExifTool calls what we call so."""
+
+Tags = dict[str, Any]
 
 
-def read_tags(data: bytes, tmp_path: Path) -> dict[str, object]:
-    """Return ExifTool's tags, named ``Group:Tag``."""
-    path = tmp_path / "given-out"
-    path.write_bytes(data)
-    run = subprocess.run([require_program("exiftool"), "-j", "-G", "-a", "-u", path], capture_output=True, check=True)
-    tags: dict[str, object] = json.loads(run.stdout)[0]
+def read_tags(folder: Path, *files: bytes) -> list[Tags]:
+    """Return ExifTool's tags of each file, named ``Group:Tag``."""
+    paths = [folder / f"given-out-{number}" for number in range(len(files))]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    command = [require_program("exiftool"), "-j", "-G", "-a", "-u", *map(str, paths)]
+    run = subprocess.run(command, capture_output=True, check=True)
+    tags: list[Tags] = json.loads(run.stdout)
     return tags
 
 
-def groups(tags: dict[str, object]) -> set[str]:
+def groups(tags: Tags) -> set[str]:
     return {name.partition(":")[0] for name in tags}
+
+
+def check_bare(folder: Path, image: ip.ProcessedImage, private: list[bytes]) -> None:
+    """Search every variant for what must not be there."""
+    files = [variant.data for variant in image.variants.values()]
+    assert [text for text in private if any(text in data for data in files)] == []
+    for tags in read_tags(folder, *files):
+        assert groups(tags) <= OF_THE_FILE_ITSELF
+        assert "ExifTool:Warning" not in tags
 
 
 @PLANTED
 def test_exiftool_sees_what_was_planted(plant: Callable[[], bytes], tmp_path: Path) -> None:
-    assert groups(read_tags(plant(), tmp_path)) & {"EXIF", "XMP"}
+    [tags] = read_tags(tmp_path, plant())
+    assert groups(tags) & {"EXIF", "XMP"}
 
 
 @PLANTED
-def test_no_variant_has_any_metadata(plant: Callable[[], bytes], tmp_path: Path) -> None:
-    for variant in ip.process(plant()).variants.values():
-        assert not [mark for mark in SENTINELS if mark in variant.data]
-        tags = read_tags(variant.data, tmp_path)
-        assert groups(tags) <= OF_THE_FILE_ITSELF
-        assert "ExifTool:Warning" not in tags
+def test_no_variant_has_any_metadata(plant: Callable[..., bytes], tmp_path: Path) -> None:
+    source = plant(profile=PRIVATE_PROFILE)
+    assert sum(text in source for text in SENTINELS) >= 9
+    check_bare(tmp_path, ip.process(source), PRIVATE_TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("plant", "receipt"),
+    [
+        (planted_jpeg, "c2pa comment exif gain_map gps icc iptc mpf other thumbnail trailer xmp"),
+        (planted_png, "c2pa comment exif gps icc iptc other thumbnail time trailer xmp"),
+        (planted_webp, "c2pa exif gps icc other thumbnail trailer xmp"),
+        (lambda: encode(photo(9, 9), "JPEG"), ""),
+        (lambda: encode(photo(9, 9), "PNG", dpi=(72, 72)), ""),
+        (lambda: encode(photo(9, 9), "WEBP"), ""),
+    ],
+)
+def test_the_receipt_names_what_was_there_and_nothing_else(plant: Callable[[], bytes], receipt: str) -> None:
+    assert ip.process(plant()).removed == tuple(receipt.split())
 
 
 @PLANTED
 def test_stripped_file_keeps_orientation_and_profile_only(plant: Callable[[], bytes], tmp_path: Path) -> None:
     clean = ip.strip_metadata(plant())
     assert not [mark for mark in SENTINELS if mark in clean]
-    tags = read_tags(clean, tmp_path)
+    [tags] = read_tags(tmp_path, clean)
     exif = {name for name in tags if name.startswith("EXIF:")}
     assert exif <= {"EXIF:Orientation"}
     assert groups(tags) <= KEPT_BY_STRIP | {"EXIF"}
@@ -58,7 +97,17 @@ def test_stripped_file_keeps_orientation_and_profile_only(plant: Callable[[], by
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the photo corpus is not beside this checkout")
-@pytest.mark.parametrize("photo", sorted(CORPUS.rglob("*.jpg")), ids=lambda path: path.stem)
-def test_no_variant_of_a_real_photo_has_any_metadata(photo: Path, tmp_path: Path) -> None:
-    for variant in ip.process(photo, [ip.VariantSpec("card", width=400)]).variants.values():
-        assert groups(read_tags(variant.data, tmp_path)) <= OF_THE_FILE_ITSELF
+@pytest.mark.parametrize("path", sorted(CORPUS.rglob("*.jpg")), ids=lambda path: path.stem)
+def test_no_variant_of_a_real_photo_has_any_metadata(path: Path, tmp_path: Path) -> None:
+    [tags] = read_tags(tmp_path, path.read_bytes())
+    image = ip.process(path)
+    check_bare(tmp_path, image, texts_of(tags))
+    found = {RECEIPT[group] for group in groups(tags) & set(RECEIPT)}
+    assert set(image.removed) & set(RECEIPT.values()) == found
+    assert ("gps" in image.removed) == any(name in tags for name in ("EXIF:GPSLatitude", "XMP:GPSLatitude"))
+
+
+def texts_of(tags: Tags) -> list[bytes]:
+    """Return what the metadata says in texts long enough not to occur in a picture by chance."""
+    private = {name: value for name, value in tags.items() if name.partition(":")[0] not in OF_THE_FILE_ITSELF}
+    return [value.encode() for value in private.values() if isinstance(value, str) and len(value) >= 6]

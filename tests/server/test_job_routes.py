@@ -90,7 +90,7 @@ def test_the_result_has_the_shape_of_the_specification(client: TestClient, image
     result = client.get(f"{image['status_url']}/result").json()
     assert list(result) == ["image_id", "status", "urls", "metadata", "completed_at"]
     assert result["urls"]["thumbnail"] == f"/storage/photos/processed/thumbnail/{image['image_id']}_thumbnail.webp"
-    assert list(result["metadata"]) == ["dominant_color", "original_dimensions", "variants", "warnings"]
+    assert list(result["metadata"]) == ["dominant_color", "original_dimensions", "variants", "warnings", "removed"]
     assert result["metadata"]["original_dimensions"] == {"width": 80, "height": 60}
     thumbnail = result["metadata"]["variants"]["thumbnail"]
     assert list(thumbnail) == ["width", "height", "aspect_ratio", "format", "size_bytes"]

@@ -17,8 +17,8 @@ from imageprocessor.errors import ImageProcessorError
 NO_LIMITS = Limits(max_bytes=sys.maxsize, max_pixels=sys.maxsize, max_side=sys.maxsize)
 """Nothing is decoded here, so nothing needs to be bounded."""
 
-TOLD = {"gps": "place", "taken_at": "time", "camera": "camera", "software": "software"}
-"""What of the metadata tells of a person, and what to call it."""
+TOLD = {"taken_at": "time", "camera": "camera", "software": "software"}
+"""What of the metadata, besides a place, tells of a person, and what to call it."""
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from imageprocessor.core.position import read_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 Part = bytes | memoryview
@@ -62,12 +63,13 @@ class Container(Protocol):
 
 
 def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
-    """Describe a piece that is dropped, with what else is inside it: a preview picture, an HDR gain map."""
-    if kind == "exif" and b"\xff\xd8\xff" in payload:
-        return Piece(kinds=("exif", "thumbnail"), payload=payload)
-    if kind in {"xmp", "trailer"} and any(mark in payload for mark in _GAIN_MAP_MARKS):
-        return Piece(kinds=(kind, "gain_map"))
-    return Piece(kinds=(kind,), payload=payload)
+    """Describe a piece that is dropped, with what is inside it: a place, a preview picture, an HDR gain map."""
+    inside = {
+        "gps": (kind == "exif" and read_position(payload) is not None) or (kind == "xmp" and xmp_has_position(payload)),
+        "thumbnail": kind == "exif" and b"\xff\xd8\xff" in payload,
+        "gain_map": kind in {"xmp", "trailer"} and any(mark in payload for mark in _GAIN_MAP_MARKS),
+    }
+    return Piece(kinds=(kind, *(name for name, is_there in inside.items() if is_there)), payload=payload)
 
 
 def read_exactly(file: BinaryIO, size_bytes: int) -> bytes:

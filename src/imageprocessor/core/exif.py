@@ -10,8 +10,8 @@ import struct
 from collections.abc import Collection
 from contextlib import suppress
 
-ASCII, SHORT, LONG, RATIONAL = 2, 3, 4, 5
-_LAYOUTS = {ASCII: "c", SHORT: "H", LONG: "I", RATIONAL: "II"}
+ASCII, SHORT, LONG, RATIONAL, SRATIONAL = 2, 3, 4, 5, 10
+_LAYOUTS = {ASCII: "c", SHORT: "H", LONG: "I", RATIONAL: "II", SRATIONAL: "ii"}
 _MAX_VALUE_BYTES = 1024
 
 Value = tuple[int, ...] | bytes
@@ -21,8 +21,9 @@ Tags = dict[int, Value]
 def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None) -> Tags:
     """Read the ``wanted`` tags of one directory: the one at ``offset``, or the block's first.
 
-    An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL as numerators and denominators in
-    turn. What is damaged, of another type, or larger than 1 KiB is left out; the first of several entries wins.
+    An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL and SRATIONAL as numerators and
+    denominators in turn. What is damaged, of another type, or larger than 1 KiB is left out; the first of several
+    entries wins.
 
     >>> read_tags(bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000"), {0x0112})
     {274: (6,)}

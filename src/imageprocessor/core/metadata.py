@@ -15,22 +15,23 @@ from imageprocessor.core.exif import Tags, Value, read_tags
 from imageprocessor.core.formats import ImageFormat, sniff
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import orientation_exif, read_orientation
+from imageprocessor.core.position import read_position
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import CONTAINERS, validate
 from imageprocessor.errors import InputError
 
-_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY, _GPS_DIRECTORY = 0x010F, 0x0110, 0x0131, 0x8769, 0x8825
+_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY = 0x010F, 0x0110, 0x0131, 0x8769
 _DATE_TIME_ORIGINAL = 0x9003
-_GPS_TAGS = _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What a file tells besides its picture.
 
-    ``kinds`` names what is there, in the order of the file: "exif", "xmp", "icc", "iptc", "comment", "thumbnail",
-    "c2pa", "mpf" (an index of further pictures), "gain_map", "time", "trailer" (bytes after the picture), "other".
-    ``gps`` is latitude and longitude in degrees, north and east positive. ``taken_at`` is local time as in
+    ``kinds`` names what is there, in the order of the file: "exif", "gps" (a place, in EXIF or XMP), "xmp", "icc",
+    "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further pictures), "gain_map", "time", "trailer" (bytes
+    after the picture), "other".
+    ``gps`` is EXIF's latitude and longitude in degrees, north and east positive. ``taken_at`` is local time as in
     "2021-06-01T12:00:00". ``icc`` is the colour profile's description. Texts hold printable characters only.
     """
 
@@ -77,11 +78,11 @@ def read_metadata(data: ImageSource) -> Metadata:
     profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
     profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
     exif = _first_exif(pieces).payload
-    root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY, _GPS_DIRECTORY})
+    root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
     return Metadata(
         kinds=_unique_kinds(pieces),
         orientation=read_orientation(exif),
-        gps=_read_gps(_read_directory(exif, root.get(_GPS_DIRECTORY), _GPS_TAGS)),
+        gps=read_position(exif),
         camera=_camera(_text(root.get(_MAKE)), _text(root.get(_MODEL))),
         software=_text(root.get(_SOFTWARE)),
         taken_at=_read_time(_read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})),
@@ -105,23 +106,6 @@ def _first_exif(pieces: Iterable[Piece]) -> Piece:
 
 def _read_directory(exif: bytes, pointer: Value | None, wanted: Collection[int]) -> Tags:
     return read_tags(exif, wanted, offset=pointer[0]) if pointer else {}
-
-
-def _read_gps(tags: Tags) -> tuple[float, float] | None:
-    latitude = _degrees(tags.get(_LATITUDE), tags.get(_LATITUDE_REF), negative=b"S")
-    longitude = _degrees(tags.get(_LONGITUDE), tags.get(_LONGITUDE_REF), negative=b"W")
-    if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
-        return None
-    return latitude, longitude
-
-
-def _degrees(value: Value | None, reference: Value | None, *, negative: bytes) -> float | None:
-    """Turn degrees, minutes and seconds, each a numerator and a denominator, into degrees."""
-    if not isinstance(value, tuple) or len(value) != 6 or 0 in value[1::2]:
-        return None
-    degrees, minutes, seconds = (value[index] / value[index + 1] for index in (0, 2, 4))
-    sign = -1 if isinstance(reference, bytes) and reference.upper().startswith(negative) else 1
-    return round(sign * (degrees + minutes / 60 + seconds / 3600), 7)
 
 
 def _read_time(tags: Tags) -> str | None:

@@ -30,13 +30,16 @@ class ProcessedImage:
     ``variants`` is in the order asked; ``original_dimensions`` are those of the upright picture in pixels;
     ``warnings`` names what was lost on the way: "animation_flattened" (only the first frame is kept), "icc_invalid"
     (the colour profile is unusable and was ignored), "hdr_gain_map_dropped" (the standard-range picture is kept),
-    "not_enlarged" (the picture is smaller than more than one size asks for, or than the only one).
+    "not_enlarged" (the picture is smaller than more than one size asks for, or than the only one). ``removed`` names,
+    in alphabetical order, the metadata that the source had and no variant has: ``Metadata`` lists the names. A colour
+    profile counts, because its colours have become sRGB.
     """
 
     variants: Mapping[str, Variant]
     dominant_color: str
     original_dimensions: Dimensions
     warnings: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 def process(
@@ -55,7 +58,7 @@ def process(
         MemoryError: the picture needs more memory than there is.
     """
     _check_names(variants)
-    picture, lost = _open_upright(data, limits)
+    picture, lost, removed = _open_upright(data, limits)
     original = Dimensions(*picture.size)
     stages = _resize_in_steps(picture, variants)
     jobs = []
@@ -66,7 +69,7 @@ def process(
     made = {name: variant for job in jobs for name, variant in job.result().items()}
     if _is_small(original, variants):
         lost += ("not_enlarged",)
-    return ProcessedImage({spec.name: made[spec.name] for spec in variants}, color, original, lost)
+    return ProcessedImage({spec.name: made[spec.name] for spec in variants}, color, original, lost, removed)
 
 
 def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
@@ -75,7 +78,7 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
     Raises:
         InputError: as ``process`` does.
     """
-    picture, _ = _open_upright(data, limits)
+    picture, *_ = _open_upright(data, limits)
     [(smallest, _)] = deque(_resize_in_steps(picture, DEFAULT_VARIANTS), maxlen=1)
     return dominant_color_of(smallest)
 
@@ -88,8 +91,8 @@ def _check_names(variants: Sequence[VariantSpec]) -> None:
         raise InvalidVariantError(f"Size names must differ, but {', '.join(twice)} occurs more than once.")
 
 
-def _open_upright(data: ImageSource, limits: Limits) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return the picture as it shall be seen, in sRGB, and what was lost."""
+def _open_upright(data: ImageSource, limits: Limits) -> tuple[Image.Image, tuple[str, ...], tuple[str, ...]]:
+    """Return the picture as it shall be seen, in sRGB, what was lost, and what metadata was removed."""
     with open_source(data) as file:
         info = validate(file, limits)
         image, orientation, kinds = decode(file, info, limits)
@@ -98,7 +101,7 @@ def _open_upright(data: ImageSource, limits: Limits) -> tuple[Image.Image, tuple
         lost = ("animation_flattened", *lost)
     if "gain_map" in kinds:
         lost = (*lost, "hdr_gain_map_dropped")
-    return upright(image, orientation), lost
+    return upright(image, orientation), lost, tuple(sorted(kinds))
 
 
 def _resize_in_steps(

@@ -37,6 +37,7 @@ _TEXT_KINDS = {
 }
 _ICC_NAME = b"ICC profile"
 _MAX_ICC_BYTES = 16 << 20
+_MAX_TEXT_RATIO = 64  # bounds the work for many small bombs; deflate itself allows 1032
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -135,14 +136,41 @@ def _classify(name: bytes, chunk: memoryview) -> Piece:
         _check(name, chunk)
         return _icc_piece(payload)
     if name in _TEXT_CHUNKS:
-        kind = _TEXT_KINDS.get(payload.partition(b"\0")[0], "comment")
-        return Piece(kinds=metadata_piece(kind, payload).kinds)
+        return _text_piece(name, payload)
     return metadata_piece(_KINDS.get(name, "other"), payload if name == b"eXIf" else b"")
 
 
 def _check(name: bytes, chunk: Part) -> None:
     if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
         raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
+
+
+def _text_piece(name: bytes, payload: bytes) -> Piece:
+    """Tell what a text is by its keyword. Decoders take nothing out of it, so nobody is handed its content."""
+    keyword, _, rest = payload.partition(b"\0")
+    kind = _TEXT_KINDS.get(keyword, "comment")
+    text = _read_text(name, rest) if kind in {"exif", "xmp"} else b""
+    return Piece(kinds=metadata_piece(kind, _read_raw_profile(text) if kind == "exif" else text).kinds)
+
+
+def _read_text(name: bytes, rest: bytes) -> bytes:
+    """Return what follows the keyword; a compressed text up to the length that honest ones have."""
+    if name == b"tEXt":
+        return rest
+    text = rest[1:] if name == b"zTXt" else rest[2:].split(b"\0", 2)[-1]  # past method, or flags and languages
+    if name == b"iTXt" and rest[:1] != b"\1":
+        return text
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(text, 1 + _MAX_TEXT_RATIO * len(text))
+    return b""
+
+
+def _read_raw_profile(text: bytes) -> bytes:
+    """Read what ImageMagick writes: a name, a length and hexadecimal digits, on lines of their own."""
+    digits = b"".join(text.split(b"\n", 3)[3:])
+    with suppress(ValueError):
+        return bytes.fromhex(digits.decode("ascii")).removeprefix(b"Exif\0\0")
+    return b""
 
 
 def _icc_piece(payload: bytes) -> Piece:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO
 
@@ -146,7 +147,8 @@ def _classify(name: bytes, content: memoryview, chunk: memoryview, *, has_exif: 
         return Piece(chunk, ("icc",), payload)
     if name == b"EXIF":
         # Decoders do not look for EXIF unless VP8X announces it.
-        return metadata_piece("exif", payload.removeprefix(b"Exif\0\0") if has_exif else b"")
+        piece = metadata_piece("exif", payload.removeprefix(b"Exif\0\0"))
+        return piece if has_exif else replace(piece, payload=b"")
     return metadata_piece(_KINDS.get(name, "other"), payload)
 
 

@@ -81,6 +81,30 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
             _delete_source(service, job)
 
 
+def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
+    """End a job that waits and cannot succeed. False where it is not due, or a worker has it."""
+    job = _claim(service, job_id, worker_id)
+    if job:
+        fail_attempt(service, job, error)
+    return job is not None
+
+
+def load_source(service: Service, job: Job) -> bytes:
+    """Return the upload of *job*.
+
+    Raises:
+        SourceMissingError, SourceCorruptError: It is gone, or no longer what was received.
+        StorageError: It cannot be read now.
+    """
+    try:
+        data = service.staging.get(job.staging_key or "")
+    except ObjectNotFoundError as error:
+        raise SourceMissingError("The upload is gone from staging: send the image again.") from error
+    if hashlib.sha256(data).hexdigest() != job.source_sha256:
+        raise SourceCorruptError("The upload in staging is not what was received: send the image again.")
+    return data
+
+
 def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
     now = clock.utc_now()
     lease = timedelta(seconds=service.settings.job_timeout_seconds + LEASE_MARGIN_SECONDS)
@@ -96,7 +120,7 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
 def _run_attempt(service: Service, job: Job, time_limit: TimeLimit) -> None:
     try:
         with time_limit():
-            image = process(_load_source(service, job), service.settings.image_sizes, service.settings.limits)
+            image = process(load_source(service, job), service.settings.image_sizes, service.settings.limits)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
         failure = error
@@ -115,16 +139,6 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit) -> None:
     return _persist(job, lambda: fail_attempt(service, job, failure))
 
 
-def _load_source(service: Service, job: Job) -> bytes:
-    try:
-        data = service.staging.get(job.staging_key or "")
-    except ObjectNotFoundError as error:
-        raise SourceMissingError("The upload is gone from staging: send the image again.") from error
-    if hashlib.sha256(data).hexdigest() != job.source_sha256:
-        raise SourceCorruptError("The upload in staging is not what was received: send the image again.")
-    return data
-
-
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
     keys = {}
     for name, variant in image.variants.items():
@@ -140,6 +154,7 @@ def describe(image: ProcessedImage) -> dict[str, Any]:
         "original_dimensions": image.original_dimensions._asdict(),
         "variants": {name: variant.describe() for name, variant in image.variants.items()},
         "warnings": list(image.warnings),
+        "removed": list(image.removed),
     }
 
 

@@ -82,6 +82,7 @@ class ImageMetadata(BaseModel):
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
     warnings: list[str] = Field(description="What the result lost, such as `animation_flattened`.")
+    removed: list[str] = Field([], description="The metadata that the upload had and no size has, such as `gps`.")
 
 
 VARIANTS = {
@@ -108,6 +109,7 @@ class ImageResult(BaseModel):
             "original_dimensions": {"width": 3024, "height": 4032},
             "variants": VARIANTS,
             "warnings": [],
+            "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
         },
         completed_at="2024-11-08T14:00:05Z",
     )
