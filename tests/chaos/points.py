@@ -11,7 +11,7 @@ UPLOAD_POINTS = {
     "published": (AFTER, "imageprocessor.queue.dispatch", "EmbeddedDispatcher.dispatch"),
 }
 WORK_POINTS = {
-    "claimed": (BEFORE, "imageprocessor.queue.task", "_load_source"),
+    "claimed": (BEFORE, "imageprocessor.queue.task", "load_source"),
     "decoded": (BEFORE, "imageprocessor.queue.task", "_store_variants"),
     "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
     "all stored": (BEFORE, "imageprocessor.queue.task", "_complete"),
