@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, or_, select
 
 from imageprocessor.queue.database import Database
 from imageprocessor.queue.jobs import Job, JobStatus
@@ -18,6 +18,10 @@ READABLE = (jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))  
 UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))  #: their upload must be there
 #: Not so of a job that gave up: nothing will make, read or remove variants of its image any more.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
+FIND_STAGED = select(jobs.c.staging_path).where(jobs.c.staging_path.in_(bindparam("keys", expanding=True)))
+FIND_OWNERS = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
+    jobs.c.image_id.in_(bindparam("image_ids", expanding=True)), MAY_HAVE_VARIANTS
+)
 
 
 def list_storage_keys(connection: Connection) -> list[str]:
@@ -28,7 +32,7 @@ def list_storage_keys(connection: Connection) -> list[str]:
 
 def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Return those *keys* of uploads that a job waits for, or keeps."""
-    return set(connection.scalars(select(jobs.c.staging_path).where(jobs.c.staging_path.in_(keys))))
+    return set(connection.scalars(FIND_STAGED, {"keys": keys}))
 
 
 def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
@@ -37,25 +41,21 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
     A completed image owns the variants that it names. One that is not yet, or may be tried again, owns all that are
     named after it. One that gave up owns none: a crash kept it from removing what its attempts had stored.
     """
-    query = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
-        jobs.c.image_id.in_(set(owners.values())), MAY_HAVE_VARIANTS
-    )
-    rows = {row["image_id"]: row for row in connection.execute(query).mappings()}
+    found = connection.execute(FIND_OWNERS, {"image_ids": list(owners.values())}).mappings()
+    rows = {row["image_id"]: row for row in found}
     return {key for key, image_id in owners.items() if image_id in rows and _owns(rows[image_id], key)}
 
 
 def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterator[Job]:
     """Yield the jobs that meet the *conditions*, some hundred at a time, however many there are."""
-    query = select(jobs).where(*conditions).order_by(jobs.c.job_id).limit(ROWS_A_QUERY)
-    last = ""
-    while True:
+    after = jobs.c.job_id > bindparam("last_id")
+    query = select(jobs).where(*conditions, after).order_by(jobs.c.job_id).limit(ROWS_A_QUERY)
+    found: list[Any] = [{"job_id": ""}]
+    while found:
+        last_id = found[-1]["job_id"]
         with database.read() as connection:
-            rows = connection.execute(query.where(jobs.c.job_id > last)).mappings().all()
-        if not rows:
-            return
-        found: list[Any] = list(rows)
+            found = list(connection.execute(query, {"last_id": last_id}).mappings())
         yield from map(Job.from_row, found)
-        last = found[-1]["job_id"]
 
 
 def _owns(row: RowMapping, key: str) -> bool:
