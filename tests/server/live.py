@@ -6,13 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 
 import uvicorn
 
 from imageprocessor.server.app import create_app
+from imageprocessor.server.connections import Connection
 from imageprocessor.settings import Settings
 
 BOUNDARY = "live-server-boundary"
@@ -21,7 +22,8 @@ BOUNDARY = "live-server-boundary"
 @contextmanager
 def serve(settings: Settings) -> Iterator[int]:
     """Run uvicorn in a thread and yield its port."""
-    config = uvicorn.Config(create_app(settings), port=0, ws="none", log_config=None, access_log=False)
+    app = create_app(settings)
+    config = uvicorn.Config(app, port=0, http=Connection, ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -49,6 +51,14 @@ class Wire:
         response = HTTPResponse(self.connection, method=method)
         response.begin()
         return response, response.read()
+
+    def rest(self) -> bytes:
+        """Return what comes until the connection ends, however it ends."""
+        received = bytearray()
+        with suppress(ConnectionError):
+            while data := self.connection.recv(65_536):
+                received += data
+        return bytes(received)
 
 
 @contextmanager

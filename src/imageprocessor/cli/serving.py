@@ -33,6 +33,7 @@ from imageprocessor.queue.sweeper import Sweeper
 from imageprocessor.settings import Settings
 
 APP = "imageprocessor.server.app:create_app_from_environment"
+CONNECTION = "imageprocessor.server.connections:Connection"
 BACKLOG = 2048  # connections that wait to be accepted
 FINISH_REQUESTS_SECONDS = 10
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -159,6 +160,7 @@ def _configure(**options: Any) -> Config:
     return Config(
         APP,
         factory=True,
+        http=import_from_string(CONNECTION),
         ws="none",
         log_config=None,  # logs.configure_logs has done it
         log_level="warning",

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LISTEN_SECONDS = 5
 LISTEN_BYTES = 32 * 1024 * 1024
+BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 class LingeringClose:
@@ -18,7 +19,7 @@ class LingeringClose:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body_ended = scope.get("method") != "POST"
+        body_ended = not BODY_HEADERS & {name for name, _ in scope.get("headers", ())}
 
         async def receive_noting_end() -> Message:
             nonlocal body_ended

@@ -107,6 +107,12 @@ def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
     return next(PROBLEMS[ancestor] for ancestor in error_class.__mro__ if ancestor in PROBLEMS)
 
 
+def fault_of(status: HTTPStatus) -> Fault:
+    """Return the fault that *status* alone tells, of requests that reach no route."""
+    code = status.phrase.lower().replace("-", "_").replace(" ", "_")
+    return Fault(status, code, status.phrase, f"{status.description}.")
+
+
 def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return the answer for *fault*, with the quota of the user where one was read."""
     body = {
@@ -145,12 +151,10 @@ def _headers(request: Request, error: ImageProcessorError, status: int) -> dict[
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = _allowed_methods(request)
-    code = status.phrase.lower().replace(" ", "_")
-    return make_problem(request, Fault(status, code, status.phrase, f"{status.description}."), headers)
+    return make_problem(request, fault_of(HTTPStatus(error.status_code)), headers)
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
