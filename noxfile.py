@@ -13,6 +13,7 @@ from pathlib import Path
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+IN_PARALLEL = ["-n", "auto", "--dist", "loadgroup"]  # what shares a server shares a process
 WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src/imageprocessor/storage"]
 MIGRATE = """
 from imageprocessor.queue.database import open_database
@@ -53,21 +54,21 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """All tests, on the Python that runs nox. Arguments after `--` go to pytest."""
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="uv", python=nox.project.python_versions(PROJECT))
 def pythons(session: nox.Session) -> None:
     """All tests, on each supported Python that is installed."""
     session.install("-e", ".[all,test]")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def minimums(session: nox.Session) -> None:
     """All tests, with the lowest version of every dependency that pyproject.toml permits."""
     session.install("--resolution", "lowest-direct", "-e", ".[all,test]")
-    session.run("pytest", "-n", "auto", "-W", "default", *session.posargs)  # old versions warn of what is long changed
+    session.run("pytest", *IN_PARALLEL, "-W", "default", *session.posargs)  # old versions warn of what is long changed
 
 
 @nox.session(venv_backend="uv")

@@ -7,6 +7,7 @@ asked for.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -111,11 +112,11 @@ def create_worker(settings: Settings) -> Celery:
     get_service = cache(lambda: _open_for_good(settings))  # first called in a child, after the fork
 
     def run_job(task: Any, job_id: str) -> None:
-        worker_id = f"{task.request.id}:{task.request.hostname}"[:80]
+        worker_id = name_worker(task.request.id, task.request.hostname)
         run_patiently(get_service(), job_id, worker_id, lambda: time_limit(settings.job_timeout_seconds))
 
-    def end_lost(task_id: str, *, timed_out: bool) -> None:
-        give_back(get_service(), task_id, _explain_loss(settings, timed_out=timed_out))
+    def end_lost(worker_id: str, *, timed_out: bool) -> None:
+        give_back(get_service(), worker_id, _explain_loss(settings, timed_out=timed_out))
 
     app.task(run_job, name=RUN_JOB, bind=True)
     app.task(end_lost, name=GIVE_BACK)
@@ -123,18 +124,29 @@ def create_worker(settings: Settings) -> Celery:
     return app
 
 
+def name_worker(task_id: str, hostname: str) -> str:
+    """Return what a job's row calls its worker: nobody but that process runs that message on that host."""
+    return f"{task_id}:{hostname}"[:80]
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise DecodeTimeoutError in the body after *seconds*. Only in the main thread of a process."""
+    """Raise DecodeTimeoutError in the body after *seconds*. Only in the main thread of a process.
+
+    Where C code lets no exception through, the process ends 10 s later. Celery would kill it, too, but not while its
+    main process waits for Redis.
+    """
 
     def expire(_number: int, _frame: FrameType | None) -> None:
         raise DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds:g}.")
 
     previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + KILL_MARGIN_SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
 
@@ -150,7 +162,7 @@ def _explain_loss(settings: Settings, *, timed_out: bool) -> JobError:
 
 
 def _connect_signals(app: Celery, settings: Settings, get_service: Callable[[], Service]) -> None:
-    broker, process_counts = Broker(settings.redis_url.get_secret_value()), dict[str, int]()
+    broker, process_counts = Broker(settings.redis_url.get_secret_value()), dict[str, int]()  # by the worker's name
 
     def set_up_logs(**_: Any) -> None:
         configure_logs(settings.log_format, settings.log_level)
@@ -173,7 +185,9 @@ def _connect_signals(app: Celery, settings: Settings, get_service: Callable[[], 
     def report_loss(task_id: str, exception: BaseException, **_: Any) -> None:
         """In the parent of a child that was lost or killed: let another child end the attempt in the database."""
         if isinstance(exception, ProcessLostError | TimeLimitExceeded):
-            app.send_task(GIVE_BACK, [task_id], {"timed_out": isinstance(exception, TimeLimitExceeded)})
+            (hostname,) = process_counts
+            timed_out = isinstance(exception, TimeLimitExceeded)
+            app.send_task(GIVE_BACK, [name_worker(task_id, hostname)], {"timed_out": timed_out})
 
     signals.setup_logging.connect(set_up_logs, weak=False)
     signals.celeryd_after_setup.connect(prepare, weak=False)

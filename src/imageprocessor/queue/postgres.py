@@ -14,6 +14,9 @@ SESSION = {
     "lock_timeout": "5s",  # as long as SQLite's busy timeout
     "statement_timeout": "30s",  # every statement has an index; what takes longer keeps a thread from its client
     "idle_in_transaction_session_timeout": "30s",  # a host that froze must let go of its locks
+    "tcp_keepalives_idle": "60",  # a host that is gone must not keep a connection for two hours
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
 }
 CONNECT: dict[str, Any] = {
     "application_name": "imageprocessor",  # in pg_stat_activity
