@@ -182,3 +182,15 @@ def test_a_remote_file_is_a_redirect_that_nobody_keeps(
         assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
         assert answer.headers["location"].startswith("https://s3.test/photos/processed/medium/")
         assert answer.headers["location"].endswith("?signature=a%2Fb")
+
+
+def test_head_of_a_remote_file_tells_of_it_without_a_redirect_that_is_good_for_get_only(
+    port: int, paths: list[str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [stored.size_bytes for stored in service.storage.list("photos/processed/medium/")]
+    monkeypatch.setattr(LocalStorage, "url", lambda _, key: f"https://s3.test/{key}?signature=a")
+    for path in paths:
+        answer, nothing = get(port, path, "HEAD")
+        assert (answer.status, nothing, answer.headers["Content-Type"]) == (200, b"", "image/webp")
+        assert ([int(answer.headers["Content-Length"])], answer.headers["Cache-Control"]) == (sizes, "no-store")
+        assert answer.headers.get_all("Content-Length") == [str(sizes[0])]

@@ -28,6 +28,7 @@ from imageprocessor.server.problems import UnexpectedErrors, add_problem_handler
 from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.request_log import ID_HEADER, RequestLog
 from imageprocessor.server.security_headers import DOCS_PATH, SecurityHeaders
+from imageprocessor.server.storage_turns import make_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
@@ -68,7 +69,7 @@ def _make_lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncConte
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _end_with_parent()
         with open_service(settings) as service:
-            yield {"service": service, "keys": load_keys(settings)}
+            yield {"service": service, "keys": load_keys(settings), "turns": make_turns(), "examinations": {}}
 
     return lifespan
 

@@ -82,12 +82,17 @@ def _find_stored(service: Service, key: str, size: str, caller: Caller) -> Job:
 
 
 def _send(request: Request, service: Service, job: Job, size: str) -> Response:
-    key = (job.variant_keys or {})[size]
-    location = urlsplit(service.storage.url(key))
-    if location.scheme != "file":
-        return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
-    path = Path(unquote(location.path))
-    status = _look_up(path, key)
+    location = urlsplit(service.storage.url((job.variant_keys or {})[size]))
+    if location.scheme == "file":
+        return _send_file(request, service, job, size, Path(unquote(location.path)))
+    if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
+        length = (job.generated or {})["variants"][size]["size_bytes"]
+        return Response(media_type="image/webp", headers={"Cache-Control": "no-store", "Content-Length": str(length)})
+    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
+
+
+def _send_file(request: Request, service: Service, job: Job, size: str, path: Path) -> Response:
+    status = _look_up(path, (job.variant_keys or {})[size])
     _settle_range(request, status.st_size)
     audience = "public" if service.settings.public_reads else "private"
     response = FileResponse(

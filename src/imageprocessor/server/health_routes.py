@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from imageprocessor import errors
@@ -21,6 +24,10 @@ from imageprocessor.server.representations import represent_failed
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
+CHECK_SECONDS = 5.0  #: more than any check needs to find that a part is away; less than a prober waits
+
+Check = Callable[[Service], dict[str, str]]
+Findings = tuple[dict[str, str], float | None]  #: the checks, and the age of the oldest open job in seconds
 
 router = APIRouter(tags=["health"])
 
@@ -37,18 +44,19 @@ async def get_liveness() -> Liveness:
     summary="Tell whether uploads can be taken",
     responses={503: {"model": Health}},
 )
-def get_readiness(request: Request, response: Response, service: CurrentService) -> Health:
+async def get_readiness(request: Request, response: Response, service: CurrentService) -> Health:
     """Answer 503 where a check is not `ok`: send no uploads there for now."""
-    return _represent(request, response, service, check_readiness(service))
+    return await _answer(request, response, service, check_readiness)
 
 
 @router.get(API, operation_id="getHealth", summary="Check every part", responses={503: {"model": Health}})
-def get_health(request: Request, response: Response, service: CurrentService) -> Health:
+async def get_health(request: Request, response: Response, service: CurrentService) -> Health:
     """Answer 503 where a check is not `ok`. While only the queue is away uploads are taken, and their jobs wait."""
-    return _represent(request, response, service, check_health(service))
+    return await _answer(request, response, service, check_health)
 
 
-def _represent(request: Request, response: Response, service: Service, checks: dict[str, str]) -> Health:
+async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
+    checks, oldest_seconds = await _examine_shared(request.state.examinations, service, check)
     healthy = set(checks.values()) == {"ok"}
     response.status_code = 200 if healthy else 503
     return Health(
@@ -56,8 +64,24 @@ def _represent(request: Request, response: Response, service: Service, checks: d
         service=service.settings.service_name,
         version=request.app.version,
         checks=checks,
-        oldest_open_job_seconds=oldest_open_seconds(service) if checks["database"] == "ok" else None,
+        oldest_open_job_seconds=oldest_seconds,
     )
+
+
+async def _examine_shared(running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check) -> Findings:
+    """Join the examination that runs, or begin one: where it hangs, all who ask take one thread, and learn so soon."""
+    if check not in running or running[check].done():
+        examine = to_thread.run_sync(_examine, service, check, abandon_on_cancel=True)
+        running[check] = asyncio.ensure_future(examine)
+    try:
+        return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
+    except TimeoutError:
+        return {"service": f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."}, None
+
+
+def _examine(service: Service, check: Check) -> Findings:
+    checks = check(service)
+    return checks, oldest_open_seconds(service) if checks["database"] == "ok" else None
 
 
 @router.get(

@@ -22,6 +22,7 @@ from imageprocessor.server.openapi import (
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import represent_result, represent_variant
 from imageprocessor.server.schemas import ImageBatch, ImageResult, ImageVariant, UploadAccepted
+from imageprocessor.server.storage_turns import in_turn
 from imageprocessor.server.uploads import admit, receive
 
 JOBS_URL = "/api/v1/images/jobs"
@@ -134,8 +135,8 @@ def get_image_result(service: CurrentService, caller: Reader, image_id: ImageId)
     summary="Delete an image and all its sizes",
     status_code=204,
     response_class=Response,
-    responses=problem_responses(*NOT_FOUND),
+    responses=problem_responses(*NOT_FOUND, errors.StorageUnavailableError),
 )
-def remove_image(service: CurrentService, caller: User, image_id: ImageId) -> None:
+async def remove_image(request: Request, service: CurrentService, caller: User, image_id: ImageId) -> None:
     """Only its owner and admins may. It is gone at once, even while it is being processed."""
-    delete_image(service, image_id, caller)
+    await in_turn(request.state.turns, delete_image, service, image_id, caller)

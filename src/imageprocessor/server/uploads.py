@@ -27,6 +27,7 @@ from imageprocessor.queue.service import Service
 from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
 from imageprocessor.server.auth import CurrentService, User
 from imageprocessor.server.forms import UploadForm, check_body_size
+from imageprocessor.server.storage_turns import in_turn
 
 BLOCK_BYTES = 1024 * 1024
 
@@ -92,7 +93,7 @@ async def receive(request: Request, service: Service, sender: Sender) -> tuple[J
     form = UploadForm(request.headers.get("content-type", ""), service.settings.limits.max_bytes)
     with _incoming_file(service.incoming) as file:
         await _read_body(request, form, file)
-        return await run_in_threadpool(_submit, service, sender, form, file)
+        return await in_turn(request.state.turns, _submit, service, sender, form, file)
 
 
 async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> None:

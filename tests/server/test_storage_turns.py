@@ -1,0 +1,91 @@
+"""A storage that hangs holds up those who need it, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from imageprocessor.server import health_routes, storage_turns
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import sign_token
+from tests.server.live import form_body, get, serve, upload_head, wire
+from tests.servers.faults import FaultyProxy, run_faulty_proxy
+from tests.storage.buckets import create_bucket
+
+UPLOADS = 60
+QUICK_SECONDS = 1.0
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[FaultyProxy]:
+    with run_faulty_proxy(urlsplit(s3).port or 0) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], s3: str, proxy: FaultyProxy) -> Settings:
+    return make_settings(
+        storage_backend="s3",
+        s3_bucket=create_bucket(s3),
+        s3_endpoint_url=proxy.url,
+        aws_access_key_id="AKIDTEST",
+        aws_secret_access_key="secret",
+        rate_limit_max_uploads=200,
+    )
+
+
+@pytest.fixture
+def send(settings: Settings, jpeg: bytes) -> Callable[[int], tuple[int, dict[str, Any], str | None]]:
+    """Upload a picture; return the answer's status, body and Retry-After."""
+    body = form_body(jpeg)
+    head = upload_head(f"Authorization: Bearer {sign_token(settings, 'ann')}", f"Content-Length: {len(body)}")
+
+    def upload(port: int) -> tuple[int, dict[str, Any], str | None]:
+        with wire(port) as line:
+            line.send(head + body)
+            response, received = line.answer()
+            return response.status, json.loads(received), response.getheader("Retry-After")
+
+    return upload
+
+
+def test_uploads_that_hang_leave_everything_else_quick(
+    settings: Settings,
+    proxy: FaultyProxy,
+    send: Callable[[int], tuple[int, dict[str, Any], str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(storage_turns, "TURN_SECONDS", 0.5)
+    monkeypatch.setattr(health_routes, "CHECK_SECONDS", 0.5)
+    with serve(settings) as port, ThreadPoolExecutor(UPLOADS) as pool:
+        waiting = send(port)[1]
+        proxy.fail("hang")
+        uploads = [pool.submit(send, port) for _ in range(UPLOADS)]
+        done, held = wait(uploads, timeout=3)
+        assert len(held) == storage_turns.MAX_STORAGE_THREADS
+        probes = [pool.submit(get, port, path) for path in ("/readyz", "/api/v1/health") * 20]
+        for path, status in (
+            ("/livez", 200),
+            ("/api/v1/health/stats", 200),
+            (waiting["status_url"], 200),
+            (f"{waiting['status_url']}/result", 409),
+            (f"/api/v1/images/{waiting['image_id']}/all", 409),
+        ):
+            started = time.monotonic()
+            assert get(port, path)[0].status == status
+            assert time.monotonic() - started < QUICK_SECONDS
+        assert {probe.result(timeout=3)[0].status for probe in probes} == {503}
+        for upload in done:
+            status, problem, retry_after = upload.result()
+            assert (status, problem["code"], retry_after) == (503, "storage_unavailable", "5")
+        proxy.fail("none")
+        proxy.ended.set()
+        assert {upload.result()[0] for upload in held} == {202}
+        assert send(port)[0] == 202
+    assert list((settings.data_dir / "incoming").iterdir()) == []
