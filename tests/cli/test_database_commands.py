@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import uuid
 from pathlib import Path
 
 import pytest
@@ -14,21 +12,17 @@ from imageprocessor.queue.images import read_job
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.schema import HEAD
 from imageprocessor.queue.service import open_service
-from imageprocessor.queue.submission import Sender, Upload, submit
 from imageprocessor.queue.task import run_job
 from tests.cli.conftest import Run
-from tests.images import encode, photo
 from tests.servers import create_database
+from tests.uploads import submit_to
 
 
 @pytest.fixture
 def done(folder: Path) -> Job:
     """A completed image of the service in the current folder, which is stopped."""
-    data = encode(photo(80, 60), "JPEG")
     with open_service(load_settings({"IMAGE_SIZES": '{"thumbnail": 20}'})) as service:
-        path = service.incoming / uuid.uuid4().hex
-        path.write_bytes(data)
-        job, _ = submit(service, Upload(path, hashlib.sha256(data).hexdigest(), "photos"), Sender("ann"))
+        job = submit_to(service)
         run_job(service, job.job_id, "worker")
         return read_job(service, job.job_id, OPERATOR)
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.submission import Sender, Upload, submit
 from imageprocessor.queue.task import fail_attempt, run_job
 from tests.cli.conftest import Run
 from tests.images import encode, photo, truncated
+from tests.uploads import submit_to
 
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
@@ -31,12 +30,7 @@ def service(folder: object) -> Iterator[Service]:
 
 @pytest.fixture
 def send(service: Service) -> Callable[..., Job]:
-    def submit_image(data: bytes = encode(photo(80, 60), "JPEG"), user_id: str = "ann") -> Job:
-        path = service.incoming / uuid.uuid4().hex
-        path.write_bytes(data)
-        return submit(service, Upload(path, hashlib.sha256(data).hexdigest(), "photos"), Sender(user_id))[0]
-
-    return submit_image
+    return partial(submit_to, service)
 
 
 @pytest.fixture

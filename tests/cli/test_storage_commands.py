@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import uuid
@@ -17,12 +16,11 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.images import read_result
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.submission import Sender, Upload, submit
 from imageprocessor.queue.task import run_job
 from imageprocessor.server.app import create_app
 from tests.cli.conftest import Ran, Run
-from tests.images import encode, photo
 from tests.storage.buckets import create_bucket
+from tests.uploads import submit_to
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +54,8 @@ def open_current() -> AbstractContextManager[Service]:
     return open_service(load_settings(os.environ))
 
 
-def upload(service: Service, bucket: str = "photos") -> Job:
-    data = encode(photo(80, 60), "JPEG")
-    path = service.incoming / uuid.uuid4().hex
-    path.write_bytes(data)
-    return submit(service, Upload(path, hashlib.sha256(data).hexdigest(), bucket), Sender("ann"))[0]
-
-
 def process(service: Service, bucket: str = "photos") -> Job:
-    job = upload(service, bucket)
+    job = submit_to(service, bucket=bucket)
     run_job(service, job.job_id, "worker")
     return read_result(service, job.job_id, OPERATOR)
 
@@ -121,7 +112,7 @@ def test_upload_that_waits_is_copied_and_processed_after_the_switch_but_advised_
 ) -> None:
     bucket = create_bucket(s3)
     with open_current() as service:
-        job = upload(service)
+        job = submit_to(service)
     ran = run("migrate-storage", "--to", f"s3://{bucket}")
     assert ran.status == 1
     assert "error: open jobs: 1" in ran.err

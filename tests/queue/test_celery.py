@@ -281,7 +281,7 @@ def test_flower_shows_the_worker_and_its_tasks(
         def find_tasks() -> dict[str, dict[str, str]]:
             jobs.append(submit_image())  # it shows what happens after it has begun to listen
             time.sleep(1.5)
-            return httpx.get(f"http://127.0.0.1:{port}/api/tasks").json()
+            return dict(httpx.get(f"http://127.0.0.1:{port}/api/tasks").json())
 
         wait_for(find_tasks)
         task = next(iter(find_tasks().values()))

@@ -9,7 +9,14 @@ from typing import Annotated, NoReturn
 import typer
 
 import imageprocessor
-from imageprocessor.cli import database_commands, image_commands, job_commands, service_commands, storage_commands
+from imageprocessor.cli import (
+    database_commands,
+    image_commands,
+    job_commands,
+    operation_commands,
+    service_commands,
+    storage_commands,
+)
 from imageprocessor.cli.output import print_error
 from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
 
@@ -26,6 +33,7 @@ service_commands.register(app)
 job_commands.register(app)
 database_commands.register(app)
 storage_commands.register(app)
+operation_commands.register(app)
 
 
 def print_version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""``db upgrade``, ``backup`` and ``restore``: the operator's care for the database."""
+"""``db upgrade``, ``db import``, ``backup`` and ``restore``: the operator's care for the database."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imageprocessor.cli.output import print_error, print_json, print_note, print_pairs, show_bytes
+from imageprocessor.cli.output import print_error, print_json, print_note, print_pairs, print_table, show_bytes
 from imageprocessor.cli.service_commands import PANEL, AsJson, read_settings, read_settings_of_service
 
 if TYPE_CHECKING:
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]
 Backup = Annotated[Path, typer.Argument(metavar="DIR", help="What `backup` made.", show_default=False)]
+SqliteFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The SQLite database, processor.db.", show_default=False)
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of the database, which is kept aside.")]
 
-db = typer.Typer(no_args_is_help=True, help="Bring the database to this version's tables.")
+db = typer.Typer(no_args_is_help=True, help="Upgrade the database, or move to another one.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to *app*."""
     db.command()(upgrade)
+    db.command("import")(import_)
     app.add_typer(db, name="db", rich_help_panel=PANEL)
     for command in (backup, restore):
         app.command(rich_help_panel=PANEL)(command)
@@ -33,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 @db.callback()
 def describe() -> None:
-    """Bring the database to this version's tables."""
+    """Upgrade the database, or move to another one."""
 
 
 def upgrade(as_json: AsJson = False) -> None:
@@ -52,6 +56,20 @@ def upgrade(as_json: AsJson = False) -> None:
         typer.echo(f"The database is at revision {HEAD} already: nothing was done.")
     else:
         typer.echo(f"The database was {f'at revision {before}' if before else 'empty'}; now it is at {HEAD}.")
+
+
+def import_(file: SqliteFile, as_json: AsJson = False) -> None:
+    """Copy all rows of a SQLite database into the empty one that DATABASE_URL names. Stop the service first.
+
+    Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import data/processor.db[/bold]
+    """
+    from imageprocessor.queue.database_import import import_database
+
+    counts = import_database(file, read_settings(quiet=True))
+    if as_json:
+        print_json(counts)
+    else:
+        print_table(("table", "rows"), list(counts.items()), title="Copied")
 
 
 def backup(directory: NewFolder, as_json: AsJson = False) -> None:

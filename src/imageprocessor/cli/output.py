@@ -16,6 +16,7 @@ from rich.text import Text
 
 PIPE_WIDTH = 250
 STATUS_STYLES = {"completed": "green", "failed": "red", "retrying": "yellow", "processing": "cyan"}
+STATUS_STYLES |= {"ok": "green", "wrong": "red", "warning": "yellow"}
 
 
 def print_error(message: str) -> None:
@@ -80,7 +81,7 @@ def show_color(color: str) -> Text:
 
 
 def show_status(status: str) -> Text:
-    """Return a job's status in its colour."""
+    """Return the status of a job, or the verdict of a check, in its colour."""
     return Text(status, STATUS_STYLES.get(status, ""))
 
 

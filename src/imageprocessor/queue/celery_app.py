@@ -47,6 +47,7 @@ RUN_JOB = "imageprocessor.run_job"
 GIVE_BACK = "imageprocessor.give_back"
 KILL_MARGIN_SECONDS = 10  # a decode that hears no signal is killed so much later; the lease lasts 5 s longer
 SOFT_SHUTDOWN_SECONDS = 30
+STDERR = 2  # Celery puts a logger in the place of sys.stderr
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +143,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + KILL_MARGIN_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + KILL_MARGIN_SECONDS, exit=True, file=STDERR)
     try:
         yield
     finally:

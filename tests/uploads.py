@@ -1,0 +1,19 @@
+"""An upload as the API would hand it in, without an API."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.submission import Sender, Upload, submit
+from tests.images import encode, photo
+
+
+def submit_to(service: Service, data: bytes | None = None, *, bucket: str = "photos", user_id: str = "ann") -> Job:
+    """Put the bytes where a received upload lies, and submit them."""
+    data = encode(photo(80, 60), "JPEG") if data is None else data
+    path = service.incoming / uuid.uuid4().hex
+    path.write_bytes(data)
+    return submit(service, Upload(path, hashlib.sha256(data).hexdigest(), bucket), Sender(user_id))[0]
