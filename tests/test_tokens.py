@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import stat
 import time
@@ -40,6 +41,12 @@ def unsigned(header: dict[str, Any], claims: dict[str, Any]) -> str:
     return ".".join([*parts, ""])
 
 
+def signed(claims: str) -> str:
+    """A token of the right key around what need not be claims."""
+    token: str = jwt.api_jws.encode(claims.encode("utf-8", "surrogatepass"), KEY, algorithm="HS256")
+    return token
+
+
 def test_signed_token_names_its_user_and_scope(settings: Settings) -> None:
     assert check(sign_token(settings, "ann"), settings) == Caller("ann")
     assert check(sign_token(settings, "root", admin=True), settings) == Caller("root", admin=True)
@@ -74,12 +81,96 @@ def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_ne
         encode({"sub": "a\x00b"}),
         encode({"sub": "\ud800"}),
         encode({"sub": "ann"}, headers={"crit": ["b64"], "b64": False}),
+        encode({"sub": "ann"}, headers={"crit": ["unknown"], "unknown": 1}),
+        encode({"sub": "ann", "iat": time.time() + 36_000}),
+        encode({"sub": "ann", "x": "y" * 1_000_000}),
+        *[
+            signed(f'{{"sub":"ann",{claim}}}')
+            for claim in (
+                '"exp":1e999',
+                '"nbf":1e999',
+                '"iat":1e999',
+                '"exp":NaN',
+                '"exp":"never"',
+                '"exp":null',
+                '"exp":[]',
+            )
+        ],
+        *[
+            signed(claims)
+            for claims in ('["sub"]', '"sub"', "null", "[" * 3_000, '{"sub":["ann"]}', '{"sub":{"ann":1}}', "\ud800")
+        ],
     ],
 )
 def test_every_other_token_is_refused_in_the_same_words(token: str, settings: Settings) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         check(token, settings)
     assert str(caught.value) == str(UnauthorizedError())
+
+
+ALGORITHMS = [
+    "none",
+    "None",
+    "NONE",
+    "nOnE",
+    "",
+    None,
+    0,
+    ["HS256"],
+    {"HS256": 1},
+    " HS256",
+    "hs256",
+    "HS384",
+    "RS256",
+    "ES256",
+]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(algorithm: object, settings: Settings) -> None:
+    digest = {"HS384": "sha384"}.get(str(algorithm), "sha256")
+    head_and_body = unsigned({"alg": algorithm, "typ": "JWT"}, {"sub": "ann"})
+    signature = hmac.digest(KEY.encode(), head_and_body[:-1].encode(), digest)
+    for end in (b"", base64.urlsafe_b64encode(signature).rstrip(b"=")):
+        with pytest.raises(UnauthorizedError):
+            check(head_and_body + end.decode(), settings)
+
+
+@pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c", "kid"])
+def test_key_that_a_token_brings_along_opens_nothing(name: str, settings: Settings) -> None:
+    own = "the attacker's own key, 32 bytes."
+    brought = {"kty": "oct", "k": base64.urlsafe_b64encode(own.encode()).decode()} if name == "jwk" else own
+    with pytest.raises(UnauthorizedError):
+        check(encode({"sub": "ann"}, own, headers={name: brought}), settings)
+
+
+def test_subject_of_the_longest_permitted_length_is_whole(settings: Settings) -> None:
+    assert check(encode({"sub": "é" * 255}), settings) == Caller("é" * 255)
+
+
+def test_claim_that_stands_twice_has_one_meaning(settings: Settings) -> None:
+    twice = signed('{"sub":"ann","scope":"images:admin","sub":"bob","scope":""}')
+    assert check(twice, settings) == Caller("bob")
+
+
+def test_previous_key_is_refused_once_it_is_removed(settings: Settings) -> None:
+    rotated = settings.model_copy(update={"jwt_previous_secret_keys": ()})
+    with pytest.raises(UnauthorizedError):
+        check(encode({"sub": "ann"}, OLD_KEY), rotated)
+
+
+def test_refusing_is_quick_whatever_is_sent(settings: Settings) -> None:
+    nested = base64.urlsafe_b64encode(b"[" * 750_000).decode()
+    for token in (
+        "x" * 1_000_000,
+        "." * 1_000_000,
+        f"{nested}.{nested}.c2ln",
+        encode({"sub": "a" * 1_000_000}, OLD_KEY),
+    ):
+        started = time.process_time()
+        with pytest.raises(UnauthorizedError):
+            check(token, settings)
+        assert time.process_time() - started < 0.01
 
 
 def test_subject_must_be_text(settings: Settings) -> None:

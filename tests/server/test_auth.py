@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,9 +11,12 @@ import jwt
 import pytest
 from starlette.testclient import TestClient
 
+from imageprocessor.queue.service import Service
+from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 from tests.server.conftest import UPLOAD
+from tests.server.live import get, serve
 
 PRIVATE = pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
 OLD_KEY = "an old key that is long enough, 32+"
@@ -113,14 +117,104 @@ def test_private_reads_need_a_good_token(client: TestClient, image: dict[str, st
             assert client.get(path, headers=headers).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "scope", ["images:admins", "Images:Admin", "xximages:admin", ["images:admin"], {"images:admin": 1}]
+)
+def test_what_only_looks_like_an_admins_scope_gives_nothing(
+    client: TestClient, settings: Settings, image: dict[str, str], scope: Any
+) -> None:
+    headers = {"Authorization": f"Bearer {sign(settings, sub='bob', scope=scope)}"}
+    assert client.get("/api/v1/health/failed", headers=headers).status_code == 403
+    assert client.delete(f"/api/v1/images/{image['image_id']}", headers=headers).status_code == 404
+
+
+def fill(path: str, image: dict[str, str]) -> str:
+    """Return a route's path with the ids of *image*."""
+    values = {"job_id": image["job_id"], "image_id": image["image_id"], "image_id:image_id": image["image_id"]}
+    file = {"bucket": "photos", "size": "medium", "name": f"{image['image_id']}_medium.webp"}
+    for name, value in (values | file).items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
+
+
 @PRIVATE
 def test_private_images_exist_for_their_owner_and_admins_only(
+    client: TestClient, settings: Settings, image: dict[str, str], token: Callable[..., dict[str, str]]
+) -> None:
+    routes = [
+        (method, fill(route.path, image))
+        for route in create_app(settings).state.routes
+        if "{" in route.path
+        for method in sorted(route.methods)
+    ]
+    assert {path for _, path in routes} == {*reads(image)}, "a route that this test does not know"
+    for method, path in sorted(routes, key=lambda route: route[0] == "DELETE"):
+        assert client.request(method, path).status_code == 401
+        assert client.request(method, path, headers={"Authorization": f"Bearer {UNSIGNED}"}).status_code == 401
+        assert client.request(method, path, headers=token("bob")).status_code == 404
+        for headers in (token("root", admin=True), token("ann"))[method == "DELETE" :]:
+            assert client.request(method, path, headers=headers).status_code == (204 if method == "DELETE" else 200)
+
+
+@PRIVATE
+def test_another_users_image_answers_as_one_that_never_was(
     client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
 ) -> None:
-    for path in reads(image):
-        assert client.get(path, headers=token("ann")).status_code == 200
-        assert client.get(path, headers=token("root", admin=True)).status_code == 200
-        assert client.get(path, headers=token("bob")).status_code == 404
+    nobodys = dict.fromkeys(image, "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13")
+    headers = token("bob") | {"X-Request-ID": "1"}
+    for theirs, none in zip([*reads(image), batch_path(image)], [*reads(nobodys), batch_path(nobodys)], strict=True):
+        answers = [client.get(path, headers=headers) for path in (theirs, none)]
+        bodies = [re.sub("[0-9a-f-]{36}", "ID", answer.text) for answer in answers]
+        assert bodies[0] == bodies[1]
+        assert answers[0].status_code == answers[1].status_code
+
+
+def spellings(image: dict[str, str]) -> list[str]:
+    """Ways to write the path of a stored file that a server between, or this one, might take for it."""
+    name = f"{image['image_id']}_medium.webp"
+    path = f"/storage/photos/processed/medium/{name}"
+    return [
+        path,
+        "".join(f"%{ord(letter):02x}" if letter != "/" else letter for letter in path),
+        path.replace("/", "%2f").replace("%2f", "/", 1),
+        path.replace("e", "%65"),
+        path.replace("storage", "Storage"),
+        path.upper(),
+        path.replace("photos", "PHOTOS"),
+        path.replace(image["image_id"], image["image_id"].upper()),
+        path.replace("/", "//"),
+        f"/{path}",
+        path.replace("/processed", "/./processed"),
+        path.replace("/processed", "/../photos/processed"),
+        path.replace("/medium/", "/medium\\"),
+        path.replace("/medium/", "/medium/%2e%2e/medium/"),
+        path.replace("/medium/", "/medium/..;/medium/"),
+        f"{path}.",
+        f"{path}/",
+        f"{path}%20",
+        f"{path}%00",
+        f"{path};x",
+        f"{path}?token=x",
+        f"{path}%3f",
+        path.replace("medium", "thumbnail"),
+        path.replace("photos", "others"),
+        f"/storage/photos/processed/medium/..%2f..%2f..%2fphotos%2fprocessed%2fmedium%2f{name}",
+        f"/static-offline-docs/..%2f..{path}",
+        f"/static-offline-docs/%2e%2e/%2e%2e{path}",
+    ]
+
+
+@PRIVATE
+def test_bytes_of_a_private_image_are_reached_by_no_spelling_of_its_path(
+    settings: Settings, service: Service, image: dict[str, str], token: Callable[..., dict[str, str]]
+) -> None:
+    with serve(settings) as port:
+        assert get(port, spellings(image)[0], **token("ann"))[1].startswith(b"RIFF")
+        for path in spellings(image):
+            for headers in ({}, token("bob"), {"Authorization": f"Bearer {UNSIGNED}"}):
+                answer, data = get(port, path, **headers)
+                assert answer.status in {401, 404}, path
+                assert b"WEBP" not in data
 
 
 @PRIVATE
