@@ -59,10 +59,32 @@ def test_a_page_may_read_the_quota_and_the_request_id_also_of_a_refusal(client: 
 
 
 @CORS
-def test_a_page_of_another_site_may_not(client: TestClient) -> None:
-    answer = preflight(client, "https://evil.example.com")
-    assert answer.status_code == 400
-    assert "access-control-allow-origin" not in answer.headers
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example.com",
+        "http://app.example.com",
+        "https://app.example.com:8443",
+        "https://app.example.com.evil.example",
+        "https://evil.example#https://app.example.com",
+        "https://APP.example.com",
+        "https://app.example.com/",
+        "null",
+        "*",
+        "",
+    ],
+)
+def test_a_page_of_another_site_may_not(client: TestClient, origin: str) -> None:
+    for answer in (preflight(client, origin), client.get("/livez", headers={"Origin": origin})):
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origins", [["*"], ["https://*.example.com"], ["null"]])
+def test_a_site_that_stands_for_many_is_refused_at_the_start(
+    make_settings: Callable[..., Settings], origins: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="not an origin"):
+        make_settings(cors_origins=origins)
 
 
 def test_without_named_sites_no_page_may(client: TestClient) -> None:
