@@ -81,6 +81,12 @@ def tests_base(session: nox.Session) -> None:
         session.error(f"`imageprocessor serve` without extras does not say what to install: {said}")
 
 
+@nox.session(venv_backend="none")
+def chaos(session: nox.Session) -> None:
+    """The long form of the tests that kill: 1000 images on each queue and database, some minutes each."""
+    session.run("pytest", "tests/chaos", *session.posargs, env={"CHAOS_IMAGES": "1000"})
+
+
 @nox.session(venv_backend="uv")
 def build(session: nox.Session) -> None:
     """The source archive, the wheel from it, and what that wheel does in a fresh environment."""

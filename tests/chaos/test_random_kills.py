@@ -1,0 +1,162 @@
+"""Whatever is killed, and however often, every 202 ends once. CHAOS_IMAGES: how many; `nox -s chaos` takes 1000."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import pytest
+
+from tests.chaos.ledger import Ledger, check_house
+from tests.conftest import require_program
+from tests.e2e.deployments import CELERY_WORKER, KEY, SERVE
+from tests.images import encode, photo
+from tests.servers import create_database, find_free_port
+from tests.servers.processes import wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+IMAGES = int(os.environ.get("CHAOS_IMAGES", "20"))
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+UPLOADERS = 4
+SECONDS_BETWEEN_KILLS = (0.5, 3.0)  # a service takes 2 s to start
+
+
+@dataclass(slots=True)
+class Program:
+    """A program in a session of its own, which is started again whenever it has been killed."""
+
+    command: list[str]
+    log: Path
+    environ: Mapping[str, str]
+    process: Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = Popen(
+                self.command,
+                stdout=output,
+                stderr=output,
+                stdin=DEVNULL,
+                env={**os.environ, **self.environ},
+                cwd=self.log.parent,
+                start_new_session=True,
+            )
+
+    def ensure_running(self) -> None:
+        time.sleep(0.05)  # one that was killed just now ends a little later
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+
+    def members(self) -> list[int]:
+        """Return the program's own process and those that it started, as far as they live."""
+        return [pid for pid in list_processes() if self.process and session_of(pid) == self.process.pid]
+
+    def end(self) -> None:
+        for pid in self.members():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
+
+def list_processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+@contextmanager
+def killing(programs: list[Program], chance: random.Random) -> Iterator[list[int]]:
+    """During the body, kill one process or another, and start again what has ended. Yield those that were killed."""
+    killed: list[int] = []
+    stopping = threading.Event()
+
+    def kill() -> None:
+        while not stopping.wait(chance.uniform(*SECONDS_BETWEEN_KILLS)):
+            members = [pid for program in programs for pid in program.members()]
+            if members:
+                killed.append(chance.choice(members))
+                with suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
+            for program in programs:
+                program.ensure_running()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stopping.set()
+        thread.join()
+        for program in programs:
+            program.ensure_running()
+
+
+@pytest.fixture(params=["embedded", "celery", "celery on postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    chosen = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "JWT_SECRET_KEY": KEY,
+        "WORKER_CONCURRENCY": "2",
+        "MAX_RETRIES": "20",  # each kill costs an attempt
+        "JOB_TIMEOUT_SECONDS": "5",  # what a killed worker host held comes back 15 s later
+        "RATE_LIMIT_MAX_UPLOADS": "1000000",
+    }
+    if "celery" in request.param:
+        chosen |= {"QUEUE_BACKEND": "celery", "REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0"}
+    if "postgresql" in request.param:
+        chosen["DATABASE_URL"] = create_database(request.getfixturevalue("postgres"))
+    return chosen
+
+
+@pytest.fixture
+def port() -> int:
+    return find_free_port()
+
+
+@pytest.fixture
+def programs(settings: dict[str, str], port: int, tmp_path: Path) -> Iterator[list[Program]]:
+    serve = [*SERVE, "--port", str(port), "--api-processes", "2"]
+    running = [Program(serve, tmp_path / "serve.log", settings)]
+    if settings.get("QUEUE_BACKEND") == "celery":
+        running.append(Program(CELERY_WORKER, tmp_path / "worker.log", settings))
+        redis_port = settings["REDIS_URL"].rpartition(":")[2].removesuffix("/0")
+        redis = [require_program("redis-server"), "--port", redis_port, "--bind", "127.0.0.1", "--appendonly", "yes"]
+        running.append(Program(redis, tmp_path / "redis.log", {}))
+    for program in running:
+        program.start()
+    yield running
+    for program in running:
+        program.end()
+
+
+def test_every_202_ends_once(
+    settings: dict[str, str], port: int, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(900, 700), "JPEG"))
+    started = time.monotonic()
+    with killing(programs, random.Random(SEED)) as killed, ThreadPoolExecutor(UPLOADERS) as pool:
+        for future in [pool.submit(ledger.send) for _ in range(IMAGES)]:
+            future.result()
+    wait_for(ledger.has_ended, 120 + IMAGES)
+    for program in programs:
+        program.end()
+    assert len(ledger.accepted) == IMAGES
+    assert killed, f"nothing was killed in {time.monotonic() - started:.0f} s"
+    check_house(settings, ledger, monkeypatch)
