@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -50,6 +51,18 @@ class Broker:
         """Find out whether Redis answers."""
         with _told_apart():
             self._client.ping()
+
+    def describe(self) -> dict[str, str]:
+        """Return what Redis says of itself (INFO)."""
+        with _told_apart():
+            described: Any = self._client.info()
+        return {name: str(value) for name, value in described.items()}
+
+    def read_clock(self) -> datetime:
+        """Return the time, as Redis has it."""
+        with _told_apart():
+            seconds, microseconds = self._client.time()
+        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def count_waiting(self) -> int:
         """Return how many messages no worker has taken yet."""
