@@ -136,5 +136,5 @@ def test_upload_that_could_not_be_deleted_is_swept_later(
     proxy.fail("none")
     assert len(list(service.staging.list())) == 1
     set_clock(timedelta(hours=2))
-    assert sweep(service)["unknown_uploads"] == 1
+    assert sweep(service)["orphaned_uploads"] == 1
     assert list(service.staging.list()) == []

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -15,7 +16,7 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import Job, JobStatus
-from imageprocessor.queue.service import Service
+from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.sweep import KEYS_A_QUERY, sweep
 from imageprocessor.queue.tables import processing_jobs
 from imageprocessor.queue.task import fail_attempt, run_job
@@ -23,6 +24,7 @@ from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
 from tests.queue.conftest import Submit
+from tests.uploads import submit_to
 
 SetClock = Callable[[timedelta], None]
 
@@ -65,9 +67,11 @@ def test_job_that_kills_its_workers_ends_after_its_attempts(
 
 
 def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
-    service: Service, set_clock: SetClock
+    service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
-    orphan = variant_key("photos", "medium", str(uuid.uuid4()))
+    deleted = submit_image()
+    delete_image(service, deleted.image_id, OPERATOR)
+    orphan = variant_key("photos", "medium", deleted.image_id)
     service.storage.put(orphan, b"nobody's")
     service.storage.put("photos/README.txt", b"a stranger's")
     service.staging.put(str(uuid.uuid4()), b"nobody's")
@@ -75,12 +79,28 @@ def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
     assert set(sweep(service).values()) == {0}
     set_clock(timedelta(hours=25))
     counts = sweep(service, dry_run=True)
-    assert (counts["unknown_uploads"], counts["unknown_images"], counts["abandoned_files"]) == (1, 1, 1)
+    assert (counts["orphaned_uploads"], counts["orphaned_images"], counts["abandoned_files"]) == (1, 1, 1)
     assert service.storage.exists(orphan), "a dry run removes nothing"
     sweep(service)
     assert [stored.key for stored in service.storage.list()] == ["photos/README.txt"]
     assert list(service.staging.list()) == []
     assert list(service.incoming.iterdir()) == []
+
+
+def test_empty_database_on_full_storage_loses_nobody_anything(
+    service: Service, submit_image: Submit, set_clock: SetClock, tmp_path: Path
+) -> None:
+    run_job(service, submit_image().job_id, "worker")
+    submit_image()
+    before = {stored.key for store in (service.storage, service.staging) for stored in store.list()}
+    set_clock(timedelta(days=30))
+    mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
+    with open_service(service.settings.model_copy(update=mistyped)) as wrong:
+        assert set(sweep(wrong).values()) == {0}
+        run_job(wrong, submit_to(wrong).job_id, "worker")  # nor after it has taken uploads of its own
+        sweep(wrong)
+        after = {stored.key for store in (wrong.storage, wrong.staging) for stored in store.list()}
+    assert before <= after
 
 
 def test_images_and_staged_uploads_with_a_row_are_never_orphans(
@@ -100,12 +120,12 @@ def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
     """Its deletion was cut off between the commit that forgets the upload and the removal of what was stored."""
     job = fail_after_storing(service, submit_image())
     set_clock(timedelta(hours=25))
-    assert sweep(service)["unknown_images"] == 0
+    assert sweep(service)["orphaned_images"] == 0
     assert len(list(service.storage.list())) == 1
     with service.database.write() as connection:
         assert job_store.forget_source(connection, job)
     counts = sweep(service)
-    assert (counts["unknown_images"], counts["unknown_uploads"]) == (1, 1)
+    assert (counts["orphaned_images"], counts["orphaned_uploads"]) == (1, 1)
     assert [*service.storage.list(), *service.staging.list()] == []
 
 
@@ -117,7 +137,7 @@ def test_size_that_a_completed_image_does_not_name_is_an_orphan(
     service.storage.put(variant_key("photos", "giant", job.image_id), b"of an earlier attempt")
     run_job(service, job.job_id, "worker")
     set_clock(timedelta(hours=25))
-    assert sweep(service)["unknown_images"] == 1
+    assert sweep(service)["orphaned_images"] == 1
     assert len(list(service.storage.list())) == len(service.settings.image_sizes)
 
 
@@ -130,26 +150,28 @@ def test_variants_of_an_open_job_are_no_orphans_however_old(
         job = fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
     service.storage.put(variant_key("photos", "medium", job.image_id), b"stored by the attempt before")
     set_clock(timedelta(days=30))
-    assert sweep(service)["unknown_images"] == 0
+    assert sweep(service)["orphaned_images"] == 0
 
 
 def test_sweep_holds_some_keys_at_a_time(
-    service: Service, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+    service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    deleted = submit_image()
+    delete_image(service, deleted.image_id, OPERATOR)
     held: set[str] = set()
     most = 0
 
     def list_many() -> Iterator[StoredObject]:
         nonlocal most
-        for _ in range(3 * KEYS_A_QUERY):
-            key = variant_key("photos", "medium", str(uuid.uuid4()))
+        for size in range(3 * KEYS_A_QUERY):
+            key = variant_key("photos", f"s{size}", deleted.image_id)
             held.add(key)
             most = max(most, len(held))
             yield StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC))
 
     monkeypatch.setattr(LocalStorage, "list", lambda self: list_many() if self is service.storage else ())
     monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
-    assert sweep(service)["unknown_images"] == 3 * KEYS_A_QUERY
+    assert sweep(service)["orphaned_images"] == 3 * KEYS_A_QUERY
     assert (most, held) == (KEYS_A_QUERY, set())
 
 

@@ -106,7 +106,7 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
         print_json({**_summarize(manifest), "kept_aside": aside, "missing": restored.missing})
     else:
         print_note("\n".join([f"Restored as of {manifest.created_at}.", *(f"Kept aside: {path}" for path in aside)]))
-        print_note("Images that were taken after that are unknown now: the sweep removes their files within a day.")
+        print_note("Images that were taken after that are unknown now: imageprocessor fsck names their files.")
         for key in restored.missing:
             typer.echo(key)
     if restored.missing:

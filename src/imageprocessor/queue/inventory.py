@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, or_, select
 
+from imageprocessor.queue import clock
 from imageprocessor.queue.database import Database
 from imageprocessor.queue.jobs import Job, JobStatus
+from imageprocessor.queue.tables import image_upload_events as events
 from imageprocessor.queue.tables import processing_jobs as jobs
 
 ROWS_A_QUERY = 500
@@ -18,6 +21,7 @@ READABLE = (jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))  
 UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))  #: their upload must be there
 #: Not so of a job that gave up: nothing will make, read or remove variants of its image any more.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
+FIND_MET = select(events.c.image_id).where(events.c.image_id.in_(bindparam("image_ids", expanding=True))).distinct()
 FIND_STAGED = select(jobs.c.staging_path).where(jobs.c.staging_path.in_(bindparam("keys", expanding=True)))
 FIND_OWNERS = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
     jobs.c.image_id.in_(bindparam("image_ids", expanding=True)), MAY_HAVE_VARIANTS
@@ -44,6 +48,17 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
     found = connection.execute(FIND_OWNERS, {"image_ids": list(owners.values())}).mappings()
     rows = {row["image_id"]: row for row in found}
     return {key for key, image_id in owners.items() if image_id in rows and _owns(rows[image_id], key)}
+
+
+def list_met(connection: Connection, image_ids: Iterable[str]) -> set[str]:
+    """Return those images that this database has ever had: the audit trail outlives their rows."""
+    return set(connection.scalars(FIND_MET, {"image_ids": list(image_ids)}))
+
+
+def find_beginning(connection: Connection) -> datetime | None:
+    """Return when this database took its first upload."""
+    first = connection.scalar(select(func.min(events.c.created_at)))
+    return clock.from_text(first) if first else None
 
 
 def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterator[Job]:

@@ -69,8 +69,8 @@ def _outcome(check: Any, service: Service) -> str:
 
 
 def _check_database(service: Service) -> None:
-    with service.database.read() as connection:
-        job_store.find_oldest_open(connection)
+    with service.database.write() as connection:
+        job_store.change_nothing(connection)
 
 
 def _check_storage(service: Service) -> None:

@@ -125,9 +125,30 @@ def drop_window(service: Service, window_start: str) -> None:
         rate_limits.delete_window(connection, window_start)
 
 
-def find_unknown_uploads(service: Service) -> Iterator[str]:
-    """Yield the keys of staged uploads that no job waits for."""
-    for some in _batches(_keys_before(service.staging.list(), clock.utc_now() - UPLOAD_GRACE)):
+def find_orphaned_uploads(service: Service) -> Iterator[str]:
+    """Yield the unknown uploads, but none from before this database took its first: they are another's.
+
+    A wrong DATABASE_URL or DATABASE_PATH leads to an empty database, to which everything is unknown.
+    """
+    with service.database.read() as connection:
+        beginning = inventory.find_beginning(connection)
+    if beginning:
+        ours = (stored for stored in service.staging.list() if stored.modified_at > beginning - UPLOAD_GRACE)
+        yield from find_unknown_uploads(service, ours)
+
+
+def find_orphaned_images(service: Service) -> Iterator[str]:
+    """Yield the unknown variants of images that this database once had. Others are another's: only `fsck` tells."""
+    for some in _batches(find_unknown_images(service)):
+        with service.database.read() as connection:
+            met = inventory.list_met(connection, [str(image_id_of(key)) for key in some])
+        yield from (key for key in some if image_id_of(key) in met)
+
+
+def find_unknown_uploads(service: Service, stored: Iterable[StoredObject] | None = None) -> Iterator[str]:
+    """Yield the keys of the *stored* uploads (default: all staged ones) that no job waits for."""
+    objects = service.staging.list() if stored is None else stored
+    for some in _batches(_keys_before(objects, clock.utc_now() - UPLOAD_GRACE)):
         with service.database.read() as connection:
             known = inventory.list_staged(connection, some)
         yield from (key for key in some if key not in known)
@@ -165,8 +186,8 @@ STEPS: tuple[Step, ...] = (
 )
 ORPHAN_STEPS: tuple[Step, ...] = (
     ("misdated_jobs", find_misdated, redate),
-    ("unknown_uploads", find_unknown_uploads, lambda service, key: service.staging.delete(key)),
-    ("unknown_images", find_unknown_images, lambda service, key: service.storage.delete(key)),
+    ("orphaned_uploads", find_orphaned_uploads, lambda service, key: service.staging.delete(key)),
+    ("orphaned_images", find_orphaned_images, lambda service, key: service.storage.delete(key)),
     ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
 )
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
-from sqlalchemy import Connection, false, update
+from sqlalchemy import Connection
 
 from imageprocessor.errors import DatabaseUnavailableError, ImageProcessorError, StorageFullError
+from imageprocessor.queue import job_store
 from imageprocessor.queue.database import Database, open_database
 from imageprocessor.queue.doctor.finding import Finding, ok, warning, wrong
 from imageprocessor.queue.schema import HEAD, read_revision
 from imageprocessor.queue.sqlite import has_wal_reset_bug, sqlite_module
-from imageprocessor.queue.tables import processing_jobs
 from imageprocessor.settings import Settings
 
 OLDEST_POSTGRES = 13
 FULL = 2  # what `PRAGMA synchronous` answers
 WHERE_TO = "Check DATABASE_URL or DATABASE_PATH, and the server or the disk there."
-MOVE_OR_FREE = "Find who holds the lock, or who may not write: its owner, its disk, a standby server."
+FREE = "Find who holds the lock, or who may not write: its owner, its disk, a standby server."
 
 
 def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]:
@@ -90,26 +90,16 @@ def check_integrity(connection: Connection) -> Finding:
 
 
 def check_writes(database: Database) -> Finding:
-    """Take the lock that an upload takes, in a statement that changes no row."""
-    nothing = update(processing_jobs).where(false()).values(user_id="")
+    """Take the lock that an upload takes."""
     with database.read() as connection:
-        has_tables = read_revision(connection) is not None
-    if not has_tables:
-        return ok("writes", "not tried: there are no tables yet")
-    return _try("writes", lambda: _execute(database, nothing))
-
-
-def _execute(database: Database, statement: object) -> None:
-    with database.write() as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
-
-
-def _try(name: str, action: Callable[[], None]) -> Finding:
+        if read_revision(connection) is None:
+            return ok("writes", "not tried: there are no tables yet")
     try:
-        action()
+        with database.write() as connection:
+            job_store.change_nothing(connection)
     except (DatabaseUnavailableError, StorageFullError) as error:
-        return wrong(name, str(error), MOVE_OR_FREE)
-    return ok(name, "the write lock is free")
+        return wrong("writes", str(error), FREE)
+    return ok("writes", "the write lock is free")
 
 
 def _ask(connection: Connection, question: str) -> object:
