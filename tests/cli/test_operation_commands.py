@@ -14,7 +14,6 @@ from imageprocessor.environment import load_settings
 from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.reconciliation import Discrepancy
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.storage.keys import variant_key
 from tests.cli.conftest import Run
 from tests.servers.processes import wait_for
 
@@ -95,16 +94,16 @@ def test_fsck_says_that_all_agrees(run: Run, service: Service) -> None:
 
 
 def test_fsck_only_tells_unless_repair_is_said(run: Run, service: Service) -> None:
-    orphan = variant_key("photos", "medium", "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13")
-    service.storage.put(orphan, b"nobody's")
-    age(Path("data/storage") / orphan)
+    draft = Path("data/incoming/broken-off")
+    draft.write_bytes(b"half")
+    os.utime(draft, (time.time() - 86_400,) * 2)
     ran = run("fsck", "--json")
-    assert (ran.status, ran.json["found"], ran.json["left"]) == (1, {"variant_without_row": 1}, 1)
-    assert ran.json["discrepancies"][0]["where"] == orphan
+    assert (ran.status, ran.json["found"], ran.json["left"]) == (1, {"abandoned_file": 1}, 1)
+    assert ran.json["discrepancies"][0]["where"] == str(draft)
     assert "--repair removes it." in run("fsck").out
-    assert service.storage.exists(orphan)
+    assert draft.exists()
     assert run("fsck", "--repair").status == 0
-    assert not service.storage.exists(orphan)
+    assert not draft.exists()
 
 
 def test_fsck_in_a_wrong_folder_makes_nothing(run: Run, folder: Path) -> None:
@@ -117,8 +116,3 @@ def test_report_counts_all_and_keeps_the_first_ones() -> None:
     report = summarize(found)
     assert (report["found"], report["left"]) == ({"abandoned_file": MOST_SHOWN + 5}, 1)
     assert len(report["discrepancies"]) == MOST_SHOWN
-
-
-def age(path: Path) -> None:
-    """Make the file two days old."""
-    os.utime(path, (time.time() - 172_800,) * 2)

@@ -26,6 +26,7 @@ from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
 from tests.queue.conftest import Submit, empty
 from tests.storage.buckets import create_bucket
+from tests.uploads import submit_to
 
 SetClock = Callable[[timedelta], None]
 
@@ -155,13 +156,31 @@ def test_what_has_no_row_is_removed_once_it_is_old(service: Service, completed: 
     assert all(map(service.storage.exists, (completed.variant_keys or {}).values()))
 
 
+def test_wrong_database_costs_no_image(
+    service: Service, completed: Job, submit_image: Submit, tmp_path: Path, set_clock: SetClock
+) -> None:
+    """A mistyped DATABASE_PATH leads to an empty database, to which everything is unknown."""
+    waiting = submit_image()
+    stored = {*(completed.variant_keys or {}).values(), waiting.staging_key}
+    set_clock(timedelta(days=3))
+    mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
+    with open_service(service.settings.model_copy(update=mistyped)) as wrong:
+        for _ in range(2):
+            found = list(reconcile(wrong, repair=True))
+            assert {discrepancy.where for discrepancy in found} == stored
+            assert not any(discrepancy.mended for discrepancy in found)
+            assert "is DATABASE_URL, or DATABASE_PATH, right?" in found[0].remedy
+            submit_to(wrong)  # nor after it has taken an upload of its own
+    assert {found.kind for found in reconcile(service)} == {"upload_without_row"}, "the other's; nothing is missing"
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
     waiting = submit_image()
 
-    def find(service: Service, stored: Iterator[StoredObject]) -> Iterator[str]:
+    def find(service: Service, stored: Iterator[StoredObject]) -> Iterator[StoredObject]:
         yield from find_unknown_images(service, stored)
         run(service, waiting)
 

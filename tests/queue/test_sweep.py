@@ -17,7 +17,7 @@ from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.sweep import KEYS_A_QUERY, sweep
+from imageprocessor.queue.sweep import OBJECTS_A_QUERY, sweep
 from imageprocessor.queue.tables import processing_jobs
 from imageprocessor.queue.task import fail_attempt, run_job
 from imageprocessor.storage.keys import variant_key
@@ -163,7 +163,7 @@ def test_sweep_holds_some_keys_at_a_time(
 
     def list_many() -> Iterator[StoredObject]:
         nonlocal most
-        for size in range(3 * KEYS_A_QUERY):
+        for size in range(3 * OBJECTS_A_QUERY):
             key = variant_key("photos", f"s{size}", deleted.image_id)
             held.add(key)
             most = max(most, len(held))
@@ -171,8 +171,8 @@ def test_sweep_holds_some_keys_at_a_time(
 
     monkeypatch.setattr(LocalStorage, "list", lambda self: list_many() if self is service.storage else ())
     monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
-    assert sweep(service)["orphaned_images"] == 3 * KEYS_A_QUERY
-    assert (most, held) == (KEYS_A_QUERY, set())
+    assert sweep(service)["orphaned_images"] == 3 * OBJECTS_A_QUERY
+    assert (most, held) == (OBJECTS_A_QUERY, set())
 
 
 def test_deletion_that_was_cut_off_is_finished(

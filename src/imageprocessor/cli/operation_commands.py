@@ -52,9 +52,10 @@ def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
 def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     """Compare database and storage, both ways: what a row names must be there, what is there must have a row.
 
-    Only tells, unless --repair is said. That removes files without a row once they are hours old, and ends jobs whose
-    upload is gone. An image whose files are gone is reported: put them back from a backup, or delete the image.
-    Every waiting upload is read. Exit code 1: something was found and is left as it is.
+    Only tells, unless --repair is said. That removes files without a row (uploads after two hours, images after a day,
+    nothing from before the database's first upload), and ends jobs whose upload is gone or altered. An image whose
+    files are gone is only named: put them back from a backup, or delete the image. Every waiting upload is read.
+    Exit code 1: something was found and is left as it is.
 
     Example: [bold]imageprocessor fsck --repair[/bold]
     """

@@ -7,18 +7,23 @@ many objects there are: the listing of the storage goes to a temporary file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from datetime import datetime
 
 from imageprocessor.errors import JobError, ObjectNotFoundError, SourceCorruptError, SourceMissingError
 from imageprocessor.queue import job_store
-from imageprocessor.queue.inventory import READABLE, UPLOAD_KEPT, iterate_jobs
+from imageprocessor.queue.inventory import READABLE, UPLOAD_KEPT, find_beginning, iterate_jobs
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.sweep import drop_source, find_abandoned_files, find_unknown_images, find_unknown_uploads
+from imageprocessor.queue.sweep import (
+    UPLOAD_GRACE,
+    drop_source,
+    find_abandoned_files,
+    find_unknown_images,
+    find_unknown_uploads,
+)
 from imageprocessor.queue.task import give_up, load_source
 from imageprocessor.storage.protocol import Storage, StoredObject
 
@@ -26,6 +31,7 @@ CATALOGUE_CACHE_KIB = 32 * 1024
 WORKER_ID = "fsck"
 RESTORE = "Put it back from a backup; or delete the image, and have it sent again."
 REMOVED, TO_REMOVE = "It was removed.", "--repair removes it."
+ANOTHERS = "It is older than this database: is DATABASE_URL, or DATABASE_PATH, right? If so, remove it by hand."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +48,26 @@ class Discrepancy:
 def reconcile(service: Service, *, repair: bool = False) -> Iterator[Discrepancy]:
     """Yield what is wrong. With *repair*, mend it first where that is possible, and tell what was done.
 
-    What has no row is removed once it is as old as the sweep's graces. A job whose upload is gone or altered ends as
+    What has no row is removed once it is as old as the sweep's graces, unless it was there before this database took
+    its first upload: a mistyped DATABASE_URL must not cost all images. A job whose upload is gone or altered ends as
     failed; one that has failed before forgets its upload. An image whose variants are gone is only reported.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: What was not compared yet was not compared.
     """
+    with service.database.read() as connection:
+        beginning = find_beginning(connection)
     with closing(sqlite3.connect("")) as catalogue:  # a file without a name, gone with the connection
-        listed = _record(catalogue, service.storage.list())
-        unknown = find_unknown_images(service, listed)
-        yield from _orphans("variant_without_row", unknown, service.storage.delete, repair=repair)
+        unknown = find_unknown_images(service, _record(catalogue, service.storage.list()))
+        yield from _orphans("variant_without_row", service.storage, unknown, beginning, repair=repair)
         yield from _check_variants(service, catalogue)
     unknown = find_unknown_uploads(service)
-    yield from _orphans("upload_without_row", unknown, service.staging.delete, repair=repair)
+    yield from _orphans("upload_without_row", service.staging, unknown, beginning, repair=repair)
     yield from _check_uploads(service, repair=repair)
-    yield from _orphans("abandoned_file", find_abandoned_files(service), _unlink, repair=repair)
+    for path in find_abandoned_files(service):
+        if repair:
+            path.unlink(missing_ok=True)
+        yield Discrepancy("abandoned_file", str(path), REMOVED if repair else TO_REMOVE, mended=repair)
 
 
 def _record(catalogue: sqlite3.Connection, listed: Iterable[StoredObject]) -> Iterator[StoredObject]:
@@ -68,16 +79,15 @@ def _record(catalogue: sqlite3.Connection, listed: Iterable[StoredObject]) -> It
 
 
 def _orphans(
-    kind: str, found: Iterable[Any], remove: Callable[[Any], object], *, repair: bool
+    kind: str, storage: Storage, unknown: Iterable[StoredObject], beginning: datetime | None, *, repair: bool
 ) -> Iterator[Discrepancy]:
-    for thing in found:
+    for stored in unknown:
+        if beginning is None or stored.modified_at < beginning - UPLOAD_GRACE:
+            yield Discrepancy(kind, stored.key, ANOTHERS)
+            continue
         if repair:
-            remove(thing)
-        yield Discrepancy(kind, str(thing), REMOVED if repair else TO_REMOVE, mended=repair)
-
-
-def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
+            storage.delete(stored.key)
+        yield Discrepancy(kind, stored.key, REMOVED if repair else TO_REMOVE, mended=repair)
 
 
 def _check_variants(service: Service, catalogue: sqlite3.Connection) -> Iterator[Discrepancy]:

@@ -24,7 +24,7 @@ from imageprocessor.storage.protocol import StoredObject
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
 UPLOAD_GRACE = timedelta(hours=2)  #: from an upload's first byte to its row: one hour, one more for a clock set forward
 OBJECT_GRACE = timedelta(hours=24)
-KEYS_A_QUERY = 500
+OBJECTS_A_QUERY = 500
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +125,7 @@ def drop_window(service: Service, window_start: str) -> None:
         rate_limits.delete_window(connection, window_start)
 
 
-def find_orphaned_uploads(service: Service) -> Iterator[str]:
+def find_orphaned_uploads(service: Service) -> Iterator[StoredObject]:
     """Yield the unknown uploads, but none from before this database took its first: they are another's.
 
     A wrong DATABASE_URL or DATABASE_PATH leads to an empty database, to which everything is unknown.
@@ -137,31 +137,32 @@ def find_orphaned_uploads(service: Service) -> Iterator[str]:
         yield from find_unknown_uploads(service, ours)
 
 
-def find_orphaned_images(service: Service) -> Iterator[str]:
+def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
     """Yield the unknown variants of images that this database once had. Others are another's: only `fsck` tells."""
     for some in _batches(find_unknown_images(service)):
         with service.database.read() as connection:
-            met = inventory.list_met(connection, [str(image_id_of(key)) for key in some])
-        yield from (key for key in some if image_id_of(key) in met)
+            met = inventory.list_met(connection, [str(image_id_of(stored.key)) for stored in some])
+        yield from (stored for stored in some if image_id_of(stored.key) in met)
 
 
-def find_unknown_uploads(service: Service, stored: Iterable[StoredObject] | None = None) -> Iterator[str]:
-    """Yield the keys of the *stored* uploads (default: all staged ones) that no job waits for."""
-    objects = service.staging.list() if stored is None else stored
-    for some in _batches(_keys_before(objects, clock.utc_now() - UPLOAD_GRACE)):
+def find_unknown_uploads(service: Service, listed: Iterable[StoredObject] | None = None) -> Iterator[StoredObject]:
+    """Yield the *listed* uploads (default: all staged ones) that no job waits for."""
+    objects = service.staging.list() if listed is None else listed
+    for some in _batches(_list_before(objects, clock.utc_now() - UPLOAD_GRACE)):
         with service.database.read() as connection:
-            known = inventory.list_staged(connection, some)
-        yield from (key for key in some if key not in known)
+            known = inventory.list_staged(connection, [stored.key for stored in some])
+        yield from (stored for stored in some if stored.key not in known)
 
 
-def find_unknown_images(service: Service, stored: Iterable[StoredObject] | None = None) -> Iterator[str]:
-    """Yield the keys of *stored* variants (default: all) that no row answers for. Other objects are not ours."""
-    keys = _keys_before(service.storage.list() if stored is None else stored, clock.utc_now() - OBJECT_GRACE)
-    for some in _batches(key for key in keys if image_id_of(key)):
-        owners = {key: image_id for key in some if (image_id := image_id_of(key))}
+def find_unknown_images(service: Service, listed: Iterable[StoredObject] | None = None) -> Iterator[StoredObject]:
+    """Yield the *listed* variants (default: all) that no row answers for. Other objects are not ours."""
+    objects = service.storage.list() if listed is None else listed
+    old = _list_before(objects, clock.utc_now() - OBJECT_GRACE)
+    for some in _batches(stored for stored in old if image_id_of(stored.key)):
+        owners = {stored.key: str(image_id_of(stored.key)) for stored in some}
         with service.database.read() as connection:
             owned = inventory.list_owned(connection, owners)
-        yield from (key for key in some if key not in owned)
+        yield from (stored for stored in some if stored.key not in owned)
 
 
 def find_abandoned_files(service: Service) -> Iterator[Path]:
@@ -185,18 +186,17 @@ STEPS: tuple[Step, ...] = (
     ("old_windows", find_old_windows, drop_window),
 )
 ORPHAN_STEPS: tuple[Step, ...] = (
-    ("misdated_jobs", find_misdated, redate),
-    ("orphaned_uploads", find_orphaned_uploads, lambda service, key: service.staging.delete(key)),
-    ("orphaned_images", find_orphaned_images, lambda service, key: service.storage.delete(key)),
+    ("orphaned_uploads", find_orphaned_uploads, lambda service, stored: service.staging.delete(stored.key)),
+    ("orphaned_images", find_orphaned_images, lambda service, stored: service.storage.delete(stored.key)),
     ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
 )
 
 
-def _keys_before(objects: Iterable[StoredObject], before: datetime) -> Iterator[str]:
-    return (stored.key for stored in objects if stored.modified_at < before)
+def _list_before(objects: Iterable[StoredObject], before: datetime) -> Iterator[StoredObject]:
+    return (stored for stored in objects if stored.modified_at < before)
 
 
-def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(keys)
-    while some := list(islice(rest, KEYS_A_QUERY)):
+def _batches(objects: Iterable[StoredObject]) -> Iterator[list[StoredObject]]:
+    rest = iter(objects)
+    while some := list(islice(rest, OBJECTS_A_QUERY)):
         yield some
