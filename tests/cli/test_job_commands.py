@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import job_store
-from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.access import OPERATOR, Caller
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service, open_service
@@ -94,12 +95,42 @@ def test_show_gives_the_job_and_its_audit_trail(run: Run, bad: Job, name: str) -
     assert "upload_initiated" in text
 
 
-def test_show_gives_the_trail_of_a_deleted_image(run: Run, service: Service, bad: Job) -> None:
+@pytest.mark.parametrize("name", ["job_id", "image_id"])
+def test_show_tells_what_happened_to_a_deleted_image(run: Run, service: Service, bad: Job, name: str) -> None:
+    """Who sent it, in which request; which worker tried it, how long that took, what came of it; who deleted it."""
+    delete_image(service, bad.image_id, Caller("bob", admin=True))
+    ran = run("jobs", "show", getattr(bad, name), "--json")
+    assert (ran.status, ran.json["job"]) == (0, None)
+    uploaded, started, failed, deleted = ran.json["events"]
+    assert uploaded["metadata"] == {"request_id": None, "by": "ann", "bucket": "photos"}
+    assert started["metadata"] == {"attempt": 1, "worker": "worker"}
+    assert failed["metadata"] == {"code": "image_truncated", "attempt": 1}
+    assert deleted["metadata"] == {"by": "bob"}
+    assert {(event["job_id"], event["image_id"]) for event in ran.json["events"]} == {(bad.job_id, bad.image_id)}
+    assert uploaded["seconds_later"] is None
+    assert all(0 < event["seconds_later"] < 60 for event in (started, failed, deleted))
+
+
+def test_show_of_a_deleted_image_says_so(run: Run, service: Service, bad: Job) -> None:
     delete_image(service, bad.image_id, OPERATOR)
-    shown = run("jobs", "show", bad.job_id, "--json").json
-    assert shown["job"] is None
-    assert shown["events"][-1]["event_type"] == "deleted"
-    assert "The image is deleted" in run("jobs", "show", bad.job_id).err
+    ran = run("jobs", "show", bad.image_id)
+    assert "The image is deleted" in ran.err
+    assert bad.job_id in ran.out
+    line = next(line for line in ran.out.splitlines() if "processing_started" in line)
+    assert re.search(r"Z +\+\d+\.\d{3} +processing_started +attempt=1, worker=worker", line)
+
+
+def test_show_tells_every_attempt_and_what_became_of_it(run: Run, service: Service, unlucky: Job) -> None:
+    run("jobs", "retry", unlucky.job_id)
+    run_job(service, unlucky.job_id, "second")
+    events = run("jobs", "show", unlucky.image_id, "--json").json["events"]
+    told = [(event["event_type"], event["metadata"].get("worker"), event["metadata"].get("code")) for event in events]
+    assert told[1:] == [  # the first attempt was claimed by hand, without a trail
+        ("failed", None, "storage_unavailable"),
+        ("retry_requested", None, None),
+        ("processing_started", "second", None),
+        ("completed", None, None),
+    ]
 
 
 def test_show_does_not_let_an_error_command_the_terminal(run: Run, unlucky: Job) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -57,7 +58,9 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
-    """Show a job and its audit trail; of a deleted image, the trail.
+    """Show what happened to a job or an image: when, who, which attempt, and how long each step took.
+
+    The audit trail outlives the image: of a deleted one, it is what there is to show.
 
     Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
     """
@@ -68,18 +71,31 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
     id_ = parse_id(job)
     with open_service(read_settings_of_service()) as service, service.database.read() as connection:
         found = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
-        events = job_store.list_events(connection, found.job_id if found else id_)
-    if not found and not events:
+        trail = trace(job_store.list_events(connection, found.job_id if found else id_))
+    if not found and not trail:
         raise JobNotFoundError(f"There is no job and no image {id_}.")
     if as_json:
-        print_json({"job": describe_job(found) if found else None, "events": events})
+        print_json({"job": describe_job(found) if found else None, "events": trail})
         return
     if found:
         print_pairs(f"Job {found.job_id}", {name: _show(value) for name, value in describe_job(found).items()})
     else:
         print_note("The image is deleted; this is what happened to it.")
-    rows = [(event["created_at"], event["event_type"], _show_details(event["metadata"])) for event in events]
-    print_table(("when", "event", "details"), rows)
+        print_pairs(f"Job {trail[0]['job_id']}", {"image_id": trail[0]["image_id"]})
+    print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
+
+
+def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events of a job, each with the seconds since the one before; fewer than 0 if the clock was set back.
+
+    >>> trace([{"created_at": "2024-11-08T14:00:00.000000Z"}, {"created_at": "2024-11-08T14:00:01.500000Z"}])[1]
+    {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
+    """
+    from imageprocessor.queue.clock import from_text
+
+    times = [from_text(event["created_at"]) for event in events]
+    later = [None, *((end - start).total_seconds() for start, end in pairwise(times))]
+    return [{**event, "seconds_later": seconds} for event, seconds in zip(events, later, strict=False)]
 
 
 def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
@@ -133,15 +149,17 @@ def _job_row(job: Job) -> tuple[object, ...]:
     return job.job_id, show_status(job.status.value), job.attempts, job.user_id, job.bucket, created, job.error_code
 
 
+def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
+    details = ", ".join(f"{name}={value}" for name, value in event["metadata"].items() if value is not None)
+    seconds = "" if event["seconds_later"] is None else f"{event['seconds_later']:+.3f}"
+    return event["created_at"], seconds, event["event_type"], details
+
+
 def _show(value: Any) -> str | None:
     """Return a value for people, or None where there is nothing to show."""
     if isinstance(value, dict):
         return json.dumps(value) if value else None
     return None if value is None else str(value)
-
-
-def _show_details(details: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in details.items() if value is not None)
 
 
 def _list_retryable(service: Service) -> list[str]:

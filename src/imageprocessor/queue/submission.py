@@ -138,7 +138,8 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
             return repeated, rate_limits.read_quota(connection, job.user_id, job.created_at, *_rate_limit(service))
         quota = rate_limits.take_upload(connection, job.user_id, job.created_at, *_rate_limit(service))
         job_store.insert_job(connection, job)
-        job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, request_id=job.request_id)
+        told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
+        job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
     return job, quota
 
 
