@@ -84,6 +84,17 @@ def test_where_reads_are_private_a_reader_must_send_one_too(document: dict[str, 
     assert operations(document)["GET /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
 
 
+def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(document: dict[str, Any]) -> None:
+    found = {
+        operation["operationId"]: parameter["schema"].get("enum")
+        for operation in operations(document).values()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "size"
+    }
+    sizes = ["thumbnail", "medium"]
+    assert found == {"getImage": sizes, "getImageFile": sizes, "getStoredFile": sizes, "getImages": None}
+
+
 def test_every_failing_answer_is_declared_as_a_problem(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         for status, response in operation["responses"].items():

@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     add_problem_handlers(app)
-    setattr(app, "openapi", partial(build_openapi, app, public_reads=settings.public_reads))  # noqa: B010 - the documented way
+    setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app
 
 

@@ -13,7 +13,7 @@ from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
-from imageprocessor.settings import MIME_TYPES
+from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -44,10 +44,9 @@ FORM = {
             "examples": ["test-uploads"],
         },
         "metadata": {
-            "type": "string",
-            "contentMediaType": "application/json",
+            "type": "object",
             "description": "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back.",
-            "examples": ['{"context":"test_upload"}'],
+            "examples": [{"context": "test_upload"}],
         },
     },
 }
@@ -80,7 +79,8 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
 
 def describe_form() -> dict[str, Any]:
     """Return the OpenAPI request body of the upload, which the server reads itself and FastAPI knows nothing of."""
-    content = {"schema": FORM, "encoding": {"file": {"contentType": ", ".join(MIME_TYPES)}}}
+    encoding = {"file": {"contentType": ", ".join(MIME_TYPES)}, "metadata": {"contentType": "application/json"}}
+    content = {"schema": FORM, "encoding": encoding}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
@@ -97,14 +97,15 @@ def describe_accepted() -> dict[str, Any]:
     return {"headers": headers, "links": links}
 
 
-def build_openapi(app: FastAPI, *, public_reads: bool) -> dict[str, Any]:
-    """Return the document, made once. Where reads are not public, no operation offers to go without a token."""
+def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """Return the document, made once, as *settings* have it: the sizes there are, and who must send a token."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
         for operation in (operation for path in schema["paths"].values() for operation in path.values()):
             _drop_foreign_errors(operation)
-            if not public_reads and {} in operation.get("security", []):
+            _name_sizes(operation, settings)
+            if not settings.public_reads and {} in operation.get("security", []):
                 operation["security"].remove({})
         app.openapi_schema = schema
     return app.openapi_schema
@@ -122,3 +123,9 @@ def _drop_foreign_errors(operation: dict[str, Any]) -> None:
     """Remove the 422 that FastAPI adds to whatever has a parameter: this API answers with problems only."""
     if "application/json" in operation["responses"].get("422", {}).get("content", {}):
         del operation["responses"]["422"]
+
+
+def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] == "size" and operation["operationId"] != "getImages":  # that refuses none
+            parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]
