@@ -204,7 +204,7 @@ def test_two_hundred_slow_clients_are_cut_off_and_hold_up_nobody(
         slow = threading.Thread(target=drip, args=(lines,))
         slow.start()
         seconds = sorted(time_request(target, number) for number in range(200))
-        assert seconds[197] < 0.3
+        assert seconds[197] < 0.5
         slow.join()
         for line in lines:
             assert line.rest().startswith(b"HTTP/1.1 408 ")

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPResponse
+from typing import Never
 
 import pytest
 
+from imageprocessor.errors import UnsupportedTypeError
 from imageprocessor.server import connections
 from imageprocessor.server.security_headers import INERT_HEADERS
 from imageprocessor.settings import Settings
@@ -180,6 +182,20 @@ def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
         line.send(LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc")
         line.send(LIVE + b"Connection: close\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 (\d+)", line.rest()) == [b"200", b"404", b"200", b"200"]
+
+
+def test_half_a_request_does_not_cost_the_answer_to_the_one_before(
+    port: int, hurry: None, authorization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_time(*_: object) -> Never:
+        time.sleep(1)
+        raise UnsupportedTypeError("The file is not a picture.")
+
+    monkeypatch.setattr("imageprocessor.server.uploads.submit", take_time)
+    body = form_body(b"x")
+    with wire(port) as line:
+        line.send(upload_head(authorization, f"Content-Length: {len(body)}") + body + b"\r\n")
+        assert line.answer()[0].status == 415
 
 
 def test_thousands_of_requests_sent_ahead_end_the_connection(port: int) -> None:

@@ -150,18 +150,21 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
 
     def _end_period(self) -> None:
-        kept_up = (
-            self._body_bytes >= MIN_BODY_BYTES or self.flow.read_paused
-        )  # paused: it is not the client who is slow
         if self._stage is Stage.END:
             self.transport.close()
-        elif self._stage is Stage.BODY and kept_up:
+        elif self._is_kept_waiting():
             self._body_bytes = 0
             self._start_timer(BODY_SECONDS)
         elif self._stage is Stage.HEAD and self._pending_bytes + self._head_bytes == 0:
             self.transport.close()  # browsers open connections that they may never use
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+
+    def _is_kept_waiting(self) -> bool:
+        """Tell whether it is not the client who is slow, but the application."""
+        if self._stage is Stage.BODY:
+            return self._body_bytes >= MIN_BODY_BYTES or self.flow.read_paused
+        return not self._is_answerable()  # an earlier request has no answer yet
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer with *status* if the client can still take it for the answer to what it sends now; then hang up."""
