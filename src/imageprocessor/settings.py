@@ -297,6 +297,8 @@ def is_secret(name: str) -> bool:
 
 
 def _check_key(key: str, min_bytes: int) -> None:
+    if "-----BEGIN" in key:
+        raise ValueError(f"this is a key in PEM form, not a secret; make one with: {KEY_COMMAND}")
     if key in PUBLISHED_KEYS:
         raise ValueError(f"this key is published in documentation; make one with: {KEY_COMMAND}")
     if len(key.encode()) < min_bytes:

@@ -19,7 +19,8 @@ import pytest
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import DecodeTimeoutError
 from imageprocessor.queue import clock, job_store
-from imageprocessor.queue.celery_app import RUN_JOB, create_celery, time_limit
+from imageprocessor.queue.celery_app import time_limit
+from imageprocessor.queue.celery_client import RUN_JOB, create_celery
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.sweep import sweep

@@ -64,7 +64,7 @@ def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Disp
         yield EmbeddedDispatcher(workers_directory(settings))
         return
     from imageprocessor.queue.broker import open_broker  # noqa: PLC0415 - an extra
-    from imageprocessor.queue.celery_app import make_publish  # noqa: PLC0415 - an extra
+    from imageprocessor.queue.celery_client import make_publish  # noqa: PLC0415 - an extra
     from imageprocessor.queue.publisher import Publisher  # noqa: PLC0415 - needs the other two
 
     with open_broker(settings, database_identity) as broker, Publisher(make_publish(settings), broker) as publisher:
