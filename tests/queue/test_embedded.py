@@ -23,12 +23,12 @@ from tests.images import encode
 from tests.queue.conftest import Submit, with_settings
 
 SUPERVISE = """
-import pathlib, sys
+import json, sys
 from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
 if __name__ == "__main__":
-    with open_service(Settings.model_validate_json(sys.argv[1])) as service:
+    with open_service(Settings.model_validate(json.loads(sys.argv[1]))) as service:
         Supervisor(service, 2).run()
 """
 
@@ -238,7 +238,7 @@ def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
     """Run a supervisor of two workers in a process of its own; kill it at the end. Yield its process id."""
     script = tmp_path / "supervise.py"
     script.write_text(SUPERVISE)
-    arguments = [sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes"})]
+    arguments = [sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes", "redis_url"})]
     with subprocess.Popen(arguments) as process:
         try:
             yield process.pid
