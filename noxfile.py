@@ -88,6 +88,14 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="uv")
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what a fresh install brings. Needs a vulnerability service on the network."""
+    session.install(".[all]", "pip-audit")
+    session.run("uv", "pip", "uninstall", "imageprocessor", external=True)  # unreleased: no service knows it
+    session.run("pip-audit", "--strict", "--progress-spinner", "off")
+
+
+@nox.session(venv_backend="uv")
 def build(session: nox.Session) -> None:
     """The source archive, the wheel from it, and what that wheel does in a fresh environment."""
     out = session.create_tmp()
