@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import io
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import run
 from typing import Any
 
 import numpy as np
@@ -294,36 +292,3 @@ def test_same_input_gives_the_same_bytes_from_many_threads() -> None:
     alone = [process(source) for source in sources[:3]] * 3
     with ThreadPoolExecutor(9) as threads:
         assert list(threads.map(process, sources)) == alone
-
-
-OUT_OF_MEMORY = """
-import os, resource, sys
-import imageprocessor as ip
-picture, warm_up = sys.argv[1:]
-sizes = [ip.VariantSpec("large", width=2000, effort=0), ip.VariantSpec("small", width=500, effort=0)]
-ip.process(warm_up, sizes)
-used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-for extra in range(9 << 20, 64 << 20, 6 << 20):
-    if os.fork() == 0:
-        resource.setrlimit(resource.RLIMIT_AS, (used + extra, used + extra))
-        try:
-            ip.process(picture, sizes)
-        except MemoryError:
-            os._exit(7)
-        except ip.InputError:
-            os._exit(9)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-def test_too_little_memory_is_no_fault_of_the_picture(image_format: str, tmp_path: Path) -> None:
-    picture, warm_up = tmp_path / "large", tmp_path / "small"
-    picture.write_bytes(encode(photo(20, 20).resize((2000, 2000)), image_format))
-    warm_up.write_bytes(encode(photo(20, 20), image_format))
-    command = [sys.executable, "-c", OUT_OF_MEMORY, str(picture), str(warm_up)]
-    done = run(command, capture_output=True, text=True, check=True)
-    assert "7" in done.stdout
-    assert "9" not in done.stdout

@@ -14,6 +14,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from imageprocessor.core.container import Container, Piece
 from imageprocessor.core.formats import ImageFormat
 from imageprocessor.core.limits import Limits, check_dimensions
+from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import read_orientation
 from imageprocessor.core.validate import CONTAINERS, ImageInfo
 from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooManyPixelsError
@@ -24,6 +25,9 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     ImageFormat.WEBP: WebPImageFile,
 }
 _APNG_CHUNKS = {b"acTL", b"fcTL", b"fdAT"}
+# The most that any decoder takes is 20 bytes a pixel (lossless WebP), and what surrounds it less than the rest.
+_MAX_BYTES_PER_PIXEL = 24
+_MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALE = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
 
 
@@ -49,12 +53,12 @@ def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
         InvalidImageError: the container or the pixels do not follow the format.
         TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file than the header
             told, or a WebP is above the 178 956 970 pixels that Pillow 13 takes at most.
-        MemoryError: as the decoder raises it.
+        MemoryError: there may be too little memory for a picture of that size, and the decoder failed.
     """
     container = CONTAINERS[info.format]
     file.seek(0)
     pieces = list(container.read_pieces(file.read()))
-    image = _decode_pixels(_picture_alone(pieces, container), info.format, limits)
+    image = _decode_pixels(_picture_alone(pieces, container), info, limits)
     if profile := [piece.payload for piece in pieces if "icc" in piece.kinds]:
         profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
         image.info["icc_profile"] = b"".join(map(container.decode_icc, profile))
@@ -68,14 +72,14 @@ def _picture_alone(pieces: Sequence[Piece], container: Container) -> BytesIO:
     return BytesIO(container.join([part for part in needed if part[4:8] not in _APNG_CHUNKS]))
 
 
-def _decode_pixels(file: BinaryIO, image_format: str, limits: Limits) -> Image.Image:
+def _decode_pixels(file: BinaryIO, info: ImageInfo, limits: Limits) -> Image.Image:
     """Run the one decoder of the format.
 
     It is called by its class, because ``Image.open`` would put another in its place for some JPEGs, and warns for
     the whole process about more than 89 million pixels even where ``limits`` allow them.
     """
     try:
-        image = _DECODERS[image_format](file)
+        image = _DECODERS[info.format](file)
         check_dimensions(*image.size, limits)
         _scale_transparent_key(image)
         image.load()
@@ -87,10 +91,12 @@ def _decode_pixels(file: BinaryIO, image_format: str, limits: Limits) -> Image.I
             f"The picture has more pixels than its decoder takes ({error}): scale it down."
         ) from error
     except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, …
+        # Decoders tell lack of memory in the words of damage; where all that they may need is left, it was no lack.
+        require_memory(info.width * info.height * _MAX_BYTES_PER_PIXEL + _MAX_OTHER_BYTES, "to decode the picture")
         reason = str(error) or type(error).__name__
-        raise InvalidImageError(f"The {image_format} cannot be decoded ({reason}): save it anew.") from error
+        raise InvalidImageError(f"The {info.format} cannot be decoded ({reason}): save it anew.") from error
     # A WebP keeps its decoder, and with it two more canvases, for as long as it lives.
-    return picture.copy() if image_format == ImageFormat.WEBP else picture
+    return picture.copy() if info.format == ImageFormat.WEBP else picture
 
 
 def _scale_transparent_key(image: ImageFile.ImageFile) -> None:

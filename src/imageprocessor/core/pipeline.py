@@ -14,12 +14,14 @@ from PIL import Image
 from imageprocessor.core.color import dominant_color_of, to_srgb
 from imageprocessor.core.decode import decode
 from imageprocessor.core.limits import Limits
+from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import upright
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import DEFAULT_VARIANTS, Cut, Dimensions, Variant, VariantSpec
 from imageprocessor.errors import InvalidVariantError
 
+_THREAD_BYTES = 16 << 20  # a stack of 8 MiB on Linux, and what Python begins with
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # WebPEncodingError in libwebp's encode.h
 
 
@@ -64,6 +66,7 @@ def process(
     jobs = []
     with ThreadPoolExecutor(os.cpu_count()) as encoders:
         for picture, specs in stages:  # from here on nothing holds the full size
+            require_memory(_THREAD_BYTES, "for a thread")  # one that fails at its start is waited for forever
             jobs.append(encoders.submit(_encode_all, picture, specs))
         color = dominant_color_of(picture)
     made = {name: variant for job in jobs for name, variant in job.result().items()}

@@ -1,0 +1,43 @@
+"""What must hold for any bytes whatever; the fuzzers look for bytes for which it does not.
+
+Each raises what no caller is told of, or AssertionError.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import imageprocessor as ip
+from imageprocessor.core.metadata import read_metadata
+from imageprocessor.core.orientation import orientation_exif
+
+LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000)
+SIZES = (ip.VariantSpec("small", width=16, effort=0), ip.VariantSpec("square", 24, 24, "cover", effort=0))
+LONGEST_ORIENTATION = len(orientation_exif(6)) + 24  # with the header and, in a WebP, the padding of its chunk
+
+
+def check_validate(data: bytes) -> None:
+    """A header is accepted or refused, and what is accepted is within the limits."""
+    with suppress(ip.InputError):
+        info = ip.validate(data, LIMITS)
+        assert 0 < info.width * info.height <= LIMITS.max_pixels
+        assert info.frames >= 1
+
+
+def check_strip(data: bytes) -> None:
+    """What is stripped is the same picture, has no metadata, and stripping it again changes nothing."""
+    with suppress(ip.InputError):
+        read_metadata(data)
+        clean = ip.strip_metadata(data, LIMITS)
+        assert ip.validate(clean, LIMITS) == ip.validate(data, LIMITS)
+        assert set(read_metadata(clean).kinds) <= {"icc", "exif"}
+        assert len(clean) <= len(data) + LONGEST_ORIENTATION
+        assert ip.strip_metadata(clean, LIMITS) == clean
+
+
+def check_process(data: bytes) -> None:
+    """A picture comes out as it was asked for, or is refused."""
+    with suppress(ip.InputError):
+        image = ip.process(data, SIZES, LIMITS)
+        assert image.original_dimensions.width * image.original_dimensions.height <= LIMITS.max_pixels
+        assert all(ip.validate(variant.data).format == "WEBP" for variant in image.variants.values())
