@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import warnings
+import zlib
+from contextlib import nullcontext
 
 import PIL
 import pytest
@@ -156,3 +159,22 @@ def test_orientation_and_kinds_come_with_the_pixels() -> None:
     _, orientation, kinds = decoded(planted_jpeg(orientation=8))
     assert orientation == 8
     assert {"exif", "icc", "gain_map", "trailer"} <= kinds
+
+
+def test_many_compressed_profiles_cost_the_memory_of_one() -> None:
+    bomb = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(16 << 20), 9))
+    data = insert_chunks(FILES["png"], *[bomb] * 20)
+    tracemalloc.start()
+    decoded(data)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 40 << 20
+
+
+@pytest.mark.parametrize(("scans", "is_taken"), [(20, True), (100, True), (101, False)])
+def test_a_jpeg_has_no_more_scans_than_a_pass_each_is_worth(scans: int, is_taken: bool) -> None:
+    data = FILES["progressive jpeg"]
+    last = data.rindex(b"\xff\xda")
+    repeated = data[:last] + data[last:-2] * (scans + 1 - data.count(b"\xff\xda")) + data[-2:]
+    with nullcontext() if is_taken else pytest.raises(InvalidImageError, match="more than 100 scans"):
+        decoded(repeated)

@@ -142,17 +142,17 @@ def test_the_profile_is_kept_byte_for_byte_and_its_name_is_not(name: bytes, kept
     compressed = zlib.compress(SRGB_PROFILE)
     data = insert_chunks(PLAIN, png_chunk(b"iCCP", name + b"\0\0" + compressed))
     assert clean(data) == insert_chunks(PLAIN, png_chunk(b"iCCP", kept + b"\0\0" + compressed))
-    assert [png.decode_icc(piece.payload) for piece in png.read_pieces(data) if piece.kinds] == [SRGB_PROFILE]
+    assert [png.decode_icc([piece.payload]) for piece in png.read_pieces(data) if piece.kinds] == [SRGB_PROFILE]
     with Image.open(BytesIO(clean(data))) as image:
         assert image.info["icc_profile"] == SRGB_PROFILE
 
 
 def test_a_broken_profile_is_no_error() -> None:
-    assert png.decode_icc(b"not deflated") == b""
+    assert png.decode_icc([b"not deflated"]) == b""
 
 
 def test_a_profile_that_inflates_without_end_is_cut_at_16_mib() -> None:
-    assert len(png.decode_icc(zlib.compress(bytes(1 << 26)))) == 1 << 24
+    assert len(png.decode_icc([zlib.compress(bytes(1 << 26))])) == 1 << 24
 
 
 def test_what_follows_iend_is_a_trailer_and_dropped() -> None:

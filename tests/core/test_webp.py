@@ -145,7 +145,7 @@ def test_what_follows_the_riff_is_a_trailer_and_dropped() -> None:
 
 def test_a_profile_is_given_as_it_is() -> None:
     (profile,) = [piece.payload for piece in webp.read_pieces(EXTENDED) if piece.kinds == ("icc",)]
-    assert webp.decode_icc(profile) == SRGB_PROFILE
+    assert webp.decode_icc([profile]) == SRGB_PROFILE
 
 
 @pytest.mark.parametrize("size_bytes", [len(EXTENDED) - 2, len(EXTENDED) // 2, 33])

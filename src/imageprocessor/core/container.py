@@ -55,8 +55,8 @@ class Container(Protocol):
     def exif_piece(self, exif: bytes) -> bytes:
         """Wrap an EXIF block."""
 
-    def decode_icc(self, payload: bytes) -> bytes:
-        """Return the part of the ICC profile in the payload of an "icc" piece."""
+    def decode_icc(self, payloads: Sequence[bytes]) -> bytes:
+        """Return the ICC profile in the payloads, one or more, of the "icc" pieces."""
 
     def join(self, parts: Sequence[Part]) -> bytes:
         """Make a file of what is left of its pieces."""

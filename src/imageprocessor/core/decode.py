@@ -60,8 +60,7 @@ def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
     pieces = list(container.read_pieces(file.read()))
     image = _decode_pixels(_picture_alone(pieces, container), info, limits)
     if profile := [piece.payload for piece in pieces if "icc" in piece.kinds]:
-        profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
-        image.info["icc_profile"] = b"".join(map(container.decode_icc, profile))
+        image.info["icc_profile"] = container.decode_icc(profile)
     exif = next((piece.payload for piece in pieces if "exif" in piece.kinds and piece.payload), None)
     return Decoded(image, read_orientation(exif), frozenset(kind for piece in pieces for kind in piece.kinds))
 

@@ -30,6 +30,8 @@ _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 # Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MAX_BLOCK_BYTES = 1 << 16
+MAX_SCANS = 100
+"""Encoders make some 20 at most; each costs a pass over the whole picture, however few bytes it has."""
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -69,17 +71,21 @@ def read_pieces(data: bytes) -> Iterator[Piece]:
     """Yield the file in order: segments, entropy-coded data, and what follows the end of the picture.
 
     Raises:
-        InvalidImageError: a segment is not one of a JPEG.
+        InvalidImageError: a segment is not one of a JPEG, or there are more than 100 scans.
         TruncatedImageError: the file ends before the end-of-image marker.
     """
     yield Piece(_SOI)
     view = memoryview(data)
     end = len(_SOI)
     scan_start = len(data)
+    scans = 0
     for marker, start, end in _read_segments(BytesIO(data)):
         if scan_start < start:
             yield Piece(view[scan_start:start])
         yield _classify(marker, view[start:end])
+        scans += marker == _SOS
+        if scans > MAX_SCANS:
+            raise InvalidImageError(f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew.")
         scan_start = end if marker == _SOS else len(data)
     if end < len(data):
         yield metadata_piece("trailer", data[end:])
@@ -90,9 +96,9 @@ def exif_piece(exif: bytes) -> bytes:
     return _segment(_APP1, b"Exif\0\0" + exif)
 
 
-def decode_icc(payload: bytes) -> bytes:
-    """Drop the part's number and the number of parts."""
-    return payload[2:]
+def decode_icc(payloads: Sequence[bytes]) -> bytes:
+    """Put the parts of the profile together by their numbers: in front of each stand its own and how many there are."""
+    return b"".join(part[2:] for part in sorted(payloads, key=lambda part: part[:1]))
 
 
 def join(parts: Sequence[Part]) -> bytes:

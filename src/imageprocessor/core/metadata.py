@@ -76,7 +76,6 @@ def read_metadata(data: ImageSource) -> Metadata:
         image_format = sniff(file, Limits())
         pieces = list(_readable_pieces(read_all(file), image_format))
     profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
-    profile.sort(key=lambda part: part[:1])  # which in a JPEG is the part's number
     exif = _first_exif(pieces).payload
     root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
     return Metadata(
@@ -86,7 +85,7 @@ def read_metadata(data: ImageSource) -> Metadata:
         camera=_camera(_text(root.get(_MAKE)), _text(root.get(_MODEL))),
         software=_text(root.get(_SOFTWARE)),
         taken_at=_read_time(_read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})),
-        icc=_describe_profile(b"".join(map(CONTAINERS[image_format].decode_icc, profile))),
+        icc=_describe_profile(CONTAINERS[image_format].decode_icc(profile)) if profile else None,
     )
 
 

@@ -79,10 +79,10 @@ def exif_piece(exif: bytes) -> bytes:
     return _chunk(b"eXIf", exif)
 
 
-def decode_icc(payload: bytes) -> bytes:
-    """Inflate the profile, up to 16 MiB of it; what is damaged is left out."""
+def decode_icc(payloads: Sequence[bytes]) -> bytes:
+    """Inflate the first profile, up to 16 MiB of it; a damaged one is empty."""
     with suppress(zlib.error):
-        return zlib.decompressobj().decompress(payload, _MAX_ICC_BYTES)
+        return zlib.decompressobj().decompress(payloads[0], _MAX_ICC_BYTES)
     return b""
 
 

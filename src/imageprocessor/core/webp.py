@@ -72,9 +72,9 @@ def exif_piece(exif: bytes) -> bytes:
     return _chunk(b"EXIF", exif)
 
 
-def decode_icc(payload: bytes) -> bytes:
-    """Return the profile: it is stored as it is."""
-    return payload
+def decode_icc(payloads: Sequence[bytes]) -> bytes:
+    """Return the first profile: it is stored as it is."""
+    return payloads[0]
 
 
 def join(parts: Sequence[Part]) -> bytes:
