@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ import pytest
 import imageprocessor as ip
 from imageprocessor.settings import Settings
 from tests.hostile.worst import WORST
+from tests.images import png_bomb, webp_claiming
 
 KINDS = WORST if os.environ.get("WORST_IMAGES") == "all" else ("JPEG", "PNG, gray of 16 bits")
 PROCESS = """
-import sys
+import os, sys
 from imageprocessor.core.pipeline import process
-from imageprocessor.queue.child import limit_memory, run_job
+import imageprocessor.queue.task  # what a worker has loaded
+from imageprocessor.queue.child import limit_memory
 
 limit_memory(int(sys.argv[1]))
+os.cpu_count = lambda: 16  # all sizes are encoded at once, each in a thread with its own heap
 image = process(sys.argv[2])
 print(len(image.variants), [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")][0])
 """
@@ -39,3 +43,30 @@ def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path
     made, peak_kib = map(int, done.stdout.split())
     print(f"{kind}: {peak_kib // 1024} MB of {Settings().job_memory_limit_mb} MB")  # noqa: T201 - with -rP
     assert made == len(Settings().image_sizes)
+    assert peak_kib / 1024 < 0.9 * Settings().job_memory_limit_mb, "the jobs before leave something behind"
+
+
+REFUSE = """
+import sys
+from imageprocessor.core.pipeline import process
+from imageprocessor.errors import InvalidImageError
+import imageprocessor.queue.task  # what a worker has loaded
+from imageprocessor.queue.child import limit_memory
+
+limit_memory(int(sys.argv[1]))
+try:
+    process(sys.argv[2])
+except InvalidImageError as error:
+    print(error.code)
+"""
+
+
+@on_linux
+@pytest.mark.parametrize("make", [png_bomb, webp_claiming])
+def test_damage_under_the_default_limit_is_not_taken_for_lack_of_memory(
+    make: Callable[[int, int], bytes], tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture"
+    picture.write_bytes(make(4096, 12207))
+    command = [sys.executable, "-c", REFUSE, str(Settings().job_memory_limit_mb), str(picture)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "image_invalid\n"
