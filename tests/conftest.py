@@ -30,6 +30,21 @@ def _clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _loggers_follow_their_configuration() -> Iterator[None]:
+    """Let none remember how logs went when it was first used: another test looks for its lines elsewhere."""
+    if find_spec("structlog") is None:
+        yield
+        return
+    import structlog
+
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        options = {"cache_logger_on_first_use": False}
+        patch.setattr(structlog, "configure", lambda *given, **named: configure(*given, **{**named, **options}))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """Let started processes be interrupted, also where a shell that runs the tests in its background forbade it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

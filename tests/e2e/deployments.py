@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,18 @@ class Deployment:
         return done.stdout
 
     def files(self) -> dict[str, bytes]:
-        """Return names and bytes of all that storage and staging hold."""
+        """Return names and bytes of all that storage and staging hold, but for what goes while they are read."""
+        found: dict[str, bytes] = {}
         if self.redirects:
             bucket = connect_s3(self.settings["S3_ENDPOINT_URL"]).Bucket(self.settings["S3_BUCKET"])
-            return {found.key: found.get()["Body"].read() for found in bucket.objects.all()}
-        folders = (self.folder / "data" / name for name in ("storage", "staging"))
-        return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+            for stored in bucket.objects.all():
+                with suppress(bucket.meta.client.exceptions.NoSuchKey):
+                    found[stored.key] = stored.get()["Body"].read()
+            return found
+        for path in (path for name in ("storage", "staging") for path in (self.folder / "data" / name).rglob("*")):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                found[str(path)] = path.read_bytes()
+        return found
 
 
 @contextmanager

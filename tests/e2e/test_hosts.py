@@ -202,7 +202,8 @@ def test_jobs_of_hosts_that_are_cut_off_or_freeze_complete_once_elsewhere(cluste
     cut_off.host.reconnect()
     said = len(frozen.log.read_bytes())
     frozen.wake_children()  # first, else it is killed for the time that it slept
-    wait_for(lambda: b"attempt_ended" in frozen.log.read_bytes()[said:])
+    ends = (b"attempt_ended", b"Timeout (")  # it may find first that its time was up while it slept
+    wait_for(lambda: any(end in frozen.log.read_bytes()[said:] for end in ends))
     frozen.wake()
     wait_for(lambda: count_workers(cluster.clients[0]) == len(cluster.workers))
     assert read_jobs(cluster) == jobs

@@ -138,7 +138,7 @@ def test_password_is_in_no_error_and_no_log(url: str, caplog: pytest.LogCaptureF
 
 def test_wrong_password_is_told_without_it(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
-        rules = next(tmp_path.rglob("pg_hba.conf"))
+        rules = tmp_path / "postgres/pg_hba.conf"
         with psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres", autocommit=True) as connection:
             rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
             connection.execute("SELECT pg_reload_conf()")

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -97,21 +98,23 @@ def run_redis(folder: Path, *options: str) -> Iterator[Server]:
 
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[Server]:
-    """Run PostgreSQL; user ``postgres`` needs no password. As root, it runs as the user that Debian made for it."""
+    """Run PostgreSQL; user ``postgres`` needs no password. As root, it runs as the user that Debian made for it.
+
+    Its files are in ``folder / "postgres"``.
+    """
     port = find_free_port()
     user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    data = folder / "postgres"
-    data.mkdir()
+    place = tempfile.TemporaryDirectory(prefix="postgres-")  # pytest's folders are their owner's only
+    data = place.name
+    (folder / "postgres").symlink_to(data)
     if user:
         shutil.chown(data, "postgres")
-        for parent in (folder, *folder.parents):  # it must get there
-            parent.chmod(parent.stat().st_mode | 0o011) if parent.owner() == "root" else None
-    initdb = [find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [find_postgres("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
     options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "200"}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    command = [find_postgres("postgres"), "-D", str(data), "-p", str(port), *settings]
-    with run_server(command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user) as server:
+    command = [find_postgres("postgres"), "-D", data, "-p", str(port), *settings]
+    with place, run_server(command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user) as server:
         yield server
 
 
