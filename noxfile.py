@@ -83,8 +83,17 @@ def tests_base(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
-    """The long form of the tests that kill: 1000 images on each queue and database, some minutes each."""
-    session.run("pytest", "tests/chaos", *session.posargs, env={"CHAOS_IMAGES": "1000"})
+    """The long form of the tests that kill, 1000 images each, and of those that need much memory: an hour."""
+    long = {"CHAOS_IMAGES": "1000", "WORST_IMAGES": "all"}
+    session.run("pytest", "tests/chaos", "tests/hostile/test_memory.py", *session.posargs, env=long)
+
+
+@nox.session(venv_backend="uv", python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided fuzzing, a minute for each target; arguments after `--` go to libFuzzer."""
+    session.install("-e", ".[test]", "atheris>=3")
+    for target in ("validate", "strip", "process"):
+        session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *(session.posargs or ["-max_total_time=60"]))
 
 
 @nox.session(venv_backend="uv")

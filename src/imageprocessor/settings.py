@@ -148,7 +148,7 @@ class Settings(BaseModel):
         60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
     )
     job_memory_limit_mb: int = setting(
-        2048,
+        3072,
         "512 to 65536",
         "Address space of a worker process; above what the worst permitted image needs.",
         ge=512,

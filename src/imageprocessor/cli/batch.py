@@ -105,4 +105,5 @@ def _report(image: ProcessedImage, paths: Mapping[str, Path], bytes_in: int) -> 
             name: {"path": str(paths[name]), **variant.describe()} for name, variant in image.variants.items()
         },
         "warnings": list(image.warnings),
+        "removed": list(image.removed),
     }
