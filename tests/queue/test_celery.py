@@ -19,6 +19,7 @@ import pytest
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import DecodeTimeoutError
 from imageprocessor.queue import clock, job_store
+from imageprocessor.queue.broker import DATABASE_KEY
 from imageprocessor.queue.celery_app import time_limit
 from imageprocessor.queue.celery_client import RUN_JOB, create_celery
 from imageprocessor.queue.jobs import Job, JobStatus
@@ -243,6 +244,17 @@ def test_other_sqlite_database_on_the_same_redis_is_refused(
     assert "error: REDIS_URL serves another SQLite database already" in said
     assert "DATABASE_URL=postgresql+psycopg://" in said
     assert "Traceback" not in said
+
+
+def test_worker_alone_keeps_others_from_its_redis(start: Start, redis: Server) -> None:
+    start()
+    flush(redis)
+
+    def find_holder() -> bytes:
+        command = ["redis-cli", "-p", str(redis.port), "GET", DATABASE_KEY]
+        return subprocess.run(command, check=True, capture_output=True).stdout.strip()
+
+    wait_for(find_holder)
 
 
 @pytest.mark.parametrize(
