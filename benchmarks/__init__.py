@@ -1,0 +1,1 @@
+"""How fast, against what: every figure is a ratio to a reference that ran in the same minutes on the same machine."""
