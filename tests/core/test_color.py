@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from imageprocessor.core import color
 from imageprocessor.core.color import dominant_color_of, to_srgb
-from imageprocessor.core.decode import decode
+from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
 from tests.core.pngs import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, palette, row_png, samples16, transparency
@@ -20,7 +20,8 @@ OPAQUE = 255
 
 
 def srgb(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
-    image, _, _ = decode(io.BytesIO(data), validate(data), Limits())
+    info = validate(data)
+    image = decode(unpack(io.BytesIO(data), info), info, Limits())
     return to_srgb(image)
 
 

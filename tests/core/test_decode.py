@@ -10,9 +10,10 @@ import PIL
 import pytest
 from PIL import Image
 
-from imageprocessor.core.decode import Decoded, decode
+from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import ImageInfo, validate
+from imageprocessor.core.variants import Dimensions
 from imageprocessor.errors import (
     DimensionTooLargeError,
     InvalidImageError,
@@ -53,8 +54,9 @@ FILES = {
 }
 
 
-def decoded(data: bytes, info: ImageInfo | None = None, limits: Limits = Limits()) -> Decoded:
-    return decode(io.BytesIO(data), info or validate(data, limits), limits)
+def decoded(data: bytes, info: ImageInfo | None = None, limits: Limits = Limits()) -> Image.Image:
+    info = info or validate(data, limits)
+    return decode(unpack(io.BytesIO(data), info), info, limits)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -76,7 +78,7 @@ def test_file_without_its_last_bytes_is_truncated(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_first_picture_is_decoded_in_its_stored_size(name: str) -> None:
     info = validate(FILES[name])
-    image, _, _ = decoded(FILES[name])
+    image = decoded(FILES[name])
     assert image.size == (info.width, info.height)
 
 
@@ -115,7 +117,7 @@ def test_pictures_above_pillows_own_warning_are_decoded_without_one() -> None:
     large = encode(Image.new("1", (20_000, 5_000)), "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image, _, _ = decoded(large, limits=Limits(max_pixels=100_000_000))
+        image = decoded(large, limits=Limits(max_pixels=100_000_000))
     assert image.size == (20_000, 5_000)
 
 
@@ -140,8 +142,8 @@ def test_webp_above_pillows_own_limit_has_too_many_pixels() -> None:
 def test_damaged_metadata_neither_fails_nor_warns(segment: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image, orientation, _ = decoded(insert_segments(SMALL, segment))
-    assert (image.size, orientation) == ((64, 48), 1)
+        image = decoded(insert_segments(SMALL, segment))
+    assert image.size == (64, 48)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +153,45 @@ def test_damaged_metadata_neither_fails_nor_warns(segment: bytes) -> None:
 def test_damaged_animation_of_a_png_neither_fails_nor_warns(chunk: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image, _, _ = decoded(insert_chunks(FILES["png"], chunk))
+        image = decoded(insert_chunks(FILES["png"], chunk))
     assert image.tobytes() == photo(64, 48).tobytes()
 
 
-def test_orientation_and_kinds_come_with_the_pixels() -> None:
-    _, orientation, kinds = decoded(planted_jpeg(orientation=8))
-    assert orientation == 8
-    assert {"exif", "icc", "gain_map", "trailer"} <= kinds
+def test_orientation_and_kinds_come_beside_the_picture() -> None:
+    data = planted_jpeg(orientation=8)
+    unpacked = unpack(io.BytesIO(data), validate(data))
+    assert unpacked.orientation == 8
+    assert {"exif", "icc", "gain_map", "trailer"} <= unpacked.kinds
+
+
+def test_damaged_exif_means_the_picture_as_stored() -> None:
+    data = insert_segments(SMALL, jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40))
+    assert unpack(io.BytesIO(data), validate(data)).orientation == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "at_least", "size"),
+    [
+        ("jpeg", (33, 24), (64, 48)),
+        ("jpeg", (32, 24), (32, 24)),
+        ("jpeg", (16, 2), (16, 12)),
+        ("progressive jpeg", (5, 5), (8, 6)),
+        ("cmyk jpeg", (16, 12), (16, 12)),
+        ("png", (8, 6), (64, 48)),
+        ("webp", (8, 6), (64, 48)),
+    ],
+)
+def test_jpeg_is_decoded_no_larger_than_need_be(name: str, at_least: tuple[int, int], size: tuple[int, int]) -> None:
+    info = validate(FILES[name])
+    image = decode(unpack(io.BytesIO(FILES[name]), info), info, Limits(), Dimensions(*at_least))
+    assert image.size == size
+
+
+def test_cut_jpeg_is_found_at_a_smaller_scale_too() -> None:
+    info = validate(SMALL)
+    cut = unpack(io.BytesIO(SMALL), info)._replace(picture=io.BytesIO(SMALL[: len(SMALL) // 2]))
+    with pytest.raises((TruncatedImageError, InvalidImageError)):
+        decode(cut, info, Limits(), Dimensions(8, 6))
 
 
 def test_many_compressed_profiles_cost_the_memory_of_one() -> None:

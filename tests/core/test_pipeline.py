@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,34 @@ def test_resizing_in_steps_looks_like_resizing_at_once(name: str, levels: float)
     at_once = blocks.resize((variant.width, variant.height), Image.Resampling.LANCZOS)
     with opened(result, name) as stepped, Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded:
         assert difference(stepped, encoded) <= levels
+
+
+@pytest.mark.parametrize("width", [100, 170, 250, 400, 700])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_sizes_that_are_all_small_look_like_resizing_at_once(width: int, image_format: str) -> None:
+    source = photo(20, 15).resize((1601, 1203))
+    small = process(encode(source, image_format, quality=95), [VariantSpec("small", width=width)])
+    at_once = source.resize(opened(small, "small").size, Image.Resampling.LANCZOS)
+    with opened(small, "small") as made, Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded:
+        assert difference(made, encoded) < 3
+
+
+def test_small_sizes_of_a_large_photo_cost_a_fraction_of_its_pixels() -> None:
+    """Decoding a JPEG of 48 megapixels in full takes 190 MB."""
+    source = encode(Image.new("RGB", (8000, 6000), "teal"), "JPEG")
+    program = (
+        "import sys, resource, imageprocessor as ip\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "ip.process(sys.stdin.buffer.read(), [ip.VariantSpec('card', width=400)])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=source, capture_output=True, check=True)
+    assert int(done.stdout) < 40 * 1024
+
+
+@pytest.mark.parametrize("specs", [DEFAULT_VARIANTS, [SMALL, VariantSpec("square", width=50, height=50, fit="cover")]])
+def test_number_of_threads_changes_nothing_but_time(specs: list[VariantSpec]) -> None:
+    assert process(LANDSCAPE, specs, threads=1) == process(LANDSCAPE, specs, threads=3) == process(LANDSCAPE, specs)
 
 
 def test_variants_that_come_out_alike_are_encoded_once() -> None:

@@ -17,6 +17,7 @@ from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import read_orientation
 from imageprocessor.core.validate import CONTAINERS, ImageInfo
+from imageprocessor.core.variants import Dimensions
 from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooManyPixelsError
 
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
@@ -31,38 +32,57 @@ _MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALE = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
 
 
-class Decoded(NamedTuple):
-    """A picture as stored, neither turned nor in sRGB, and what lay beside it in the file.
+class Unpacked(NamedTuple):
+    """What is in a file: its first picture alone, still encoded, and what lay beside it.
 
-    ``image`` has mode L, LA, RGB, RGBA or CMYK, 8 bits each, and the profile, if any, in ``info["icc_profile"]``;
-    ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata, as in ``Metadata.kinds``.
+    ``orientation`` is EXIF's, 1 to 8; ``profile`` is the ICC profile; ``kinds`` names the metadata, as in
+    ``Metadata.kinds``.
     """
 
-    image: Image.Image
+    picture: BytesIO
     orientation: int
+    profile: bytes | None
     kinds: frozenset[str]
 
 
-def decode(file: BinaryIO, info: ImageInfo, limits: Limits) -> Decoded:
-    """Decode the first picture of a file that ``validate`` has passed.
-
-    The decoder is given the picture alone: whatever metadata the file has, it cannot make the decoder fail or warn.
+def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
+    """Take apart a file that ``validate`` has passed.
 
     Raises:
         TruncatedImageError: the file ends before the picture does.
-        InvalidImageError: the container or the pixels do not follow the format.
-        TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file than the header
-            told, or a WebP is above the 178 956 970 pixels that Pillow 13 takes at most.
-        MemoryError: there may be too little memory for a picture of that size, and the decoder failed.
+        InvalidImageError: the container does not follow the format.
     """
     container = CONTAINERS[info.format]
     file.seek(0)
     pieces = list(container.read_pieces(file.read()))
-    image = _decode_pixels(_picture_alone(pieces, container), info, limits)
-    if profile := [piece.payload for piece in pieces if "icc" in piece.kinds]:
-        image.info["icc_profile"] = container.decode_icc(profile)
+    profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
     exif = next((piece.payload for piece in pieces if "exif" in piece.kinds and piece.payload), None)
-    return Decoded(image, read_orientation(exif), frozenset(kind for piece in pieces for kind in piece.kinds))
+    return Unpacked(
+        _picture_alone(pieces, container),
+        read_orientation(exif),
+        container.decode_icc(profile) if profile else None,
+        frozenset(kind for piece in pieces for kind in piece.kinds),
+    )
+
+
+def decode(unpacked: Unpacked, info: ImageInfo, limits: Limits, at_least: Dimensions | None = None) -> Image.Image:
+    """Decode the picture as stored, neither turned nor in sRGB: mode L, LA, RGB, RGBA or CMYK, 8 bits each.
+
+    A JPEG comes at a half, a quarter or an eighth of its size where that is *at_least* as large as asked: its decoder
+    then leaves out the work for the rest. The profile is in ``info["icc_profile"]``. The decoder is given the picture
+    alone: whatever metadata the file has, it cannot make the decoder fail or warn.
+
+    Raises:
+        InvalidImageError: the pixels do not follow the format.
+        TruncatedImageError: the picture is cut.
+        TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file than the header
+            told, or a WebP is above the 178 956 970 pixels that Pillow 13 takes at most.
+        MemoryError: there may be too little memory for a picture of that size, and the decoder failed.
+    """
+    image = _decode_pixels(unpacked.picture, info, limits, at_least)
+    if unpacked.profile is not None:
+        image.info["icc_profile"] = unpacked.profile
+    return image
 
 
 def _picture_alone(pieces: Sequence[Piece], container: Container) -> BytesIO:
@@ -71,7 +91,7 @@ def _picture_alone(pieces: Sequence[Piece], container: Container) -> BytesIO:
     return BytesIO(container.join([part for part in needed if part[4:8] not in _APNG_CHUNKS]))
 
 
-def _decode_pixels(file: BinaryIO, info: ImageInfo, limits: Limits) -> Image.Image:
+def _decode_pixels(file: BinaryIO, info: ImageInfo, limits: Limits, at_least: Dimensions | None) -> Image.Image:
     """Run the one decoder of the format.
 
     It is called by its class, because ``Image.open`` would put another in its place for some JPEGs, and warns for
@@ -80,6 +100,7 @@ def _decode_pixels(file: BinaryIO, info: ImageInfo, limits: Limits) -> Image.Ima
     try:
         image = _DECODERS[info.format](file)
         check_dimensions(*image.size, limits)
+        image.draft(None, at_least)
         _scale_transparent_key(image)
         image.load()
         picture = _to_8_bits(image)

@@ -33,6 +33,11 @@ def read_orientation(exif: bytes | None) -> int:
     return value[0] if isinstance(value, tuple) and len(value) == 1 and value[0] in range(1, 9) else 1
 
 
+def swaps_sides(orientation: int) -> bool:
+    """Tell whether the picture is stored on its side: what is its width as stored is its height as seen."""
+    return orientation >= 5
+
+
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Turn and mirror the stored pixels so that they look as the photographer saw them; 1 returns ``image`` itself."""
     transposition = _TRANSPOSITIONS.get(orientation)

@@ -1,25 +1,29 @@
-"""The whole way of a picture: checked, decoded once, made sRGB and upright, resized step by step, encoded."""
+"""The whole way of a picture: checked, decoded once, shrunk to what is needed, made sRGB and upright, encoded."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from math import ceil
+from typing import NamedTuple
 
 from PIL import Image
 
 from imageprocessor.core.color import dominant_color_of, to_srgb
-from imageprocessor.core.decode import decode
+from imageprocessor.core.decode import Unpacked, decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.memory import require_memory
-from imageprocessor.core.orientation import upright
+from imageprocessor.core.orientation import swaps_sides, upright
 from imageprocessor.core.source import ImageSource, open_source
-from imageprocessor.core.validate import validate
+from imageprocessor.core.validate import ImageInfo, validate
 from imageprocessor.core.variants import DEFAULT_VARIANTS, Cut, Dimensions, Variant, VariantSpec
 from imageprocessor.errors import InvalidVariantError
+
+_REDUCING_GAP = 1.5
+"""How much larger than its result a picture is left by the fast, coarse part of resizing."""
 
 _THREAD_BYTES = 16 << 20  # a stack of 8 MiB on Linux, and what Python begins with
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # WebPEncodingError in libwebp's encode.h
@@ -48,10 +52,12 @@ def process(
     data: ImageSource,
     variants: Sequence[VariantSpec] = DEFAULT_VARIANTS,
     limits: Limits = Limits(),
+    threads: int | None = None,
 ) -> ProcessedImage:
     """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, and with no metadata of the source.
 
-    With the same versions of Pillow and libwebp, the same bytes give the same files.
+    With the same versions of Pillow and libwebp, the same bytes give the same files. They are encoded side by side in
+    that many *threads*: None for one a processor, 1 for none besides the caller's.
 
     Raises:
         InvalidVariantError: no variant is asked for, or two of the same name.
@@ -60,16 +66,8 @@ def process(
         MemoryError: the picture needs more memory than there is.
     """
     _check_names(variants)
-    picture, lost, removed = _open_upright(data, limits)
-    original = Dimensions(*picture.size)
-    stages = _resize_in_steps(picture, variants)
-    jobs = []
-    with ThreadPoolExecutor(os.cpu_count()) as encoders:
-        for picture, specs in stages:  # from here on nothing holds the full size
-            require_memory(_THREAD_BYTES, "for a thread")  # one that fails at its start is waited for forever
-            jobs.append(encoders.submit(_encode_all, picture, specs))
-        color = dominant_color_of(picture)
-    made = {name: variant for job in jobs for name, variant in job.result().items()}
+    picture, original, lost, removed = _open(data, variants, limits)
+    made, color = _encode_stages(_resize_in_steps(picture, variants, original), threads or os.cpu_count() or 1)
     if _is_small(original, variants):
         lost += ("not_enlarged",)
     return ProcessedImage({spec.name: made[spec.name] for spec in variants}, color, original, lost, removed)
@@ -81,8 +79,8 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
     Raises:
         InputError: as ``process`` does.
     """
-    picture, *_ = _open_upright(data, limits)
-    [(smallest, _)] = deque(_resize_in_steps(picture, DEFAULT_VARIANTS), maxlen=1)
+    picture, original, *_ = _open(data, DEFAULT_VARIANTS, limits)
+    *_, (smallest, _) = _resize_in_steps(picture, DEFAULT_VARIANTS, original)
     return dominant_color_of(smallest)
 
 
@@ -94,33 +92,59 @@ def _check_names(variants: Sequence[VariantSpec]) -> None:
         raise InvalidVariantError(f"Size names must differ, but {', '.join(twice)} occurs more than once.")
 
 
-def _open_upright(data: ImageSource, limits: Limits) -> tuple[Image.Image, tuple[str, ...], tuple[str, ...]]:
-    """Return the picture as it shall be seen, in sRGB, what was lost, and what metadata was removed."""
+class _Opened(NamedTuple):
+    """A picture as it shall be seen, no larger than need be, and what is told of it besides."""
+
+    picture: Image.Image
+    original: Dimensions
+    lost: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def _open(data: ImageSource, variants: Sequence[VariantSpec], limits: Limits) -> _Opened:
     with open_source(data) as file:
         info = validate(file, limits)
-        image, orientation, kinds = decode(file, info, limits)
-    image, lost = to_srgb(image)
+        unpacked = unpack(file, info)
+    original = _turn_if_stored_so(Dimensions(info.width, info.height), unpacked.orientation)
+    cuts = [spec.cut(original) for spec in variants]
+    image, lost = to_srgb(_shrink(_decode_small(unpacked, info, limits, cuts), cuts, original, unpacked.orientation))
     if info.frames > 1:
         lost = ("animation_flattened", *lost)
-    if "gain_map" in kinds:
+    if "gain_map" in unpacked.kinds:
         lost = (*lost, "hdr_gain_map_dropped")
-    return upright(image, orientation), lost, tuple(sorted(kinds))
+    return _Opened(upright(image, unpacked.orientation), original, lost, tuple(sorted(unpacked.kinds)))
+
+
+def _decode_small(unpacked: Unpacked, info: ImageInfo, limits: Limits, cuts: Sequence[Cut]) -> Image.Image:
+    """Decode no more pixels than the fine part of resizing wants."""
+    share = min(1.0, _REDUCING_GAP * max(cut.share for cut in cuts))
+    return decode(unpacked, info, limits, Dimensions(ceil(info.width * share), ceil(info.height * share)))
+
+
+def _shrink(image: Image.Image, cuts: Sequence[Cut], original: Dimensions, orientation: int) -> Image.Image:
+    """Shrink the stored picture to the largest of its cuts, before its colours and its orientation cost anything."""
+    largest = max(cuts, key=lambda cut: cut.scale)
+    size = _turn_if_stored_so(largest.size, orientation)
+    return _resize(image, size) if largest.crop == original and size != image.size else image
+
+
+def _turn_if_stored_so(size: Dimensions, orientation: int) -> Dimensions:
+    return size.turned() if swaps_sides(orientation) else size
 
 
 def _resize_in_steps(
-    picture: Image.Image, variants: Sequence[VariantSpec]
+    picture: Image.Image, variants: Sequence[VariantSpec], original: Dimensions
 ) -> Iterator[tuple[Image.Image, list[VariantSpec]]]:
     """Yield each picture to encode, largest scale first, with the variants that it serves.
 
     Each one is made from the last that was not cropped, which costs a fraction of making all from the full size.
     """
-    source = Dimensions(*picture.size)
     served: dict[Cut, list[VariantSpec]] = {}
     for spec in variants:
-        served.setdefault(spec.cut(source), []).append(spec)
+        served.setdefault(spec.cut(original), []).append(spec)
     for cut in sorted(served, key=lambda cut: cut.scale, reverse=True):
-        if cut.crop != source:
-            yield _resize(picture, cut.size, _middle(picture, source, cut.crop)), served[cut]
+        if cut.crop != original:
+            yield _resize(picture, cut.size, _middle(picture, original, cut.crop)), served[cut]
             continue
         if cut.size != picture.size:
             picture = _resize(picture, cut.size)
@@ -130,7 +154,7 @@ def _resize_in_steps(
 def _resize(
     picture: Image.Image, size: Dimensions, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    return picture.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=1.5)
+    return picture.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=_REDUCING_GAP)
 
 
 def _middle(picture: Image.Image, source: Dimensions, crop: Dimensions) -> tuple[float, float, float, float]:
@@ -139,6 +163,24 @@ def _middle(picture: Image.Image, source: Dimensions, crop: Dimensions) -> tuple
     left, top = (source.width - crop.width) // 2, (source.height - crop.height) // 2
     right, bottom = min((left + crop.width) * across, picture.width), min((top + crop.height) * down, picture.height)
     return left * across, top * down, right, bottom
+
+
+def _encode_stages(
+    stages: Iterator[tuple[Image.Image, list[VariantSpec]]], threads: int
+) -> tuple[dict[str, Variant], str]:
+    """Encode every picture while the next ones are made; return all variants and the last picture's main colour."""
+    if threads == 1:
+        made: dict[str, Variant] = {}
+        for picture, specs in stages:
+            made |= _encode_all(picture, specs)
+        return made, dominant_color_of(picture)
+    jobs = []
+    with ThreadPoolExecutor(threads) as encoders:
+        for picture, specs in stages:
+            require_memory(_THREAD_BYTES, "for a thread")  # one that fails at its start is waited for forever
+            jobs.append(encoders.submit(_encode_all, picture, specs))
+        color = dominant_color_of(picture)
+    return {name: variant for job in jobs for name, variant in job.result().items()}, color
 
 
 def _encode_all(picture: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:

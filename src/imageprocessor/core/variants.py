@@ -22,6 +22,10 @@ class Dimensions(NamedTuple):
     width: int
     height: int
 
+    def turned(self) -> Dimensions:
+        """Return those of the picture laid on its side."""
+        return Dimensions(self.height, self.width)
+
 
 class Cut(NamedTuple):
     """What to take of a picture, always from its middle, and how large that shall become; in pixels."""
@@ -33,6 +37,11 @@ class Cut(NamedTuple):
     def scale(self) -> float:
         """Pixels that come out for each that goes in."""
         return self.size.width * self.size.height / (self.crop.width * self.crop.height)
+
+    @property
+    def share(self) -> float:
+        """How much of its length the longer-lived side keeps."""
+        return max(self.size.width / self.crop.width, self.size.height / self.crop.height)
 
 
 @dataclass(frozen=True, slots=True)
