@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 IN_PARALLEL = ["-n", "auto", "--dist", "loadgroup"]  # what shares a server shares a process
 WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src/imageprocessor/storage"]
+SIMD = "pillow-simd==12.1.1.post0"
+SIMD_HEADERS = ("stdio.h", "jpeglib.h", "lcms2.h", "webp/encode.h", "zlib.h", "Python.h")
 MIGRATE = """
 from imageprocessor.queue.database import open_database
 from imageprocessor.queue.schema import migrate
@@ -69,6 +73,23 @@ def minimums(session: nox.Session) -> None:
     """All tests, with the lowest version of every dependency that pyproject.toml permits."""
     session.install("--resolution", "lowest-direct", "-e", ".[all,test]")
     session.run("pytest", *IN_PARALLEL, "-W", "default", *session.posargs)  # old versions warn of what is long changed
+
+
+@nox.session(venv_backend="uv")
+def simd(session: nox.Session) -> None:
+    """All tests on Pillow-SIMD, built from source: needs a processor with AVX2, a C compiler and headers."""
+    try:
+        headers = [f"-include{name}" for name in SIMD_HEADERS]
+        python = f"-I{sysconfig.get_path('include')}"
+        session.run("cc", "-mavx2", "-fsyntax-only", python, *headers, "-xc", os.devnull, external=True, silent=True)
+    except CommandFailed:
+        session.error("Pillow-SIMD is built from source: install the packages that the Dockerfile installs for it")
+    session.install("-e", ".[all,test]")
+    session.run("uv", "pip", "uninstall", "pillow", external=True)
+    # A wheel in the cache may be one that was built without AVX2
+    session.install("--no-cache", "-C", "webp=enable", "-C", "lcms=enable", SIMD, env={"CC": "cc -mavx2"})
+    session.run("python", "-c", "from PIL.features import pilinfo; pilinfo(supported_formats=False)")
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="uv")

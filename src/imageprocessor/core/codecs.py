@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 
 import PIL
@@ -12,7 +13,14 @@ from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError
 
-LIBRARIES = {"libjpeg-turbo": "libjpeg_turbo", "libwebp": "webp", "zlib-ng": "zlib_ng", "zlib": "zlib"}
+SIMD = "Pillow-SIMD"
+LIBRARIES = {
+    "libjpeg-turbo": "libjpeg_turbo",
+    "libwebp": "webp",
+    "LittleCMS": "littlecms2",
+    "zlib-ng": "zlib_ng",
+    "zlib": "zlib",
+}
 
 
 def pillow_version() -> tuple[int, ...]:
@@ -21,9 +29,17 @@ def pillow_version() -> tuple[int, ...]:
 
 
 def list_libraries() -> dict[str, str]:
-    """Return the versions of Pillow and of the libraries that it was built with."""
+    """Return the versions of Pillow, or Pillow-SIMD, under its name, and of the libraries that it was built with."""
     versions = {name: features.version(feature) for name, feature in LIBRARIES.items()}
-    return {"Pillow": PIL.__version__} | {name: version for name, version in versions.items() if version}
+    return {_engine(): PIL.__version__} | {name: found for name, found in versions.items() if found}
+
+
+def _engine() -> str:
+    """Tell the two that install PIL/ apart: where both are installed, the one whose version runs."""
+    try:
+        return SIMD if version(SIMD) == PIL.__version__ else "Pillow"
+    except PackageNotFoundError:
+        return "Pillow"
 
 
 def find_broken() -> dict[str, str]:

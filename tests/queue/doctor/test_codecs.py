@@ -5,39 +5,52 @@ from pathlib import Path
 import PIL
 import pytest
 
+from imageprocessor.core.codecs import pillow_version
 from imageprocessor.core.formats import ImageFormat
-from imageprocessor.queue.doctor.codecs import check_codecs, check_version
+from imageprocessor.queue.doctor.codecs import FIXED_IN, check_codecs, check_version
 from imageprocessor.queue.doctor.finding import Finding, Verdict
 
 OK, WARNING, WRONG = Verdict
-SIMD = "Pillow_SIMD-12.1.1.post0.dist-info"
+DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
 
 
 def by_name() -> dict[str, Finding]:
     return {finding.name: finding for finding in check_codecs()}
 
 
-def install_beside(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = SIMD) -> None:
-    """Let a second distribution claim the folder PIL/, as pip lets it."""
-    (folder / name).mkdir()
-    (folder / name / "METADATA").write_text("Metadata-Version: 2.1\nName: Pillow-SIMD\nVersion: 12.1.1.post0\n")
-    (folder / name / "top_level.txt").write_text("PIL\n")
+def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two distributions claim the folder PIL/, as pip lets them."""
+    for name, version in DISTRIBUTIONS.items():
+        place = folder / f"{name}-{version}.dist-info"
+        place.mkdir()
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+        (place / "top_level.txt").write_text("PIL\n")
     monkeypatch.syspath_prepend(str(folder))
 
 
 def test_codecs_are_well() -> None:
     found = by_name()
-    assert {finding.verdict for finding in found.values()} == {OK}
-    assert f"Pillow {PIL.__version__}, libjpeg" in found["codec versions"].found
-    assert "libwebp" in found["codec versions"].found
+    assert {name: finding.verdict for name, finding in found.items()} == {
+        "codec versions": WARNING if pillow_version() < FIXED_IN else OK,
+        "codecs": OK,
+    }
+    for library in (f"{PIL.__version__}, libjpeg", "libwebp", "LittleCMS"):
+        assert library in found["codec versions"].found
 
 
 def test_two_distributions_in_one_folder_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_beside(tmp_path, monkeypatch)
+    install_both(tmp_path, monkeypatch)
     found = by_name()["codec packages"]
     assert found.verdict is WRONG
     assert "pillow and pillow-simd lie in the same folder" in found.found
     assert found.fix.startswith("pip uninstall -y pillow pillow-simd")
+
+
+@pytest.mark.parametrize(("version", "engine"), [("12.1.1.post0", "Pillow-SIMD"), ("13.0.0", "Pillow")])
+def test_the_one_that_runs_is_named(version: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_both(tmp_path, monkeypatch)
+    monkeypatch.setattr(PIL, "__version__", version)
+    assert by_name()["codec versions"].found.startswith(f"{engine} {version}, libjpeg")
 
 
 def test_decoders_without_the_security_fixes_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,11 +61,16 @@ def test_decoders_without_the_security_fixes_are_wrong(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("version", "simd", "verdict"),
-    [((12, 3), False, OK), ((13, 0), True, OK), ((12, 1), True, WARNING), ((12, 1), False, WRONG)],
+    ("version", "engine", "verdict"),
+    [
+        ((12, 3), "Pillow", OK),
+        ((13, 0), "Pillow-SIMD", OK),
+        ((12, 1), "Pillow-SIMD", WARNING),
+        ((12, 1), "Pillow", WRONG),
+    ],
 )
-def test_pillow_simd_is_a_choice_with_a_warning(version: tuple[int, ...], simd: bool, verdict: Verdict) -> None:
-    assert check_version("Pillow", version, simd=simd).verdict is verdict
+def test_pillow_simd_is_a_choice_with_a_warning(version: tuple[int, ...], engine: str, verdict: Verdict) -> None:
+    assert check_version({engine: "12"}, version).verdict is verdict
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 
-from imageprocessor.core.codecs import find_broken, list_libraries, pillow_version
+from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
 from imageprocessor.queue.doctor.finding import Finding, ok, warning, wrong
 
 FIXED_IN = (12, 3)
 REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=12.3'"
-SIMD = "pillow-simd"
 
 
 def check_codecs() -> Iterator[Finding]:
@@ -19,19 +18,19 @@ def check_codecs() -> Iterator[Finding]:
     if len(found) > 1:
         both = " and ".join(sorted(found))
         yield wrong("codec packages", f"{both} lie in the same folder, PIL/: which file is whose is chance.", REINSTALL)
-    libraries = ", ".join(f"{name} {version}" for name, version in list_libraries().items())
-    yield check_version(libraries, pillow_version(), simd=SIMD in found)
+    yield check_version(list_libraries(), pillow_version())
     for name, fault in (broken := find_broken()).items():
         yield wrong(f"codec {name}", f"An image of one pixel cannot be processed: {fault}", REINSTALL)
     if not broken:
         yield ok("codecs", "JPEG, PNG and WebP are decoded, WebP is encoded")
 
 
-def check_version(libraries: str, version: tuple[int, ...], *, simd: bool) -> Finding:
-    """Return the finding on Pillow, or Pillow-SIMD, and the *libraries* in it."""
+def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Finding:
+    """Return the finding on the *version* of Pillow, or Pillow-SIMD, and the *libraries* in it."""
+    told = ", ".join(f"{name} {number}" for name, number in libraries.items())
     if version >= FIXED_IN:
-        return ok("codec versions", libraries)
-    found = f"{libraries}: the decoders lack the security fixes of Pillow 12.3."
-    if simd:
-        return warning("codec versions", f"Pillow-SIMD, {found}", f"If strangers may upload: {REINSTALL}")
-    return wrong("codec versions", found, "pip install --upgrade 'pillow>=12.3'")
+        return ok("codec versions", told)
+    lacking = f"{told}: the decoders lack security fixes, those of Pillow 12.3 among them."
+    if SIMD in libraries:
+        return warning("codec versions", lacking, f"If strangers may upload: {REINSTALL}")
+    return wrong("codec versions", lacking, "pip install --upgrade 'pillow>=12.3'")
