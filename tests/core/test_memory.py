@@ -10,6 +10,7 @@ from PIL import Image
 
 from imageprocessor.core.memory import require_memory
 from tests.core.pngs import GRAY, GRAY_ALPHA, RGBA
+from tests.engine import require_pillow
 from tests.hostile.worst import noisy_png
 from tests.images import PRIVATE_PROFILE, encode, photo
 
@@ -57,6 +58,8 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory 
 
 def outcomes(work: str, data: bytes, folder: Path) -> Counter[str]:
     """Count how *work* ended under limits from one that is too small to one that is not."""
+    if data.startswith(b"RIFF"):
+        require_pillow((12, 3), "a WebP for whose pixels there was no memory ended the process with a signal")
     files = [folder / name for name in ("picture", "a.jpg", "b.webp")]
     for path, content in zip(files, (data, *(encode(photo(9, 9), kind) for kind in ("JPEG", "WEBP"))), strict=True):
         path.write_bytes(content)
