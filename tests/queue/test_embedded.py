@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 
 from imageprocessor.queue import job_store, presence
 from imageprocessor.queue.dispatch import workers_directory
-from imageprocessor.queue.embedded import Supervisor
+from imageprocessor.queue.embedded import Slot, Supervisor
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
@@ -120,6 +121,19 @@ def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
         assert done.started_at
         delays.append((done.started_at - done.created_at).total_seconds())
     assert sorted(delays)[2] < 0.05, "at every look of one second, three of ten would not be so quick"
+
+
+def test_threads_are_as_many_as_workers_however_few_have_work(service: Service, submit_image: Submit) -> None:
+    pipes = [multiprocessing.Pipe() for _ in range(4)]
+    supervisor = Supervisor(service, len(pipes))
+    supervisor._slots = [Slot(multiprocessing.current_process(), ours, "a worker") for ours, _ in pipes]
+    handed_out = []
+    for count in (1, 3):
+        jobs = {submit_image().job_id for _ in range(count)}
+        supervisor._hand_out()
+        handed_out.append([theirs.recv() for _, theirs in pipes if theirs.poll()])
+        assert {job_id for job_id, _ in handed_out[-1]} == jobs
+    assert [[threads for _, threads in some] for some in handed_out] == [[4], [1, 1, 1]]
 
 
 def test_killed_worker_costs_one_attempt_of_one_job(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -139,7 +140,7 @@ def test_source_that_is_not_what_was_received_fails_the_job(
 def test_whatever_goes_wrong_ends_the_attempt_and_not_the_worker(
     fault: BaseException, code: str, service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise fault
 
     job = submit_image()
@@ -168,7 +169,7 @@ def test_stale_worker_can_neither_finish_nor_fail_what_another_has_finished(
     set_clock(timedelta(minutes=2))
     run_job(service, job.job_id, "fast")
     done = find(service, job)
-    task._run_attempt(service, stale, nullcontext)
+    task._run_attempt(service, stale, nullcontext, 1)
     task.fail_attempt(service, stale, StorageUnavailableError("too late"))
     assert find(service, job) == done
     assert set((done.variant_keys or {}).values()) == stored_keys(service)
@@ -180,9 +181,9 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
 ) -> None:
     job = submit_image()
 
-    def delete_meanwhile(*arguments: object) -> object:
+    def delete_meanwhile(*arguments: Any, **options: Any) -> object:
         delete_image(service, job.image_id, OPERATOR)
-        return process(*arguments)  # type: ignore[arg-type]
+        return process(*arguments, **options)
 
     monkeypatch.setattr(task, "process", delete_meanwhile)
     run_job(service, job.job_id, "worker")

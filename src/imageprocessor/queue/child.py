@@ -26,17 +26,17 @@ log = structlog.get_logger(__name__)
 
 
 def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
-    """Run the jobs whose ids arrive on *pipe*, and answer each with its id once it has been dealt with."""
+    """Run the jobs that arrive on *pipe*, with the threads for each, and answer with its id once it is dealt with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     configure_logs(settings.log_format, settings.log_level)
     limit_memory(settings.job_memory_limit_mb)
-    job_ids: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(pipe, job_ids), name="receiver", daemon=True).start()
+    jobs: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, jobs), name="receiver", daemon=True).start()
     worker_id = f"{supervisor_id}:{os.getpid()}"
     with open_service(settings, migrates=False) as service:
         while True:
-            job_id = job_ids.get()
-            run_patiently(service, job_id, worker_id)
+            job_id, threads = jobs.get()
+            run_patiently(service, job_id, worker_id, threads=threads)
             pipe.send(job_id)
 
 
@@ -47,19 +47,21 @@ def limit_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def run_patiently(service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext) -> None:
+def run_patiently(
+    service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext, threads: int = 1
+) -> None:
     """Run the job; where the database cannot be used, pause for a second, so as not to run through all that wait."""
     try:
-        run_job(service, job_id, worker_id, time_limit)
+        run_job(service, job_id, worker_id, time_limit, threads)
     except DATABASE_FAULTS as error:
         log.warning("database_unavailable", job_id=job_id, cause=str(error))
         time.sleep(PAUSE_SECONDS)
 
 
-def _receive(pipe: Connection, job_ids: queue.SimpleQueue[str]) -> None:
-    """Pass on job ids; end the process at once when the supervisor is gone, even in the middle of a decode."""
+def _receive(pipe: Connection, jobs: queue.SimpleQueue[tuple[str, int]]) -> None:
+    """Pass on jobs; end the process at once when the supervisor is gone, even in the middle of a decode."""
     try:
         while True:
-            job_ids.put(pipe.recv())
+            jobs.put(pipe.recv())
     except (EOFError, OSError):
         os._exit(0)

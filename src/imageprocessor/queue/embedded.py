@@ -138,12 +138,14 @@ class Supervisor:
         busy = {slot.job_id for slot in self._slots}
         with self._service.database.read() as connection:
             due = job_store.list_due(connection, clock.utc_now(), limit=len(self._slots))
-        for slot, job_id in zip(idle, [job_id for job_id in due if job_id not in busy], strict=False):
-            self._send(slot, job_id)
+        jobs = list(zip(idle, [job_id for job_id in due if job_id not in busy], strict=False))
+        at_work = len(self._slots) - len(idle) + len(jobs)
+        for slot, job_id in jobs:  # one that works alone uses the processors of those that are idle
+            self._send(slot, job_id, threads=len(self._slots) // at_work)
 
-    def _send(self, slot: Slot, job_id: str) -> None:
+    def _send(self, slot: Slot, job_id: str, threads: int) -> None:
         try:
-            slot.pipe.send(job_id)
+            slot.pipe.send((job_id, threads))
         except OSError:
             return  # it died just now: the next turn replaces it, the job is still due
         slot.job_id = job_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
@@ -33,11 +34,13 @@ TimeLimit = Callable[[], AbstractContextManager[None]]
 log = structlog.get_logger(__name__)
 
 
-def run_job(service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext) -> None:
+def run_job(
+    service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext, threads: int = 1
+) -> None:
     """Run one attempt of the job *job_id*, if it is there to be had, and write down what came of it.
 
     *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, who started this process
-    must watch the time.
+    must watch the time. *threads* is how many processors the work may use at once.
 
     Raises:
         DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs out and the job
@@ -48,7 +51,7 @@ def run_job(service: Service, job_id: str, worker_id: str, time_limit: TimeLimit
         return
     with structlog.contextvars.bound_contextvars(job_id=job_id, image_id=job.image_id, request_id=job.request_id):
         started = time.perf_counter()
-        _run_attempt(service, job, time_limit)
+        _run_attempt(service, job, time_limit, threads)
         log.info("attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3))
 
 
@@ -117,10 +120,11 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
     return job
 
 
-def _run_attempt(service: Service, job: Job, time_limit: TimeLimit) -> None:
+def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int) -> None:
     try:
         with time_limit():
-            image = process(load_source(service, job), service.settings.image_sizes, service.settings.limits)
+            source, settings = load_source(service, job), service.settings
+            image = process(source, settings.image_sizes, settings.limits, threads=threads)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
         failure = error
@@ -140,10 +144,11 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit) -> None:
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
-    keys = {}
-    for name, variant in image.variants.items():
-        keys[name] = variant_key(job.bucket, name, job.image_id)
-        service.storage.put(keys[name], variant.data)
+    """Store all variants side by side, because each one waits for a disk or a network; return their keys."""
+    keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
+    with ThreadPoolExecutor(len(keys)) as stores:  # none goes on after this, however it ends
+        for _ in stores.map(service.storage.put, keys.values(), (made.data for made in image.variants.values())):
+            pass
     return keys
 
 

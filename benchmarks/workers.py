@@ -1,0 +1,83 @@
+"""Jobs a second of two workers against one, each as a user starts them: `imageprocessor worker` beside its database.
+
+WORKER_CONCURRENCY is how many processors the workers use together: one worker encodes in one thread, and two workers,
+both busy, in one thread each. (One that is busy alone uses the threads of the others, too.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.figures import Figure, Skipped, compare, interleave
+from benchmarks.photo import encode_photo
+from imageprocessor.queue import job_store
+from imageprocessor.queue.jobs import OPEN_STATUSES
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.submission import Sender, Upload, submit
+from imageprocessor.settings import Settings
+from tests.servers.processes import run_process, wait_for
+
+JOBS = 12
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def measure(rounds: int) -> list[Figure | Skipped]:
+    """Return the row of DESIGN 10; a machine of one processor has nothing for the second worker to use."""
+    work, reference = "12 MP jobs, two workers", "one worker"
+    if (os.cpu_count() or 1) < 2:
+        return [Skipped(work, reference, "this machine has one processor")]
+    speeds = interleave({str(count): partial(run_batch, encode_photo(), count) for count in (1, 2)}, rounds)
+    return [compare(work, "jobs/s", speeds["2"], reference, speeds["1"], at_least=1.85)]
+
+
+def run_batch(picture: bytes, worker_count: int) -> float:
+    """Let jobs wait, start the workers, and return how many a second end between the first start and the last end."""
+    with TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=JOBS)
+        with open_service(settings) as service:
+            for _ in range(JOBS):
+                submit_picture(service, picture)
+            with run_workers(Path(folder), worker_count):
+                wait_for(lambda: not count_open(service))
+            starts, ends = zip(*list_times(service), strict=True)
+    assert len(ends) == JOBS, "some failed: the ratio would tell nothing"
+    seconds: float = (max(ends) - min(starts)).total_seconds()
+    return JOBS / seconds
+
+
+def submit_picture(service: Service, picture: bytes) -> str:
+    """Take *picture* as an upload of the service, and return its job's id."""
+    path = service.incoming / uuid.uuid4().hex
+    path.write_bytes(picture)
+    job, _ = submit(service, Upload(path, hashlib.sha256(picture).hexdigest(), "photos"), Sender("benchmark"))
+    return job.job_id
+
+
+def run_workers(folder: Path, worker_count: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Run *worker_count* embedded workers on the data in *folder* until the end of the context."""
+    environ = {**os.environ, "DATA_DIR": str(folder), "WORKER_CONCURRENCY": str(worker_count)}
+    command = [sys.executable, "-m", "imageprocessor", "worker"]
+    return run_process(command, folder / "worker.log", stop=signal.SIGTERM, env=environ, cwd=folder)
+
+
+def count_open(service: Service) -> int:
+    """Return how many jobs have not ended."""
+    with service.database.read() as connection:
+        counts = job_store.count_by_status(connection)
+    return sum(counts[status] for status in OPEN_STATUSES)
+
+
+def list_times(service: Service) -> list[tuple[datetime, datetime]]:
+    """Return when each completed job was started and completed."""
+    with service.database.read() as connection:
+        return job_store.list_processing_times(connection, BEGINNING)
