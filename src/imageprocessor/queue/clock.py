@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 def utc_now() -> datetime:
     """Return the current time, aware, in UTC."""
@@ -18,9 +16,9 @@ def to_text(moment: datetime) -> str:
     >>> to_text(datetime(2024, 11, 8, 14, tzinfo=UTC))
     '2024-11-08T14:00:00.000000Z'
     """
-    return moment.astimezone(UTC).strftime(FORMAT)
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def from_text(text: str) -> datetime:
     """Return the aware moment that :func:`to_text` wrote."""
-    return datetime.strptime(text, FORMAT).replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)

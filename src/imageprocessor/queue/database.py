@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Select
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 from imageprocessor.queue.postgres import DISK_FULL, open_postgres
-from imageprocessor.queue.sqlite import read_identity, sqlite_engines
+from imageprocessor.queue.sqlite import Readers, read_identity, sqlite_engines
 from imageprocessor.settings import Settings
 
 DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)  #: what a transaction may raise and later not
@@ -25,6 +26,7 @@ class Database:
 
     writer: Engine
     reader: Engine  #: the same pool, whose connections begin no transaction
+    readers: Readers | None = None  #: SQLite's, for what clients poll
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -35,6 +37,21 @@ class Database:
         """
         with _told_apart(), self.reader.connect() as connection:
             yield connection
+
+    def first(self, statement: Select[Any], **parameters: str) -> Mapping[str, Any] | None:
+        """Return the first row of *statement*, as a reader sees it; None if there is none.
+
+        For what clients poll: on SQLite it takes a fifth of what :meth:`read` and its connection take.
+
+        Raises:
+            DatabaseUnavailableError: As :meth:`read`.
+        """
+        with _told_apart():
+            if self.readers is not None:
+                return self.readers.first(statement, parameters)
+            with self.reader.connect() as connection:
+                row = connection.execute(statement, parameters).first()
+                return dict(row._mapping) if row else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -56,7 +73,9 @@ class Database:
             return str(read_identity(connection))
 
     def close(self) -> None:
-        """Close every connection of the pool."""
+        """Close every connection that is not in use."""
+        if self.readers is not None:
+            self.readers.close()
         self.writer.dispose()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from imageprocessor.errors import (
@@ -46,8 +47,7 @@ def read_job(service: Service, job_id: str, caller: Caller) -> Job:
         InvalidIdError: *job_id* is no UUID.
         JobNotFoundError: There is none, its image was deleted, or it is not the caller's to see.
     """
-    with service.database.read() as connection:
-        job = job_store.find_job(connection, parse_id(job_id))
+    job = _to_job(service.database.first(job_store.FIND_JOB, job_id=parse_id(job_id)))
     if job is None or not _may_read(service, job, caller):
         raise JobNotFoundError(f"There is no job {job_id}.")
     return job
@@ -73,8 +73,7 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
         JobNotReadyError, JobFailedError: As :func:`read_result`.
         UnknownSizeError: It has no variant *size*.
     """
-    with service.database.read() as connection:
-        job = job_store.find_image(connection, parse_id(image_id))
+    job = _to_job(service.database.first(job_store.FIND_IMAGE, image_id=parse_id(image_id)))
     if job is None or not _may_read(service, job, caller):
         raise ImageNotFoundError(f"There is no image {image_id}.")
     sizes = _completed(job).variant_keys or {}
@@ -137,6 +136,10 @@ def delete_variants(service: Service, job: Job) -> None:
     keys = {variant_key(job.bucket, spec.name, job.image_id) for spec in service.settings.image_sizes}
     for key in keys.union((job.variant_keys or {}).values()):
         service.storage.delete(key)
+
+
+def _to_job(row: Mapping[str, Any] | None) -> Job | None:
+    return Job.from_row(row) if row else None
 
 
 def _may_read(service: Service, job: Job, caller: Caller) -> bool:

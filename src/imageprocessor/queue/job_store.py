@@ -34,13 +34,15 @@ FIND_IMAGE = VISIBLE.where(jobs.c.image_id == bindparam("image_id"))
 FIND_IDEMPOTENT = VISIBLE.where(
     jobs.c.user_id == bindparam("user_id"), jobs.c.idempotency_key == bindparam("idempotency_key")
 )
+INSERT_JOB = insert(jobs)
+INSERT_EVENT = insert(events)
 CHANGE_NOTHING = update(jobs).where(false()).values(user_id="")
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
 
 def insert_job(connection: Connection, job: Job) -> None:
     """Store a new job."""
-    connection.execute(insert(jobs).values(job.to_row()))
+    connection.execute(INSERT_JOB, job.to_row())
 
 
 def change_nothing(connection: Connection) -> None:
@@ -227,16 +229,15 @@ def forget_source(connection: Connection, job: Job) -> bool:
 
 def add_event(connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any) -> None:
     """Write a line of the audit trail."""
-    connection.execute(
-        insert(events).values(
-            id=str(uuid.uuid4()),
-            event_type=event_type,
-            image_id=job.image_id,
-            job_id=job.job_id,
-            metadata=json.dumps(details),
-            created_at=clock.to_text(now),
-        )
-    )
+    row = {
+        "id": str(uuid.uuid4()),
+        "event_type": event_type,
+        "image_id": job.image_id,
+        "job_id": job.job_id,
+        "metadata": json.dumps(details),
+        "created_at": clock.to_text(now),
+    }
+    connection.execute(INSERT_EVENT, row)
 
 
 def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue import clock
@@ -13,6 +13,9 @@ from imageprocessor.queue.tables import upload_rate_limits as limits
 
 STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
 
+COUNT_USED = select(limits.c.upload_count).where(
+    limits.c.user_id == bindparam("user_id"), limits.c.window_start == bindparam("window_start")
+)
 TAKE_ONE = text(
     "INSERT INTO upload_rate_limits (user_id, window_start, upload_count) VALUES (:user_id, :window_start, 1)"
     " ON CONFLICT (user_id, window_start) DO UPDATE SET upload_count = upload_rate_limits.upload_count + 1"
@@ -33,10 +36,7 @@ class Quota:
 def read_quota(connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
     """Return what *user_id* has left, without taking any."""
     start = window_start(now, window)
-    query = select(limits.c.upload_count).where(
-        limits.c.user_id == user_id, limits.c.window_start == clock.to_text(start)
-    )
-    used = connection.scalar(query) or 0
+    used = connection.scalar(COUNT_USED, {"user_id": user_id, "window_start": clock.to_text(start)}) or 0
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 

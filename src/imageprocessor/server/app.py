@@ -48,9 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=_make_middleware(settings),
         redirect_slashes=False,
     )
-    for router in ROUTERS:
-        app.include_router(router)
     app.state.routes = [route for router in ROUTERS for route in router.routes]
+    app.router.routes.extend(app.state.routes)  # include_router would look through a router and its routes each time
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app

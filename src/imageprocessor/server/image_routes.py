@@ -11,6 +11,7 @@ from imageprocessor import errors
 from imageprocessor.queue.images import delete_image, read_image, read_images
 from imageprocessor.queue.submission import Sender
 from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader, User
+from imageprocessor.server.lookups import look_up
 from imageprocessor.server.openapi import (
     ImageId,
     ImageIds,
@@ -20,7 +21,7 @@ from imageprocessor.server.openapi import (
     problem_responses,
 )
 from imageprocessor.server.quota_headers import describe_quota
-from imageprocessor.server.representations import represent_result, represent_variant
+from imageprocessor.server.representations import answer, represent_result, represent_variant
 from imageprocessor.server.schemas import ImageBatch, ImageResult, ImageVariant, UploadAccepted
 from imageprocessor.server.storage_turns import in_turn
 from imageprocessor.server.uploads import admit, receive
@@ -107,26 +108,27 @@ def get_images(service: CurrentService, caller: Reader, image_ids: ImageIds, siz
     "/{image_id:image_id}",
     operation_id="getImage",
     summary="Read one size of an image",
+    response_model=ImageVariant,
     responses=problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY),
     openapi_extra=READER_SECURITY,
 )
-def get_image(service: CurrentService, caller: Reader, image_id: ImageId, size: Size = "medium") -> ImageVariant:
+async def get_image(request: Request, service: CurrentService, image_id: ImageId, size: Size = "medium") -> Response:
     """Its `url` never expires: it can be kept."""
-    job = read_image(service, image_id, caller, size)
-    return represent_variant(job, size, service.settings.public_base_url)
+    job, _ = await look_up(request, read_image, image_id, size)
+    return answer(represent_variant(job, size, service.settings.public_base_url))
 
 
 @router.get(
     "/{image_id:image_id}/all",
     operation_id="getImageResult",
     summary="Read all sizes of an image",
+    response_model=ImageResult,
     responses=problem_responses(*NOT_FOUND, *NOT_READY),
-    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
-def get_image_result(service: CurrentService, caller: Reader, image_id: ImageId) -> ImageResult:
+async def get_image_result(request: Request, service: CurrentService, image_id: ImageId) -> Response:
     """The same answer as the job's result gives."""
-    return represent_result(read_image(service, image_id, caller), caller, service.settings.public_base_url)
+    return answer(represent_result(*await look_up(request, read_image, image_id), service.settings.public_base_url))
 
 
 @router.delete(

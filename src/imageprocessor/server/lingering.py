@@ -19,7 +19,10 @@ class LingeringClose:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body_ended = not BODY_HEADERS & {name for name, _ in scope.get("headers", ())}
+        if BODY_HEADERS.isdisjoint(name for name, _ in scope.get("headers", ())):
+            await self.app(scope, receive, send)
+            return
+        body_ended = False
 
         async def receive_noting_end() -> Message:
             nonlocal body_ended

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import Response
+from pydantic import BaseModel
+
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import shown_status
 from imageprocessor.queue.jobs import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
+
+
+def answer(body: BaseModel) -> Response:
+    """Return *body* as JSON, without what was not set. FastAPI would check again what was checked when it was built."""
+    return Response(body.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
 def represent_job(job: Job, caller: Caller) -> JobState:

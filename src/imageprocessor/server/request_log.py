@@ -8,10 +8,10 @@ import uuid
 from urllib.parse import quote
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ID_HEADER = "X-Request-ID"
+_ID_HEADER = ID_HEADER.lower().encode("ascii")
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger(__name__)
@@ -26,14 +26,14 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id = scope.setdefault("state", {})["request_id"] = choose_id(Headers(scope=scope).get(ID_HEADER))
+        request_id = scope.setdefault("state", {})["request_id"] = choose_id(_sent_id(scope))
         started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])  # an HTTPStatus at times
-                MutableHeaders(scope=message)[ID_HEADER] = request_id
+                message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode("ascii"))]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -50,6 +50,10 @@ def choose_id(sent: str | None) -> str:
     'order-17'
     """
     return sent if sent and ACCEPTED_ID.fullmatch(sent) else str(uuid.uuid4())
+
+
+def _sent_id(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_HEADER), None)
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:
