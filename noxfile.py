@@ -7,6 +7,7 @@ need. The others make environments of their own, because what is installed is wh
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -107,6 +108,16 @@ def chaos(session: nox.Session) -> None:
     """The long form of the tests that kill, 1000 images each, and of those that need much memory: an hour."""
     long = {"CHAOS_IMAGES": "1000", "WORST_IMAGES": "all"}
     session.run("pytest", "tests/chaos", "tests/hostile/test_memory.py", *session.posargs, env=long)
+
+
+@nox.session(venv_backend="uv")
+def bench(session: nox.Session) -> None:
+    """The benchmarks, on a machine that does nothing else. Arguments after `--` go to `python -m benchmarks`."""
+    session.install("-e", ".[bench]")
+    peers = session.create_tmp()
+    if shutil.which("npm"):  # else the rows with sharp say why they were skipped
+        session.run("npm", "install", "--silent", "--prefix", peers, "sharp@0.35", external=True)
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"SHARP_DIR": peers})
 
 
 @nox.session(venv_backend="uv", python="3.11")

@@ -7,6 +7,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import Figure, Skipped
 from benchmarks.report import format_table, write_docs
@@ -20,10 +21,10 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     rows: list[Figure | Skipped] = []
     for subject in options.subjects:
-        print(f"measuring {subject} …", file=sys.stderr, flush=True)
+        sys.stderr.write(f"measuring {subject} …\n")
         rows += import_module(f"benchmarks.{subject}").measure(options.rounds)
-    print(format_table(rows))
-    results = {"machine": describe_machine(), "rows": [row.to_json() for row in rows]}
+    results: dict[str, Any] = {"machine": describe_machine(), "rows": [row.to_json() for row in rows]}
+    sys.stdout.write(format_table(results["rows"]) + "\n")
     options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.docs:
         write_docs(results)
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("subjects", nargs="*", default=SUBJECTS, metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}")
     parser.add_argument("--rounds", type=int, default=7, help="how often each contender runs (default: 7)")

@@ -1,0 +1,66 @@
+"""Whole jobs, one at a time: a 12-megapixel JPEG to the four default sizes, against the bare codecs and the peers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.figures import Figure, Skipped, compare, interleave
+from benchmarks.peers import Cost, find_obstacle, node, python, script, start
+from benchmarks.photo import encode_photo
+from imageprocessor import DEFAULT_VARIANTS, validate
+from imageprocessor.core.variants import Dimensions
+
+OURS = "ours"
+SHARP = "sharp, its defaults"
+BARE = "bare codecs, same effort"
+#: By reference, what is compared with it, and the most that the ratio may be.
+BUDGETS = {(SHARP, "cpu_seconds"): 0.50, (SHARP, "wall_seconds"): 0.45, (BARE, "cpu_seconds"): 1.15}
+WORK = "12 MP JPEG → 4 WebP"
+UNITS = {"cpu_seconds": "s of CPU", "wall_seconds": "s", "bytes": "bytes"}
+
+
+def measure(rounds: int) -> list[Figure | Skipped]:
+    """Return the rows of whole jobs: CPU time decides how many a machine does, wall time how long one of them takes."""
+    with TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        photo.write_bytes(encode_photo())
+        commands = list_commands(photo)
+        missing = {name: reason for name, command in commands.items() if (reason := find_obstacle(command))}
+        costs = run_peers({name: command for name, command in commands.items() if name not in missing}, rounds)
+    rows: list[Figure | Skipped] = [Skipped(WORK, name, reason) for name, reason in missing.items()]
+    return [*compare_costs(costs), *rows]
+
+
+def list_commands(photo: Path) -> dict[str, Sequence[str]]:
+    """Return by its name how each contender is started."""
+    info = validate(photo)
+    source = Dimensions(info.width, info.height)
+    efforts = json.dumps([spec.effort_for(spec.cut(source).size.width) for spec in DEFAULT_VARIANTS])
+    return {
+        OURS: python("ours.py", str(photo)),
+        BARE: script("bare.py", str(photo), efforts),
+        SHARP: node("sharp.mjs", str(photo)),
+        "sharp, same effort": node("sharp.mjs", str(photo), efforts),
+        "pyvips, its defaults": script("vips.py", str(photo)),
+        "thumbor, its defaults": script("thumbor_server.py", str(photo)),
+    }
+
+
+def run_peers(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, list[Cost]]:
+    """Start all, let them take turns, and return what each round cost."""
+    with ExitStack() as stack:
+        peers = {name: stack.enter_context(start(command)) for name, command in commands.items()}
+        return interleave({name: peer.run for name, peer in peers.items()}, rounds)
+
+
+def compare_costs(costs: dict[str, list[Cost]]) -> Iterable[Figure]:
+    """Return a row for each peer and kind of cost."""
+    for name in costs:
+        for kind, unit in UNITS.items():
+            if name != OURS and (name, kind) != (BARE, "wall_seconds"):  # bare codecs use one thread
+                ours, theirs = ([float(getattr(cost, kind)) for cost in costs[each]] for each in (OURS, name))
+                yield compare(f"{WORK}, {unit}", unit, ours, name, theirs, at_most=BUDGETS.get((name, kind)))

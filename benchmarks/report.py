@@ -1,0 +1,65 @@
+"""The results as people read them: a table, and the page of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure as Plot
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PLOT = Path(__file__).parents[1] / "docs" / "_static" / "benchmarks.svg"
+HEADINGS = ("work", "reference", "ours", "theirs", "ratio", "rounds", "budget", "")
+MARKER = "<!-- results -->"
+OURS, THEIRS = "#1f6f5c", "#b9b4a7"
+
+
+def format_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Return *rows*, as :mod:`benchmarks.figures` gives them for JSON, as a Markdown table."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_docs(results: dict[str, Any]) -> None:
+    """Put the table and the machine into the page, after its marker, and draw the plot beside it."""
+    said, marker, _ = PAGE.read_text(encoding="utf-8").partition(MARKER)
+    machine = "\n".join(f"- {name}: {value}" for name, value in results["machine"].items())
+    PAGE.write_text(f"{said}{marker}\n\n{machine}\n\n{format_table(results['rows'])}\n", encoding="utf-8")
+    draw([row for row in results["rows"] if "ratio" in row])
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Draw each ratio as a bar beside its budget, on a logarithmic scale whose middle is "as fast as"."""
+    plot = Plot(figsize=(9, 0.32 * len(rows) + 1), layout="constrained")
+    axes = plot.subplots()
+    axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=OURS, height=0.6)
+    for place, row in enumerate(rows):
+        if budget := row["at_most"] or row["at_least"]:
+            axes.plot([budget, budget], [place - 0.45, place + 0.45], color="#c2452d")
+    axes.set_yticks(range(len(rows)), [f"{row['work']}\n{row['reference']}" for row in rows], fontsize=6)
+    axes.set_xscale("log")
+    axes.axvline(1, color=THEIRS)
+    axes.set_xlabel("ratio to the reference; the red line is the budget")
+    axes.invert_yaxis()
+    plot.savefig(PLOT, metadata={"Date": None})
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if "reason" in row:
+        return row["work"], row["reference"], "", "", "skipped", "", "", row["reason"]
+    ratio = f"**{row['ratio']:.3g}** ({row['lowest']:.3g}–{row['highest']:.3g})"
+    values = f"{row['ours']:.4g} {row['unit']}", f"{row['theirs']:.4g} {row['unit']}", ratio, str(row["rounds"])
+    return (
+        row["work"],
+        row["reference"],
+        *values,
+        _budget(row),
+        {True: "met", False: "**missed**", None: ""}[row["met"]],
+    )
+
+
+def _budget(row: dict[str, Any]) -> str:
+    if row["at_most"] is not None:
+        return f"≤ {row['at_most']:g}"
+    return "" if row["at_least"] is None else f"≥ {row['at_least']:g}"

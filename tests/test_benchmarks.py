@@ -1,0 +1,48 @@
+"""The benchmarks tell what they are asked for; their figures are for a quiet machine, not for a test."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as benchmarks
+from benchmarks.figures import compare, interleave
+from benchmarks.peers import find_obstacle, node
+
+
+@pytest.mark.parametrize(
+    ("ours", "budget", "met"),
+    [
+        ([1.0, 9.0, 2.0], {"at_most": 0.5}, True),
+        ([3.0, 3.0, 1.0], {"at_most": 0.5}, False),
+        ([3.0, 3.0, 1.0], {"at_least": 0.75}, True),
+        ([3.0, 3.0, 1.0], {"at_least": 0.8}, False),
+        ([3.0, 3.0, 1.0], {}, None),
+    ],
+)
+def test_median_of_the_rounds_decides(ours: list[float], budget: dict[str, float], met: bool | None) -> None:
+    assert compare("nap", "s", ours, "sleep", [4.0, 4.0, 4.0], **budget).met is met
+
+
+def test_contenders_take_turns() -> None:
+    ran: list[str] = []
+    values = interleave({name: lambda name=name: ran.append(name) or len(ran) for name in "ab"}, rounds=2)
+    assert "".join(ran) == "ababba"
+    assert values == {"a": [3, 6], "b": [4, 5]}
+
+
+def test_program_prints_a_table_and_keeps_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.json"
+    code = benchmarks.main(["strip", "--rounds", "1", "--json", str(results)])
+    (row,) = json.loads(results.read_text())["rows"]
+    assert (row["work"], row["at_most"], row["met"]) == ("lossless strip of a 2 MB JPEG", 0.02, not code)
+    assert f"| {row['work']} | Pillow: decode, encode |" in capsys.readouterr().out
+
+
+def test_absent_peer_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_obstacle(node("sharp.mjs")) == "node is not installed"
