@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 from imageprocessor.queue.postgres import DISK_FULL, open_postgres
-from imageprocessor.queue.sqlite import Readers, read_identity, sqlite_engines
+from imageprocessor.queue.sqlite import SqliteFile, read_identity, sqlite_engines
 from imageprocessor.settings import Settings
 
 DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)  #: what a transaction may raise and later not
@@ -26,7 +26,7 @@ class Database:
 
     writer: Engine
     reader: Engine  #: the same pool, whose connections begin no transaction
-    readers: Readers | None = None  #: SQLite's, for what clients poll
+    sqlite: SqliteFile | None = None  #: the same file, where it is one
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -47,8 +47,8 @@ class Database:
             DatabaseUnavailableError: As :meth:`read`.
         """
         with _told_apart():
-            if self.readers is not None:
-                return self.readers.first(statement, parameters)
+            if self.sqlite is not None:
+                return self.sqlite.first(statement, parameters)
             with self.reader.connect() as connection:
                 row = connection.execute(statement, parameters).first()
                 return dict(row._mapping) if row else None
@@ -62,7 +62,13 @@ class Database:
                 unreachable. A lost connection may hide that the commit was done.
             StorageFullError: There is no space left for it.
         """
-        with _told_apart(), self.writer.begin() as connection:
+        turn = self.sqlite.write_turn() if self.sqlite else nullcontext(0.0)
+        with (
+            _told_apart(),
+            self.writer.connect() as connection,
+            turn as wait_seconds,
+            connection.execution_options(wait_seconds=wait_seconds).begin(),
+        ):
             yield connection
 
     def identity(self) -> str:
@@ -74,8 +80,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        if self.readers is not None:
-            self.readers.close()
+        if self.sqlite is not None:
+            self.sqlite.close()
         self.writer.dispose()
 
 

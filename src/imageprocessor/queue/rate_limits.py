@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue import clock
+from imageprocessor.queue.database import Database
 from imageprocessor.queue.tables import upload_rate_limits as limits
 
 STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
@@ -33,10 +34,11 @@ class Quota:
     window: timedelta
 
 
-def read_quota(connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+def read_quota(database: Database, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
     """Return what *user_id* has left, without taking any."""
     start = window_start(now, window)
-    used = connection.scalar(COUNT_USED, {"user_id": user_id, "window_start": clock.to_text(start)}) or 0
+    row = database.first(COUNT_USED, user_id=user_id, window_start=clock.to_text(start))
+    used = row["upload_count"] if row else 0
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 

@@ -6,9 +6,10 @@ import importlib
 import re
 import secrets
 import sqlite3
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +29,8 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "
 NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
-def sqlite_engines(path: Path) -> tuple[Engine, Engine, Readers]:
-    """Return what writes to, reads from and polls the file at *path*, which is made if it is missing.
+def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
+    """Return the engines that write to and read from the file at *path*, which is made if it is missing, and the file.
 
     ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the strength of it.
     ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at once however long the timeout is.
@@ -45,7 +46,7 @@ def sqlite_engines(path: Path) -> tuple[Engine, Engine, Readers]:
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     reader = engine.execution_options(reads_only=True)
-    return engine, reader, Readers(reader)
+    return engine, reader, SqliteFile(reader)
 
 
 def sqlite_module() -> ModuleType:
@@ -56,15 +57,17 @@ def sqlite_module() -> ModuleType:
         return sqlite3
 
 
-class Readers:
-    """Connections of the driver, without SQLAlchemy's: they run what clients poll in a fifth of the time.
+class SqliteFile:
+    """The file as the threads of one process share it: what clients poll is read at once, writes take turns.
 
-    Each serves one thread at a time; there are as many as ever read at once.
+    For reading there are connections of the driver, without SQLAlchemy's, which take five times as long. Each serves
+    one thread at a time; there are as many as ever read at once.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._idle: list[Any] = []
+        self._turn = threading.Lock()
 
     def first(self, statement: Select[Any], parameters: Mapping[str, str]) -> dict[str, Any] | None:
         """Run *statement* and return its first row, if there is one.
@@ -83,8 +86,25 @@ class Readers:
         self._idle.append(connection)
         return dict(zip(names, row, strict=True)) if row else None
 
+    @contextmanager
+    def write_turn(self) -> Iterator[float]:
+        """Wait until no other thread of this process writes; yield the seconds left to wait for other processes.
+
+        SQLite's own waiting is a sleep of up to 0.1 s, in which many a commit could have been done.
+
+        Raises:
+            DatabaseUnavailableError: It takes longer than the busy timeout.
+        """
+        until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailableError("The database is locked by another write: try again shortly.")
+        try:
+            yield max(0.0, until - time.monotonic())
+        finally:
+            self._turn.release()
+
     def close(self) -> None:
-        """Close those that nobody uses."""
+        """Close the connections for reading that nobody uses."""
         while self._idle:
             self._idle.pop().close()
 
@@ -209,5 +229,9 @@ def _switch_to_wal(connection: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    if not connection.get_execution_options().get("reads_only"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("reads_only"):
+        return
+    seconds = options.get("wait_seconds", BUSY_TIMEOUT_SECONDS)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

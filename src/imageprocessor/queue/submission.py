@@ -54,11 +54,12 @@ def check_quota(service: Service, sender: Sender) -> Quota:
     Raises:
         RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through all the same.
     """
-    with service.database.read() as connection:
-        quota = rate_limits.read_quota(connection, sender.user_id, clock.utc_now(), *_rate_limit(service))
-        repeated = _find_repeated(connection, sender)
-    if not repeated:
-        rate_limits.refuse_spent(quota)
+    quota = rate_limits.read_quota(service.database, sender.user_id, clock.utc_now(), *_rate_limit(service))
+    if quota.remaining == 0:
+        with service.database.read() as connection:
+            repeated = _find_repeated(connection, sender)
+        if not repeated:
+            rate_limits.refuse_spent(quota)
     return quota
 
 
@@ -135,12 +136,13 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     with service.database.write() as connection:
         if repeated := _find_repeated(connection, sender):
             _check_same_payload(repeated, job)
-            return repeated, rate_limits.read_quota(connection, job.user_id, job.created_at, *_rate_limit(service))
-        quota = rate_limits.take_upload(connection, job.user_id, job.created_at, *_rate_limit(service))
-        job_store.insert_job(connection, job)
-        told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
-        job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
-    return job, quota
+        else:
+            quota = rate_limits.take_upload(connection, job.user_id, job.created_at, *_rate_limit(service))
+            job_store.insert_job(connection, job)
+            told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
+            job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
+            return job, quota
+    return repeated, rate_limits.read_quota(service.database, job.user_id, job.created_at, *_rate_limit(service))
 
 
 def _find_repeated(connection: Any, sender: Sender) -> Job | None:

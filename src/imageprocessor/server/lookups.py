@@ -1,9 +1,9 @@
-"""Looking up what clients poll for: one query, on whose cost the number of clients depends that a process can serve."""
+"""One query in a request: what it costs decides how many clients a process can serve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -14,20 +14,17 @@ from imageprocessor.queue.service import Service
 from imageprocessor.server.auth import read_caller
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-async def look_up(
-    request: Request,
-    read: Callable[Concatenate[Service, str, Caller, P], Job],
-    id_: str,
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> tuple[Job, Caller]:
-    """Return what *read* finds under *id_*, and who asks for it.
-
-    A thread costs more than SQLite's query, and so do two of FastAPI's dependencies.
-    """
-    service, caller = request.state.service, await read_caller(request)
+async def query(service: Service, read: Callable[Concatenate[Service, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run *read*, which reads one row: here for SQLite, whose query costs less than a thread does, else in a thread."""
     if service.settings.sqlite_path:
-        return read(service, id_, caller, *args, **kwargs), caller
-    return await run_in_threadpool(read, service, id_, caller, *args, **kwargs), caller
+        return read(service, *args, **kwargs)
+    return await run_in_threadpool(read, service, *args, **kwargs)
+
+
+async def look_up(request: Request, read: Callable[..., Job], *args: str) -> tuple[Job, Caller]:
+    """Return what *read* finds under an id, and who asks for it; two of FastAPI's dependencies would cost more."""
+    service, caller = request.state.service, await read_caller(request)
+    return await query(service, read, args[0], caller, *args[1:]), caller

@@ -27,6 +27,7 @@ from imageprocessor.queue.service import Service
 from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
 from imageprocessor.server.auth import CurrentService, User
 from imageprocessor.server.forms import UploadForm, check_body_size
+from imageprocessor.server.lookups import query
 from imageprocessor.server.storage_turns import in_turn
 
 BLOCK_BYTES = 1024 * 1024
@@ -75,7 +76,7 @@ async def admit(
     """
     assert user.user_id is not None
     sender = Sender(user.user_id, _unquote(idempotency_key), request.state.request_id)
-    request.state.quota = await run_in_threadpool(check_quota, service, sender)
+    request.state.quota = await query(service, check_quota, sender)
     _check_key(sender.idempotency_key)
     length = request.headers.get("content-length", "")
     check_body_size(int(length) if length.isdecimal() else 0, service.settings.limits.max_bytes)
