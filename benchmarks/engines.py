@@ -1,0 +1,112 @@
+"""What another build of Pillow changes: `python -m benchmarks.engines PYTHON OTHER…`.
+
+Each is an interpreter that has imageprocessor and one build of Pillow. The codecs come with the build: their rows are
+apart from that of resizing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.figures import compare, interleave
+from benchmarks.photo import encode_photo
+from imageprocessor import process
+from imageprocessor.core.codecs import list_libraries
+
+Run = dict[str, Any]
+
+
+def main(arguments: list[str]) -> None:
+    """Run the works in each interpreter in turns, and print what each takes, and its ratio to the first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=main.__doc__)
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON")
+    parser.add_argument("--picture", type=Path, help="a JPEG (default: one of 12 megapixels that is drawn)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each runs (default: 7)")
+    options = parser.parse_args(arguments)
+    data = options.picture.read_bytes() if options.picture else encode_photo()
+    runs = interleave({python: partial(measure_in, python, data) for python in options.pythons}, options.rounds)
+    print(format_table([runs[python] for python in options.pythons]))
+
+
+def measure_in(python: str, data: bytes) -> Run:
+    """Return what `measure` gives for *data* in the interpreter *python*, and its libraries."""
+    command = [python, "-c", "from benchmarks.engines import tell; tell()"]
+    return dict(json.loads(subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def tell() -> None:
+    print(json.dumps({"figures": measure(sys.stdin.buffer.read()), "libraries": list_libraries()}))
+
+
+def measure(data: bytes) -> dict[str, float]:
+    """Return the figures of one interpreter; CPU seconds but for the wall time, the memory and the bytes of a job."""
+    figures: dict[str, float] = {}
+    result, cpu, wall = clocked(partial(process, data))
+    figures |= {"job of four sizes, CPU s": cpu, "the same, wall s": wall}
+    figures["its peak memory, MB"] = peak_bytes() / 1e6
+    figures["its output, kB"] = sum(variant.size_bytes for variant in result.variants.values()) / 1000
+    picture, figures["JPEG decoded, CPU s"], _ = clocked(partial(decode, data))
+    _, figures["resized to 1200, 600, 150 px, CPU s"], _ = clocked(partial(resize_in_steps, picture))
+    _, figures["WebP encoded in full size, CPU s"], _ = clocked(partial(encode, picture))
+    return figures
+
+
+def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Return the result of the second of two runs, its CPU seconds and its wall time."""
+    work()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def peak_bytes() -> int:
+    """Return the most that this program has held; rusage would count what its parent held before it started this."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def decode(data: bytes) -> Image.Image:
+    picture = Image.open(BytesIO(data))
+    picture.load()
+    return picture
+
+
+def resize_in_steps(picture: Image.Image) -> None:
+    for width in (1200, 600, 150):
+        height = round(picture.height * width / picture.width)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.5)
+
+
+def encode(picture: Image.Image) -> None:
+    picture.save(BytesIO(), "WEBP", quality=85, method=2)
+
+
+def format_table(engines: list[list[Run]]) -> str:
+    libraries = [", ".join(f"{name} {version}" for name, version in runs[0]["libraries"].items()) for runs in engines]
+    lines = [" | ".join(["| work", *libraries]) + " |", "| --- " * (len(engines) + 1) + "|"]
+    lines += [" | ".join([f"| {work}", *format_row(work, engines)]) + " |" for work in engines[0][0]["figures"]]
+    return "\n".join(lines)
+
+
+def format_row(work: str, engines: list[list[Run]]) -> Iterator[str]:
+    theirs, *others = ([run["figures"][work] for run in runs] for runs in engines)
+    yield f"{median(theirs):.3g}"
+    for ours in others:
+        row = compare(work, "", ours, "", theirs)
+        yield f"{row.ours:.3g}: {row.ratio:.2f} × ({row.lowest:.2f} to {row.highest:.2f})"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
