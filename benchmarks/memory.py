@@ -1,0 +1,131 @@
+"""Peak memory of a worker process against sharp in Node, each fresh and after one job; and what 2 000 jobs leave."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from benchmarks.figures import Figure, Skipped, compare, interleave
+from benchmarks.peers import find_obstacle, node, start
+from benchmarks.photo import draw_photo, encode_photo
+from benchmarks.workers import count_open, run_workers, submit_picture
+from imageprocessor.queue import job_store
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.settings import Settings
+from tests.images import animated_webp, encode, photo, truncated
+from tests.servers.processes import wait_for
+
+BOUND_MB = 450  #: what docs/capacity.md says that a worker needs for a job of 50 MP
+ENOUGH_ROUNDS = 3  # memory varies little
+FEW, MANY = 200, 2000
+MANY_SECONDS = 1200
+IN_MEMORY = Path("/dev/shm")  # on a disk thousands of commits take minutes, and the worker as much memory
+
+
+def measure(rounds: int) -> list[Figure | Skipped]:
+    """Return two rows for each picture, and one for a worker that goes on and on."""
+    if sys.platform != "linux":
+        return [Skipped("peak memory", "sharp", "only Linux tells the peak of another process")]
+    rows = [row for name, make in PICTURES.items() for row in compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))]
+    few, many = peaks_after(FEW, MANY)
+    grown = compare(f"peak memory after {MANY} jobs", "MB", [many], f"after {FEW} jobs", [few], at_most=1.05)
+    return [*rows, grown]
+
+
+def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]:
+    """Return what one job needs at the most, as a ratio to what sharp needs and to what is documented."""
+    work, theirs = f"{name} → 4 WebP, peak memory", "sharp, its defaults"
+    with TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture"
+        picture.write_bytes(data)
+        command = node("sharp.mjs", str(picture))
+        obstacle = find_obstacle(command)
+        sharp = {} if obstacle else {"sharp": partial(peak_of_peer, command)}
+        peaks = interleave({"ours": partial(peak_of_worker, data), **sharp}, rounds)
+    bound = compare(work, "MB", peaks["ours"], "the documented bound", [BOUND_MB] * rounds, at_most=1)
+    if obstacle:
+        return [Skipped(work, theirs, obstacle), bound]
+    return [compare(work, "MB", peaks["ours"], theirs, peaks["sharp"]), bound]
+
+
+def peak_of_worker(data: bytes) -> float:
+    """Return the most memory, in MB, that a fresh worker process has had after one job."""
+    with TemporaryDirectory() as folder, run_one_worker(Path(folder)) as service:
+        return peak_after(service, [data])
+
+
+def peak_of_peer(command: Sequence[str]) -> float:
+    """Return the same of a program that does the job once."""
+    with start(command) as peer:
+        peer.run()
+        return read_peak(peer.process.pid)
+
+
+def peaks_after(few: int, many: int) -> tuple[float, float]:
+    """Return the peaks of one worker after *few* and after *many* jobs: of every format, and one in eight cut off."""
+    pictures = cycle(draw_mixture())
+    disk = IN_MEMORY if IN_MEMORY.exists() else None
+    with TemporaryDirectory(dir=disk) as folder, run_one_worker(Path(folder)) as service:
+        return peak_after(service, islice(pictures, few)), peak_after(service, islice(pictures, many - few))
+
+
+def peak_after(service: Service, pictures: Iterable[bytes]) -> float:
+    """Let the one worker of *service* process *pictures*, and return the most memory that it has had so far."""
+    job_ids = [submit_picture(service, picture) for picture in pictures]
+    wait_for(lambda: not count_open(service), MANY_SECONDS)
+    with service.database.read() as connection:
+        events = job_store.list_events(connection, job_ids[-1])
+    (worker_id,) = (event["metadata"]["worker"] for event in events if "worker" in event["metadata"])
+    return read_peak(int(worker_id.rpartition(":")[2]))
+
+
+@contextmanager
+def run_one_worker(folder: Path) -> Iterator[Service]:
+    """Run a worker on the data in *folder*, and yield the service that it works for."""
+    settings = Settings(data_dir=folder, rate_limit_max_uploads=MANY)
+    with open_service(settings) as service, run_workers(folder, 1):
+        yield service
+
+
+def read_peak(pid: int) -> float:
+    """Return the most memory that the process has had at any time, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+
+
+def draw_png(width: int = 8660, height: int = 5770) -> bytes:
+    """Return an RGB picture as PNG that an upload may be: of large dots, or it had 100 MB."""
+    file = BytesIO()
+    small = draw_photo(width // 10, height // 10)
+    small.resize((width, height), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def draw_mixture() -> list[bytes]:
+    """Return small pictures of every format and kind."""
+    return [
+        encode(photo(640, 480), "JPEG", quality=85),
+        encode(photo(900, 600), "JPEG", progressive=True),
+        encode(photo(320, 240).convert("CMYK"), "JPEG"),
+        truncated(encode(photo(500, 400), "JPEG"), 0.6),
+        encode(photo(300, 200).convert("RGBA"), "PNG"),
+        encode(photo(400, 400).convert("P"), "PNG"),
+        encode(photo(1500, 1000), "WEBP"),
+        animated_webp(3, (200, 150)),
+    ]
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "12 MP JPEG": encode_photo,
+    "50 MP JPEG": partial(encode_photo, 8660, 5773),
+    "50 MP PNG": draw_png,
+}
