@@ -233,5 +233,7 @@ def _begin(connection: Connection) -> None:
     if options.get("reads_only"):
         return
     seconds = options.get("wait_seconds", BUSY_TIMEOUT_SECONDS)
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    if seconds < BUSY_TIMEOUT_SECONDS - 0.5:
+        connection.detach()  # others would wait for as short a time as this one has left
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -26,6 +26,7 @@ from imageprocessor.server.image_routes import NOT_FOUND, NOT_READY
 from imageprocessor.server.openapi import WEBP, ImageId, Size, problem_responses
 from imageprocessor.storage.keys import image_id_of
 
+WHOLE_BYTES = 256 * 1024  #: what is read in the thread that looked for it: a FileResponse goes through three more
 SINGLE_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,12})-(?P<last>\d{0,12})|-(?P<suffix>\d{1,12}))")
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": WEBP},
@@ -82,9 +83,13 @@ def _find_stored(service: Service, key: str, size: str, caller: Caller) -> Job:
 
 
 def _send(request: Request, service: Service, job: Job, size: str) -> Response:
-    location = urlsplit(service.storage.url((job.variant_keys or {})[size]))
+    key = (job.variant_keys or {})[size]
+    location = urlsplit(service.storage.url(key))
     if location.scheme == "file":
-        return _send_file(request, service, job, size, Path(unquote(location.path)))
+        try:
+            return _send_file(request, service, job, size, Path(unquote(location.path)))
+        except FileNotFoundError:
+            raise _not_found(key) from None
     if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
         length = (job.generated or {})["variants"][size]["size_bytes"]
         return Response(media_type="image/webp", headers={"Cache-Control": "no-store", "Content-Length": str(length)})
@@ -92,7 +97,7 @@ def _send(request: Request, service: Service, job: Job, size: str) -> Response:
 
 
 def _send_file(request: Request, service: Service, job: Job, size: str, path: Path) -> Response:
-    status = _look_up(path, (job.variant_keys or {})[size])
+    status = _look_up(path)
     _settle_range(request, status.st_size)
     audience = "public" if service.settings.public_reads else "private"
     response = FileResponse(
@@ -103,16 +108,17 @@ def _send_file(request: Request, service: Service, job: Job, size: str, path: Pa
         stat_result=status,
         content_disposition_type="inline",
     )
-    return NotModifiedResponse(response.headers) if _is_current(request, response) else response
+    if _is_current(request, response):
+        return NotModifiedResponse(response.headers)
+    if request.method == "GET" and "range" not in request.headers and status.st_size <= WHOLE_BYTES:
+        return Response(path.read_bytes(), headers=dict(response.headers))
+    return response
 
 
-def _look_up(path: Path, key: str) -> stat_result:
-    try:
-        status = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        raise _not_found(key) from None
+def _look_up(path: Path) -> stat_result:
+    status = path.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):
-        raise _not_found(key)
+        raise FileNotFoundError(path)
     return status
 
 
