@@ -1,0 +1,153 @@
+"""The service under load against the bare framework: `imageprocessor serve` beside benchmarks/reference_app.py.
+
+Both are processes of their own under uvicorn's same options, loaded in turns by benchmarks/load.py. Requests a second
+depend on what else the machine does; CPU time for each request hardly does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.figures import Figure, Skipped, compare, interleave
+from benchmarks.photo import encode_photo
+from benchmarks.requests import SECRET, get, upload
+from benchmarks.statements import count_statements
+from benchmarks.workers import submit_picture
+from imageprocessor.logs import configure_logs
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.images import read_job
+from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.service import open_service
+from imageprocessor.queue.task import run_job
+from imageprocessor.settings import Settings
+from tests.servers import find_free_port, run_server
+
+CONSTANT = "the same route returning a constant"
+DURABLE = "form, two flushes, one FULL commit"
+READS, UPLOADS = 3000, 200  #: requests of one turn
+READERS, UPLOADERS = 16, 8  #: connections
+PICTURE_SIDE = 310  #: pixels; the JPEG has 100 KB
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where it listens, and its process."""
+
+    port: int
+    process_id: int
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one turn gave; times are milliseconds of one request."""
+
+    per_second: float
+    cpu: float
+    p50: float
+    p99: float
+
+
+def measure(rounds: int) -> list[Figure | Skipped]:
+    """Return the rows of the service."""
+    with TemporaryDirectory() as folder, ExitStack() as servers:
+        picture = encode_photo(PICTURE_SIDE, PICTURE_SIDE)
+        waiting, done = prepare(Path(folder), picture)
+        ours, two, bare = (servers.enter_context(run(Path(folder))) for run in (run_service, run_two, run_reference))
+        reads = partial(load, connections=READERS, requests=READS, status=200)
+        uploads = partial(load, connections=UPLOADERS, requests=UPLOADS, status=202)
+        turns = interleave(
+            {
+                "constant": partial(reads, bare, get("/jobs/1")),
+                "status": partial(reads, ours, get(f"/api/v1/images/jobs/{waiting}")),
+                "result": partial(reads, ours, get(f"/api/v1/images/jobs/{done.job_id}/result")),
+                "image": partial(reads, ours, get(f"/api/v1/images/{done.image_id}")),
+                "file": partial(reads, ours, get(f"/storage/{(done.variant_keys or {})['thumbnail']}")),
+                "two processes": partial(reads, two, get(f"/api/v1/images/jobs/{waiting}")),
+                "durable": partial(uploads, bare, upload("/upload", picture)),
+                "upload": partial(uploads, ours, upload("/api/v1/images/upload", picture)),
+            },
+            rounds,
+        )
+    return [*compare_loads(turns), *count_statements(picture)]
+
+
+def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
+    """Yield the rows in which one load is compared with another."""
+    yield from compare_pair(turns, "status", "constant", "status check", CONSTANT, at_least=0.50)
+    yield from compare_pair(turns, "upload", "durable", "upload of 100 KB", DURABLE, at_least=0.60)
+    for name in ("result", "image", "file"):
+        yield compare(f"{name} read", "requests/s", per_second(turns[name]), CONSTANT, per_second(turns["constant"]))
+    two, one = per_second(turns["two processes"]), per_second(turns["status"])
+    yield compare("status check, two API processes", "requests/s", two, "one API process", one)
+
+
+def compare_pair(
+    turns: dict[str, list[Load]], name: str, reference: str, work: str, described: str, *, at_least: float
+) -> Iterable[Figure]:
+    """Yield all that is known of one route: how many a second, for what, and how long a client waits for one."""
+    ours, theirs = turns[name], turns[reference]
+    yield compare(work, "requests/s", per_second(ours), described, per_second(theirs), at_least=at_least)
+    for what in ("cpu", "p50", "p99"):
+        columns = [[getattr(turn, what) for turn in side] for side in (ours, theirs)]
+        yield compare(f"{work}, {what.replace('cpu', 'CPU time')}", "ms", columns[0], described, columns[1])
+
+
+def per_second(turns: list[Load]) -> list[float]:
+    return [turn.per_second for turn in turns]
+
+
+def prepare(folder: Path, picture: bytes) -> tuple[str, Job]:
+    """Make the service's data: the id of a job that waits, and a job that is completed."""
+    configure_logs("console", "WARNING")
+    with open_service(Settings(data_dir=folder / "data")) as service:
+        waiting, done = submit_picture(service, picture), submit_picture(service, picture)
+        run_job(service, done, "benchmark")
+        return waiting, read_job(service, done, OPERATOR)
+
+
+@contextmanager
+def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
+    """Run `imageprocessor serve` without workers; what it logs goes to a file."""
+    port, settings = find_free_port(), {"WORKER_CONCURRENCY": "0", "RATE_LIMIT_MAX_UPLOADS": "1000000"}
+    environment = os.environ | settings | {"DATA_DIR": str(folder / "data"), "JWT_SECRET_KEY": SECRET}
+    command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port), "--api-processes", str(processes)]
+    with run_server(command, port, folder / f"{port}.log", env=environment) as server:
+        yield Server(port, server.process.pid)
+
+
+run_two = partial(run_service, processes=2)
+
+
+@contextmanager
+def run_reference(folder: Path) -> Iterator[Server]:
+    """Run the bare framework, with uvicorn's options as `imageprocessor serve` has them."""
+    port = find_free_port()
+    environment = os.environ | {"DATA_DIR": str(folder)}
+    options = ["--no-access-log", "--log-level", "warning", "--no-server-header", "--ws", "none"]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.reference_app:app", "--port", str(port), *options]
+    with run_server(command, port, folder / f"{port}.log", env=environment) as server:
+        yield Server(port, server.process.pid)
+
+
+def load(server: Server, request: bytes, *, connections: int, requests: int, status: int) -> Load:
+    """Send *request* so many times, and expect *status* each time."""
+    command = [sys.executable, "-m", "benchmarks.load", str(server.port), str(connections), str(requests)]
+    started = server.cpu_seconds()
+    output = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True, timeout=300).stdout
+    cpu_seconds, told = server.cpu_seconds() - started, json.loads(output)
+    assert told["statuses"] == {str(status): requests}, told["statuses"]
+    return Load(requests / told["seconds"], cpu_seconds / requests * 1000, told["p50"], told["p99"])
