@@ -1,4 +1,4 @@
-"""The job as a worker does it, in a process of its own as the peers are."""
+"""The job as a worker does it, in a process of its own as the peers are. The second argument: in how many threads."""
 
 from __future__ import annotations
 
@@ -10,4 +10,5 @@ from answering import answer
 import imageprocessor
 
 data = Path(sys.argv[1]).read_bytes()
-answer(lambda: sum(variant.size_bytes for variant in imageprocessor.process(data).variants.values()))
+threads = int(sys.argv[2]) if len(sys.argv) > 2 else None
+answer(lambda: sum(made.size_bytes for made in imageprocessor.process(data, threads=threads).variants.values()))

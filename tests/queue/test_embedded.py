@@ -109,6 +109,20 @@ def test_jobs_run_and_every_worker_is_known(service: Service, submit_image: Subm
     assert service.dispatcher.count_workers() == 2
 
 
+@pytest.mark.parametrize("chosen", [None, "glibc.malloc.tcache_count=7"])
+def test_workers_use_large_pages_unless_the_user_tunes_glibc(
+    chosen: str | None, service: Service, submit_image: Submit, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("GLIBC_TUNABLES")
+    supervise(service)
+    job = submit_image()
+    wait_for_status(service, job, JobStatus.COMPLETED)
+    (worker,) = list_children(os.getpid())
+    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.hugetlb=1'}" in _read(Path(f"/proc/{worker}/environ")).split("\0")
+
+
 def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
