@@ -27,6 +27,7 @@ HEAD_SECONDS = 10  #: from a request's first byte to the end of its head
 BODY_SECONDS = 10  #: in each such period MIN_BODY_BYTES must arrive
 MIN_BODY_BYTES = 10 * 1024
 SEND_SECONDS = 60  #: until a client that is slow has read most of what waits for it, some 64 KiB
+SENT_AT_ONCE_BYTES = 4 * 1024  #: an answer's head and a short body, in one system call
 HEAR_OUT_SECONDS = 2  #: closing while a client still sends would lose it the answer
 RESERVED_FILES = 128  #: descriptors for the database, sockets that listen, logs, uploads
 
@@ -51,7 +52,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # whatever waits to be read is waited for, and not for ever
+        transport.set_write_buffer_limits(high=SENT_AT_ONCE_BYTES)  # what is more is waited for, and not for ever
         self._stage = Stage.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -128,6 +129,13 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         if self._send_timer is not None:
             self._send_timer.cancel()
+            self._send_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection without a request, whether or not its client has read the last answer."""
+        super().timeout_keep_alive_handler()
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Answer what the parser did not accept: uvicorn calls this for every exception in it."""

@@ -36,11 +36,11 @@ class RequestLog:
                 message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode("ascii"))]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, send_with_id)
-            finally:
-                _write_line(scope, status, time.perf_counter() - started)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # ends with this request's task
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            _write_line(scope, status, time.perf_counter() - started)
 
 
 def choose_id(sent: str | None) -> str:
