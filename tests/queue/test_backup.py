@@ -27,7 +27,7 @@ from imageprocessor.queue.schema import HEAD
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.sqlite import sqlite_module
 from imageprocessor.queue.submission import Sender, Upload, submit
-from imageprocessor.queue.sweep import sweep
+from imageprocessor.queue.sweep import STEPS, sweep
 from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
@@ -280,7 +280,7 @@ def finish(settings: Settings, jobs: list[Job]) -> list[Job]:
         for hours in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(hours=hours)
             patch.setattr(clock, "utc_now", lambda now=now: now)
-            sweep(service, orphans=False)
+            sweep(service, STEPS)
             for job in jobs:
                 run_job(service, job.job_id, "worker")
         return [read_job(service, job.job_id, OPERATOR) for job in jobs]

@@ -13,7 +13,7 @@ from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.jobs import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.submission import Sender, Upload, submit
-from imageprocessor.queue.sweep import sweep
+from imageprocessor.queue.sweep import STEPS, sweep
 from imageprocessor.queue.task import fail_attempt, run_job
 from tests.queue.conftest import Submit, with_settings
 
@@ -54,7 +54,7 @@ def test_retry_is_due_after_the_next_sweep_when_the_clock_goes_back(
     fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
     set_clock(-HOUR)
     assert list_due(service) == [], "without a sweep it would wait for an hour"
-    assert sweep(service, orphans=False)["misdated_jobs"] == 1
+    assert sweep(service, STEPS)["misdated_jobs"] == 1
     assert list_due(service) == [job.job_id]
     run_job(service, job.job_id, "worker")
     assert read(service, job).status is JobStatus.COMPLETED
@@ -67,7 +67,7 @@ def test_retry_that_waits_for_its_backoff_is_left_alone(
     fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
     waits = read(service, job)
     set_clock(timedelta(seconds=-50))  # as another host's clock may differ
-    assert sweep(service, orphans=False)["misdated_jobs"] == 0
+    assert sweep(service, STEPS)["misdated_jobs"] == 0
     assert read(service, job) == waits
 
 
@@ -77,12 +77,12 @@ def test_lease_of_a_worker_that_is_gone_ends_in_its_own_time_when_the_clock_goes
     job = submit_image()
     claim(service, job)
     set_clock(-HOUR)
-    assert sweep(service, orphans=False)["misdated_jobs"] == 1
-    assert sweep(service, orphans=False)["misdated_jobs"] == 0
+    assert sweep(service, STEPS)["misdated_jobs"] == 1
+    assert sweep(service, STEPS)["misdated_jobs"] == 0
     set_clock(LEASE - HOUR - timedelta(seconds=5))
-    assert sweep(service, orphans=False)["lost_jobs"] == 0, "no lease is shortened: its worker may be at it"
+    assert sweep(service, STEPS)["lost_jobs"] == 0, "no lease is shortened: its worker may be at it"
     set_clock(LEASE - HOUR + timedelta(seconds=5))
-    assert sweep(service, orphans=False)["lost_jobs"] == 1
+    assert sweep(service, STEPS)["lost_jobs"] == 1
     assert read(service, job).status is JobStatus.RETRYING
 
 

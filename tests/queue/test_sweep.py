@@ -17,7 +17,7 @@ from imageprocessor.queue.dispatch import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.sweep import OBJECTS_A_QUERY, sweep
+from imageprocessor.queue.sweep import OBJECTS_A_QUERY, STEPS, sweep
 from imageprocessor.queue.tables import processing_jobs
 from imageprocessor.queue.task import fail_attempt, run_job
 from imageprocessor.storage.keys import variant_key
@@ -59,7 +59,7 @@ def test_job_that_kills_its_workers_ends_after_its_attempts(
         set_clock(timedelta(hours=attempt))
         with service.database.write() as connection:
             assert job_store.claim(connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1))
-        sweep(service, orphans=False)
+        sweep(service, STEPS)
     with service.database.read() as connection:
         ended = job_store.find_job(connection, job.job_id)
     assert ended

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +21,7 @@ from imageprocessor.queue.jobs import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.task import run_job
+from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.memory import MemoryStorage
 from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit, lock_tables, with_settings
@@ -193,6 +196,29 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
         assert job_store.find_job(connection, job.job_id) is None
         assert job_store.list_deleted(connection) == []
     assert event_types(service, job)[-1] == "deleted"
+
+
+def test_variants_are_stored_side_by_side_and_none_after_a_failure(service: Service, submit_image: Submit) -> None:
+    storage = MeetingStorage()
+    job = submit_image()
+    run_job(replace(service, storage=storage), job.job_id, "worker")
+    assert find(service, job).status is JobStatus.RETRYING
+    assert [stored.key for stored in storage.list()] == [variant_key("photos", "medium", job.image_id)]
+
+
+class MeetingStorage(MemoryStorage):
+    """Stores nothing before both variants are there; refuses the thumbnail, and takes its time for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._meeting = threading.Barrier(2, timeout=20)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._meeting.wait()
+        if "thumbnail" in key:
+            raise StorageUnavailableError("The storage does not answer.")
+        time.sleep(0.2)
+        super().put(key, data)
 
 
 def test_outcome_is_written_once_the_database_answers_again(service: Service, submit_image: Submit) -> None:

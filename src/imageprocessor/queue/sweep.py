@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -26,17 +26,19 @@ UPLOAD_GRACE = timedelta(hours=2)  #: from an upload's first byte to its row: on
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_A_QUERY = 500
 
+Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
+
 log = structlog.get_logger(__name__)
 
 
-def sweep(service: Service, *, orphans: bool = True, dry_run: bool = False) -> dict[str, int]:
-    """Mend what can be mended, and return how many things each step found. *orphans*: also look through all files.
+def sweep(service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False) -> dict[str, int]:
+    """Mend what can be mended, and return how many things each of the *steps* (default: all) found.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: The rest is left for the next sweep.
     """
     counts = {}
-    for name, find, mend in (*STEPS, *(ORPHAN_STEPS if orphans else ())):
+    for name, find, mend in steps or (*STEPS, *UPLOAD_STEPS, *IMAGE_STEPS):
         counts[name] = 0
         for thing in find(service):
             counts[name] += 1
@@ -174,8 +176,6 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
                 yield path
 
 
-Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
-
 STEPS: tuple[Step, ...] = (
     ("misdated_jobs", find_misdated, redate),
     ("lost_jobs", find_lost_jobs, end_lost),
@@ -185,10 +185,12 @@ STEPS: tuple[Step, ...] = (
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
 )
-ORPHAN_STEPS: tuple[Step, ...] = (
+UPLOAD_STEPS: tuple[Step, ...] = (
     ("orphaned_uploads", find_orphaned_uploads, lambda service, stored: service.staging.delete(stored.key)),
-    ("orphaned_images", find_orphaned_images, lambda service, stored: service.storage.delete(stored.key)),
     ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
+)
+IMAGE_STEPS: tuple[Step, ...] = (
+    ("orphaned_images", find_orphaned_images, lambda service, stored: service.storage.delete(stored.key)),
 )
 
 
