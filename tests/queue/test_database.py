@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -10,11 +13,11 @@ import pytest
 from sqlalchemy import text
 
 from imageprocessor.errors import DatabaseUnavailableError, MissingExtraError, SettingsError, StorageFullError
-from imageprocessor.queue import service
+from imageprocessor.queue import rate_limits, service
 from imageprocessor.queue.database import Database, open_database
 from imageprocessor.queue.schema import migrate
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.sqlite import find_file_system, sqlite_module
+from imageprocessor.queue.sqlite import BUSY_TIMEOUT_SECONDS, find_file_system, sqlite_module
 from imageprocessor.settings import Settings
 from tests.servers import run_postgres
 
@@ -47,6 +50,39 @@ def test_reader_sees_what_was_committed_since_it_began(service: Service) -> None
         assert reader.scalar(text("SELECT count(*) FROM upload_rate_limits")) == 0
         insert_window(service.database)
         assert reader.scalar(text("SELECT count(*) FROM upload_rate_limits")) == 1
+
+
+def test_first_row_is_that_of_the_newest_commit(service: Service) -> None:
+    statement = rate_limits.COUNT_USED
+    assert service.database.first(statement, user_id="ann", window_start="") is None
+    with service.database.write() as writer:
+        writer.execute(text("INSERT INTO upload_rate_limits VALUES ('ann', '', 1)"))
+        assert service.database.first(statement, user_id="ann", window_start="") is None
+    assert service.database.first(statement, user_id="ann", window_start="") == {"upload_count": 1}
+
+
+def test_first_row_of_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    database = open_database(Settings(data_dir=tmp_path))
+    with pytest.raises(DatabaseUnavailableError, match="no such table"):
+        database.first(rate_limits.COUNT_USED, user_id="ann", window_start="")
+    database.close()
+
+
+def test_write_that_waited_for_its_turn_waits_for_other_processes_as_much_less(tmp_path: Path) -> None:
+    database = open_database(Settings(data_dir=tmp_path))
+    migrate(database)
+    assert database.sqlite is not None
+    with closing(sqlite_module().connect(tmp_path / "processor.db")) as other, ThreadPoolExecutor() as pool:
+        with database.sqlite.write_turn():
+            started = time.monotonic()
+            waiting = pool.submit(insert_window, database)
+            time.sleep(BUSY_TIMEOUT_SECONDS - 2)
+            other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseUnavailableError, match="locked"):
+            waiting.result()
+        assert time.monotonic() - started < BUSY_TIMEOUT_SECONDS + 1
+    insert_window(database)
+    database.close()
 
 
 def test_failed_transaction_leaves_nothing(service: Service) -> None:

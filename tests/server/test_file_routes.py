@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from imageprocessor.queue.service import Service
+from imageprocessor.server import file_routes
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from tests.server.live import get, serve
@@ -60,6 +61,19 @@ def test_a_private_file_is_for_its_readers_cache_only(
 ) -> None:
     for path in paths:
         assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
+
+
+def test_a_large_file_is_sent_as_a_small_one_is(
+    client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [client.get(path) for path in paths]
+    monkeypatch.setattr(file_routes, "WHOLE_BYTES", 0)
+    for path, answer in zip(paths, small, strict=True):
+        large = client.get(path)
+        assert large.content == answer.content
+        assert set(large.headers.items()) - set(answer.headers.items()) == {
+            ("x-request-id", large.headers["x-request-id"])
+        }
 
 
 def test_a_copy_that_is_current_is_not_sent_again(client: TestClient, paths: list[str]) -> None:

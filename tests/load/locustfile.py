@@ -1,0 +1,80 @@
+"""Load on a running service, as its clients make it: upload, poll until the job has ended, read result and image.
+
+    JWT_SECRET_KEY=… locust -f tests/load/locustfile.py --host https://images.example.com
+
+Needs locust, PyJWT and Pillow, and nothing of this project. Each user has a name of its own, and so its own limit of
+uploads; an upload that comes back with 429 counts as answered, and the user waits a while.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import time
+import uuid
+from typing import Any
+
+import jwt
+from locust import HttpUser, between, task  # type: ignore[import-not-found] # it has an environment of its own
+from PIL import Image
+
+API = "/api/v1/images"
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 120
+
+
+def make_picture() -> bytes:
+    """Return a JPEG of some 200 KB that no other upload equals."""
+    light = Image.effect_noise((random.randrange(600, 900), random.randrange(600, 900)), 30)
+    file = io.BytesIO()
+    Image.merge("RGB", [light, light.rotate(90), light.rotate(180)]).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def make_token(user: str) -> str:
+    """Return a token that the service accepts for a day."""
+    optional = {"aud": os.environ.get("JWT_AUDIENCE"), "iss": os.environ.get("JWT_ISSUER")}
+    claims: dict[str, Any] = {"sub": user, "exp": int(time.time()) + 86_400}
+    claims.update({name: value for name, value in optional.items() if value})
+    return jwt.encode(claims, os.environ["JWT_SECRET_KEY"], algorithm=os.environ.get("JWT_ALGORITHM", "HS256"))
+
+
+class Client(HttpUser):  # type: ignore[misc] # as above
+    """One client of the service."""
+
+    wait_time = between(0.5, 2)
+
+    def on_start(self) -> None:
+        self.client.headers["Authorization"] = f"Bearer {make_token(f'load-{uuid.uuid4().hex[:12]}')}"
+        self.picture = make_picture()
+
+    @task  # type: ignore[untyped-decorator] # as above
+    def upload_and_wait(self) -> None:
+        """Upload a picture, and read what became of it."""
+        form = {"files": {"file": ("a.jpg", self.picture)}, "data": {"bucket": "load-test"}}
+        with self.client.post(f"{API}/upload", catch_response=True, **form) as answer:
+            if answer.status_code == 429:
+                answer.success()
+                time.sleep(min(60, int(answer.headers["Retry-After"])))
+                return
+        if answer.status_code == 202 and self.wait_until_completed(answer.json()["status_url"]):
+            self.read(answer.json())
+
+    def wait_until_completed(self, status_url: str) -> bool:
+        """Poll as clients do; tell whether there is a result. A failed job counts as a failed request."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            with self.client.get(status_url, name=f"{API}/jobs/[id]", catch_response=True) as answer:
+                status = answer.json().get("status")
+                if status == "failed":
+                    answer.failure(f"the job failed: {answer.json()['error_code']}")
+            if status in {"completed", "failed"}:
+                return bool(status == "completed")
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def read(self, accepted: dict[str, str]) -> None:
+        """Read the result and one image."""
+        self.client.get(f"{accepted['status_url']}/result", name=f"{API}/jobs/[id]/result")
+        self.client.get(f"{API}/{accepted['image_id']}/direct?size=medium", name=f"{API}/[id]/direct")
