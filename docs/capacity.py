@@ -1,0 +1,126 @@
+"""How many images a day, and what is full first: `python docs/capacity.py` prints the tables of capacity.md.
+
+Change a number and run it again. The image is a JPEG of 12 MP and 1.97 MB, of which the four default sizes are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+DAY_SECONDS = 86_400
+START = 10_000  #: images a day
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What one image costs. Measured by `python -m benchmarks.costs`, counted in the code, or assumed."""
+
+    job_cpu_seconds: float = 0.85  #: measured: worker and supervisor
+    upload_cpu_seconds: float = 0.0114  #: measured
+    poll_cpu_seconds: float = 0.0009  #: measured
+    polls: float = 5  #: assumed: how often a client asks how its job is
+    commits: float = 3  #: counted: accepted, claimed, completed
+    redis_commands: float = 13.2  #: measured, with Celery's own
+    staging_requests: float = 2  #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
+    upload_bytes: float = 1.97e6  #: measured
+    variant_bytes: float = 0.81e6  #: measured
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What there is to spend each second."""
+
+    machines: int
+    cores: int  #: of each machine
+    spread: bool = False  #: PostgreSQL, S3 and Celery in the place of SQLite and the local disk
+    busy_share: float = 0.8  #: assumed: the rest is the operating system's, and for the unforeseen
+    busiest_hour: float = 3  #: assumed: times the day's mean
+    sqlite_commits: float = 700  #: measured, on a disk that flushes in 1.2 ms
+    postgres_commits: float = 2_000  #: assumed
+    redis_commands: float = 100_000  #: Redis' documentation: without pipelining, on common hardware
+    s3_requests: float = 3_500  #: AWS' documentation: PUT and DELETE, for each prefix
+    network_bytes: float = 125e6  #: assumed: 1 Gbit/s for each machine, both ways alike
+    disk_bytes: float = 200e6  #: assumed: what one disk writes
+
+
+def list_uses(image: Image, site: Site) -> dict[str, float]:
+    """Return which share of each resource one image a second takes."""
+    cpu = image.job_cpu_seconds + image.upload_cpu_seconds + image.polls * image.poll_cpu_seconds
+    uses = {"CPU": cpu / (site.machines * site.cores * site.busy_share)}
+    received = image.upload_bytes
+    if site.spread:
+        received += image.upload_bytes  # a worker fetches it from S3
+        uses |= {
+            "PostgreSQL": image.commits / site.postgres_commits,
+            "Redis": image.redis_commands / site.redis_commands,
+            "S3": image.staging_requests / site.s3_requests,
+        }
+    else:
+        uses |= {
+            "SQLite": image.commits / site.sqlite_commits,
+            "disk": (image.upload_bytes + image.variant_bytes) / site.disk_bytes,
+        }
+    return uses | {"network": received / (site.machines * site.network_bytes)}
+
+
+def images_a_day(image: Image, site: Site) -> float:
+    """Return how many images a day are done by the end of each hour, also of the busiest.
+
+    >>> round(images_a_day(Image(job_cpu_seconds=1, upload_cpu_seconds=0, polls=0), Site(1, 1, busy_share=1)))
+    28800
+    """
+    return DAY_SECONDS / site.busiest_hour / max(list_uses(image, site).values())
+
+
+def cores_for(image: Image, site: Site, images: float) -> float:
+    """Return the cores that so many images a day take in the busiest hour."""
+    a_second = images * site.busiest_hour / DAY_SECONDS
+    return a_second * list_uses(image, Site(1, 1, busy_share=site.busy_share))["CPU"]
+
+
+def tell_sites(image: Image) -> str:
+    """Return a table of how much sites of several sizes do."""
+    sites = {
+        "one core": Site(1, 1),
+        "one machine, 2 cores": Site(1, 2),
+        "one machine, 8 cores": Site(1, 8),
+        "one machine, 32 cores": Site(1, 32),
+        "ten machines, 8 cores": Site(10, 8, spread=True),
+        "ten machines, 32 cores": Site(10, 32, spread=True),
+    }
+    rows = []
+    for name, site in sites.items():
+        first, second, *_ = rank(list_uses(image, site))
+        rows.append((name, f"{round(images_a_day(image, site), -3):,.0f}", first[0], f"{second[0]}, {second[1]:.0%}"))
+    return table(("Site", "Images a day", "Full first", "Next, and how full it is then"), rows)
+
+
+def tell_growth(image: Image) -> str:
+    """Return a table of what a growing load asks of one machine, and of as many as it takes."""
+    rows = []
+    for times in (1, 10, 100, 1000):
+        images = START * times
+        cores = cores_for(image, Site(1, 1), images)
+        machines = ceil(cores / 8)
+        a_second = images * Site(1, 1).busiest_hour / DAY_SECONDS
+        one, many = (list_uses(image, Site(count, 8, spread=count > 1)) for count in (1, max(2, machines)))
+        shares = [f"{use * a_second:.1%}" for use in (one["SQLite"], many["PostgreSQL"], many["Redis"], many["S3"])]
+        rows.append((f"{times} ×, {images:,} a day", f"{cores:.1f}", str(machines), *shares))
+    return table(("Load", "Cores", "Machines of 8", "SQLite", "PostgreSQL", "Redis", "S3"), rows)
+
+
+def rank(uses: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return the resources, fullest first, and how full each is when the first one is."""
+    fullest = max(uses.values())
+    return [(name, use / fullest) for name, use in sorted(uses.items(), key=lambda item: -item[1])]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+if __name__ == "__main__":
+    print(tell_sites(Image()), tell_growth(Image()), sep="\n\n")  # noqa: T201 - what it is for
