@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -63,7 +62,7 @@ def create_app_from_environment() -> FastAPI:
     configure_logs(settings.log_format, settings.log_level)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     app = create_app(settings)
-    _tune_interpreter()
+    gc.freeze()  # what is there by now stays: the collector need not look through it again and again
     return app
 
 
@@ -94,12 +93,6 @@ def _make_middleware(settings: Settings) -> list[Middleware]:
         *([cors] if settings.cors_origins else []),
         Middleware(UnexpectedErrors),
     ]
-
-
-def _tune_interpreter() -> None:
-    """Suit the interpreter to a process that does nothing but answer."""
-    gc.freeze()  # what is there by now stays: looking through it again and again takes a tenth of the time
-    sys.setswitchinterval(0.0005)  # who comes back from a flush, and has others wait for its commit, waits 5 ms else
 
 
 def _end_with_parent() -> None:
