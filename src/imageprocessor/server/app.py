@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.routes = [route for router in ROUTERS for route in router.routes]
-    app.router.routes[:0] = app.state.routes  # include_router would look at the documentation first, then at each router
+    app.router.routes[:0] = app.state.routes  # first: include_router would put them last, and look into routers
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app
