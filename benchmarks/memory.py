@@ -113,13 +113,13 @@ def draw_png(width: int = 8660, height: int = 5770) -> bytes:
 def draw_mixture() -> list[bytes]:
     """Return small pictures of every format and kind."""
     return [
-        encode(photo(640, 480), "JPEG", quality=85),
-        encode(photo(900, 600), "JPEG", progressive=True),
-        encode(photo(320, 240).convert("CMYK"), "JPEG"),
-        truncated(encode(photo(500, 400), "JPEG"), 0.6),
+        encode(photo(320, 240), "JPEG", quality=85),
+        encode(photo(400, 300), "JPEG", progressive=True),
+        encode(photo(160, 120).convert("CMYK"), "JPEG"),
+        truncated(encode(photo(300, 200), "JPEG"), 0.6),
         encode(photo(300, 200).convert("RGBA"), "PNG"),
-        encode(photo(400, 400).convert("P"), "PNG"),
-        encode(photo(1500, 1000), "WEBP"),
+        encode(photo(200, 200).convert("P"), "PNG"),
+        encode(photo(600, 400), "WEBP"),
         animated_webp(3, (200, 150)),
     ]
 
