@@ -25,6 +25,7 @@ from imageprocessor.errors import InvalidVariantError
 _REDUCING_GAP = 1.5
 """How much larger than its result a picture is left by the fast, coarse part of resizing."""
 
+_BAND_ROWS = 256
 _THREAD_BYTES = 16 << 20  # a stack of 8 MiB on Linux, and what Python begins with
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # WebPEncodingError in libwebp's encode.h
 
@@ -125,7 +126,9 @@ def _shrink(image: Image.Image, cuts: Sequence[Cut], original: Dimensions, orien
     """Shrink the stored picture to the largest of its cuts, before its colours and its orientation cost anything."""
     largest = max(cuts, key=lambda cut: cut.scale)
     size = _turn_if_stored_so(largest.size, orientation)
-    return _resize(image, size) if largest.crop == original and size != image.size else image
+    if largest.crop != original or size == image.size:
+        return image
+    return _resize(image, size) if image.mode in ("LA", "RGBA") else _resize_in_bands(image, size)
 
 
 def _turn_if_stored_so(size: Dimensions, orientation: int) -> Dimensions:
@@ -155,6 +158,20 @@ def _resize(
     picture: Image.Image, size: Dimensions, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=_REDUCING_GAP)
+
+
+def _resize_in_bands(picture: Image.Image, size: Dimensions) -> Image.Image:
+    """Resize an opaque picture some rows at a time; at once, one of the new width and the old height lay between.
+
+    The filter looks beyond each band, so nothing tells where they meet.
+    """
+    made = Image.new(picture.mode, size)
+    step = picture.height / size.height
+    for top in range(0, size.height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, size.height)
+        box = 0, top * step, picture.width, min(bottom * step, picture.height)
+        made.paste(_resize(picture, Dimensions(size.width, bottom - top), box), (0, top))
+    return made
 
 
 def _middle(picture: Image.Image, source: Dimensions, crop: Dimensions) -> tuple[float, float, float, float]:
