@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Select
+from sqlalchemy import Connection, Engine, Executable, Select
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -18,6 +18,14 @@ from imageprocessor.settings import Settings
 
 DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)  #: what a transaction may raise and later not
 OUR_FAULTS = (IntegrityError, DataError)  # what a statement was given is wrong; to try again is useless
+
+
+class Transaction(Protocol):
+    """What an upload's statements are run by: SQLAlchemy's Connection, or SQLite's driver."""
+
+    def execute(self, statement: Executable, parameters: Any, /) -> Any: ...
+
+    def scalar(self, statement: Executable, parameters: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,20 @@ class Database:
             connection.execution_options(wait_seconds=wait_seconds).begin(),
         ):
             yield connection
+
+    @contextmanager
+    def take_in(self) -> Iterator[Transaction]:
+        """Yield what runs an upload's statements in one transaction: :meth:`write`, on SQLite in a third of the time.
+
+        Raises:
+            DatabaseUnavailableError, StorageFullError: As :meth:`write`.
+        """
+        if self.sqlite is None:
+            with self.write() as connection:
+                yield connection
+        else:
+            with _told_apart(), self.sqlite.write() as transaction:
+                yield transaction
 
     def identity(self) -> str:
         """Return what tells one SQLite file from another once it is migrated; "" for a server, which hosts share."""

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from imageprocessor.queue import clock
+from imageprocessor.queue.database import Transaction
 from imageprocessor.queue.jobs import CLAIMABLE_STATUSES, OPEN_STATUSES, EventType, FailedAttempt, Job, JobStatus
 from imageprocessor.queue.tables import image_upload_events as events
 from imageprocessor.queue.tables import processing_jobs as jobs
@@ -40,7 +41,7 @@ CHANGE_NOTHING = update(jobs).where(false()).values(user_id="")
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
 
-def insert_job(connection: Connection, job: Job) -> None:
+def insert_job(connection: Transaction, job: Job) -> None:
     """Store a new job."""
     connection.execute(INSERT_JOB, job.to_row())
 
@@ -64,11 +65,6 @@ def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
     """Return the jobs of those images that exist and are not deleted, in no order."""
     query = VISIBLE.where(jobs.c.image_id.in_(image_ids))
     return [_job(row) for row in connection.execute(query).mappings()]
-
-
-def find_idempotent(connection: Connection, user_id: str, idempotency_key: str) -> Job | None:
-    """Return the job that *user_id* submitted under *idempotency_key*."""
-    return _one(connection, FIND_IDEMPOTENT, user_id=user_id, idempotency_key=idempotency_key)
 
 
 def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> list[Job]:
@@ -227,7 +223,7 @@ def forget_source(connection: Connection, job: Job) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def add_event(connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any) -> None:
+def add_event(connection: Transaction, event_type: EventType, job: Job, now: datetime, **details: Any) -> None:
     """Write a line of the audit trail."""
     row = {
         "id": str(uuid.uuid4()),

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue import clock
-from imageprocessor.queue.database import Database
+from imageprocessor.queue.database import Database, Transaction
 from imageprocessor.queue.tables import upload_rate_limits as limits
 
 STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
@@ -42,7 +42,7 @@ def read_quota(database: Database, user_id: str, now: datetime, max_uploads: int
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 
-def take_upload(connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+def take_upload(connection: Transaction, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
     """Count one upload of *user_id*.
 
     Raises:

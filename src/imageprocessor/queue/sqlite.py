@@ -10,18 +10,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Select, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Executable, Select, create_engine, event
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 
 BUSY_TIMEOUT_SECONDS = 5
+DIALECT = sqlite.dialect(paramstyle="named")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
@@ -57,11 +59,28 @@ def sqlite_module() -> ModuleType:
         return sqlite3
 
 
+@dataclass(frozen=True, slots=True)
+class DriverConnection:
+    """As much of SQLAlchemy's Connection as an upload needs. The statements must live as long as their modules."""
+
+    connection: Any
+
+    def execute(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
+        """Run *statement* and return the driver's cursor."""
+        return self.connection.execute(_prepare(statement, tuple(parameters)), parameters)
+
+    def scalar(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
+        """Run *statement* and return the first column of the first row, or None."""
+        with closing(self.execute(statement, parameters)) as cursor:
+            row = cursor.fetchone()
+        return row[0] if row else None
+
+
 class SqliteFile:
     """The file as the threads of one process share it: what clients poll is read at once, writes take turns.
 
-    For reading there are connections of the driver, without SQLAlchemy's, which take five times as long. Each serves
-    one thread at a time; there are as many as ever read at once.
+    For reads and uploads there are connections of the driver, without SQLAlchemy's, which take five times as long. Each
+    serves one thread at a time; there are as many as ever worked at once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -73,18 +92,29 @@ class SqliteFile:
         """Run *statement* and return its first row, if there is one.
 
         Raises:
-            DatabaseError: SQLAlchemy's, around the driver's.
+            DBAPIError: SQLAlchemy's, around the driver's.
         """
-        sql, names = _prepare(statement)
-        connection = self._take()
-        try:
-            with closing(connection.cursor()) as cursor:
-                row = cursor.execute(sql, parameters).fetchone()
-        except sqlite_module().DatabaseError as error:
-            connection.close()
-            raise DatabaseError(sql, parameters, error) from error
-        self._idle.append(connection)
-        return dict(zip(names, row, strict=True)) if row else None
+        with self._lend() as connection, closing(DriverConnection(connection).execute(statement, parameters)) as cursor:
+            row = cursor.fetchone()
+            return dict(zip(statement.selected_columns.keys(), row, strict=True)) if row else None
+
+    @contextmanager
+    def write(self) -> Iterator[DriverConnection]:
+        """Yield a connection inside one transaction: committed at the end, rolled back by an exception.
+
+        Raises:
+            DatabaseUnavailableError: As :meth:`write_turn`.
+            DBAPIError: SQLAlchemy's, around the driver's.
+        """
+        with self.write_turn() as wait_seconds, self._lend() as connection:
+            connection.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield DriverConnection(connection)
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
 
     @contextmanager
     def write_turn(self) -> Iterator[float]:
@@ -108,14 +138,25 @@ class SqliteFile:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> Any:
+    @contextmanager
+    def _lend(self) -> Iterator[Any]:
+        """Yield a connection to one thread. One that had an error is closed: who knows what it is in the middle of."""
+        connection = self._idle.pop() if self._idle else self._open()
         try:
-            return self._idle.pop()
-        except IndexError:
-            pooled = self._engine.raw_connection()
-            connection = pooled.driver_connection
-            pooled.detach()
-            return connection
+            yield connection
+        except sqlite_module().Error as error:
+            connection.close()
+            raise DBAPIError.instance(None, None, error, sqlite_module().Error, dialect=DIALECT) from error
+        except BaseException:
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+
+    def _open(self) -> Any:
+        pooled = self._engine.raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        return connection
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
@@ -187,9 +228,9 @@ def find_damage(path: Path) -> str:
 
 
 @cache
-def _prepare(statement: Select[Any]) -> tuple[str, list[str]]:
-    """Return *statement*, one that lives as long as its module, as the driver takes it, and its columns' names."""
-    return str(statement.compile(dialect=sqlite.dialect(paramstyle="named"))), statement.selected_columns.keys()
+def _prepare(statement: Executable, names: tuple[str, ...]) -> str:
+    """Return *statement* as the driver takes it; an INSERT is given the columns *names*."""
+    return str(statement.compile(dialect=DIALECT, column_keys=names))  # type: ignore[attr-defined]
 
 
 def _refuse_network(path: Path) -> None:

@@ -55,11 +55,8 @@ def check_quota(service: Service, sender: Sender) -> Quota:
         RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through all the same.
     """
     quota = rate_limits.read_quota(service.database, sender.user_id, clock.utc_now(), *_rate_limit(service))
-    if quota.remaining == 0:
-        with service.database.read() as connection:
-            repeated = _find_repeated(connection, sender)
-        if not repeated:
-            rate_limits.refuse_spent(quota)
+    if quota.remaining == 0 and not _find_repeated(service, sender):
+        rate_limits.refuse_spent(quota)
     return quota
 
 
@@ -133,22 +130,23 @@ def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]
 
 
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
-    with service.database.write() as connection:
-        if repeated := _find_repeated(connection, sender):
-            _check_same_payload(repeated, job)
-        else:
-            quota = rate_limits.take_upload(connection, job.user_id, job.created_at, *_rate_limit(service))
-            job_store.insert_job(connection, job)
-            told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
-            job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
-            return job, quota
-    return repeated, rate_limits.read_quota(service.database, job.user_id, job.created_at, *_rate_limit(service))
+    if repeated := _find_repeated(service, sender):
+        _check_same_payload(repeated, job)
+        return repeated, rate_limits.read_quota(service.database, job.user_id, job.created_at, *_rate_limit(service))
+    with service.database.take_in() as transaction:
+        quota = rate_limits.take_upload(transaction, job.user_id, job.created_at, *_rate_limit(service))
+        job_store.insert_job(transaction, job)
+        told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
+        job_store.add_event(transaction, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
+    return job, quota
 
 
-def _find_repeated(connection: Any, sender: Sender) -> Job | None:
+def _find_repeated(service: Service, sender: Sender) -> Job | None:
     if sender.idempotency_key is None:
         return None
-    return job_store.find_idempotent(connection, sender.user_id, sender.idempotency_key)
+    key = {"user_id": sender.user_id, "idempotency_key": sender.idempotency_key}
+    row = service.database.first(job_store.FIND_IDEMPOTENT, **key)
+    return Job.from_row(row) if row else None
 
 
 def _check_same_payload(first: Job, second: Job) -> None:
