@@ -31,12 +31,16 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What arrived: the file at *path*, in the service's ``incoming`` folder, and the form's other fields."""
+    """What arrived: the file at *path*, in the service's ``incoming`` folder, and the form's other fields.
+
+    ``content`` is what is in the file, where that is in memory still: it is looked at there.
+    """
 
     path: Path
     sha256: str
     bucket: str
     metadata: str = ""
+    content: bytearray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def _take_back(service: Service, job: Job, staged: str) -> None:
 def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
     _check_allowed(service, upload.bucket)
     context = parse_context(upload.metadata)
-    validate(upload.path, service.settings.limits)
+    validate(upload.path if upload.content is None else upload.content, service.settings.limits)
     job_id = str(uuid.uuid4())
     return Job(
         job_id=job_id,

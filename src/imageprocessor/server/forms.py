@@ -45,7 +45,7 @@ class UploadForm:
         self.file_bytes = bytearray()
         self._max_file_bytes = max_file_bytes
         self._body_size = 0
-        self._file_size = 0
+        self.file_size = 0
         self._fields: dict[str, bytearray] = {}  # by name, those that came; the file's stays empty
         self._part = Part()
         self._part_count = 0
@@ -134,8 +134,8 @@ class UploadForm:
         self._complete = True
 
     def _add_file_bytes(self, data: bytes, start: int, end: int) -> None:
-        self._file_size += end - start
-        if self._file_size > self._max_file_bytes:
+        self.file_size += end - start
+        if self.file_size > self._max_file_bytes:
             raise _too_large(self._max_file_bytes)
         self.file_bytes += memoryview(data)[start:end]
 

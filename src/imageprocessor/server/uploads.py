@@ -109,8 +109,10 @@ async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> 
 
 
 def _submit(service: Service, sender: Sender, form: UploadForm, file: IncomingFile) -> tuple[Job, Quota]:
-    file.append(form.take_file_bytes())
-    upload = Upload(file.path, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"))
+    rest = form.take_file_bytes()
+    file.append(rest)
+    content = rest if len(rest) == form.file_size else None
+    upload = Upload(file.path, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"), content)
     return submit(service, upload, sender)
 
 

@@ -65,8 +65,8 @@ class LocalStorage:
         *names, name = check_key(key).split("/")
         with _storage_errors(f"take in a file as {key!r}"):
             try:
-                with self._open_directory(names, make=True) as directory, _open_file(path) as file:
-                    _settle(file.fileno())
+                with self._open_directory(names, make=True) as directory:
+                    _settle_file(path)
                     os.replace(path, name, dst_dir_fd=directory)
                     os.fsync(directory)
             except OSError as error:
@@ -184,6 +184,14 @@ def _write(name: str, data: bytes, directory: int) -> None:
         file.write(data)
         file.flush()
         _settle(descriptor)
+
+
+def _settle_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _settle(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _settle(descriptor: int) -> None:
