@@ -24,7 +24,7 @@ from imageprocessor.settings import Settings
 from tests.images import animated_webp, encode, photo, truncated
 from tests.servers.processes import wait_for
 
-BOUND_MB = 450  #: what docs/capacity.md says that a worker needs for a job of 50 MP
+BOUND_MB = 360  #: what docs/capacity.md says that a worker needs for a job of 50 MP
 ENOUGH_ROUNDS = 3  # memory varies little
 FEW, MANY = 200, 2000
 MANY_SECONDS = 1200

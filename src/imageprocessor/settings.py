@@ -142,7 +142,12 @@ class Settings(BaseModel):
         SecretStr("redis://localhost:6379/0"), "`redis://host:6379/0` or `rediss://…`", "The broker of `celery`."
     )
     worker_concurrency: int = setting(
-        2, "0 to 64", "Worker processes of `serve` and `worker`; 0: `serve` only answers requests.", ge=0, le=64
+        2,
+        "0 to 64",
+        "Worker processes of `serve` and `worker`, and the processors that they use together; 0: `serve` only answers"
+        " requests.",
+        ge=0,
+        le=64,
     )
     job_timeout_seconds: int = setting(
         60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600

@@ -46,7 +46,7 @@ def test_a_failed_job_says_why(client: TestClient, failed: dict[str, str]) -> No
 def test_a_job_between_two_attempts_is_pending_with_its_error(
     client: TestClient, upload: Callable[..., Any], run: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr("imageprocessor.queue.task.process", crash)
