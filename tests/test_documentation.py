@@ -37,7 +37,7 @@ EXAMPLE = re.compile(
 )
 SESSION = re.compile(r"^```pycon\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-NAMED_FILE = re.compile(r"`((?:src|tests|docs)/[\w./-]+)`")
+NAMED_FILE = re.compile(r"`((?:src|tests|docs|benchmarks)/[\w./-]+)`")
 COMMAND = re.compile(r"^ *(?:\$ )?(?:\.venv/bin/)?imageprocessor (?P<name>[a-z-]+)(?P<rest>.*)", re.MULTILINE)
 OPTION = re.compile(r"(?<=\s)--[a-z-]+")
 HOST = re.compile(r"https?://([\w.-]+)")
