@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["imagecodecs>=2026.3", "pillow>=12.3"]
+# dependencies = ["imagecodecs>=2026.3", "pillow>=13"]
 # ///
 """What cannot be avoided: libjpeg-turbo decodes once, libwebp encodes pictures that lie ready, each on its own.
 

@@ -167,3 +167,18 @@ def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
     exact = ImageCms.ImageCmsTransform(source, srgb, "CMYK", "RGB", ImageCms.Intent[name], flags=flags)
     data = encode(separation, "JPEG", quality=100, icc_profile=path.read_bytes())
     assert mean_delta_e(data, centers(exact.apply(separation))) < 2
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_a_shrunk_picture_has_the_colors_of_the_whole_one(mode: str) -> None:
+    """It is shrunk before its colours are converted, and the profile must come along."""
+    color = (40, 200, 90, 128)[-len(mode) :] if mode.startswith("L") else (40, 200, 90, 128)[: len(mode)]
+    made = profile(b"GRAY", {b"kTRC": curve(1.0)}) if mode.startswith("L") else rgb_profile(SRGB[::-1], *SRGB_CURVE)
+    data = encode(Image.new(mode, (600, 500), color if len(mode) > 1 else color[0]), "PNG", icc_profile=made)
+    shown = []
+    for width in (600, 400, 60):
+        result = process(data, [VariantSpec("one", width=width, quality=100)])
+        with Image.open(io.BytesIO(result.variants["one"].data)) as image:
+            shown.append(np.asarray(image.convert("RGB"))[20, 20].astype(int))
+    assert np.ptp(shown, axis=0).max() <= 2
+    assert np.abs(shown[0] - np.asarray(Image.new(mode, (1, 1), color).convert("RGB"))[0, 0]).max() > 20

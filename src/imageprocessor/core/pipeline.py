@@ -166,6 +166,7 @@ def _resize_in_bands(picture: Image.Image, size: Dimensions) -> Image.Image:
     The filter looks beyond each band, so nothing tells where they meet.
     """
     made = Image.new(picture.mode, size)
+    made.info = picture.info  # its colour profile
     step = picture.height / size.height
     for top in range(0, size.height, _BAND_ROWS):
         bottom = min(top + _BAND_ROWS, size.height)

@@ -8,8 +8,8 @@ from importlib.metadata import packages_distributions
 from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
 from imageprocessor.queue.doctor.finding import Finding, ok, warning, wrong
 
-FIXED_IN = (12, 3)
-REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=12.3'"
+FIXED_IN = (13, 0)
+REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
 
 
 def check_codecs() -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Fin
     told = ", ".join(f"{name} {number}" for name, number in libraries.items())
     if version >= FIXED_IN:
         return ok("codec versions", told)
-    lacking = f"{told}: the decoders lack security fixes, those of Pillow 12.3 among them."
+    lacking = f"{told}: the decoders lack security fixes, those of Pillow 13 among them."
     if SIMD in libraries:
         return warning("codec versions", lacking, f"If strangers may upload: {REINSTALL}")
-    return wrong("codec versions", lacking, "pip install --upgrade 'pillow>=12.3'")
+    return wrong("codec versions", lacking, "pip install --upgrade 'pillow>=13'")
