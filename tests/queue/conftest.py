@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from PIL import Image
 from sqlalchemy import Connection
 
 from imageprocessor.queue import clock
@@ -107,8 +108,8 @@ def lock_tables(connection: Connection) -> None:
 
 @pytest.fixture(scope="session")
 def slow_image() -> bytes:
-    """A picture that takes about two seconds: long enough to be interrupted."""
-    return encode(photo(1600, 1200).resize((4000, 3000)), "JPEG")
+    """A picture that takes a third of a second: long enough to be interrupted. A JPEG would be decoded small."""
+    return encode(photo(800, 600).resize((7200, 5400), Image.Resampling.NEAREST), "PNG", compress_level=1)
 
 
 def list_files(folder: Path) -> list[Path]:
