@@ -30,7 +30,7 @@ def measure(rounds: int) -> list[Figure | Skipped]:
         photo = Path(folder) / "photo.jpg"
         photo.write_bytes(encode_photo())
         commands = list_commands(photo)
-        missing = {name: reason for name, command in commands.items() if (reason := find_obstacle(command))}
+        missing = {name: reason for name, command in commands.items() if (reason := find_fault(command))}
         costs = run_peers({name: command for name, command in commands.items() if name not in missing}, rounds)
     rows: list[Figure | Skipped] = [Skipped(WORK, name, reason) for name, reason in missing.items()]
     return [*compare_costs(costs), *rows]
@@ -50,6 +50,17 @@ def list_commands(photo: Path) -> dict[str, Sequence[str]]:
         "pyvips, its defaults": script("vips.py", str(photo)),
         "thumbor, its defaults": script("thumbor_server.py", str(photo)),
     }
+
+
+def find_fault(command: Sequence[str]) -> str:
+    """Return why the program does not work here, after one try; "" if it does."""
+    try:
+        if not (obstacle := find_obstacle(command)):
+            with start(command) as peer:
+                peer.run()
+    except RuntimeError as error:
+        return str(error)
+    return obstacle
 
 
 def run_peers(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, list[Cost]]:

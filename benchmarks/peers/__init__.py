@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +39,12 @@ class Peer:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: there will be no answer
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self.process.args!r} ended with code {self.process.wait()}.")
+            raise RuntimeError(f"the program ended with code {self.process.wait()}")
         return Cost(**json.loads(answer))
 
 
@@ -81,3 +82,5 @@ def start(command: Sequence[str], environ: Mapping[str, str] | None = None) -> I
             yield Peer(process)
         finally:
             process.kill()
+            with suppress(BrokenPipeError):
+                process.communicate()

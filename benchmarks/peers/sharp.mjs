@@ -2,9 +2,10 @@
 // the efforts are ours, told by the third; else sharp's default.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 
-const sharp = createRequire(`${process.env.SHARP_DIR}/`)('sharp')
+const sharp = createRequire(`${resolve(process.env.SHARP_DIR)}/`)('sharp')
 const WIDTHS = [150, 600, 1200, 4096]
 const data = readFileSync(process.argv[2])
 const efforts = process.argv[3] ? JSON.parse(process.argv[3]) : []
