@@ -113,7 +113,8 @@ def chaos(session: nox.Session) -> None:
 @nox.session(venv_backend="uv")
 def bench(session: nox.Session) -> None:
     """The benchmarks, on a machine that does nothing else. Arguments after `--` go to `python -m benchmarks`."""
-    session.install("-e", ".[bench]")
+    # As pip does: without bytecode every start would compile what it imports
+    session.install("-e", ".[bench]", env={"UV_COMPILE_BYTECODE": "1"})
     peers = session.create_tmp()
     if shutil.which("npm"):  # else the rows with sharp say why they were skipped
         session.run("npm", "install", "--silent", "--prefix", peers, "sharp@0.35", external=True)
