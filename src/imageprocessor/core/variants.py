@@ -40,7 +40,7 @@ class Cut(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much of its length the longer-lived side keeps."""
+        """Length that comes out for each that goes in, of the side that loses less."""
         return max(self.size.width / self.crop.width, self.size.height / self.crop.height)
 
 

@@ -134,7 +134,7 @@ class SqliteFile:
             self._turn.release()
 
     def close(self) -> None:
-        """Close the connections for reading that nobody uses."""
+        """Close the connections that nobody uses."""
         while self._idle:
             self._idle.pop().close()
 
