@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form, UploadFile
 
 from imageprocessor.queue.sqlite import sqlite_module
-from imageprocessor.server.schemas import JobState, UploadAccepted
+from imageprocessor.server.schemas import ACCEPTED, JobState, UploadAccepted
 
 FOLDER = Path(os.environ["DATA_DIR"])
 CONSTANT = JobState(
@@ -46,7 +46,7 @@ def upload_image(file: UploadFile, bucket: Annotated[str, Form()]) -> UploadAcce
     _write(FOLDER / job_id, file.file.read())
     with one_writer:
         database.execute("INSERT INTO uploads VALUES (?, ?)", (job_id, bucket))
-    return UploadAccepted(job_id=job_id, image_id=job_id, status_url=f"/jobs/{job_id}")
+    return UploadAccepted(job_id=job_id, image_id=job_id, status_url=f"/jobs/{job_id}", message=ACCEPTED)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,11 +18,14 @@ from tests.images import encode, photo
 from tests.servers import Server, find_free_port, run_server
 from tests.servers.processes import wait_for
 
+SMALL = encode(photo(120, 90), "JPEG")
+LARGE = encode(photo(1400, 1000), "PNG")  # in several blocks
+
 
 class House:
     """One data folder and port, in which services come and go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, picture: bytes) -> None:
         self.folder, self.port, self.marker = folder, find_free_port(), folder / "crashed"
         self.settings = {
             "DATA_DIR": str(folder / "data"),
@@ -30,7 +33,7 @@ class House:
             "WORKER_CONCURRENCY": "1",
             "IMAGE_SIZES": '{"thumbnail": 20, "medium": 60}',
         }
-        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", encode(photo(120, 90), "JPEG"))
+        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", picture)
 
     def serve(self, point: str | None = None) -> AbstractContextManager[Server]:
         """Run the service; with *point*, it ends when it first comes there."""
@@ -46,9 +49,9 @@ class House:
             return http.delete(f"/api/v1/images/{image_id}").status_code
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+@pytest.fixture(params=[LARGE], ids=["large"])
+def house(tmp_path: Path, request: pytest.FixtureRequest) -> House:
+    return House(tmp_path, request.param)
 
 
 @contextmanager
@@ -59,7 +62,12 @@ def crashed(house: House, server: Server) -> Iterator[None]:
     assert server.process.wait(60) == 137
 
 
-@pytest.mark.parametrize("point", UPLOAD_POINTS)
+@pytest.mark.parametrize(
+    ("house", "point"),
+    [(SMALL if "small" in point else LARGE, point) for point in UPLOAD_POINTS],
+    ids=[*UPLOAD_POINTS],
+    indirect=["house"],
+)
 def test_upload_that_is_cut_off_is_taken_when_it_comes_again(
     house: House, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,7 @@ def test_an_idempotency_key_that_is_none_is_refused(upload: Callable[..., Any], 
 def test_a_full_disk_is_a_507(upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     name = uuid.uuid4()
     monkeypatch.setattr("imageprocessor.server.uploads.uuid.uuid4", lambda: name)
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", 1)
     (service.incoming / name.hex).symlink_to("/dev/full")
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
@@ -262,12 +263,42 @@ def test_a_full_disk_is_a_507(upload: Callable[..., Any], service: Service, monk
     assert count_jobs(service) == 0
 
 
-def test_a_disk_that_refuses_is_a_503(upload: Callable[..., Any], service: Service) -> None:
-    service.incoming.rmdir()
+@pytest.mark.parametrize(("block_bytes", "folder"), [(1, "incoming"), (uploads.BLOCK_BYTES, "staging")])
+def test_a_disk_that_refuses_is_a_503(
+    upload: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, block_bytes: int, folder: str
+) -> None:
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", block_bytes)
+    used = settings.data_dir / folder
+    away = used.rename(settings.data_dir / "away")
     answer = upload()
-    service.incoming.mkdir()
+    away.rename(used)
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_picture_that_comes_in_one_block_is_never_in_incoming(
+    upload: Callable[..., Any], service: Service, settings: Settings
+) -> None:
+    away = service.incoming.rename(settings.data_dir / "away")
+    answer = upload()
+    away.rename(service.incoming)
+    assert answer.status_code == 202
+    assert len(list(service.staging.list())) == 1
+
+
+def test_a_picture_of_several_blocks_goes_through_incoming_and_is_staged_whole(
+    port: int, token: Callable[..., dict[str, str]], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", 1000)
+    picture = encode(photo(400, 300), "JPEG")
+    with wire(port) as line:
+        body = form_body(picture)
+        line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body[:5000])
+        _wait_until(lambda: list(service.incoming.iterdir()) != [])
+        line.send(body[5000:])
+        assert line.answer()[0].status == 202
+    (staged,) = service.staging.list()
+    assert service.staging.get(staged.key) == picture
 
 
 def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(

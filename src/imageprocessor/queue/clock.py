@@ -16,7 +16,8 @@ def to_text(moment: datetime) -> str:
     >>> to_text(datetime(2024, 11, 8, 14, tzinfo=UTC))
     '2024-11-08T14:00:00.000000Z'
     """
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def from_text(text: str) -> datetime:

@@ -53,13 +53,10 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 
 def wake_all(directory: Path) -> None:
     """Wake every supervisor in *directory*; those that are gone or awake already are passed over."""
-    for fifo in directory.glob("*.wake"):
-        with suppress(OSError):  # no reader, removed meanwhile, or full: it is awake
-            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-            try:
-                os.write(descriptor, b".")
-            finally:
-                os.close(descriptor)
+    with suppress(FileNotFoundError):  # none was ever there
+        for path in directory.iterdir():  # each upload waits for this, and glob takes several times as long
+            if path.name.endswith(".wake"):
+                _wake(path)
 
 
 def list_live(directory: Path) -> dict[str, int]:
@@ -76,6 +73,15 @@ def forget(directory: Path, supervisor_id: str) -> None:
     """Remove the files of a supervisor that is gone."""
     for ending in ("wake", "lock"):
         (directory / f"{supervisor_id}.{ending}").unlink(missing_ok=True)
+
+
+def _wake(fifo: Path) -> None:
+    with suppress(OSError):  # no reader, removed meanwhile, or full: it is awake
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, b".")
+        finally:
+            os.close(descriptor)
 
 
 def _create_locked(path: Path, worker_count: int) -> int:

@@ -107,8 +107,7 @@ class SqliteFile:
             DBAPIError: SQLAlchemy's, around the driver's.
         """
         with self.write_turn() as wait_seconds, self._lend() as connection:
-            connection.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
-            connection.execute("BEGIN IMMEDIATE")
+            _begin_within(connection, wait_seconds)
             try:
                 yield DriverConnection(connection)
             except BaseException:
@@ -267,6 +266,18 @@ def _switch_to_wal(connection: Any) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _begin_within(connection: Any, wait_seconds: float) -> None:
+    """Begin to write, and wait for other processes for that long, where others wait for the usual time."""
+    if wait_seconds > BUSY_TIMEOUT_SECONDS - 0.5:
+        connection.execute("BEGIN IMMEDIATE")
+        return
+    connection.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
 
 
 def _begin(connection: Connection) -> None:

@@ -31,16 +31,12 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What arrived: the file at *path*, in the service's ``incoming`` folder, and the form's other fields.
+    """What arrived: the picture, in memory or as a file in the service's ``incoming``, and the form's other fields."""
 
-    ``content`` is what is in the file, where that is in memory still: it is looked at there.
-    """
-
-    path: Path
+    picture: bytes | Path
     sha256: str
     bucket: str
     metadata: str = ""
-    content: bytearray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,10 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     """
     job = _new_job(service, upload, sender)
     staged = staging_key(job.bucket, job.job_id)
-    service.staging.adopt(staged, upload.path)
+    if isinstance(upload.picture, Path):
+        service.staging.adopt(staged, upload.picture)
+    else:
+        service.staging.put(staged, upload.picture)
     try:
         accepted, quota = _queue_once(service, job, sender)
     except ImageProcessorError:
@@ -101,7 +100,7 @@ def _take_back(service: Service, job: Job, staged: str) -> None:
 def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
     _check_allowed(service, upload.bucket)
     context = parse_context(upload.metadata)
-    validate(upload.path if upload.content is None else upload.content, service.settings.limits)
+    validate(upload.picture, service.settings.limits)
     job_id = str(uuid.uuid4())
     return Job(
         job_id=job_id,

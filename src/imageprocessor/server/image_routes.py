@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from http import HTTPStatus
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from imageprocessor import errors
 from imageprocessor.queue.images import delete_image, read_image, read_images
-from imageprocessor.queue.submission import Sender
 from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader, User
 from imageprocessor.server.lookups import look_up
 from imageprocessor.server.openapi import (
@@ -17,12 +16,12 @@ from imageprocessor.server.openapi import (
     ImageIds,
     Size,
     describe_accepted,
-    describe_form,
+    describe_upload,
     problem_responses,
 )
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import answer, represent_result, represent_variant
-from imageprocessor.server.schemas import ImageBatch, ImageResult, ImageVariant, UploadAccepted
+from imageprocessor.server.schemas import ACCEPTED, ImageBatch, ImageResult, ImageVariant, UploadAccepted
 from imageprocessor.server.storage_turns import in_turn
 from imageprocessor.server.uploads import admit, receive
 
@@ -52,7 +51,8 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"])
     operation_id="uploadImage",
     summary="Upload a picture; it is processed in the background",
     status_code=202,
-    openapi_extra=describe_form(),
+    response_model=UploadAccepted,
+    openapi_extra=describe_upload(),
     responses={
         202: describe_accepted(),
         **problem_responses(
@@ -77,16 +77,15 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"])
         ),
     },
 )
-async def upload_image(
-    request: Request, response: Response, service: CurrentService, sender: Annotated[Sender, Depends(admit)]
-) -> UploadAccepted:
+async def upload_image(request: Request) -> Response:
     """Take a picture as `multipart/form-data` with the parts `file`, `bucket` and, if you like, `metadata`.
 
     The answer comes as soon as the upload is durable; poll `status_url`, or its `/result`, for the outcome.
     """
-    job, quota = await receive(request, service, sender)
-    response.headers.update(describe_quota(quota))
-    return UploadAccepted(job_id=job.job_id, image_id=job.image_id, status_url=f"{JOBS_URL}/{job.job_id}")
+    job, quota = await receive(request, await admit(request))
+    status_url = f"{JOBS_URL}/{job.job_id}"
+    accepted = UploadAccepted(job_id=job.job_id, image_id=job.image_id, status_url=status_url, message=ACCEPTED)
+    return answer(accepted, HTTPStatus.ACCEPTED, describe_quota(quota))
 
 
 @router.get(

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.images import MAX_BATCH
+from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
 from imageprocessor.settings import MIME_TYPES, Settings
@@ -50,6 +51,18 @@ FORM = {
         },
     },
 }
+IDEMPOTENCY_KEY = {
+    "name": "idempotency-key",
+    "in": "header",
+    "required": False,
+    "description": "Makes repeating the request harmless: the same key and payload give the same job.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS,
+        "pattern": "^[ -~]+$",
+    },
+}
 
 JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
 ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
@@ -77,11 +90,15 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
     return responses
 
 
-def describe_form() -> dict[str, Any]:
-    """Return the OpenAPI request body of the upload, which the server reads itself and FastAPI knows nothing of."""
+def describe_upload() -> dict[str, Any]:
+    """Return what OpenAPI says of the upload's request, which the server reads itself: FastAPI knows nothing of it."""
     encoding = {"file": {"contentType": ", ".join(MIME_TYPES)}, "metadata": {"contentType": "application/json"}}
     content = {"schema": FORM, "encoding": encoding}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+    return {
+        "security": [{"bearer": []}],
+        "parameters": [IDEMPOTENCY_KEY],
+        "requestBody": {"required": True, "content": {"multipart/form-data": content}},
+    }
 
 
 def describe_accepted() -> dict[str, Any]:

@@ -17,6 +17,9 @@ def example(**body: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
+ACCEPTED = "Upload accepted. Processing initiated."
+
+
 class UploadAccepted(BaseModel):
     """The upload is durable, and will be processed."""
 
@@ -24,13 +27,13 @@ class UploadAccepted(BaseModel):
         job_id=JOB_ID,
         image_id=IMAGE_ID,
         status_url=f"/api/v1/images/jobs/{JOB_ID}",
-        message="Upload accepted. Processing initiated.",
+        message=ACCEPTED,
     )
 
     job_id: str
     image_id: str
     status_url: str
-    message: str = "Upload accepted. Processing initiated."
+    message: str
 
 
 class JobState(BaseModel):

@@ -1,17 +1,15 @@
-"""An upload on its way in: refused before its body is read if it must be, then streamed to a file and hashed."""
+"""An upload on its way in: refused before its body is read if it must be, then streamed and hashed."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Header, Request
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -25,36 +23,30 @@ from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
-from imageprocessor.server.auth import CurrentService, User
+from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.forms import UploadForm, check_body_size
 from imageprocessor.server.lookups import query
 from imageprocessor.server.storage_turns import in_turn
 
 BLOCK_BYTES = 1024 * 1024
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        description="Makes repeating the request harmless: the same key and payload give the same job.",
-        json_schema_extra={"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS, "pattern": "^[ -~]+$"},
-    ),
-]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IncomingFile:
-    """An upload's file while it arrives, and the SHA-256 of what arrived so far."""
+    """What arrived of a picture: its SHA-256, and the file in *folder* that holds it unless it came in one block."""
 
-    path: Path
+    folder: Path
+    path: Path | None = None
     digest: Any = field(default_factory=hashlib.sha256)
 
     def append(self, block: bytearray) -> None:
-        """Write the next *block*; the first one, even an empty one, makes the file.
+        """Write a *block* that is not the last; the first makes the file.
 
         Raises:
             StorageFullError, StorageUnavailableError: It could not be written.
         """
         self.digest.update(block)
+        self.path = self.path or self.folder / uuid.uuid4().hex
         try:
             with self.path.open("ab") as file:
                 file.write(block)
@@ -65,17 +57,30 @@ class IncomingFile:
                 f"The upload cannot be written ({error.strerror}): try again later."
             ) from error
 
+    def end(self, block: bytearray) -> bytes | Path:
+        """Take the last *block*, and return the picture: a small one never was in a file."""
+        if self.path:
+            self.append(block)
+            return self.path
+        self.digest.update(block)
+        return bytes(block)
 
-async def admit(
-    request: Request, service: CurrentService, user: User, idempotency_key: IdempotencyKey = None
-) -> Sender:
+    def remove(self) -> None:
+        """Remove the file, if it is still there."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+async def admit(request: Request) -> Sender:
     """Refuse what can be refused before the body is read; note the quota, for the answer's headers.
 
     Raises:
         UnauthorizedError, RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
     """
+    service: Service = request.state.service
+    user = await require_user(request, await bearer(request))
     assert user.user_id is not None
-    sender = Sender(user.user_id, _unquote(idempotency_key), request.state.request_id)
+    sender = Sender(user.user_id, _unquote(request.headers.get("idempotency-key")), request.state.request_id)
     request.state.quota = await query(service, check_quota, sender)
     _check_key(sender.idempotency_key)
     length = request.headers.get("content-length", "")
@@ -83,18 +88,22 @@ async def admit(
     return sender
 
 
-async def receive(request: Request, service: Service, sender: Sender) -> tuple[Job, Quota]:
-    """Stream the form's file to ``incoming`` and submit it. Whatever comes of it, no file remains there.
+async def receive(request: Request, sender: Sender) -> tuple[Job, Quota]:
+    """Read the form, a large file by way of ``incoming``, and submit it. Whatever comes of it, nothing remains there.
 
     Raises:
         InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError: The form is not acceptable.
         StorageFullError, StorageUnavailableError: The file could not be written.
         ImageProcessorError: As ``submit``.
     """
+    service: Service = request.state.service
     form = UploadForm(request.headers.get("content-type", ""), service.settings.limits.max_bytes)
-    with _incoming_file(service.incoming) as file:
+    file = IncomingFile(service.incoming)
+    try:
         await _read_body(request, form, file)
         return await in_turn(request.state.turns, _submit, service, sender, form, file)
+    finally:
+        file.remove()
 
 
 async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> None:
@@ -109,20 +118,9 @@ async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> 
 
 
 def _submit(service: Service, sender: Sender, form: UploadForm, file: IncomingFile) -> tuple[Job, Quota]:
-    rest = form.take_file_bytes()
-    file.append(rest)
-    content = rest if len(rest) == form.file_size else None
-    upload = Upload(file.path, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"), content)
+    picture = file.end(form.take_file_bytes())
+    upload = Upload(picture, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"))
     return submit(service, upload, sender)
-
-
-@contextmanager
-def _incoming_file(folder: Path) -> Iterator[IncomingFile]:
-    file = IncomingFile(folder / uuid.uuid4().hex)
-    try:
-        yield file
-    finally:
-        file.path.unlink(missing_ok=True)
 
 
 def _unquote(key: str | None) -> str | None:

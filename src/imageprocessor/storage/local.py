@@ -47,18 +47,19 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         *names, name = check_key(key).split("/")
-        draft = secrets.token_hex(16)
+        draft = f"{SCRATCH_NAME}/{secrets.token_hex(16)}"
         with (
             _storage_errors(f"store {key!r}"),
-            self._open_directory([SCRATCH_NAME]) as scratch,
-            self._open_directory(names, make=True) as directory,
+            self._open_root() as root,
+            _descend(root, names, make=True) as directory,
         ):
             try:
-                _write(draft, data, scratch)
-                os.replace(draft, name, src_dir_fd=scratch, dst_dir_fd=directory)
-            finally:
+                _write(draft, data, root)
+                os.replace(draft, name, src_dir_fd=root, dst_dir_fd=directory)
+            except BaseException:
                 with suppress(FileNotFoundError):
-                    os.unlink(draft, dir_fd=scratch)
+                    os.unlink(draft, dir_fd=root)
+                raise
             os.fsync(directory)
 
     def adopt(self, key: str, path: Path) -> None:
@@ -120,17 +121,33 @@ class LocalStorage:
 
     @contextmanager
     def _open_directory(self, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        with self._open_root() as root, _descend(root, names, make=make) as directory:
+            yield directory
+
+    @contextmanager
+    def _open_root(self) -> Iterator[int]:
         try:
             descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError as error:
             raise StorageUnavailableError("The storage directory is gone: is its disk mounted?") from error
         try:
-            for name in names:
-                parent = descriptor
-                descriptor = _open_child(name, parent, make=make)
-                os.close(parent)
             yield descriptor
         finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _descend(root: int, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+    """Open the directory that *names* lead to, one below the other; *root* stays open, those between do not."""
+    descriptor = root
+    try:
+        for name in names:
+            parent, descriptor = descriptor, _open_child(name, descriptor, make=make)
+            if parent != root:
+                os.close(parent)
+        yield descriptor
+    finally:
+        if descriptor != root:
             os.close(descriptor)
 
 
@@ -180,10 +197,13 @@ def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
 
 def _write(name: str, data: bytes, directory: int) -> None:
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=directory)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         _settle(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _settle_file(path: Path) -> None:
