@@ -17,6 +17,7 @@ _PROFILE_SPACE = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
 _OPAQUE_FROM = 128
 _DOMINANT_SIDE = 150
 _DOMINANT_COLORS = 8
+_MANY_PIXELS = 10_000
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
@@ -48,7 +49,8 @@ def dominant_color_of(image: Image.Image) -> str:
     """Return the most frequent colour of an RGB or RGBA picture as ``"#RRGGBB"``; ``"#FFFFFF"`` if none is opaque.
 
     The picture, shrunk to at most 150 × 150 px, is reduced to 8 colours by median cut (Heckbert 1982); pixels less
-    than half opaque do not count.
+    than half opaque do not count. Of more than 10 000 pixels every second one in both directions is looked at, which
+    costs a quarter: of 21 photographs one had another colour for it, by more than 24 levels of 255.
 
     >>> dominant_color_of(Image.new("RGB", (4, 4), (58, 95, 140)))
     '#3A5F8C'
@@ -56,7 +58,7 @@ def dominant_color_of(image: Image.Image) -> str:
     small = image.resize(
         fit_inside(Dimensions(*image.size), _DOMINANT_SIDE, _DOMINANT_SIDE), Image.Resampling.LANCZOS, reducing_gap=1.5
     )
-    opaque = _opaque_pixels(small)
+    opaque = _opaque_pixels(_sample(small))
     if opaque is None:
         return "#FFFFFF"
     few = opaque.quantize(_DOMINANT_COLORS, Image.Quantize.MEDIANCUT)
@@ -64,6 +66,13 @@ def dominant_color_of(image: Image.Image) -> str:
     index = counts.index(max(counts))
     palette = few.getpalette("RGB") or []
     return "#{:02X}{:02X}{:02X}".format(*palette[3 * index : 3 * index + 3])
+
+
+def _sample(picture: Image.Image) -> Image.Image:
+    """Return every second pixel of a picture of many, or else the picture."""
+    if picture.width * picture.height <= _MANY_PIXELS:
+        return picture
+    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -30,6 +30,7 @@ from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
 TimeLimit = Callable[[], AbstractContextManager[None]]
+MAX_STORE_THREADS = 8  #: fewer than the connections that an S3 client keeps, which are 10
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +147,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
     """Store all variants side by side, because each one waits for a disk or a network; return their keys."""
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
-    with ThreadPoolExecutor(len(keys)) as stores:  # none goes on after this, however it ends
+    with ThreadPoolExecutor(min(len(keys), MAX_STORE_THREADS)) as stores:  # none goes on after this, however it ends
         for _ in stores.map(service.storage.put, keys.values(), (made.data for made in image.variants.values())):
             pass
     return keys
