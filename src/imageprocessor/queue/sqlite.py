@@ -96,7 +96,7 @@ class SqliteFile:
         """
         with self._lend() as connection, closing(DriverConnection(connection).execute(statement, parameters)) as cursor:
             row = cursor.fetchone()
-            return dict(zip(statement.selected_columns.keys(), row, strict=True)) if row else None
+            return dict(zip(_column_names(statement), row, strict=True)) if row else None
 
     @contextmanager
     def write(self) -> Iterator[DriverConnection]:
@@ -230,6 +230,11 @@ def find_damage(path: Path) -> str:
 def _prepare(statement: Executable, names: tuple[str, ...]) -> str:
     """Return *statement* as the driver takes it; an INSERT is given the columns *names*."""
     return str(statement.compile(dialect=DIALECT, column_keys=names))  # type: ignore[attr-defined]
+
+
+@cache
+def _column_names(statement: Select[Any]) -> list[str]:
+    return list(statement.selected_columns.keys())
 
 
 def _refuse_network(path: Path) -> None:
