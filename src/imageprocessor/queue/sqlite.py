@@ -113,7 +113,7 @@ class SqliteFile:
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
+            connection.execute("COMMIT")  # a prepared statement, where commit() prepares anew
 
     @contextmanager
     def write_turn(self) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,10 +102,10 @@ def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
     _check_allowed(service, upload.bucket)
     context = parse_context(upload.metadata)
     validate(upload.picture, service.settings.limits)
-    job_id = str(uuid.uuid4())
+    job_id, image_id = _make_ids()
     return Job(
         job_id=job_id,
-        image_id=str(uuid.uuid4()),
+        image_id=image_id,
         user_id=sender.user_id,
         status=JobStatus.PENDING,
         bucket=upload.bucket,
@@ -116,6 +117,12 @@ def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
     )
+
+
+def _make_ids() -> tuple[str, str]:
+    """Return two random UUIDs, for one system call."""
+    random = os.urandom(32)
+    return str(uuid.UUID(bytes=random[:16], version=4)), str(uuid.UUID(bytes=random[16:], version=4))
 
 
 def _check_allowed(service: Service, bucket: str) -> None:

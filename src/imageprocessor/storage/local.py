@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from imageprocessor.storage.protocol import StoredObject
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 SCRATCH_NAME = ".tmp"  # no key can name it
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
@@ -47,18 +49,13 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         *names, name = check_key(key).split("/")
-        draft = f"{SCRATCH_NAME}/{secrets.token_hex(16)}"
-        with (
-            _storage_errors(f"store {key!r}"),
-            self._open_root() as root,
-            _descend(root, names, make=True) as directory,
-        ):
+        draft = self.scratch_directory / f"{time.time_ns():x}-{threading.get_native_id():x}"
+        with _storage_errors(f"store {key!r}"), self._open_directory(names, make=True) as directory:
             try:
-                _write(draft, data, root)
-                os.replace(draft, name, src_dir_fd=root, dst_dir_fd=directory)
+                _write(draft, data)
+                os.replace(draft, name, dst_dir_fd=directory)
             except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(draft, dir_fd=root)
+                draft.unlink(missing_ok=True)
                 raise
             os.fsync(directory)
 
@@ -121,34 +118,31 @@ class LocalStorage:
 
     @contextmanager
     def _open_directory(self, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
-        with self._open_root() as root, _descend(root, names, make=make) as directory:
-            yield directory
-
-    @contextmanager
-    def _open_root(self) -> Iterator[int]:
+        descriptor = self._open_top(names[0], make=make) if names else self._open_root()
         try:
-            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError as error:
-            raise StorageUnavailableError("The storage directory is gone: is its disk mounted?") from error
-        try:
+            for name in names[1:]:
+                parent = descriptor
+                descriptor = _open_child(name, parent, make=make)
+                os.close(parent)
             yield descriptor
         finally:
             os.close(descriptor)
 
+    def _open_top(self, name: str, *, make: bool) -> int:
+        """Open a directory in the root: with one system call if it is there."""
+        with suppress(FileNotFoundError):
+            return os.open(self.root / name, _DIRECTORY | os.O_NOFOLLOW)
+        root = self._open_root()
+        try:
+            return _open_child(name, root, make=make)
+        finally:
+            os.close(root)
 
-@contextmanager
-def _descend(root: int, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """Open the directory that *names* lead to, one below the other; *root* stays open, those between do not."""
-    descriptor = root
-    try:
-        for name in names:
-            parent, descriptor = descriptor, _open_child(name, descriptor, make=make)
-            if parent != root:
-                os.close(parent)
-        yield descriptor
-    finally:
-        if descriptor != root:
-            os.close(descriptor)
+    def _open_root(self) -> int:
+        try:
+            return os.open(self.root, _DIRECTORY)
+        except FileNotFoundError as error:
+            raise StorageUnavailableError("The storage directory is gone: is its disk mounted?") from error
 
 
 @contextmanager
@@ -171,7 +165,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, _DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -179,7 +173,7 @@ def _flush_directory(path: Path) -> None:
 
 
 def _open_child(name: str, parent: int, *, make: bool) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    flags = _DIRECTORY | os.O_NOFOLLOW
     try:
         return os.open(name, flags, dir_fd=parent)
     except FileNotFoundError:
@@ -195,8 +189,8 @@ def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory))
 
 
-def _write(name: str, data: bytes, directory: int) -> None:
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=directory)
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     try:
         rest = memoryview(data)
         while rest:
