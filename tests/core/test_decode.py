@@ -157,6 +157,14 @@ def test_damaged_animation_of_a_png_neither_fails_nor_warns(chunk: bytes) -> Non
     assert image.tobytes() == photo(64, 48).tobytes()
 
 
+@pytest.mark.parametrize("name", [b"acTL", b"fcTL", b"fdAT"])
+def test_jpeg_data_that_look_like_an_animation_are_part_of_the_picture(name: bytes) -> None:
+    scan = SMALL.index(b"\xff\xda")
+    data_start = scan + 2 + int.from_bytes(SMALL[scan + 2 : scan + 4])
+    data = SMALL[:data_start] + bytes(4) + name + SMALL[data_start:]
+    assert unpack(io.BytesIO(data), validate(data)).picture.read() == data
+
+
 def test_orientation_and_kinds_come_beside_the_picture() -> None:
     data = planted_jpeg(orientation=8)
     unpacked = unpack(io.BytesIO(data), validate(data))

@@ -31,11 +31,11 @@ EXIF_BLOCK = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
 
 
 def clean(data: bytes) -> bytes:
-    return webp.join([piece.clean for piece in webp.read_pieces(data)])
+    return webp.join(piece.clean for piece in webp.read_pieces(BytesIO(data)))
 
 
 def kinds(data: bytes) -> list[str]:
-    return [kind for piece in webp.read_pieces(data) for kind in piece.kinds]
+    return [kind for piece in webp.read_pieces(BytesIO(data)) for kind in piece.kinds]
 
 
 def with_chunks(data: bytes, *chunks: bytes) -> bytes:
@@ -117,7 +117,7 @@ def test_the_flags_tell_what_is_left() -> None:
 def test_exif_is_read_as_decoders_do_only_if_the_header_announces_it(flag: int, payload: bytes, prefix: bytes) -> None:
     data = bytearray(with_chunks(EXTENDED, webp_chunk(b"EXIF", prefix + EXIF_BLOCK)))
     data[20] |= flag
-    assert [piece.payload for piece in webp.read_pieces(bytes(data)) if "exif" in piece.kinds] == [payload]
+    assert [piece.payload for piece in webp.read_pieces(BytesIO(data)) if "exif" in piece.kinds] == [payload]
 
 
 def test_in_an_animation_frame_only_its_picture_is_kept() -> None:
@@ -144,7 +144,7 @@ def test_what_follows_the_riff_is_a_trailer_and_dropped() -> None:
 
 
 def test_a_profile_is_given_as_it_is() -> None:
-    (profile,) = [piece.payload for piece in webp.read_pieces(EXTENDED) if piece.kinds == ("icc",)]
+    (profile,) = [piece.payload for piece in webp.read_pieces(BytesIO(EXTENDED)) if piece.kinds == ("icc",)]
     assert webp.decode_icc([profile]) == SRGB_PROFILE
 
 

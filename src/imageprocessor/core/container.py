@@ -1,23 +1,26 @@
 """What the JPEG, PNG and WebP readers share.
 
 Each walks its container once, over bytes that may be hostile: in linear time, with a bound on the number of pieces,
-and without a decoder.
+and without a decoder. One piece at a time is in memory; whoever takes it may move the file's position.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from io import BytesIO
+from typing import BinaryIO, NamedTuple, Protocol
 
 from imageprocessor.core.position import read_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
-Part = bytes | memoryview
-
 MAX_PIECES = 65_536
+BLOCK_BYTES = 1 << 16
+"""The most that is read at once of what may be long."""
+
 _GAIN_MAP_MARKS = (b"hdrgm:", b"HDRGainMap", b"urn:iso:std:iso:ts:21496:-1")
+_OVERLAP_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +32,23 @@ class Header:
     frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A segment or chunk.
+class Piece(NamedTuple):
+    """A segment or chunk, or a block of one that holds pixels.
 
     ``kinds`` names the metadata in it, ``payload`` is that metadata's content where a reader can use it (EXIF: from
-    its byte order mark on), and ``clean`` is what stands in its place in a file without metadata, which for most of the
-    file is a view of the original.
+    its byte order mark on; ICC), and ``clean`` is what stands in its place in a file without metadata.
+    ``is_animation`` tells what a PNG's first picture does without.
     """
 
-    clean: Part = b""
+    clean: bytes = b""
     kinds: tuple[str, ...] = ()
     payload: bytes = b""
+    is_animation: bool = False
+
+    @property
+    def exif(self) -> bytes:
+        """The EXIF block in it; readers go by the first piece that has one."""
+        return self.payload if "exif" in self.kinds else b""
 
 
 class Container(Protocol):
@@ -49,7 +57,7 @@ class Container(Protocol):
     def read_header(self, file: BinaryIO) -> Header:
         """Read the header alone; a file that is cut off later passes."""
 
-    def read_pieces(self, data: bytes) -> Iterator[Piece]:
+    def read_pieces(self, file: BinaryIO) -> Iterator[Piece]:
         """Yield the whole file in order."""
 
     def exif_piece(self, exif: bytes) -> bytes:
@@ -58,8 +66,8 @@ class Container(Protocol):
     def decode_icc(self, payloads: Sequence[bytes]) -> bytes:
         """Return the ICC profile in the payloads, one or more, of the "icc" pieces."""
 
-    def join(self, parts: Sequence[Part]) -> bytes:
-        """Make a file of what is left of its pieces."""
+    def join(self, parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
+        """Make a file, of about that size, of what is left of its pieces."""
 
 
 def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
@@ -69,7 +77,15 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
         "thumbnail": kind == "exif" and b"\xff\xd8\xff" in payload,
         "gain_map": kind in {"xmp", "trailer"} and any(mark in payload for mark in _GAIN_MAP_MARKS),
     }
-    return Piece(kinds=(kind, *(name for name, is_there in inside.items() if is_there)), payload=payload)
+    kinds = (kind, *(name for name, is_there in inside.items() if is_there))
+    return Piece(kinds=kinds, payload=payload if kind == "exif" else b"")
+
+
+def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:
+    """Describe what follows the picture, in blocks that overlap by more than any mark is long."""
+    size = file_size(file)
+    for position in range(start, size, BLOCK_BYTES - _OVERLAP_BYTES):
+        yield metadata_piece("trailer", read_range(file, position, min(position + BLOCK_BYTES, size)))
 
 
 def read_exactly(file: BinaryIO, size_bytes: int) -> bytes:
@@ -80,16 +96,32 @@ def read_exactly(file: BinaryIO, size_bytes: int) -> bytes:
     return data
 
 
+def read_range(file: BinaryIO, start: int, end: int) -> bytes:
+    """Read the bytes from ``start`` to ``end``; ``TruncatedImageError`` if the file ends first."""
+    file.seek(start)
+    return read_exactly(file, end - start)
+
+
+def read_blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """Read the bytes from ``start`` to ``end`` in blocks, so that few are in memory."""
+    for position in range(start, end, BLOCK_BYTES):
+        yield read_range(file, position, min(position + BLOCK_BYTES, end))
+
+
+def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:
+    """Write the parts to a file in memory, each as it comes: ``bytes.join`` would first collect them all.
+
+    It has room for ``size_bytes`` from the start: to grow may cost more than all the writing.
+    """
+    file = BytesIO(bytes(size_bytes))
+    file.writelines(parts)
+    file.truncate()
+    return file
+
+
 def file_size(file: BinaryIO) -> int:
     """Return the number of bytes; moves the position."""
     return file.seek(0, os.SEEK_END)
-
-
-def read_all(file: BinaryIO) -> bytes:
-    """Read the file from its start; the size given makes a buffered file do so in one allocation."""
-    size_bytes = file_size(file)
-    file.seek(0)
-    return file.read(size_bytes)
 
 
 def truncated(file: BinaryIO) -> TruncatedImageError:

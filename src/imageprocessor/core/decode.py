@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -11,7 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imageprocessor.core.container import Container, Piece
+from imageprocessor.core.container import Piece, file_size
 from imageprocessor.core.formats import ImageFormat
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
@@ -25,7 +25,6 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     ImageFormat.PNG: PngImageFile,
     ImageFormat.WEBP: WebPImageFile,
 }
-_APNG_CHUNKS = {b"acTL", b"fcTL", b"fdAT"}
 # The most that any decoder takes is 20 bytes a pixel (lossless WebP), and what surrounds it less than the rest.
 _MAX_BYTES_PER_PIXEL = 24
 _MAX_OTHER_BYTES = 64 << 20
@@ -53,15 +52,14 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
         InvalidImageError: the container does not follow the format.
     """
     container = CONTAINERS[info.format]
-    file.seek(0)
-    pieces = list(container.read_pieces(file.read()))
-    profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
-    exif = next((piece.payload for piece in pieces if "exif" in piece.kinds and piece.payload), None)
+    metadata: list[Piece] = []
+    picture = container.join(_picture_alone(container.read_pieces(file), metadata), file_size(file))
+    profile = [piece.payload for piece in metadata if "icc" in piece.kinds]
     return Unpacked(
-        _picture_alone(pieces, container),
-        read_orientation(exif),
+        BytesIO(picture),
+        read_orientation(next((piece.exif for piece in metadata if piece.exif), None)),
         container.decode_icc(profile) if profile else None,
-        frozenset(kind for piece in pieces for kind in piece.kinds),
+        frozenset(kind for piece in metadata for kind in piece.kinds),
     )
 
 
@@ -85,10 +83,13 @@ def decode(unpacked: Unpacked, info: ImageInfo, limits: Limits, at_least: Dimens
     return image
 
 
-def _picture_alone(pieces: Sequence[Piece], container: Container) -> BytesIO:
-    """Put the file together again without metadata, profile and, in a PNG, animation."""
-    needed = [piece.clean for piece in pieces if "icc" not in piece.kinds]
-    return BytesIO(container.join([part for part in needed if part[4:8] not in _APNG_CHUNKS]))
+def _picture_alone(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
+    """Yield the file without metadata, profile and, in a PNG, animation; put what it tells into *metadata*."""
+    for piece in pieces:
+        if piece.kinds:
+            metadata.append(piece._replace(clean=b""))
+        if "icc" not in piece.kinds and not piece.is_animation:
+            yield piece.clean
 
 
 def _decode_pixels(file: BinaryIO, info: ImageInfo, limits: Limits, at_least: Dimensions | None) -> Image.Image:

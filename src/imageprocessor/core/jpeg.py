@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from io import BytesIO
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
+    BLOCK_BYTES,
     MAX_PIECES,
     Header,
-    Part,
     Piece,
     metadata_piece,
-    read_exactly,
+    read_range,
     too_many_pieces,
+    trailer_pieces,
     truncated,
+    write_parts,
 )
 from imageprocessor.errors import InvalidImageError
 
@@ -29,7 +32,7 @@ _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
 # Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_MAX_BLOCK_BYTES = 1 << 16
+_MIN_BLOCK_BYTES = 512
 MAX_SCANS = 100
 """Encoders make some 20 at most; each costs a pass over the whole picture, however few bytes it has."""
 
@@ -54,41 +57,34 @@ def read_header(file: BinaryIO) -> Header:
         InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before the first scan.
         TruncatedImageError: the file ends before the first scan.
     """
-    frames = []
-    for marker, start, end in _read_segments(file):
-        if marker in {_SOS, _EOI}:
-            break
-        if marker in _SOF:
-            frames.append((start, end))
-    if len(frames) != 1 or frames[0][1] - frames[0][0] < 10:
+    before_scan = takewhile(lambda part: part[0] not in {_SOS, _EOI}, _read_parts(file))
+    frames = [segment for marker, segment in before_scan if marker in _SOF]
+    if len(frames) != 1 or len(frames[0]) < 10:
         raise InvalidImageError("The JPEG has no proper frame header (SOF) before its picture data: save it anew.")
-    file.seek(frames[0][0] + 5)  # marker, length, sample precision
-    size = read_exactly(file, 4)
-    return Header(width=int.from_bytes(size[2:]), height=int.from_bytes(size[:2]), frames=1)
+    height, width = struct.unpack_from(">HH", frames[0], 5)  # behind marker, length, sample precision
+    return Header(width, height, frames=1)
 
 
-def read_pieces(data: bytes) -> Iterator[Piece]:
-    """Yield the file in order: segments, entropy-coded data, and what follows the end of the picture.
+def read_pieces(file: BinaryIO) -> Iterator[Piece]:
+    """Yield the file in order: segments, entropy-coded data in blocks, and what follows the end of the picture.
 
     Raises:
         InvalidImageError: a segment is not one of a JPEG, or there are more than 100 scans.
         TruncatedImageError: the file ends before the end-of-image marker.
     """
     yield Piece(_SOI)
-    view = memoryview(data)
-    end = len(_SOI)
-    scan_start = len(data)
-    scans = 0
-    for marker, start, end in _read_segments(BytesIO(data)):
-        if scan_start < start:
-            yield Piece(view[scan_start:start])
-        yield _classify(marker, view[start:end])
-        scans += marker == _SOS
-        if scans > MAX_SCANS:
-            raise InvalidImageError(f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew.")
-        scan_start = end if marker == _SOS else len(data)
-    if end < len(data):
-        yield metadata_piece("trailer", data[end:])
+    position, scans, in_scan = len(_SOI), 0, False
+    for marker, part in _read_parts(file):
+        position += len(part)
+        if marker:
+            yield _classify(marker, part)
+            in_scan = marker == _SOS
+            scans += in_scan
+            if scans > MAX_SCANS:
+                raise InvalidImageError(f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew.")
+        elif in_scan:
+            yield Piece(part)
+    yield from trailer_pieces(file, position)
 
 
 def exif_piece(exif: bytes) -> bytes:
@@ -101,58 +97,68 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
     return b"".join(part[2:] for part in sorted(payloads, key=lambda part: part[:1]))
 
 
-def join(parts: Sequence[Part]) -> bytes:
+def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     """Make a file of the parts, in their order."""
-    return b"".join(parts)
+    return write_parts(parts, size_bytes).getvalue()
 
 
-def _read_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start (of the marker) and end of every segment up to and with the end of the image.
+def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield marker and bytes of every segment up to and with the end of the image; for what is between, 0 and blocks.
 
-    Bytes between segments that belong to no scan are passed over, as decoders do.
+    That is the data of the scan before it; where none is, decoders pass it over. Blocks double, so that the work is in
+    proportion to what they hold.
     """
-    file.seek(0)
-    if read_exactly(file, 2) != _SOI:
+    if read_range(file, 0, len(_SOI)) != _SOI:
         raise InvalidImageError("The file does not start as a JPEG does: save it anew.")
-    end = len(_SOI)
-    for _ in range(MAX_PIECES):
-        start = _find_marker(file, end)
-        file.seek(start + 1)
-        marker = file.read(1)[0]
-        end = start + 2 if marker == _EOI else start + 2 + _read_length(file, marker)
-        yield marker, start, end
-        if marker == _EOI:
+    position, size, segments = len(_SOI), _MIN_BLOCK_BYTES, 0
+    while segments < MAX_PIECES:
+        block = _read_block(file, position, size)
+        if not _MARKER.match(block):
+            yield 0, block
+            position += len(block)
+            size = min(2 * size, BLOCK_BYTES)
+            continue
+        length = _read_length(file, block)
+        file.seek(position)
+        segment = file.read(length)
+        yield block[1], segment  # also if it is cut: what is there may tell something
+        if len(segment) < length:
+            raise truncated(file)
+        if block[1] == _EOI:
             return
+        position, size, segments = position + length, _MIN_BLOCK_BYTES, segments + 1
     raise too_many_pieces()
 
 
-def _find_marker(file: BinaryIO, position: int) -> int:
-    """Return the offset of the next marker. Blocks double, so that the work is in proportion to the distance."""
-    size = 512
-    while True:
-        file.seek(position)
-        block = file.read(size)
-        if found := _MARKER.search(block):
-            return position + found.start()
-        if len(block) < size:
-            raise truncated(file)
-        position += size - 1  # the marker's first byte may be the last of this block
-        size = min(2 * size, _MAX_BLOCK_BYTES)
+def _read_block(file: BinaryIO, position: int, size: int) -> bytes:
+    """Read what is before the next marker, or from the marker on if that is at ``position``."""
+    file.seek(position)
+    block = file.read(size)
+    if found := _MARKER.search(block):
+        return block[: found.start()] or block
+    if len(block) < size:
+        raise truncated(file)
+    return block.removesuffix(b"\xff")  # which may be the first byte of a marker
 
 
-def _read_length(file: BinaryIO, marker: int) -> int:
-    if marker not in _KNOWN:
-        raise InvalidImageError(f"The JPEG has an unknown segment (marker 0xFF{marker:02X}): save it anew.")
-    length = int.from_bytes(read_exactly(file, 2))
+def _read_length(file: BinaryIO, head: bytes) -> int:
+    """Tell how long the segment is, with its marker."""
+    if head[1] == _EOI:
+        return 2
+    if head[1] not in _KNOWN:
+        raise InvalidImageError(f"The JPEG has an unknown segment (marker 0xFF{head[1]:02X}): save it anew.")
+    if len(head) < 4:
+        raise truncated(file)
+    length = int.from_bytes(head[2:4])
     if length < 2:
         raise InvalidImageError(f"The JPEG has a segment of length {length}: save it anew.")
-    return length
+    return 2 + length
 
 
-def _classify(marker: int, segment: memoryview) -> Piece:
+def _classify(marker: int, segment: bytes) -> Piece:
     if marker in _NEEDED:
         return Piece(segment)
-    payload = bytes(segment[4:])
+    payload = segment[4:]
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
         without_thumbnail = payload[:12] + b"\0\0"
         return Piece(_segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ())

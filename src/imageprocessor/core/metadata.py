@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.container import Piece, read_all
+from imageprocessor.core.container import Container, Piece, file_size
 from imageprocessor.core.exif import Tags, Value, read_tags
 from imageprocessor.core.formats import ImageFormat, sniff
 from imageprocessor.core.limits import Limits
@@ -49,7 +50,7 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
 
     Orientation and the ICC profile are kept, since the picture would look different without them. Text, previews,
     places, names, edit history, further pictures and whatever follows the picture are not. The cost is that of
-    copying the file.
+    copying the file, which is read in blocks: about as much memory is taken as the result needs.
 
     Raises:
         InputError: as ``validate`` does; also ``TruncatedImageError`` if the file ends before the picture does, and
@@ -57,12 +58,7 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """
     with open_source(data) as file:
         container = CONTAINERS[validate(file, limits).format]
-        pieces = list(container.read_pieces(read_all(file)))
-    exif = _first_exif(pieces)
-    orientation = read_orientation(exif.payload)
-    if orientation != 1:
-        pieces[pieces.index(exif)] = Piece(container.exif_piece(orientation_exif(orientation)))
-    return container.join([piece.clean for piece in pieces])
+        return container.join(_clean_parts(file, container), file_size(file))
 
 
 def read_metadata(data: ImageSource) -> Metadata:
@@ -74,9 +70,9 @@ def read_metadata(data: ImageSource) -> Metadata:
     """
     with open_source(data) as file:
         image_format = sniff(file, Limits())
-        pieces = list(_readable_pieces(read_all(file), image_format))
+        pieces = [piece._replace(clean=b"") for piece in _readable_pieces(file, image_format) if piece.kinds]
     profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
-    exif = _first_exif(pieces).payload
+    exif = next((piece.exif for piece in pieces if piece.exif), b"")
     root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
     return Metadata(
         kinds=_unique_kinds(pieces),
@@ -89,18 +85,25 @@ def read_metadata(data: ImageSource) -> Metadata:
     )
 
 
-def _readable_pieces(data: bytes, image_format: ImageFormat) -> Iterator[Piece]:
+def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
+    """Yield what is left of each piece, and in the place of the first EXIF one of the orientation alone."""
+    pieces = container.read_pieces(file)
+    for piece in pieces:
+        yield piece.clean
+        if piece.exif:
+            orientation = read_orientation(piece.exif)
+            yield b"" if orientation == 1 else container.exif_piece(orientation_exif(orientation))
+            break
+    yield from (piece.clean for piece in pieces)
+
+
+def _readable_pieces(file: BinaryIO, image_format: ImageFormat) -> Iterator[Piece]:
     with suppress(InputError):
-        yield from CONTAINERS[image_format].read_pieces(data)
+        yield from CONTAINERS[image_format].read_pieces(file)
 
 
 def _unique_kinds(pieces: Iterable[Piece]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for piece in pieces for kind in piece.kinds))
-
-
-def _first_exif(pieces: Iterable[Piece]) -> Piece:
-    """Return the EXIF piece that readers go by, the first; an empty one if there is none."""
-    return next((piece for piece in pieces if "exif" in piece.kinds and piece.payload), Piece())
 
 
 def _read_directory(exif: bytes, pointer: Value | None, wanted: Collection[int]) -> Tags:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from io import BytesIO
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
     MAX_PIECES,
     Header,
-    Part,
     Piece,
     file_size,
     metadata_piece,
+    read_blocks,
     read_exactly,
+    read_range,
     too_many_pieces,
+    trailer_pieces,
     truncated,
+    write_parts,
 )
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"}
+_ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
+_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"} | _ANIMATION
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
 _NEEDED = _PICTURE | _COLOUR | {b"pHYs"}
 _KINDS = {b"eXIf": "exif", b"caBX": "c2pa", b"tIME": "time"}
@@ -51,14 +54,13 @@ def read_header(file: BinaryIO) -> Header:
     name, start, end = next(chunks)
     if end - start != 13:
         raise InvalidImageError(f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew.")
-    file.seek(start - 8)
-    header = file.read(25)
-    _check(name, header)
+    header = read_range(file, start - 8, end + 4)
+    _check(name, zlib.crc32(header[4:-4]), header[-4:])
     width, height = struct.unpack_from(">II", header, 8)
     return Header(width, height, _count_frames(file, chunks))
 
 
-def read_pieces(data: bytes) -> Iterator[Piece]:
+def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     """Yield the file in order: signature, chunks, and what follows IEND.
 
     Raises:
@@ -66,12 +68,13 @@ def read_pieces(data: bytes) -> Iterator[Piece]:
         TruncatedImageError: the file ends before IEND does.
     """
     yield Piece(_SIGNATURE)
-    view = memoryview(data)
-    end = len(_SIGNATURE)
-    for name, start, end in _read_chunks(BytesIO(data)):
-        yield _classify(name, view[start - 8 : end + 4])
-    if trailer := data[end + 4 :]:
-        yield metadata_piece("trailer", trailer)
+    end = 0
+    for name, start, end in _read_chunks(file):
+        if name in _NEEDED:
+            yield from _needed_pieces(file, name, start, end)
+        else:
+            yield _classify(name, read_range(file, start - 8, end + 4))
+    yield from trailer_pieces(file, end + 4)
 
 
 def exif_piece(exif: bytes) -> bytes:
@@ -86,9 +89,9 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
     return b""
 
 
-def join(parts: Sequence[Part]) -> bytes:
+def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     """Make a file of the parts, in their order."""
-    return b"".join(parts)
+    return write_parts(parts, size_bytes).getvalue()
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -127,21 +130,31 @@ def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> i
     return 1
 
 
-def _classify(name: bytes, chunk: memoryview) -> Piece:
-    if name in _NEEDED:
-        _check(name, chunk)
-        return Piece(chunk)
-    payload = bytes(chunk[8:-4])
+def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:
+    """Keep a chunk, in blocks; that it is damaged shows at its end."""
+    is_animation = name in _ANIMATION
+    checksum, unchecked = 0, 4  # the chunk's length
+    for block in read_blocks(file, start - 8, end):
+        checksum = zlib.crc32(memoryview(block)[unchecked:], checksum)
+        unchecked = 0
+        yield Piece(block, is_animation=is_animation)
+    told = read_range(file, end, end + 4)
+    _check(name, checksum, told)
+    yield Piece(told, is_animation=is_animation)
+
+
+def _classify(name: bytes, chunk: bytes) -> Piece:
+    payload = chunk[8:-4]
     if name == b"iCCP":
-        _check(name, chunk)
+        _check(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
         return _icc_piece(payload)
     if name in _TEXT_CHUNKS:
         return _text_piece(name, payload)
     return metadata_piece(_KINDS.get(name, "other"), payload if name == b"eXIf" else b"")
 
 
-def _check(name: bytes, chunk: Part) -> None:
-    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+def _check(name: bytes, checksum: int, told: bytes) -> None:
+    if checksum != int.from_bytes(told):
         raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
 
 

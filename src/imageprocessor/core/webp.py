@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from io import BytesIO
+from itertools import chain
 from typing import BinaryIO
 
 from imageprocessor.core.container import (
     MAX_PIECES,
     Header,
-    Part,
     Piece,
     file_size,
     metadata_piece,
+    read_blocks,
     read_exactly,
+    read_range,
     too_many_pieces,
+    trailer_pieces,
     truncated,
+    write_parts,
 )
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
@@ -48,23 +50,25 @@ def read_header(file: BinaryIO) -> Header:
     return Header(width, height, _count_frames(file) if head[12:16] == b"VP8X" else 1)
 
 
-def read_pieces(data: bytes) -> Iterator[Piece]:
+def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     """Yield the file in order: chunks, and what follows the RIFF.
 
     Raises:
         InvalidImageError: a chunk does not fit in what contains it.
         TruncatedImageError: the file ends before the RIFF does.
     """
-    file, view = BytesIO(data), memoryview(data)
     riff_end = _read_riff_end(file)
-    has_exif = data[12:16] == b"VP8X" and bool(int.from_bytes(data[20:21]) & _EXIF_FLAG)
+    has_exif = _announces_exif(file)
+    size = file_size(file)
     for name, start, end in _read_chunks(file, _FIRST_CHUNK, riff_end):
         if name == b"ANMF":
-            yield _frame_piece(file, view, start, end)
+            yield from _frame_pieces(file, start, end, size)
+        elif name in _NEEDED:
+            yield from map(Piece, read_blocks(file, start - 8, _padded(end, size)))
         else:
-            yield _classify(name, view[start:end], view[start - 8 : end + end % 2], has_exif=has_exif)
-    if trailer := data[riff_end:]:
-        yield metadata_piece("trailer", trailer)
+            chunk = read_range(file, start - 8, _padded(end, size))
+            yield _classify(name, chunk[8 : 8 + end - start], chunk, has_exif=has_exif)
+    yield from trailer_pieces(file, riff_end)
 
 
 def exif_piece(exif: bytes) -> bytes:
@@ -77,17 +81,16 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
     return payloads[0]
 
 
-def join(parts: Sequence[Part]) -> bytes:
+def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     """Make a file of the parts, in their order; the RIFF's length and the flags of VP8X tell what is in it."""
-    exif_flag = _EXIF_FLAG if any(part[:4] == b"EXIF" for part in parts) else 0
-    chunks = [_set_flag(part, exif_flag) if part[:4] == b"VP8X" else part for part in parts]
-    length = 4 + sum(map(len, chunks))
-    return b"".join([b"RIFF", length.to_bytes(4, "little"), b"WEBP", *chunks])
-
-
-def _set_flag(vp8x: Part, exif_flag: int) -> bytes:
-    flags = vp8x[8] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
-    return b"".join([vp8x[:8], bytes([flags]), vp8x[9:]])
+    file = write_parts(chain([b"RIFF\0\0\0\0WEBP"], parts), size_bytes)
+    chunks = list(_read_chunks(file, _FIRST_CHUNK, file.tell()))
+    exif_flag = _EXIF_FLAG if any(name == b"EXIF" for name, _, _ in chunks) else 0
+    with file.getbuffer() as riff:
+        riff[4:8] = (len(riff) - 8).to_bytes(4, "little")
+        for start in [start for name, start, _ in chunks if name == b"VP8X"]:
+            riff[start] = riff[start] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
+    return file.getvalue()
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:
@@ -119,6 +122,18 @@ def _read_riff_end(file: BinaryIO) -> int:
     return 8 + int(length)
 
 
+def _announces_exif(file: BinaryIO) -> bool:
+    """Tell what VP8X says: decoders do not look for EXIF unless it is announced there."""
+    file.seek(_FIRST_CHUNK)
+    head = file.read(9)
+    return head.startswith(b"VP8X") and bool(int.from_bytes(head[8:]) & _EXIF_FLAG)
+
+
+def _padded(end: int, size: int) -> int:
+    """Return where a chunk's padding ends, which may be missing at the end of the file."""
+    return min(end + end % 2, size)
+
+
 def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end (of the payload) of the chunks from ``position`` to ``region_end``."""
     size = file_size(file)
@@ -137,38 +152,38 @@ def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tup
     raise too_many_pieces()
 
 
-def _classify(name: bytes, content: memoryview, chunk: memoryview, *, has_exif: bool) -> Piece:
-    if name in _NEEDED:
-        return Piece(chunk)
+def _classify(name: bytes, payload: bytes, chunk: bytes, *, has_exif: bool) -> Piece:
     if name in _FIXED_LENGTHS:
-        return Piece(_chunk(name, _head(content, _FIXED_LENGTHS[name])))
-    payload = bytes(content)
+        return Piece(_chunk(name, _head(payload, _FIXED_LENGTHS[name])))
     if name == b"ICCP":
         return Piece(chunk, ("icc",), payload)
     if name == b"EXIF":
-        # Decoders do not look for EXIF unless VP8X announces it.
         piece = metadata_piece("exif", payload.removeprefix(b"Exif\0\0"))
-        return piece if has_exif else replace(piece, payload=b"")
+        return piece if has_exif else piece._replace(payload=b"")
     return metadata_piece(_KINDS.get(name, "other"), payload)
 
 
-def _frame_piece(file: BinaryIO, view: memoryview, start: int, end: int) -> Piece:
+def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[Piece]:
     """Keep an animation frame's place and picture, drop what else is inside."""
-    frame: list[Part] = [_head(view[start:end], _FRAME_HEADER_BYTES)]
-    has_other = False
-    for name, inner_start, inner_end in _read_chunks(file, start + _FRAME_HEADER_BYTES, end):
-        if name in _NEEDED:
-            frame.append(view[inner_start - 8 : inner_end + inner_end % 2])
-        else:
-            has_other = True
-    return Piece(_chunk(b"ANMF", b"".join(frame)), ("other",) if has_other else ())
+    inside = start + _FRAME_HEADER_BYTES
+    place = _head(read_range(file, start, min(inside, end)), _FRAME_HEADER_BYTES)
+    others = [
+        (begin - 8, _padded(stop, size)) for name, begin, stop in _read_chunks(file, inside, end) if name not in _NEEDED
+    ]
+    edges = [inside, *chain.from_iterable(others), _padded(end, size)]
+    kept = list(zip(edges[::2], edges[1::2], strict=True))
+    length = len(place) + sum(stop - begin for begin, stop in kept)
+    yield Piece(b"ANMF" + length.to_bytes(4, "little") + place, ("other",) if others else ())
+    for begin, stop in kept:
+        yield from map(Piece, read_blocks(file, begin, stop))
+    yield Piece(bytes(length % 2))
 
 
-def _head(payload: memoryview, length: int) -> memoryview:
+def _head(payload: bytes, length: int) -> bytes:
     if len(payload) < length:
         raise InvalidImageError(f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew.")
     return payload[:length]
 
 
-def _chunk(name: bytes, payload: Part) -> bytes:
+def _chunk(name: bytes, payload: bytes) -> bytes:
     return b"".join([name, len(payload).to_bytes(4, "little"), payload, bytes(len(payload) % 2)])
