@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import threading
 import time
@@ -23,7 +24,7 @@ from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.task import run_job
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.memory import MemoryStorage
-from tests.images import encode, photo, truncated
+from tests.images import encode, photo, png_bomb, truncated
 from tests.queue.conftest import Submit, lock_tables, with_settings
 
 SetClock = Callable[[timedelta], None]
@@ -79,6 +80,23 @@ class RefusingStorage(MemoryStorage):
         if "medium" in key:
             raise StorageUnavailableError("The storage does not answer.")
         super().put(key, data)
+
+
+def test_failed_job_leaves_no_pixels_to_the_garbage_collector(service: Service, submit_image: Submit) -> None:
+    job = submit_image(png_bomb(300, 200))
+    gc.collect()
+    gc.disable()
+    try:
+        before = count_pictures()
+        run_job(service, job.job_id, "worker")
+        assert count_pictures() == before
+    finally:
+        gc.enable()
+    assert find(service, job).error_code == "image_invalid"
+
+
+def count_pictures() -> int:
+    return sum(isinstance(each, Image.Image) for each in gc.get_objects())
 
 
 def test_storage_fault_retries_with_backoff_then_fails_and_keeps_the_source(

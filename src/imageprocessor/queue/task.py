@@ -128,7 +128,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
             image = process(source, settings.image_sizes, settings.limits, threads=threads)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
-        failure = error
+        failure = _forget_frames(error)
     except MemoryError:
         limit = service.settings.job_memory_limit_mb
         failure = MemoryLimitError(
@@ -142,6 +142,12 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
     else:
         return _persist(job, lambda: _complete(service, job, keys, describe(image)))
     return _persist(job, lambda: fail_attempt(service, job, failure))
+
+
+def _forget_frames(error: ImageProcessorError) -> ImageProcessorError:
+    """Return *error* without the frames it passed: they would keep the pixels until the garbage collector comes."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
