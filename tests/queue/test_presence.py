@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from imageprocessor.queue import presence
 
 ANNOUNCE = """
@@ -57,3 +59,9 @@ def test_wake_passes_over_what_a_dead_supervisor_left(tmp_path: Path) -> None:
 
     os.mkfifo(tmp_path / "dead.wake")
     presence.wake_all(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent", "file"])
+def test_waking_where_no_supervisor_can_be_fails_nobody(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    presence.wake_all(tmp_path / name)

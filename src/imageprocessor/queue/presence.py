@@ -53,7 +53,7 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 
 def wake_all(directory: Path) -> None:
     """Wake every supervisor in *directory*; those that are gone or awake already are passed over."""
-    with suppress(FileNotFoundError):  # none was ever there
+    with suppress(OSError):  # none was ever there, or nobody may look: they look for themselves every second
         for path in directory.iterdir():  # each upload waits for this, and glob takes several times as long
             if path.name.endswith(".wake"):
                 _wake(path)

@@ -40,7 +40,7 @@ class IncomingFile:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def append(self, block: bytearray) -> None:
-        """Write a *block* that is not the last; the first makes the file.
+        """Write the next *block*; the first makes the file.
 
         Raises:
             StorageFullError, StorageUnavailableError: It could not be written.
