@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
 MAX_BATCH = 50
+CANONICAL_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def parse_id(text: str) -> str:
@@ -32,6 +34,8 @@ def parse_id(text: str) -> str:
     Raises:
         InvalidIdError: It is none.
     """
+    if CANONICAL_ID.fullmatch(text):
+        return text
     try:
         return str(UUID(text))
     except ValueError:

@@ -94,9 +94,9 @@ class SqliteFile:
         Raises:
             DBAPIError: SQLAlchemy's, around the driver's.
         """
-        with self._lend() as connection, closing(DriverConnection(connection).execute(statement, parameters)) as cursor:
-            row = cursor.fetchone()
-            return dict(zip(_column_names(statement), row, strict=True)) if row else None
+        with self._lend() as connection:
+            rows = connection.execute(_prepare(statement, tuple(parameters)), parameters).fetchall()
+        return dict(zip(_column_names(statement), rows[0], strict=True)) if rows else None
 
     @contextmanager
     def write(self) -> Iterator[DriverConnection]:

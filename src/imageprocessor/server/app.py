@@ -33,7 +33,14 @@ from imageprocessor.server.storage_turns import make_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
-ROUTERS = (job_routes.router, image_routes.router, file_routes.router, health_routes.router)
+ROUTERS = (
+    job_routes.router,
+    image_routes.direct_router,
+    image_routes.router,
+    file_routes.direct_router,
+    file_routes.router,
+    health_routes.router,
+)
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 
 

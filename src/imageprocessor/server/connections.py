@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import uuid
 from enum import Enum, auto
 from http import HTTPStatus
 
@@ -16,7 +15,7 @@ from fastapi import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imageprocessor.server.problems import fault_of, make_problem
-from imageprocessor.server.request_log import ID_HEADER
+from imageprocessor.server.request_log import ID_HEADER, choose_id
 from imageprocessor.server.security_headers import INERT_HEADERS
 
 MAX_TARGET_BYTES = 8 * 1024  #: path and query; 50 ids need 2 KiB
@@ -27,7 +26,6 @@ HEAD_SECONDS = 10  #: from a request's first byte to the end of its head
 BODY_SECONDS = 10  #: in each such period MIN_BODY_BYTES must arrive
 MIN_BODY_BYTES = 10 * 1024
 SEND_SECONDS = 60  #: until a client that is slow has read most of what waits for it, some 64 KiB
-SENT_AT_ONCE_BYTES = 4 * 1024  #: an answer's head and a short body, in one system call
 HEAR_OUT_SECONDS = 2  #: closing while a client still sends would lose it the answer
 RESERVED_FILES = 128  #: descriptors for the database, sockets that listen, logs, uploads
 
@@ -52,7 +50,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=SENT_AT_ONCE_BYTES)  # what is more is waited for, and not for ever
+        transport.set_write_buffer_limits(high=0)  # whatever waits to be read is waited for, and not for ever
         self._stage = Stage.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -131,12 +129,6 @@ class Connection(HttpToolsProtocol):
             self._send_timer.cancel()
             self._send_timer = None
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection without a request, whether or not its client has read the last answer."""
-        super().timeout_keep_alive_handler()
-        if self._send_timer is None:
-            self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
-
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Answer what the parser did not accept: uvicorn calls this for every exception in it."""
         self._refuse(self._status)
@@ -182,7 +174,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None:  # for the application the client is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = str(uuid.uuid4())
+        request_id = choose_id(None)
         log.info("connection_refused", status=status.value, request_id=request_id)
         if answerable:
             self.transport.write(_render(status, request_id))

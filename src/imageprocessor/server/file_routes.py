@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import NotModifiedResponse
 
@@ -21,9 +22,10 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import read_image
 from imageprocessor.queue.jobs import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader
+from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader, read_caller
 from imageprocessor.server.image_routes import NOT_FOUND, NOT_READY
 from imageprocessor.server.openapi import WEBP, ImageId, Size, problem_responses
+from imageprocessor.server.route_class import DirectRoute
 from imageprocessor.storage.keys import image_id_of
 
 WHOLE_BYTES = 256 * 1024  #: what is read in the thread that looked for it: a FileResponse goes through three more
@@ -36,6 +38,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(tags=["files"])
+direct_router = APIRouter(tags=["files"], route_class=DirectRoute)
 
 
 @router.head("/api/v1/images/{image_id:image_id}/direct", include_in_schema=False)
@@ -54,8 +57,8 @@ def get_image_file(
     return _send(request, service, read_image(service, image_id, caller, size), size)
 
 
-@router.head("/storage/{bucket}/processed/{size}/{name}", include_in_schema=False)
-@router.get(
+@direct_router.head("/storage/{bucket}/processed/{size}/{name}", include_in_schema=False)
+@direct_router.get(
     "/storage/{bucket}/processed/{size}/{name}",
     operation_id="getStoredFile",
     summary="Fetch an image by the path in its URL",
@@ -63,12 +66,15 @@ def get_image_file(
     responses={**ANSWERS, **problem_responses(errors.UnauthorizedError, errors.ObjectNotFoundError)},
     openapi_extra=READER_SECURITY,
 )
-def get_stored_file(
-    request: Request, service: CurrentService, caller: Reader, bucket: str, size: str, name: str
-) -> Response:
+async def get_stored_file(request: Request, bucket: str, size: str, name: str) -> Response:
     """What every `url` of this API leads to."""
-    job = _find_stored(service, f"{bucket}/processed/{size}/{name}", size, caller)
-    return _send(request, service, job, size)
+    key, caller = f"{bucket}/processed/{size}/{name}", await read_caller(request)
+    return await run_in_threadpool(_send_stored, request, key, size, caller)
+
+
+def _send_stored(request: Request, key: str, size: str, caller: Caller) -> Response:
+    service = request.state.service
+    return _send(request, service, _find_stored(service, key, size, caller), size)
 
 
 def _find_stored(service: Service, key: str, size: str, caller: Caller) -> Job:

@@ -21,6 +21,7 @@ from imageprocessor.server.openapi import (
 )
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import answer, represent_result, represent_variant
+from imageprocessor.server.route_class import DirectRoute
 from imageprocessor.server.schemas import ACCEPTED, ImageBatch, ImageResult, ImageVariant, UploadAccepted
 from imageprocessor.server.storage_turns import in_turn
 from imageprocessor.server.uploads import admit, receive
@@ -44,9 +45,10 @@ class ImageIdConvertor(Convertor[str]):
 
 register_url_convertor("image_id", ImageIdConvertor())
 router = APIRouter(prefix="/api/v1/images", tags=["images"])
+direct_router = APIRouter(prefix="/api/v1/images", tags=["images"], route_class=DirectRoute)
 
 
-@router.post(
+@direct_router.post(
     "/upload",
     operation_id="uploadImage",
     summary="Upload a picture; it is processed in the background",
@@ -117,7 +119,7 @@ async def get_image(request: Request, service: CurrentService, image_id: ImageId
     return answer(represent_variant(job, size, service.settings.public_base_url))
 
 
-@router.get(
+@direct_router.get(
     "/{image_id:image_id}/all",
     operation_id="getImageResult",
     summary="Read all sizes of an image",
@@ -125,9 +127,10 @@ async def get_image(request: Request, service: CurrentService, image_id: ImageId
     responses=problem_responses(*NOT_FOUND, *NOT_READY),
     openapi_extra=READER_SECURITY,
 )
-async def get_image_result(request: Request, service: CurrentService, image_id: ImageId) -> Response:
+async def get_image_result(request: Request, image_id: ImageId) -> Response:
     """The same answer as the job's result gives."""
-    return answer(represent_result(*await look_up(request, read_image, image_id), service.settings.public_base_url))
+    found = await look_up(request, read_image, image_id)
+    return answer(represent_result(*found, request.state.service.settings.public_base_url))
 
 
 @router.delete(

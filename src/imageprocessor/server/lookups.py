@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 async def query(service: Service, read: Callable[Concatenate[Service, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run *read*, which reads one row: here for SQLite, whose query costs less than a thread does, else in a thread."""
-    if service.settings.sqlite_path:
+    if service.database.sqlite:
         return read(service, *args, **kwargs)
     return await run_in_threadpool(read, service, *args, **kwargs)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from urllib.parse import quote
 
 import structlog
@@ -49,7 +49,7 @@ def choose_id(sent: str | None) -> str:
     >>> choose_id("order-17")
     'order-17'
     """
-    return sent if sent and ACCEPTED_ID.fullmatch(sent) else str(uuid.uuid4())
+    return sent if sent and ACCEPTED_ID.fullmatch(sent) else secrets.token_hex(16)
 
 
 def _sent_id(scope: Scope) -> str | None:

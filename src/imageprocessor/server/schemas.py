@@ -242,7 +242,7 @@ class Problem(BaseModel):
         status=415,
         detail="The file is image/gif: send one of image/jpeg, image/png, image/webp.",
         code="unsupported_type",
-        request_id="7c9d2f4e-1b3a-4c5d-8e6f-0a1b2c3d4e5f",
+        request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f",
     )
 
     type: str
