@@ -52,14 +52,14 @@ class Skipped:
 def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Run every contender once a round, after a round that does not count; return what each gave, round by round.
 
-    In turns, because a shared machine changes its speed within minutes; each second round backwards, because what
-    ran before leaves caches warm and processors hot.
+    In turns, because a shared machine changes its speed within seconds: what is compared should be neighbours in
+    *contenders*. Each second round backwards, because what ran before leaves caches warm and processors hot.
     """
     values: dict[str, list[T]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
     for number in range(rounds):
-        for name in sorted(contenders, reverse=number % 2 == 1):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
             values[name].append(contenders[name]())
     return values
 
