@@ -191,6 +191,21 @@ def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -
             check(encode({key: value for key, value in claims.items() if key != name}), strict)
 
 
+def test_token_that_was_good_before_ends_with_its_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, now = encode({"sub": "ann", "exp": int(time.time()) + 60}), time.time()
+    assert check(token, settings) == Caller("ann")
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    with pytest.raises(UnauthorizedError):
+        check(token, settings)
+
+
+def test_token_that_was_good_before_ends_with_its_key(settings: Settings) -> None:
+    token = encode({"sub": "ann"}, OLD_KEY)
+    assert check(token, settings) == Caller("ann")
+    with pytest.raises(UnauthorizedError):
+        check(token, settings.model_copy(update={"jwt_previous_secret_keys": ()}))
+
+
 @pytest.mark.parametrize("scope", [None, "", "images:administrator", "images", ["images:admin"], 7])
 def test_only_the_exact_scope_makes_an_admin(scope: object, settings: Settings) -> None:
     assert not check(encode({"sub": "ann", "scope": scope}), settings).admin

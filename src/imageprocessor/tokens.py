@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from imageprocessor.settings import Settings
 ADMIN_SCOPE = "images:admin"
 MAX_SUBJECT_CHARACTERS = 255
 MAX_TOKEN_CHARACTERS = 8 * 1024  #: what proxies pass on in one header; reading more costs time before it is refused
+REMEMBERED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +60,30 @@ def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise UnauthorizedError
+    rules = settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer, settings.jwt_require_exp
     for key in keys.accepted:
         try:
-            return _caller(_decode(token, key, settings))
+            caller, expires_at = _verify(token, key, *rules)
         except jwt.InvalidSignatureError:
             continue
         except (jwt.PyJWTError, ValueError):
             break
+        if time.time() < expires_at:
+            return caller
+        break
     raise UnauthorizedError
 
 
-def _decode(token: str, key: str, settings: Settings) -> dict[str, Any]:
-    required = ["sub", "exp"] if settings.jwt_require_exp else ["sub"]
-    return jwt.decode(
-        token,
-        key,
-        algorithms=[settings.jwt_algorithm],
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        options={"require": required},
+@lru_cache(REMEMBERED_TOKENS)
+def _verify(
+    token: str, key: str, algorithm: str, audience: str | None, issuer: str | None, require_exp: bool
+) -> tuple[Caller, float]:
+    """Return whom *token* speaks for, and until when. A good one is remembered: clients send theirs again and again."""
+    required = ["sub", "exp"] if require_exp else ["sub"]
+    claims = jwt.decode(
+        token, key, algorithms=[algorithm], audience=audience, issuer=issuer, options={"require": required}
     )
+    return _caller(claims), int(claims["exp"]) if "exp" in claims else math.inf
 
 
 def _caller(claims: dict[str, Any]) -> Caller:
