@@ -11,19 +11,23 @@ from pathlib import Path
 import pytest
 
 import imageprocessor as ip
+from imageprocessor.queue.embedded import LARGE_PAGES
 from imageprocessor.settings import Settings
 from tests.hostile.worst import WORST
-from tests.images import png_bomb, webp_claiming
+from tests.images import encode, photo, png_bomb, webp_claiming
 
 KINDS = WORST if os.environ.get("WORST_IMAGES") == "all" else ("JPEG", "PNG, gray of 16 bits")
 PROCESS = """
 import os, sys
 from imageprocessor.core.pipeline import process
 import imageprocessor.queue.task  # what a worker has loaded
-from imageprocessor.queue.child import limit_memory
+from imageprocessor.core.memory import keep_memory
+from imageprocessor.queue.child import KEPT_SHARE, limit_memory
 
 limit_memory(int(sys.argv[1]))
+keep_memory((int(sys.argv[1]) << 20) // KEPT_SHARE)
 os.cpu_count = lambda: 16  # all sizes are encoded at once, each in a thread with its own heap
+process(sys.argv[3])  # what it needed is kept
 image = process(sys.argv[2])
 print(len(image.variants), [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")][0])
 """
@@ -37,8 +41,11 @@ def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path
     picture.write_bytes(WORST[kind]())
     info = ip.validate(picture)
     assert info.width * info.height > 0.999 * Settings().limits.max_pixels or kind == "PNG, narrow"
-    command = [sys.executable, "-c", PROCESS, str(Settings().job_memory_limit_mb), str(picture)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    usual = tmp_path / "usual"
+    usual.write_bytes(encode(photo(4000, 3000), "JPEG"))
+    command = [sys.executable, "-c", PROCESS, str(Settings().job_memory_limit_mb), str(picture), str(usual)]
+    environment = os.environ | dict([LARGE_PAGES])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     made, peak_kib = map(int, done.stdout.split())
     print(f"{kind}: {peak_kib // 1024} MB of {Settings().job_memory_limit_mb} MB")  # noqa: T201 - with -rP

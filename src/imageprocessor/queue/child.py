@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 import structlog
 
+from imageprocessor.core.memory import give_back_memory, keep_memory
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.database import DATABASE_FAULTS
 from imageprocessor.queue.service import Service, open_service
@@ -21,6 +22,10 @@ from imageprocessor.queue.task import TimeLimit, run_job
 from imageprocessor.settings import Settings
 
 PAUSE_SECONDS = 1.0
+KEPT_SHARE = 8  #: of JOB_MEMORY_LIMIT_MB an eighth may be kept from job to job: what a picture of 50 megapixels needs
+IDLE_SECONDS = 60.0  #: without a job, before that is given back
+
+Jobs = queue.SimpleQueue[tuple[str, int]]
 
 log = structlog.get_logger(__name__)
 
@@ -30,14 +35,24 @@ def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     configure_logs(settings.log_format, settings.log_level)
     limit_memory(settings.job_memory_limit_mb)
-    jobs: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+    keep_memory((settings.job_memory_limit_mb << 20) // KEPT_SHARE)
+    jobs: Jobs = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, jobs), name="receiver", daemon=True).start()
     worker_id = f"{supervisor_id}:{os.getpid()}"
     with open_service(settings, migrates=False) as service:
         while True:
-            job_id, threads = jobs.get()
+            job_id, threads = wait_for_job(jobs)
             run_patiently(service, job_id, worker_id, threads=threads)
             pipe.send(job_id)
+
+
+def wait_for_job(jobs: Jobs, idle_seconds: float = IDLE_SECONDS) -> tuple[str, int]:
+    """Return the next job; if it takes long to come, give back the memory that is kept for it."""
+    try:
+        return jobs.get(timeout=idle_seconds)
+    except queue.Empty:
+        give_back_memory()
+        return jobs.get()
 
 
 def limit_memory(megabytes: int) -> None:
@@ -58,7 +73,7 @@ def run_patiently(
         time.sleep(PAUSE_SECONDS)
 
 
-def _receive(pipe: Connection, jobs: queue.SimpleQueue[tuple[str, int]]) -> None:
+def _receive(pipe: Connection, jobs: Jobs) -> None:
     """Pass on jobs; end the process at once when the supervisor is gone, even in the middle of a decode."""
     try:
         while True:

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from imageprocessor.core.memory import give_back_memory
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.errors import (
     ImageProcessorError,
@@ -141,6 +142,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
         )
     else:
         return _persist(job, lambda: _complete(service, job, keys, describe(image)))
+    give_back_memory()  # perhaps there was too little of it
     return _persist(job, lambda: fail_attempt(service, job, failure))
 
 
