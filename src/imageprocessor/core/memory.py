@@ -7,6 +7,7 @@ import mmap
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_INT_MAX = 2**31 - 1
 
 
 def require_memory(size_bytes: int, purpose: str) -> None:
@@ -28,7 +29,7 @@ def keep_memory(size_bytes: int) -> None:
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_MAX, 0)  # mapped by itself, what is large would be given back at once
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, size_bytes)
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, min(size_bytes, _INT_MAX))
 
 
 def give_back_memory() -> None:
