@@ -24,8 +24,8 @@ def require_memory(size_bytes: int, purpose: str) -> None:
 def keep_memory(size_bytes: int) -> None:
     """Let glibc keep as much of what is freed, until :func:`give_back_memory`. Other C libraries have their own ways.
 
-    To get memory anew, page by page, takes a tenth of a job, and up to a quarter where the host of a virtual machine takes
-    back what is free. Measured: `python -m benchmarks pipeline`.
+    To get memory anew, page by page, takes a tenth of a job, and up to a quarter where the host of a virtual machine
+    takes back what is free. Measured: `python -m benchmarks pipeline`.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_MAX, 0)  # mapped by itself, what is large would be given back at once
