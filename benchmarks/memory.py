@@ -82,10 +82,15 @@ def peak_after(service: Service, pictures: Iterable[bytes]) -> float:
     """Let the one worker of *service* process *pictures*, and return the most memory that it has had so far."""
     job_ids = [submit_picture(service, picture) for picture in pictures]
     wait_for(lambda: not count_open(service), MANY_SECONDS)
+    return read_peak(find_worker(service, job_ids[-1]))
+
+
+def find_worker(service: Service, job_id: str) -> int:
+    """Return the process that ran the job."""
     with service.database.read() as connection:
-        events = job_store.list_events(connection, job_ids[-1])
+        events = job_store.list_events(connection, job_id)
     (worker_id,) = (event["metadata"]["worker"] for event in events if "worker" in event["metadata"])
-    return read_peak(int(worker_id.rpartition(":")[2]))
+    return int(worker_id.rpartition(":")[2])
 
 
 @contextmanager

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.memory import peaks_after
+from benchmarks.memory import find_worker, peaks_after, run_one_worker
+from benchmarks.workers import count_open, submit_picture
 from imageprocessor.queue.embedded import LARGE_PAGES
-from tests.images import encode, photo
+from imageprocessor.queue.service import Service
+from tests.images import encode, photo, truncated
+from tests.servers.processes import wait_for
 
 WAIT = """
 import queue, sys, threading
@@ -49,3 +52,19 @@ def test_memory_of_a_job_is_kept_for_the_next_until_none_comes_for_long(tmp_path
     after_job, kept, given_back = map(int, done.stdout.split())
     assert after_job > given_back + 60
     assert kept > given_back + 60
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(tmp_path: Path) -> None:
+    large = encode(photo(4000, 3000), "JPEG")
+    with run_one_worker(tmp_path) as service:
+        kept = resident_mb_after(service, large)
+        assert kept > resident_mb_after(service, truncated(encode(photo(300, 200), "JPEG"), 0.6)) + 60
+
+
+def resident_mb_after(service: Service, picture: bytes) -> int:
+    """Let the one worker process *picture*, and return the memory that it has then."""
+    job_id = submit_picture(service, picture)
+    wait_for(lambda: not count_open(service))
+    pages = int(Path(f"/proc/{find_worker(service, job_id)}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
