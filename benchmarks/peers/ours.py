@@ -9,10 +9,9 @@ from answering import answer
 
 import imageprocessor
 from imageprocessor.core.memory import keep_memory
-from imageprocessor.queue.child import KEPT_SHARE
 from imageprocessor.settings import Settings
 
-keep_memory((Settings().job_memory_limit_mb << 20) // KEPT_SHARE)
+keep_memory(Settings().job_memory_limit_mb)
 data = Path(sys.argv[1]).read_bytes()
 threads = int(sys.argv[2]) if len(sys.argv) > 2 else None
 answer(lambda: sum(made.size_bytes for made in imageprocessor.process(data, threads=threads).variants.values()))

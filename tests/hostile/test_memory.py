@@ -22,10 +22,10 @@ import os, sys
 from imageprocessor.core.pipeline import process
 import imageprocessor.queue.task  # what a worker has loaded
 from imageprocessor.core.memory import keep_memory
-from imageprocessor.queue.child import KEPT_SHARE, limit_memory
+from imageprocessor.queue.child import limit_memory
 
 limit_memory(int(sys.argv[1]))
-keep_memory((int(sys.argv[1]) << 20) // KEPT_SHARE)
+keep_memory(int(sys.argv[1]))
 os.cpu_count = lambda: 16  # all sizes are encoded at once, each in a thread with its own heap
 process(sys.argv[3])  # what it needed is kept
 image = process(sys.argv[2])

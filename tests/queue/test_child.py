@@ -24,7 +24,7 @@ from imageprocessor.queue.child import wait_for_job
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
 
-keep_memory(384 << 20)
+keep_memory(3072)
 jobs = queue.SimpleQueue()
 process(sys.argv[1])
 print(resident_mb())

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _INT_MAX = 2**31 - 1
+_KEPT_SHARE = 8  # of 3072 MB, the default, what a picture of 50 megapixels needs
 
 
 def require_memory(size_bytes: int, purpose: str) -> None:
@@ -21,15 +22,17 @@ def require_memory(size_bytes: int, purpose: str) -> None:
         raise MemoryError(f"There is too little memory {purpose}: {size_bytes} bytes are not to be had.") from error
 
 
-def keep_memory(size_bytes: int) -> None:
-    """Let glibc keep as much of what is freed, until :func:`give_back_memory`. Other C libraries have their own ways.
+def keep_memory(limit_mb: int) -> None:
+    """Let glibc keep what is freed, an eighth of *limit_mb* at most, until :func:`give_back_memory`.
+
+    Other C libraries have their own ways.
 
     To get memory anew, page by page, takes a tenth of a job, and up to a quarter where the host of a virtual machine
     takes back what is free. Measured: `python -m benchmarks pipeline`.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_MAX, 0)  # mapped by itself, what is large would be given back at once
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, min(size_bytes, _INT_MAX))
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, min((limit_mb << 20) // _KEPT_SHARE, _INT_MAX))
 
 
 def give_back_memory() -> None:

@@ -22,8 +22,7 @@ from imageprocessor.queue.task import TimeLimit, run_job
 from imageprocessor.settings import Settings
 
 PAUSE_SECONDS = 1.0
-KEPT_SHARE = 8  #: of JOB_MEMORY_LIMIT_MB an eighth may be kept from job to job: what a picture of 50 megapixels needs
-IDLE_SECONDS = 60.0  #: without a job, before that is given back
+IDLE_SECONDS = 60.0  #: without a job, before the memory that is kept for it is given back
 
 Jobs = queue.SimpleQueue[tuple[str, int]]
 
@@ -35,7 +34,7 @@ def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     configure_logs(settings.log_format, settings.log_level)
     limit_memory(settings.job_memory_limit_mb)
-    keep_memory((settings.job_memory_limit_mb << 20) // KEPT_SHARE)
+    keep_memory(settings.job_memory_limit_mb)
     jobs: Jobs = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, jobs), name="receiver", daemon=True).start()
     worker_id = f"{supervisor_id}:{os.getpid()}"
