@@ -16,7 +16,7 @@ from imageprocessor.core.position import read_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 MAX_PIECES = 65_536
-BLOCK_BYTES = 1 << 16
+BLOCK_BYTES = 1 << 18
 """The most that is read at once of what may be long."""
 
 _GAIN_MAP_MARKS = (b"hdrgm:", b"HDRGainMap", b"urn:iso:std:iso:ts:21496:-1")

@@ -119,8 +119,7 @@ def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             size = min(2 * size, BLOCK_BYTES)
             continue
         length = _read_length(file, block)
-        file.seek(position)
-        segment = file.read(length)
+        segment = block[:length] + file.read(max(0, length - len(block)))
         yield block[1], segment  # also if it is cut: what is there may tell something
         if len(segment) < length:
             raise truncated(file)
