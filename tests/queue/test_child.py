@@ -34,6 +34,34 @@ for idle_seconds in (5, 0.01):
     print(resident_mb())
 """
 
+FEW_MEGABYTES_LEFT = """
+import os, resource, signal, sys
+from pathlib import Path
+from benchmarks.workers import submit_picture
+from imageprocessor import process
+from imageprocessor.queue import job_store
+from imageprocessor.queue.service import open_service
+from imageprocessor.queue.task import run_job
+from imageprocessor.settings import Settings
+from tests.images import encode, photo
+
+picture = encode(photo(400, 300), "JPEG")
+process(picture)
+with open_service(Settings(data_dir=Path(sys.argv[1]))) as service:
+    jobs = [submit_picture(service, picture) for _ in range(12)]
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for left, job_id in enumerate(jobs):
+        if os.fork() == 0:
+            signal.alarm(20)
+            bound = used + (left * 6 + 1 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+            run_job(service, job_id, "worker")
+            os._exit(0)
+        assert os.wait()[1] == 0
+        with service.database.read() as connection:
+            print("outcome", job_store.find_job(connection, job_id).error_code, flush=True)
+"""
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of another process")
 def test_memory_of_a_worker_does_not_grow_with_its_jobs() -> None:
@@ -68,3 +96,11 @@ def resident_mb_after(service: Service, picture: bytes) -> int:
     wait_for(lambda: not count_open(service))
     pages = int(Path(f"/proc/{find_worker(service, job_id)}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
+def test_too_little_memory_for_a_thread_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FEW_MEGABYTES_LEFT, str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    outcomes = [line for line in done.stdout.splitlines() if line.startswith("outcome")]
+    assert set(outcomes) == {"outcome memory_limit", "outcome None"}, done.stdout

@@ -6,6 +6,9 @@ import ctypes
 import mmap
 from contextlib import suppress
 
+THREAD_BYTES = 16 << 20
+"""For a thread to begin: a stack of 8 MiB on Linux, and what Python needs. One that fails is waited for forever."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _INT_MAX = 2**31 - 1
 _KEPT_SHARE = 8  # of 3072 MB, the default, what a picture of 50 megapixels needs

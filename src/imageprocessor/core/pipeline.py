@@ -15,7 +15,7 @@ from PIL import Image
 from imageprocessor.core.color import dominant_color_of, to_srgb
 from imageprocessor.core.decode import Unpacked, decode, unpack
 from imageprocessor.core.limits import Limits
-from imageprocessor.core.memory import require_memory
+from imageprocessor.core.memory import THREAD_BYTES, require_memory
 from imageprocessor.core.orientation import swaps_sides, upright
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import ImageInfo, validate
@@ -26,7 +26,6 @@ _REDUCING_GAP = 1.5
 """How much larger than its result a picture is left by the fast, coarse part of resizing."""
 
 _BAND_ROWS = 256
-_THREAD_BYTES = 16 << 20  # a stack of 8 MiB on Linux, and what Python begins with
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # WebPEncodingError in libwebp's encode.h
 
 
@@ -195,7 +194,7 @@ def _encode_stages(
     jobs = []
     with ThreadPoolExecutor(threads) as encoders:
         for picture, specs in stages:
-            require_memory(_THREAD_BYTES, "for a thread")  # one that fails at its start is waited for forever
+            require_memory(THREAD_BYTES, "for a thread")
             jobs.append(encoders.submit(_encode_all, picture, specs))
         color = dominant_color_of(picture)
     return {name: variant for job in jobs for name, variant in job.result().items()}, color

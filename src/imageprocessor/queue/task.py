@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from imageprocessor.core.memory import give_back_memory
+from imageprocessor.core.memory import THREAD_BYTES, give_back_memory, require_memory
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.errors import (
     ImageProcessorError,
@@ -156,9 +156,16 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[s
     """Store all variants side by side, because each one waits for a disk or a network; return their keys."""
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
     with ThreadPoolExecutor(min(len(keys), MAX_STORE_THREADS)) as stores:  # none goes on after this, however it ends
-        for _ in stores.map(service.storage.put, keys.values(), (made.data for made in image.variants.values())):
+        for _ in stores.map(service.storage.put, keys.values(), _contents(image)):
             pass
     return keys
+
+
+def _contents(image: ProcessedImage) -> Iterator[bytes]:
+    """Yield the bytes of each variant while there is memory for a thread to store them."""
+    for variant in image.variants.values():
+        require_memory(THREAD_BYTES, "for a thread")
+        yield variant.data
 
 
 def describe(image: ProcessedImage) -> dict[str, Any]:
