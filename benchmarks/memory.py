@@ -1,4 +1,4 @@
-"""Peak memory of a worker process against sharp in Node, each fresh and after one job; and what 2 000 more jobs leave."""
+"""Peak memory of a worker process against sharp in Node, each fresh and after one job; what 2 000 more leave."""
 
 from __future__ import annotations
 

@@ -21,12 +21,10 @@ PROCESS = """
 import os, sys
 from imageprocessor.core.pipeline import process
 import imageprocessor.queue.task  # what a worker has loaded
-from imageprocessor.core.memory import keep_memory
-from imageprocessor.queue.child import limit_memory
+from imageprocessor.queue.child import bound_memory
 
-limit_memory(int(sys.argv[1]))
-keep_memory(int(sys.argv[1]))
-os.cpu_count = lambda: 16  # all sizes are encoded at once, each in a thread with its own heap
+bound_memory(int(sys.argv[1]))
+os.cpu_count = lambda: 16  # all sizes are encoded at once
 process(sys.argv[3])  # what it needed is kept
 image = process(sys.argv[2])
 print(len(image.variants), [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")][0])
@@ -58,9 +56,9 @@ import sys
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import InvalidImageError
 import imageprocessor.queue.task  # what a worker has loaded
-from imageprocessor.queue.child import limit_memory
+from imageprocessor.queue.child import bound_memory
 
-limit_memory(int(sys.argv[1]))
+bound_memory(int(sys.argv[1]))
 try:
     process(sys.argv[2])
 except InvalidImageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from imageprocessor.queue.sweep import sweep
 from imageprocessor.queue.sweeper import Sweeper
 from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
+from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit
 from tests.queue.test_embedded import find, wait_for, wait_for_status
 from tests.servers import Server, find_free_port, run_redis, run_server
@@ -137,6 +139,23 @@ def test_picture_is_decoded_in_a_child_with_the_memory_limit(start: Start) -> No
     (child,) = worker.children()
     limits = Path(f"/proc/{child}/limits").read_text()
     assert str(1024 * 1024 * 1024) in next(line for line in limits.splitlines() if "address space" in line)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_child_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(
+    service: Service, submit_image: Submit, start: Start
+) -> None:
+    worker = start(JOB_TIMEOUT_SECONDS="60", IMAGE_SIZES='{"whole": 4000}')
+    (child,) = worker.children()
+    wait_for_status(service, submit_image(encode(photo(4000, 3000), "JPEG")), JobStatus.COMPLETED)
+    kept = resident_mb(child)
+    wait_for_status(service, submit_image(truncated(encode(photo(300, 200), "JPEG"), 0.6)), JobStatus.FAILED)
+    assert kept > resident_mb(child) + 60
+
+
+def resident_mb(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
 def test_message_that_comes_five_times_takes_effect_once(

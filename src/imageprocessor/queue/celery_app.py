@@ -29,7 +29,7 @@ from imageprocessor.errors import (
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.broker import Broker
 from imageprocessor.queue.celery_client import GIVE_BACK, KILL_MARGIN_SECONDS, RUN_JOB, connect_signals, create_celery
-from imageprocessor.queue.child import limit_memory, run_patiently
+from imageprocessor.queue.child import Ends, bound_memory, run_patiently
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.task import give_back
 from imageprocessor.settings import Settings
@@ -51,6 +51,7 @@ class Worker:
         self._process_count = 0
         self._broker: Broker | None = None
         self._service: Service | None = None  # a child's own, opened after the fork
+        self._ends: Ends | None = None  # of jobs, a child's own, too
 
     def set_up_logs(self) -> None:
         configure_logs(self._settings.log_format, self._settings.log_level)
@@ -66,7 +67,7 @@ class Worker:
         self._broker = Broker(self._settings.redis_url.get_secret_value(), identity)
 
     def open_child(self) -> None:
-        limit_memory(self._settings.job_memory_limit_mb)
+        self._ends = bound_memory(self._settings.job_memory_limit_mb)
         self._service = ExitStack().enter_context(open_service(self._settings, migrates=False))
 
     def beat(self) -> None:
@@ -90,8 +91,10 @@ class Worker:
     def run_job(self, task_id: str, job_id: str) -> None:
         """Run one attempt of a job, in a child."""
         assert self._service
+        assert self._ends
         seconds = self._settings.job_timeout_seconds
         run_patiently(self._service, job_id, name_attempt(task_id, self._name), lambda: time_limit(seconds))
+        self._ends.put(None)
 
     def report_loss(self, task_id: str, *, timed_out: bool) -> None:
         """Let another child end the attempt of one that is gone."""
