@@ -65,14 +65,14 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="uv", python=nox.project.python_versions(PROJECT))
 def pythons(session: nox.Session) -> None:
     """All tests, on each supported Python that is installed."""
-    session.install("-e", ".[all,test]")
+    session.install("-e", ".[bench]")
     session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def minimums(session: nox.Session) -> None:
     """All tests, with the lowest version of every dependency that pyproject.toml permits."""
-    session.install("--resolution", "lowest-direct", "-e", ".[all,test]")
+    session.install("--resolution", "lowest-direct", "-e", ".[bench]")
     session.run("pytest", *IN_PARALLEL, "-W", "default", *session.posargs)  # old versions warn of what is long changed
 
 
@@ -85,7 +85,7 @@ def simd(session: nox.Session) -> None:
         session.run("cc", "-mavx2", "-fsyntax-only", python, *headers, "-xc", os.devnull, external=True, silent=True)
     except CommandFailed:
         session.error("Pillow-SIMD is built from source: install the packages that the Dockerfile installs for it")
-    session.install("-e", ".[all,test]")
+    session.install("-e", ".[bench]")
     session.run("uv", "pip", "uninstall", "pillow", external=True)
     # A wheel in the cache may be one that was built without AVX2
     session.install("--no-cache", "-C", "webp=enable", "-C", "lcms=enable", SIMD, env={"CC": "cc -mavx2"})

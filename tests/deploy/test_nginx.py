@@ -117,7 +117,7 @@ def test_client_that_has_the_file_gets_no_body(site: Site, place: Choice) -> Non
 @each_nginx
 def test_range_beyond_the_end_is_a_problem(site: Site, place: Choice) -> None:
     answer = place(site).ask(site.path, headers={"Range": "bytes=99999999-"})
-    assert (answer.status, problem(answer.body)["code"]) == (416, "requested_range_not_satisfiable")
+    assert (answer.status, problem(answer.body)["code"]) == (416, "range_not_satisfiable")
 
 
 @each_nginx

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import pytest
 from fastapi import FastAPI
@@ -11,7 +12,7 @@ from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.server import health_routes
 from imageprocessor.server.app import create_app
-from imageprocessor.server.problems import PROBLEMS, find_problem
+from imageprocessor.server.problems import PROBLEMS, fault_of, find_problem
 from imageprocessor.settings import Settings
 
 
@@ -45,6 +46,21 @@ def test_every_error_has_its_row_or_is_none_of_a_requests(error_class: type[Imag
 @pytest.mark.parametrize("error_class", [errors.InputError, errors.StorageError, errors.JobError])
 def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(error_class: type[ImageProcessorError]) -> None:
     assert find_problem(error_class)[0] == 500
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (413, "content_too_large"),
+        (414, "uri_too_long"),
+        (416, "range_not_satisfiable"),
+        (431, "request_header_fields_too_large"),
+    ],
+)
+def test_code_of_a_status_is_the_same_on_every_python(status: int, code: str) -> None:
+    assert fault_of(HTTPStatus(status)).code == code
 
 
 def test_codes_are_unique() -> None:

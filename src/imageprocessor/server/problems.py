@@ -20,6 +20,8 @@ from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 
 MEDIA_TYPE = "application/problem+json"
+#: As in RFC 9110; Python before 3.13 has those of older standards.
+PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 RETRY_AFTER_SECONDS = {HTTPStatus.CONFLICT: 1, HTTPStatus.SERVICE_UNAVAILABLE: 5}
 
 #: The nearest class in an error's ancestry counts.
@@ -109,8 +111,8 @@ def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
 
 def fault_of(status: HTTPStatus) -> Fault:
     """Return the fault that *status* alone tells, of requests that reach no route."""
-    code = status.phrase.lower().replace("-", "_").replace(" ", "_")
-    return Fault(status, code, status.phrase, f"{status.description}.")
+    phrase = PHRASES.get(status, status.phrase)
+    return Fault(status, phrase.lower().replace(" ", "_"), phrase, f"{status.description}.")
 
 
 def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JSONResponse:
