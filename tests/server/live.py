@@ -13,18 +13,25 @@ from http.client import HTTPConnection, HTTPResponse
 import uvicorn
 
 from imageprocessor.server.app import create_app
-from imageprocessor.server.connections import Connection
+from imageprocessor.server.connections import Connection, Server
 from imageprocessor.settings import Settings
 
 BOUNDARY = "live-server-boundary"
 
 
 @contextmanager
-def serve(settings: Settings) -> Iterator[int]:
-    """Run uvicorn in a thread and yield its port."""
-    app = create_app(settings)
-    config = uvicorn.Config(app, port=0, http=Connection, ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+def serve(settings: Settings, finish_seconds: int | None = None) -> Iterator[int]:
+    """Run uvicorn in a thread and yield its port; at the end let requests finish, for that long at most."""
+    config = uvicorn.Config(
+        create_app(settings),
+        port=0,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=finish_seconds,
+    )
+    server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -224,5 +224,6 @@ def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(port: int, mon
         lines = [stack.enter_context(wire(port)) for _ in range(4)]
         response, problem = refusal(lines[3])
         assert (response.status, problem["code"]) == (503, "service_unavailable")
+        assert response.getheader("Retry-After") == "5"
         lines[0].send(LIVE + b"\r\n")
         assert lines[0].answer("GET")[0].status == 200

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from uvicorn import Config, Server
+from uvicorn import Config
 from uvicorn.importer import import_from_string
 from uvicorn.supervisors import ChangeReload
 
@@ -34,8 +34,9 @@ from imageprocessor.settings import Settings
 
 APP = "imageprocessor.server.app:create_app_from_environment"
 CONNECTION = "imageprocessor.server.connections:Connection"
+SERVER = "imageprocessor.server.connections:Server"
 BACKLOG = 2048  # connections that wait to be accepted
-FINISH_REQUESTS_SECONDS = 10
+FINISH_REQUESTS_SECONDS = 9
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> N
 
 def run_api_process(sockets: list[socket.socket] | None) -> None:
     """Answer requests in this process until SIGTERM, which the app also sends when its parent is gone."""
-    server = Server(_configure())
+    server = import_from_string(SERVER)(_configure())
     for number in STOP_SIGNALS:  # uvicorn listens for them too, but later: an exception before that breaks its start
         signal.signal(number, server.handle_exit)
     server.run(sockets)

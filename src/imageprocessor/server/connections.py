@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from enum import Enum, auto
 from http import HTTPStatus
 
 import structlog
+import uvicorn
 from fastapi import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from imageprocessor.server.problems import fault_of, make_problem
+from imageprocessor.server.problems import describe_delay, fault_of, make_problem
 from imageprocessor.server.request_log import ID_HEADER, choose_id
 from imageprocessor.server.security_headers import INERT_HEADERS
 
@@ -27,6 +29,7 @@ BODY_SECONDS = 10  #: in each such period MIN_BODY_BYTES must arrive
 MIN_BODY_BYTES = 10 * 1024
 SEND_SECONDS = 60  #: until a client that is slow has read most of what waits for it, some 64 KiB
 HEAR_OUT_SECONDS = 2  #: closing while a client still sends would lose it the answer
+CANCEL_SECONDS = 1  #: what a request may take to end when the server, told to stop, waits no longer
 RESERVED_FILES = 128  #: descriptors for the database, sockets that listen, logs, uploads
 
 log = structlog.get_logger(__name__)
@@ -39,6 +42,17 @@ class Stage(Enum):
     HEAD = auto()
     BODY = auto()
     END = auto()  #: it was refused, and is heard out
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server. What is left when it has stopped is cut off: uvloop would wait for clients that do not read."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.server_state.tasks and not self.force_exit:  # cancelled: they answer, and clean up
+            await asyncio.wait(self.server_state.tasks, timeout=CANCEL_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 class TooMuchError(Exception):
@@ -196,7 +210,8 @@ def max_connections() -> int:
 def _render(status: HTTPStatus, request_id: str) -> bytes:
     """Return the problem for *status* as an answer on the wire."""
     request = Request({"type": "http", "state": {"request_id": request_id}})
-    answer = make_problem(request, fault_of(status), {"Connection": "close", ID_HEADER: request_id})
+    headers = {"Connection": "close", ID_HEADER: request_id, **describe_delay(status)}
+    answer = make_problem(request, fault_of(status), headers)
     lines = [f"HTTP/1.1 {status} {status.phrase}".encode()]
     lines += [b": ".join(header) for header in [*answer.raw_headers, *INERT_HEADERS]]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])

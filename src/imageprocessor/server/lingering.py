@@ -43,7 +43,7 @@ class LingeringClose:
 
 async def _discard_body(receive: Receive) -> None:
     left = LISTEN_BYTES
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, asyncio.CancelledError):  # cancelled: the server stops, and the answer is on its way
         async with asyncio.timeout(LISTEN_SECONDS):
             while left > 0:
                 message = await receive()

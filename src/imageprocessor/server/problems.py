@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +23,7 @@ from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 MEDIA_TYPE = "application/problem+json"
 #: As in RFC 9110; Python before 3.13 has those of older standards.
 PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
-RETRY_AFTER_SECONDS = {HTTPStatus.CONFLICT: 1, HTTPStatus.SERVICE_UNAVAILABLE: 5}
+RETRY_AFTER_SECONDS = {409: 1, 503: 5, 507: 60}
 
 #: The nearest class in an error's ancestry counts.
 PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
@@ -81,7 +82,10 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 class UnexpectedErrors:
-    """ASGI middleware, the server's one boundary: one traceback in the log, a 500 without details for the client."""
+    """ASGI middleware, the server's one boundary: one traceback in the log, a 500 without details for the client.
+
+    A request that the server gives up, because it stops and has waited long enough, is a 503.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -100,8 +104,12 @@ class UnexpectedErrors:
             if started or scope["type"] != "http":  # nothing can be said any more: the server logs it and hangs up
                 raise
             log.exception("unexpected_error")
-            fault = Fault(500, UnexpectedError.code, find_problem(ImageProcessorError)[1], "The log has the details.")
-            await make_problem(Request(scope), fault)(scope, receive, send)
+            await _make_unexpected(Request(scope))(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not started:  # else the server hangs up
+                await _make_stopped(Request(scope))(scope, receive, send)
 
 
 def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
@@ -130,6 +138,23 @@ def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None 
     return JSONResponse(body, fault.status, {**common, **(headers or {})}, media_type=MEDIA_TYPE)
 
 
+def describe_delay(status: int) -> dict[str, str]:
+    """Return the header that says after how many seconds to try again, for a *status* that may pass."""
+    seconds = RETRY_AFTER_SECONDS.get(status)
+    return {} if seconds is None else {"Retry-After": str(seconds)}
+
+
+def _make_unexpected(request: Request) -> JSONResponse:
+    title = find_problem(ImageProcessorError)[1]
+    return make_problem(request, Fault(500, UnexpectedError.code, title, "The log has the details."))
+
+
+def _make_stopped(request: Request) -> JSONResponse:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    fault = replace(fault_of(status), detail="The service is being stopped: try again.")
+    return make_problem(request, fault, describe_delay(status))
+
+
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageProcessorError)
     status, title = find_problem(type(error))
@@ -147,7 +172,7 @@ def _headers(request: Request, error: ImageProcessorError, status: int) -> dict[
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
-        return {"Retry-After": str(RETRY_AFTER_SECONDS.get(HTTPStatus(status), 60))}
+        return describe_delay(status)
     return {}
 
 

@@ -1,0 +1,62 @@
+"""What clients hear when the server stops and they are not done: `uvicorn` cancels their requests after a while."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from imageprocessor.settings import Settings
+from tests.server.live import Wire, form_start, serve, upload_head, wire
+
+FINISH_SECONDS = 1
+LARGE_BYTES = 40_000_000  # more than the buffers between server and client
+
+
+def begin_upload(stack: ExitStack, port: int, *lines: str) -> Wire:
+    """Send an upload's head and a part of its body, and wait until the server reads it."""
+    line = stack.enter_context(wire(port))
+    line.send(upload_head("Content-Length: 1000000", "Expect: 100-continue", *lines))
+    assert line.connection.recv(100).startswith(b"HTTP/1.1 100 "), "the route asks for the body"
+    line.send(form_start() + b"x" * 1000)
+    return line
+
+
+def test_upload_that_does_not_end_in_time_is_a_503_and_keeps_nothing(
+    settings: Settings, token: Callable[..., dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as stack:
+        with capture_logs() as logs, serve(settings, finish_seconds=FINISH_SECONDS) as port:
+            line = begin_upload(stack, port, f"Authorization: {token()['Authorization']}")
+        response, body = line.answer()
+    problem = json.loads(body)
+    assert (response.status, problem["code"], response.getheader("Retry-After")) == (503, "service_unavailable", "5")
+    assert "stopped" in problem["detail"]
+    assert statuses(logs) == [503]
+    assert not any(record.exc_info for record in caplog.records), "no traceback"
+    assert not [path for path in settings.data_dir.glob("[is]*/**/*") if path.is_file()]
+
+
+def test_answer_that_is_not_read_in_time_is_cut_off_without_a_traceback(
+    settings: Settings, image: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = f"storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    os.truncate(settings.data_dir / path, LARGE_BYTES)
+    with ExitStack() as stack:
+        with capture_logs() as logs, serve(settings, finish_seconds=FINISH_SECONDS) as port:
+            line = stack.enter_context(wire(port))
+            line.send(f"GET /{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            head = line.connection.recv(1000)
+        assert len(line.rest()) < LARGE_BYTES
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert statuses(logs) == [200]
+    assert not any(record.exc_info for record in caplog.records), "no traceback"
+
+
+def statuses(logs: list[EventDict]) -> list[int]:
+    return [entry["status"] for entry in logs if entry["event"] == "request"]
