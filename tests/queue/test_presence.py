@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -47,6 +48,32 @@ def test_wake_reaches_every_supervisor_and_is_forgotten_when_drained(tmp_path: P
         assert select.select(descriptors, [], [], 0)[0] == [two.wake_descriptor]
 
 
+def test_supervisor_that_came_within_the_tick_of_the_last_look_is_woken(tmp_path: Path) -> None:
+    presence.wake_all(tmp_path)
+    looked = tmp_path.stat().st_mtime_ns
+    with presence.announce(tmp_path, 1) as late:
+        os.utime(tmp_path, ns=(looked, looked))
+        presence.wake_all(tmp_path)
+        assert select.select([late.wake_descriptor], [], [], 0)[0]
+        late.drain()
+        os.utime(tmp_path, ns=(looked, looked - 2 * presence.SETTLED_NS))
+        presence.wake_all(tmp_path)
+        assert select.select([late.wake_descriptor], [], [], 0)[0]
+
+
+def test_supervisors_are_listed_once_for_each_change(tmp_path: Path) -> None:
+    long_ago = tmp_path.stat().st_mtime_ns - 10 * presence.SETTLED_NS
+    os.utime(tmp_path, ns=(long_ago, long_ago))
+    known = presence._recall_fifos.cache_info().misses
+    for _ in range(3):
+        presence.wake_all(tmp_path)
+    assert presence._recall_fifos.cache_info().misses == known + 1
+    with presence.announce(tmp_path, 1) as me:
+        os.utime(tmp_path, ns=(long_ago, long_ago + 1))
+        presence.wake_all(tmp_path)
+        assert select.select([me.wake_descriptor], [], [], 0)[0]
+
+
 def test_wake_never_blocks_however_often_it_is_called(tmp_path: Path) -> None:
     with presence.announce(tmp_path, 1) as me:
         for _ in range(70_000):
@@ -55,8 +82,6 @@ def test_wake_never_blocks_however_often_it_is_called(tmp_path: Path) -> None:
 
 
 def test_wake_passes_over_what_a_dead_supervisor_left(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "dead.wake")
     presence.wake_all(tmp_path)
 

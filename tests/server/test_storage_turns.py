@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from imageprocessor.queue.service import open_service
 from imageprocessor.server import health_routes, storage_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
@@ -89,3 +90,11 @@ def test_uploads_that_hang_leave_everything_else_quick(
         assert {upload.result()[0] for upload in held} == {202}
         assert send(port)[0] == 202
     assert list((settings.data_dir / "incoming").iterdir()) == []
+
+
+def test_one_disk_is_written_to_by_few_threads(settings: Settings, make_settings: Callable[..., Settings]) -> None:
+    counts = []
+    for each in (settings, make_settings()):
+        with open_service(each) as service, storage_turns.open_turns(service) as turns:
+            counts.append(turns.threads._max_workers)
+    assert counts == [storage_turns.MAX_STORAGE_THREADS, storage_turns.MAX_DISK_THREADS]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+SETTLED_NS = 1_000_000_000  #: after a change: within one tick of the file system's clock there may be another
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,10 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 def wake_all(directory: Path) -> None:
     """Wake every supervisor in *directory*; those that are gone or awake already are passed over."""
     with suppress(OSError):  # none was ever there, or nobody may look: they look for themselves every second
-        for path in directory.iterdir():  # each upload waits for this, and glob takes several times as long
-            if path.name.endswith(".wake"):
-                _wake(path)
+        changed_ns = directory.stat().st_mtime_ns
+        settled = time.time_ns() - changed_ns > SETTLED_NS
+        for fifo in _recall_fifos(directory, changed_ns) if settled else _list_fifos(directory):
+            _wake(fifo)
 
 
 def list_live(directory: Path) -> dict[str, int]:
@@ -73,6 +78,16 @@ def forget(directory: Path, supervisor_id: str) -> None:
     """Remove the files of a supervisor that is gone."""
     for ending in ("wake", "lock"):
         (directory / f"{supervisor_id}.{ending}").unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=8)
+def _recall_fifos(directory: Path, _changed_ns: int) -> list[Path]:
+    """Return what is in *directory* since it changed last; each upload waits for this, and listing takes five calls."""
+    return _list_fifos(directory)
+
+
+def _list_fifos(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.name.endswith(".wake")]
 
 
 def _wake(fifo: Path) -> None:

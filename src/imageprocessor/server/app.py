@@ -29,7 +29,7 @@ from imageprocessor.server.problems import UnexpectedErrors, add_problem_handler
 from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.request_log import ID_HEADER, RequestLog
 from imageprocessor.server.security_headers import DOCS_PATH, SecurityHeaders
-from imageprocessor.server.storage_turns import make_turns
+from imageprocessor.server.storage_turns import open_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
@@ -77,8 +77,8 @@ def _make_lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncConte
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _end_with_parent()
-        with open_service(settings) as service:
-            yield {"service": service, "keys": load_keys(settings), "turns": make_turns(), "examinations": {}}
+        with open_service(settings) as service, open_turns(service) as turns:
+            yield {"service": service, "keys": load_keys(settings), "turns": turns, "examinations": {}}
 
     return lifespan
 
