@@ -20,7 +20,7 @@ SHARP = "sharp, its defaults"
 BARE = "bare codecs, same effort, in one thread"
 #: By reference, what is compared with it, and the most that the ratio may be.
 BUDGETS = {(SHARP, "cpu_seconds"): 0.50, (SHARP, "wall_seconds"): 0.45, (BARE, "cpu_seconds"): 1.15}
-MORE = 3  #: rounds for each that is asked for: one takes some seconds
+MORE = 5  #: rounds for each that is asked for: one takes some seconds
 WORK = "12 MP JPEG → 4 WebP"
 UNITS = {"cpu_seconds": "s of CPU", "wall_seconds": "s", "bytes": "bytes"}
 

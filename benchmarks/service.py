@@ -33,7 +33,7 @@ from tests.servers import find_free_port, run_server
 
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
-READS, UPLOADS = 1500, 100  #: requests of one turn
+READS, UPLOADS = 1500, 200  #: requests of one turn
 MORE = 3  #: rounds for each that is asked for: short ones, between which a shared machine changes less
 READERS, UPLOADERS = 16, 8  #: connections
 PICTURE_SIDE = 660  #: pixels; the JPEG has 100 KB
