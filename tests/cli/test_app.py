@@ -61,6 +61,12 @@ def test_every_job_command_shows_an_example(run: Run, command: str) -> None:
     assert f"imageprocessor jobs {command}" in run("jobs", command, "--help").out.partition("Example:")[2]
 
 
+def test_garbage_is_collected_again_once_all_is_imported() -> None:
+    tell = "import atexit, gc; atexit.register(lambda: print(gc.isenabled()))"
+    ran = run_python(f"{tell}; from imageprocessor.cli import main; main()", "--version")
+    assert ran.stdout.split()[-1:] == [b"True"]
+
+
 def test_version_is_that_of_the_package(run: Run) -> None:
     ran = run("--version")
     assert (ran.status, ran.out.strip()) == (0, importlib.metadata.version("imageprocessor"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, dominant_color, process
@@ -125,6 +125,20 @@ def test_small_sizes_of_a_large_photo_cost_a_fraction_of_its_pixels() -> None:
 @pytest.mark.parametrize("specs", [DEFAULT_VARIANTS, [SMALL, VariantSpec("square", width=50, height=50, fit="cover")]])
 def test_number_of_threads_changes_nothing_but_time(specs: list[VariantSpec]) -> None:
     assert process(LANDSCAPE, specs, threads=1) == process(LANDSCAPE, specs, threads=3) == process(LANDSCAPE, specs)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_picture_is_decoded_once(image_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    load_prepare = ImageFile.ImageFile.load_prepare
+
+    def count(image: ImageFile.ImageFile) -> None:
+        decoded.append(image.format)
+        load_prepare(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", count)
+    process(encode(photo(160, 120), image_format))
+    assert decoded == [image_format]
 
 
 def test_variants_that_come_out_alike_are_encoded_once() -> None:
