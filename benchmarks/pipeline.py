@@ -29,8 +29,8 @@ UNITS = {"cpu_seconds": "s of CPU", "wall_seconds": "s", "bytes": "bytes"}
 def measure(rounds: int) -> list[Figure | Skipped]:
     """Return the rows of whole jobs: CPU time decides how many a machine does, wall time how long one of them takes.
 
-    The codecs are a contest of their own: between two of ours, five peers would run for seconds, as between no two jobs
-    of a busy worker, and the margin is too narrow for what that does to caches.
+    The codecs are a contest of their own, because that margin is narrow and wants many rounds: one without the peers
+    takes a sixth of the time.
     """
     with TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
