@@ -21,8 +21,8 @@ WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src
 SIMD = "pillow-simd==12.1.1.post0"
 SIMD_HEADERS = ("stdio.h", "jpeglib.h", "lcms2.h", "webp/encode.h", "zlib.h", "Python.h")
 MIGRATE = """
-from imageprocessor.queue.database import open_database
-from imageprocessor.queue.schema import migrate
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.schema import migrate
 from imageprocessor.settings import Settings
 migrate(open_database(Settings(database_path="fresh.db")))
 """

@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import find_obstacle, node, start
 from benchmarks.photo import draw_photo, encode_photo
 from benchmarks.workers import count_open, run_workers, submit_picture
-from imageprocessor.queue import job_store
+from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from tests.images import animated_webp, encode, photo, truncated

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, UploadFile
 
-from imageprocessor.queue.sqlite import sqlite_module
+from imageprocessor.queue.database.sqlite import sqlite_module
 from imageprocessor.server.schemas import ACCEPTED, JobState, UploadAccepted
 
 FOLDER = Path(os.environ["DATA_DIR"])

@@ -24,10 +24,10 @@ from benchmarks.statements import count_statements
 from benchmarks.workers import submit_picture
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.images import read_job
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
-from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
 from tests.servers import find_free_port, run_server
 

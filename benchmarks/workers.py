@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.photo import encode_photo
-from imageprocessor.queue import job_store
-from imageprocessor.queue.jobs import OPEN_STATUSES
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import OPEN_STATUSES
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.submission import Sender, Upload, submit
+from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.settings import Settings
 from tests.servers.processes import run_process
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.submission import Sender, Upload, submit
+from imageprocessor.queue.uploads import Sender, Upload, submit
 from tests.images import encode, photo
 
 

@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from imageprocessor.core.formats import ImageFormat
+from imageprocessor.core.formats.registry import ImageFormat
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InvalidVariantError

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue import clock, job_store
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.sweep import sweep
 from tests.e2e.deployments import connect, upload
 
 FINAL = {"completed", "failed"}

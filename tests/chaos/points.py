@@ -7,21 +7,21 @@ UPLOAD_POINTS = {
     "small file stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
     "file written": (AFTER, "imageprocessor.server.uploads", "IncomingFile.append"),
     "file renamed": (AFTER, "imageprocessor.storage.local", "LocalStorage.adopt"),
-    "row inserted": (AFTER, "imageprocessor.queue.job_store", "insert_job"),
-    "committed": (BEFORE, "imageprocessor.queue.dispatch", "EmbeddedDispatcher.dispatch"),
-    "published": (AFTER, "imageprocessor.queue.dispatch", "EmbeddedDispatcher.dispatch"),
+    "row inserted": (AFTER, "imageprocessor.queue.jobs.job_store", "insert_job"),
+    "committed": (BEFORE, "imageprocessor.queue.dispatch.dispatcher", "EmbeddedDispatcher.dispatch"),
+    "published": (AFTER, "imageprocessor.queue.dispatch.dispatcher", "EmbeddedDispatcher.dispatch"),
 }
 WORK_POINTS = {
-    "claimed": (BEFORE, "imageprocessor.queue.task", "load_source"),
-    "decoded": (BEFORE, "imageprocessor.queue.task", "_store_variants"),
+    "claimed": (BEFORE, "imageprocessor.queue.attempts", "load_source"),
+    "decoded": (BEFORE, "imageprocessor.queue.attempts", "_store_variants"),
     "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
-    "all stored": (BEFORE, "imageprocessor.queue.task", "_complete"),
-    "finished": (BEFORE, "imageprocessor.queue.task", "_delete_source"),
-    "upload removed": (AFTER, "imageprocessor.queue.task", "_delete_source"),
+    "all stored": (BEFORE, "imageprocessor.queue.attempts", "_complete"),
+    "finished": (BEFORE, "imageprocessor.queue.attempts", "_delete_source"),
+    "upload removed": (AFTER, "imageprocessor.queue.attempts", "_delete_source"),
 }
 DELETION_POINTS = {
     "deletion marked": (BEFORE, "imageprocessor.queue.images", "purge"),
     "variant deleted": (AFTER, "imageprocessor.storage.local", "LocalStorage.delete"),
-    "row left": (BEFORE, "imageprocessor.queue.job_store", "remove"),
+    "row left": (BEFORE, "imageprocessor.queue.jobs.job_store", "remove"),
 }
 POINTS = UPLOAD_POINTS | WORK_POINTS | DELETION_POINTS

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue import job_store
+from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import open_service
 from tests.chaos.ledger import Ledger, check_house
 from tests.chaos.test_random_kills import Program

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue import job_store
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
 from imageprocessor.tokens import sign_token
 from tests.cli.conftest import Run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue.celery_client import KILL_MARGIN_SECONDS, SOFT_SHUTDOWN_SECONDS
+from imageprocessor.queue.dispatch.celery_client import KILL_MARGIN_SECONDS, SOFT_SHUTDOWN_SECONDS
 from imageprocessor.settings import Settings
 from tests.deploy.compose import BASE, KEY, PRODUCTION, ROOT, compose, make_project, read_project
 

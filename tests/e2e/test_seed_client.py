@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from imageprocessor.queue.embedded import Supervisor
 from imageprocessor.queue.service import open_service
+from imageprocessor.queue.workers.supervisor import Supervisor
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, oriented, photo, truncated

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.task import run_job
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token

@@ -1,6 +1,6 @@
 """Requests that no honest client sends: rows 24 to 35 of the service's acceptance table, over real sockets.
 
-What is refused before a request is whole is in tests/server/test_connections.py; tokens are in tests/test_tokens.py.
+What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in tests/test_tokens.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.task import run_job
-from imageprocessor.server import connections
+from imageprocessor.server import protocol as connections
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import imageprocessor as ip
-from imageprocessor.queue.embedded import LARGE_PAGES
+from imageprocessor.queue.workers.supervisor import LARGE_PAGES
 from imageprocessor.settings import Settings
 from tests.hostile.worst import WORST
 from tests.images import encode, photo, png_bomb, webp_claiming
@@ -20,8 +20,8 @@ KINDS = WORST if os.environ.get("WORST_IMAGES") == "all" else ("JPEG", "PNG, gra
 PROCESS = """
 import os, sys
 from imageprocessor.core.pipeline import process
-import imageprocessor.queue.task  # what a worker has loaded
-from imageprocessor.queue.child import bound_memory
+import imageprocessor.queue.attempts  # what a worker has loaded
+from imageprocessor.queue.workers.worker import bound_memory
 
 bound_memory(int(sys.argv[1]))
 os.cpu_count = lambda: 16  # all sizes are encoded at once
@@ -55,8 +55,8 @@ REFUSE = """
 import sys
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import InvalidImageError
-import imageprocessor.queue.task  # what a worker has loaded
-from imageprocessor.queue.child import bound_memory
+import imageprocessor.queue.attempts  # what a worker has loaded
+from imageprocessor.queue.workers.worker import bound_memory
 
 bound_memory(int(sys.argv[1]))
 try:

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from sqlalchemy import Connection
 
-from imageprocessor.queue import clock
-from imageprocessor.queue.database import open_database
-from imageprocessor.queue.jobs import Job
-from imageprocessor.queue.schema import migrate
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.submission import Sender, Upload, submit
+from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.settings import Settings
 from tests.images import encode, photo
 from tests.servers import create_database

@@ -18,13 +18,14 @@ from imageprocessor.errors import (
     UnknownSizeError,
     WorkerLostError,
 )
-from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
+from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.database import clock
 from imageprocessor.queue.images import delete_image, read_image, read_images, read_job, read_result
-from imageprocessor.queue.jobs import Job, JobStatus
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.sweep import sweep
-from imageprocessor.queue.task import fail_attempt, run_job
 from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit, with_settings
 

@@ -13,12 +13,12 @@ import pytest
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.images import read_job, retry_job
-from imageprocessor.queue.jobs import Job, JobStatus
-from imageprocessor.queue.relocation import count_jobs
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.maintenance.storage_migration import count_jobs
+from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import STAGING_PREFIX, Service, open_service
-from imageprocessor.queue.sweep import sweep
-from imageprocessor.queue.task import run_job
 from imageprocessor.settings import Settings
 from imageprocessor.storage.s3 import S3Access, S3Storage
 from tests.images import encode, photo

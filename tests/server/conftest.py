@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from imageprocessor.queue import job_store
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.task import run_job
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token

@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPResponse
 import uvicorn
 
 from imageprocessor.server.app import create_app
-from imageprocessor.server.connections import Connection, Server
+from imageprocessor.server.protocol import Connection, Server
 from imageprocessor.settings import Settings
 
 BOUNDARY = "live-server-boundary"

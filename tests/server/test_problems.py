@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.server import health_routes
 from imageprocessor.server.app import create_app
 from imageprocessor.server.problems import PROBLEMS, fault_of, find_problem
+from imageprocessor.server.routes import health as health_routes
 from imageprocessor.settings import Settings
 
 

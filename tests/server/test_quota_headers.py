@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imageprocessor.queue import clock
+from imageprocessor.queue.database import clock
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
-from imageprocessor.queue.jobs import Job, JobStatus
+from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.server.representations import represent_failed, represent_job, represent_result, represent_variant
 
 MOMENT = datetime(2024, 11, 8, 14, tzinfo=UTC)

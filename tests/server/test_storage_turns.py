@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from imageprocessor.queue.service import open_service
-from imageprocessor.server import health_routes, storage_turns
+from imageprocessor.server import storage_turns
+from imageprocessor.server.routes import health as health_routes
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.server.live import form_body, get, serve, upload_head, wire

@@ -9,14 +9,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import imageprocessor
-from imageprocessor.cli import (
-    database_commands,
-    image_commands,
-    job_commands,
-    operation_commands,
-    service_commands,
-    storage_commands,
-)
+from imageprocessor.cli.commands import database as database_commands
+from imageprocessor.cli.commands import images as image_commands
+from imageprocessor.cli.commands import jobs as job_commands
+from imageprocessor.cli.commands import operations as operation_commands
+from imageprocessor.cli.commands import service as service_commands
+from imageprocessor.cli.commands import storage as storage_commands
 from imageprocessor.cli.output import print_error
 from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
 

@@ -27,14 +27,14 @@ from uvicorn.supervisors import ChangeReload
 
 import imageprocessor
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.queue.embedded import Supervisor
+from imageprocessor.queue.maintenance.sweeper import Sweeper
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.sweeper import Sweeper
+from imageprocessor.queue.workers.supervisor import Supervisor
 from imageprocessor.settings import Settings
 
 APP = "imageprocessor.server.app:create_app_from_environment"
-CONNECTION = "imageprocessor.server.connections:Connection"
-SERVER = "imageprocessor.server.connections:Server"
+CONNECTION = "imageprocessor.server.protocol:Connection"
+SERVER = "imageprocessor.server.protocol:Server"
 BACKLOG = 2048  # connections that wait to be accepted
 FINISH_REQUESTS_SECONDS = 9
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -8,7 +8,7 @@ from io import BytesIO
 import PIL
 from PIL import Image, features
 
-from imageprocessor.core.formats import ImageFormat
+from imageprocessor.core.formats.registry import ImageFormat
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError

@@ -11,8 +11,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imageprocessor.core.container import Piece, file_size
-from imageprocessor.core.formats import ImageFormat
+from imageprocessor.core.formats.container import Piece, file_size
+from imageprocessor.core.formats.registry import ImageFormat
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import read_orientation

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.container import Container, Piece, file_size
 from imageprocessor.core.exif import Tags, Value, read_tags
-from imageprocessor.core.formats import ImageFormat, sniff
+from imageprocessor.core.formats.container import Container, Piece, file_size
+from imageprocessor.core.formats.registry import ImageFormat, sniff
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import orientation_exif, read_orientation
 from imageprocessor.core.position import read_position

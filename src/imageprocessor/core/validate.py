@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imageprocessor.core import jpeg, png, webp
-from imageprocessor.core.container import Container, file_size
-from imageprocessor.core.formats import ImageFormat, sniff
+from imageprocessor.core.formats import jpeg, png, webp
+from imageprocessor.core.formats.container import Container, file_size
+from imageprocessor.core.formats.registry import ImageFormat, sniff
 from imageprocessor.core.limits import Limits, check_dimensions, check_size
 from imageprocessor.core.source import ImageSource, open_source
 

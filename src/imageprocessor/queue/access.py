@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 
 
 @dataclass(frozen=True, slots=True)

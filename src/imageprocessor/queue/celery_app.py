@@ -27,11 +27,17 @@ from imageprocessor.errors import (
     WorkerLostError,
 )
 from imageprocessor.logs import configure_logs
-from imageprocessor.queue.broker import Broker
-from imageprocessor.queue.celery_client import GIVE_BACK, KILL_MARGIN_SECONDS, RUN_JOB, connect_signals, create_celery
-from imageprocessor.queue.child import Ends, bound_memory, run_patiently
+from imageprocessor.queue.attempts import give_back
+from imageprocessor.queue.dispatch.broker import Broker
+from imageprocessor.queue.dispatch.celery_client import (
+    GIVE_BACK,
+    KILL_MARGIN_SECONDS,
+    RUN_JOB,
+    connect_signals,
+    create_celery,
+)
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.task import give_back
+from imageprocessor.queue.workers.worker import Ends, bound_memory, run_patiently
 from imageprocessor.settings import Settings
 
 STDERR = 2  # Celery puts a logger in the place of sys.stderr

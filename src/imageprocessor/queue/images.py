@@ -18,9 +18,10 @@ from imageprocessor.errors import (
     TooManyIdsError,
     UnknownSizeError,
 )
-from imageprocessor.queue import clock, job_store
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.jobs import EventType, Job, JobStatus
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
-from imageprocessor.queue import clock
-from imageprocessor.queue.database import Database, Transaction
-from imageprocessor.queue.tables import upload_rate_limits as limits
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.connections import Database, Transaction
+from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
 STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import structlog
 
-from imageprocessor.queue.database import Database, open_database
-from imageprocessor.queue.dispatch import Dispatcher, open_dispatcher
-from imageprocessor.queue.schema import migrate
-from imageprocessor.queue.sqlite import has_wal_reset_bug, sqlite_module
+from imageprocessor.queue.database.connections import Database, open_database
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.database.sqlite import has_wal_reset_bug, sqlite_module
+from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Storage

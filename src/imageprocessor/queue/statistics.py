@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.queue import clock, job_store
-from imageprocessor.queue.jobs import Job, JobStatus
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service
 
 PROBE_NAME = "health-probe"  #: looked for, not there

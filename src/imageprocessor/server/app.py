@@ -22,13 +22,16 @@ import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
-from imageprocessor.server import file_routes, health_routes, image_routes, job_routes
-from imageprocessor.server.lingering import LingeringClose
+from imageprocessor.server.middleware.lingering_close import LingeringClose
+from imageprocessor.server.middleware.request_log import ID_HEADER, RequestLog
+from imageprocessor.server.middleware.security_headers import DOCS_PATH, SecurityHeaders
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import UnexpectedErrors, add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.request_log import ID_HEADER, RequestLog
-from imageprocessor.server.security_headers import DOCS_PATH, SecurityHeaders
+from imageprocessor.server.routes import files as file_routes
+from imageprocessor.server.routes import health as health_routes
+from imageprocessor.server.routes import images as image_routes
+from imageprocessor.server.routes import jobs as job_routes
 from imageprocessor.server.storage_turns import open_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys

@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.server.auth import read_caller
 

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.images import MAX_BATCH
-from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS
+from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
 from imageprocessor.settings import MIME_TYPES, Settings

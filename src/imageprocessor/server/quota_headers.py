@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from imageprocessor.queue import clock
+from imageprocessor.queue.database import clock
 from imageprocessor.queue.rate_limits import Quota
 
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit-Policy", "RateLimit")

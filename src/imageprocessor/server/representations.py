@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import shown_status
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 
 

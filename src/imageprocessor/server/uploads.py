@@ -19,10 +19,10 @@ from imageprocessor.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
-from imageprocessor.queue.jobs import Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.submission import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
+from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.forms import UploadForm, check_body_size
 from imageprocessor.server.lookups import query

@@ -1,0 +1,184 @@
+"""``jobs list``, ``jobs show`` and ``jobs retry``: looking into the queue, and trying again what failed."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings_of_service
+from imageprocessor.cli.output import print_json, print_note, print_pairs, print_table, show_failure, show_status
+from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
+
+if TYPE_CHECKING:
+    from imageprocessor.queue.jobs.job import Job
+    from imageprocessor.queue.service import Service
+
+Status = Annotated[
+    Literal["pending", "processing", "completed", "failed", "retrying"] | None,
+    typer.Option(help="Only jobs of this status."),
+]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")]
+AnyId = Annotated[str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)]
+JobIds = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of failed jobs.", show_default=False)]
+AllFailed = Annotated[bool, typer.Option("--all-failed", help="Every failed job whose upload is still kept.")]
+
+jobs = typer.Typer(no_args_is_help=True, help="List jobs, show one with its audit trail, try failed ones again.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to *app*."""
+    jobs.command(name="list")(list_jobs)
+    jobs.command()(show)
+    jobs.command()(retry)
+    app.add_typer(jobs, name="jobs", rich_help_panel=PANEL)
+
+
+def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """List the newest jobs.
+
+    Example: [bold]imageprocessor jobs list --status failed[/bold]
+    """
+    from imageprocessor.queue.jobs import job_store
+    from imageprocessor.queue.jobs.job import JobStatus
+    from imageprocessor.queue.service import open_service
+
+    settings = read_settings_of_service()
+    with open_service(settings) as service, service.database.read() as connection:
+        found = job_store.list_jobs(connection, JobStatus(status) if status else None, limit)
+    if as_json:
+        print_json([describe_job(job) for job in found])
+    elif found:
+        print_table(("job", "status", "tries", "user", "bucket", "created", "error"), map(_job_row, found), whole="job")
+    else:
+        print_note(f"No {status or ''} jobs in {settings.database_path.resolve()}.".replace("  ", " "))
+
+
+def show(job: AnyId, as_json: AsJson = False) -> None:
+    """Show what happened to a job or an image: when, who, which attempt, and how long each step took.
+
+    The audit trail outlives the image: of a deleted one, it is what there is to show.
+
+    Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
+    """
+    from imageprocessor.queue.images import parse_id
+    from imageprocessor.queue.jobs import job_store
+    from imageprocessor.queue.service import open_service
+
+    id_ = parse_id(job)
+    with open_service(read_settings_of_service()) as service, service.database.read() as connection:
+        found = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
+        trail = trace(job_store.list_events(connection, found.job_id if found else id_))
+    if not found and not trail:
+        raise JobNotFoundError(f"There is no job and no image {id_}.")
+    if as_json:
+        print_json({"job": describe_job(found) if found else None, "events": trail})
+        return
+    if found:
+        print_pairs(f"Job {found.job_id}", {name: _show(value) for name, value in describe_job(found).items()})
+    else:
+        print_note("The image is deleted; this is what happened to it.")
+        print_pairs(f"Job {trail[0]['job_id']}", {"image_id": trail[0]["image_id"]})
+    print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
+
+
+def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events of a job, each with the seconds since the one before; fewer than 0 if the clock was set back.
+
+    >>> trace([{"created_at": "2024-11-08T14:00:00.000000Z"}, {"created_at": "2024-11-08T14:00:01.500000Z"}])[1]
+    {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
+    """
+    from imageprocessor.queue.database.clock import from_text
+
+    times = [from_text(event["created_at"]) for event in events]
+    later = [None, *((end - start).total_seconds() for start, end in pairwise(times))]
+    return [{**event, "seconds_later": seconds} for event, seconds in zip(events, later, strict=False)]
+
+
+def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
+    """Try failed jobs again, with all their attempts. Jobs that failed because of a bad file keep no upload to try.
+
+    Example: [bold]imageprocessor jobs retry --all-failed[/bold]
+    """
+    from imageprocessor.queue.service import open_service
+
+    if bool(ids) == all_failed:
+        raise typer.BadParameter("name the jobs, or say --all-failed", param_hint="'ID...'")
+    with open_service(read_settings_of_service()) as service:
+        outcomes = [_retry(service, job_id) for job_id in ids or _list_retryable(service)]
+    if as_json:
+        print_json(outcomes)
+    elif outcomes:
+        print_table(("job", "outcome"), map(_outcome_row, outcomes))
+    else:
+        print_note("There is no failed job whose upload is still kept.")
+    if any("error" in outcome for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def describe_job(job: Job) -> dict[str, Any]:
+    """Return what an operator may want to know of a job, ready for JSON; what is not known is None."""
+    from imageprocessor.queue.database.clock import to_text
+
+    moments = ("created_at", "started_at", "completed_at", "next_attempt_at")
+    return {
+        "job_id": job.job_id,
+        "image_id": job.image_id,
+        "status": job.status.value,
+        "attempts": job.attempts,
+        "max_retries": job.max_retries,
+        "user_id": job.user_id,
+        "bucket": job.bucket,
+        **{name: to_text(moment) if (moment := getattr(job, name)) else None for name in moments},
+        "error_code": job.error_code,
+        "error": job.error,
+        "source_kept": job.staging_key is not None,
+        "worker_id": job.worker_id,
+        "request_id": job.request_id,
+        "context": job.context,
+        "result": job.generated,
+        "storage_keys": dict(job.variant_keys) if job.variant_keys else None,
+    }
+
+
+def _job_row(job: Job) -> tuple[object, ...]:
+    created = f"{job.created_at:%Y-%m-%d %H:%M:%S}"
+    return job.job_id, show_status(job.status.value), job.attempts, job.user_id, job.bucket, created, job.error_code
+
+
+def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
+    details = ", ".join(f"{name}={value}" for name, value in event["metadata"].items() if value is not None)
+    seconds = "" if event["seconds_later"] is None else f"{event['seconds_later']:+.3f}"
+    return event["created_at"], seconds, event["event_type"], details
+
+
+def _show(value: Any) -> str | None:
+    """Return a value for people, or None where there is nothing to show."""
+    if isinstance(value, dict):
+        return json.dumps(value) if value else None
+    return None if value is None else str(value)
+
+
+def _list_retryable(service: Service) -> list[str]:
+    from imageprocessor.queue.database import clock
+    from imageprocessor.queue.jobs import job_store
+
+    with service.database.read() as connection:
+        failed = job_store.list_failed_with_source(connection, clock.utc_now())
+    return [job.job_id for job in failed if job.deleted_at is None]
+
+
+def _retry(service: Service, job_id: str) -> dict[str, str]:
+    from imageprocessor.queue.images import retry_job
+
+    try:
+        return {"job_id": job_id, "status": retry_job(service, job_id).status.value}
+    except (InvalidIdError, JobError) as error:
+        return {"job_id": job_id, "error": str(error), "error_code": error.code}
+
+
+def _outcome_row(outcome: dict[str, str]) -> tuple[object, ...]:
+    return outcome["job_id"], show_failure(outcome["error"]) if "error" in outcome else show_status(outcome["status"])

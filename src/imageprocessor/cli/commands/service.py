@@ -1,0 +1,200 @@
+"""``serve``, ``worker``, ``sweep``, ``token`` and ``config``: what the service's operator types."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imageprocessor.cli.output import print_json, print_note, print_table
+from imageprocessor.errors import SettingsError
+
+if TYPE_CHECKING:
+    from imageprocessor.settings import Settings
+
+PANEL = "Service"
+HOURS_EACH = {"m": 1 / 60, "h": 1, "d": 24}
+
+
+def parse_lifetime(text: str) -> timedelta:
+    """Read ``30m``, ``24h`` or ``7d``.
+
+    >>> parse_lifetime("7d")
+    datetime.timedelta(days=7)
+
+    Raises:
+        typer.BadParameter: *text* is not of that form, or the time is nought or beyond a century.
+    """
+    match = re.fullmatch(r"(\d{1,9})([mhd])", text)
+    hours = int(match[1]) * HOURS_EACH[match[2]] if match else 0
+    if not 0 < hours <= 24 * 36_525:
+        raise typer.BadParameter(f"{text!r} is not a time such as 30m, 24h or 7d")
+    return timedelta(hours=hours)
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")]
+ApiProcesses = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer requests.")]
+Reload = Annotated[bool, typer.Option("--reload", help="Start the API anew when its code changes (development).")]
+Subject = Annotated[str, typer.Option("--sub", help="The user that the token speaks for.", show_default=False)]
+Admin = Annotated[bool, typer.Option("--admin", help="Let it see and delete everybody's images.")]
+Expires = Annotated[
+    timedelta | None,
+    typer.Option(
+        parser=parse_lifetime, metavar="TIME", help="Such as 30m, 24h or 7d. Default: never.", show_default=False
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to *app*."""
+    for command in (serve, worker, sweep, token, config):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def read_settings(*, quiet: bool = False) -> Settings:
+    """Return the settings of the environment and `.env`; send the logs to stderr, only warnings if *quiet*."""
+    from imageprocessor.environment import load_settings
+    from imageprocessor.logs import configure_logs
+
+    settings = load_settings(os.environ)
+    configure_logs(settings.log_format, "WARNING" if quiet else settings.log_level)
+    return settings
+
+
+def read_settings_of_service() -> Settings:
+    """Return the settings of a service that is there already, quietly.
+
+    Raises:
+        SettingsError: It is not: in a wrong folder, nothing new shall be made.
+    """
+    settings = read_settings(quiet=True)
+    path = settings.sqlite_path
+    if path and not path.exists():
+        raise SettingsError(
+            f"There is no database at {path.resolve()}: run this in the folder that the service "
+            "was started in, or set DATA_DIR as it is set there."
+        )
+    return settings
+
+
+def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcesses = 1, reload: Reload = False) -> None:
+    """Start the service: the HTTP API, and the workers that process what it takes.
+
+    Settings come from the environment and .env; see [bold]imageprocessor config[/bold].
+    Ctrl-C stops it: requests and jobs in hand are finished first.
+
+    Example: [bold]imageprocessor serve[/bold]
+
+    Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
+    """
+    from imageprocessor.cli.banner import describe_service
+    from imageprocessor.cli.serving import choose_background, listen, load_app, run_beside, serve_api, stop_by_interrupt
+    from imageprocessor.queue.service import open_service
+
+    if reload and api_processes > 1:
+        raise typer.BadParameter("it goes with one API process only", param_hint="'--reload'")
+    settings = read_settings()
+    load_app()
+    stop_by_interrupt()
+    with suppress(KeyboardInterrupt), open_service(settings) as service, listen(host, port) as listener:
+        print_note(describe_service(settings, listener, os.environ))
+        answer = partial(serve_api, listener, api_processes, reload=reload)
+        background = choose_background(service)
+        run_beside(background, answer) if background else answer()
+
+
+def worker() -> None:
+    """Run workers only, for the jobs that API processes with the same settings take.
+
+    WORKER_CONCURRENCY says how many. Ctrl-C stops them: jobs in hand are finished first.
+    With QUEUE_BACKEND=celery this is Celery's own worker, with the flags that suit it.
+
+    Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
+    """
+    from imageprocessor.cli.serving import become_celery, run_beside, stop_by_interrupt, wait_for_interrupt
+    from imageprocessor.queue.service import open_service
+    from imageprocessor.queue.workers.supervisor import Supervisor
+
+    settings = read_settings()
+    count = settings.worker_concurrency
+    if count == 0:
+        raise SettingsError("WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more.")
+    if settings.queue_backend == "celery":
+        become_celery(settings)
+    stop_by_interrupt()
+    with suppress(KeyboardInterrupt), open_service(settings) as service:
+        print_note(f"{count} workers for {settings.data_dir.resolve()}")
+        run_beside(Supervisor(service, count), wait_for_interrupt)
+
+
+def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Put right what crashes left behind, as the service does by itself now and then.
+
+    Lost jobs are given back, deletions finished, files that belong to nothing removed.
+
+    Example: [bold]imageprocessor sweep --dry-run[/bold]
+    """
+    from imageprocessor.queue.maintenance.sweep import sweep as sweep_service
+    from imageprocessor.queue.service import open_service
+    from imageprocessor.queue.statistics import oldest_open_seconds
+
+    with open_service(read_settings_of_service()) as service:
+        found = sweep_service(service, dry_run=dry_run)
+        oldest = oldest_open_seconds(service)
+    if as_json:
+        print_json({"dry_run": dry_run, "found": found, "oldest_open_seconds": oldest})
+        return
+    title = "Found, and left as it is" if dry_run else "Found and put right"
+    print_table(("what", "count"), [(name.replace("_", " "), count) for name, count in found.items()], title=title)
+    if oldest is not None:
+        print_note(f"The oldest job that has not ended is {oldest:.0f} s old.")
+
+
+def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
+    """Print a token that the service accepts, signed with JWT_SECRET_KEY or with the key in DATA_DIR.
+
+    Example: [bold]TOKEN=$(imageprocessor token --sub me)[/bold]
+
+    Example: [bold]imageprocessor token --sub operator --admin --expires 24h[/bold]
+    """
+    from imageprocessor.errors import UnauthorizedError
+    from imageprocessor.tokens import check_token, load_keys, sign_token
+
+    settings = read_settings(quiet=True)
+    if settings.jwt_secret_key is None and not settings.data_dir.exists():
+        print_note(
+            f"note: {settings.data_dir.resolve()} and a key in it are made now. "
+            "A service that runs with another DATA_DIR has another key."
+        )
+    signed = sign_token(settings, sub, admin=admin, lifetime=expires)
+    try:
+        check_token(signed, load_keys(settings), settings)
+    except UnauthorizedError:
+        raise typer.BadParameter(
+            "the service would refuse this token: --sub takes 1 to 255 printable characters, "
+            "and JWT_REQUIRE_EXP=true asks for --expires"
+        ) from None
+    typer.echo(signed)
+
+
+def config(as_json: AsJson = False) -> None:
+    """Show every setting: its value, where that comes from, and what it means. Secrets are hidden.
+
+    Example: [bold]imageprocessor config[/bold]
+    """
+    from imageprocessor.cli.configuration import list_settings
+
+    rows = list_settings(read_settings(quiet=True), os.environ)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(("setting", "value", "from", "meaning"), [list(row.values())[:4] for row in rows])

@@ -1,0 +1,189 @@
+"""The WebP container (RFC 9649): a RIFF of chunks, each padded to an even length."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import BinaryIO
+
+from imageprocessor.core.formats.container import (
+    MAX_PIECES,
+    Header,
+    Piece,
+    file_size,
+    metadata_piece,
+    read_blocks,
+    read_exactly,
+    read_range,
+    too_many_pieces,
+    trailer_pieces,
+    truncated,
+    write_parts,
+)
+from imageprocessor.errors import InvalidImageError, TruncatedImageError
+
+_EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
+_FIRST_CHUNK = 12
+_FRAME_HEADER_BYTES = 16
+_NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
+_FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
+_KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read the size of the canvas, and count the ANMF chunks that are there.
+
+    Raises:
+        InvalidImageError: the first chunk is not a picture or a VP8X header.
+        TruncatedImageError: the file ends within that header.
+    """
+    file.seek(0)
+    head = file.read(30)
+    needed = 5 if head[12:16] == b"VP8L" else 10
+    if len(head) < 20 + needed:
+        raise truncated(file)
+    if int.from_bytes(head[16:20], "little") < needed:
+        raise InvalidImageError("The WebP has a picture header that is too short: save it anew.")
+    width, height = _read_canvas(head)
+    return Header(width, height, _count_frames(file) if head[12:16] == b"VP8X" else 1)
+
+
+def read_pieces(file: BinaryIO) -> Iterator[Piece]:
+    """Yield the file in order: chunks, and what follows the RIFF.
+
+    Raises:
+        InvalidImageError: a chunk does not fit in what contains it.
+        TruncatedImageError: the file ends before the RIFF does.
+    """
+    riff_end = _read_riff_end(file)
+    has_exif = _announces_exif(file)
+    size = file_size(file)
+    for name, start, end in _read_chunks(file, _FIRST_CHUNK, riff_end):
+        if name == b"ANMF":
+            yield from _frame_pieces(file, start, end, size)
+        elif name in _NEEDED:
+            yield from map(Piece, read_blocks(file, start - 8, _padded(end, size)))
+        else:
+            chunk = read_range(file, start - 8, _padded(end, size))
+            yield _classify(name, chunk[8 : 8 + end - start], chunk, has_exif=has_exif)
+    yield from trailer_pieces(file, riff_end)
+
+
+def exif_piece(exif: bytes) -> bytes:
+    """Wrap an EXIF block as an EXIF chunk."""
+    return _chunk(b"EXIF", exif)
+
+
+def decode_icc(payloads: Sequence[bytes]) -> bytes:
+    """Return the first profile: it is stored as it is."""
+    return payloads[0]
+
+
+def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
+    """Make a file of the parts, in their order; the RIFF's length and the flags of VP8X tell what is in it."""
+    file = write_parts(chain([b"RIFF\0\0\0\0WEBP"], parts), size_bytes)
+    chunks = list(_read_chunks(file, _FIRST_CHUNK, file.tell()))
+    exif_flag = _EXIF_FLAG if any(name == b"EXIF" for name, _, _ in chunks) else 0
+    with file.getbuffer() as riff:
+        riff[4:8] = (len(riff) - 8).to_bytes(4, "little")
+        for start in [start for name, start, _ in chunks if name == b"VP8X"]:
+            riff[start] = riff[start] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
+    return file.getvalue()
+
+
+def _read_canvas(head: bytes) -> tuple[int, int]:
+    match head[12:16]:
+        case b"VP8X":
+            return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+        case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
+            width, height = struct.unpack_from("<HH", head, 26)
+            return width & 0x3FFF, height & 0x3FFF  # the upper two bits ask the player to scale
+        case b"VP8L" if head[20] == 0x2F:
+            bits = int.from_bytes(head[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    raise InvalidImageError(f"The WebP starts with {head[12:16]!r}, which is no picture header: save it anew.")
+
+
+def _count_frames(file: BinaryIO) -> int:
+    frames = 0
+    with suppress(TruncatedImageError):
+        for name, _, _ in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
+            frames += name == b"ANMF"
+    return max(1, frames)
+
+
+def _read_riff_end(file: BinaryIO) -> int:
+    file.seek(0)
+    magic, length, form = struct.unpack("<4sI4s", read_exactly(file, 12))
+    if (magic, form) != (b"RIFF", b"WEBP"):
+        raise InvalidImageError("The file does not start as a WebP does: save it anew.")
+    return 8 + int(length)
+
+
+def _announces_exif(file: BinaryIO) -> bool:
+    """Tell what VP8X says: decoders do not look for EXIF unless it is announced there."""
+    file.seek(_FIRST_CHUNK)
+    head = file.read(9)
+    return head.startswith(b"VP8X") and bool(int.from_bytes(head[8:]) & _EXIF_FLAG)
+
+
+def _padded(end: int, size: int) -> int:
+    """Return where a chunk's padding ends, which may be missing at the end of the file."""
+    return min(end + end % 2, size)
+
+
+def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end (of the payload) of the chunks from ``position`` to ``region_end``."""
+    size = file_size(file)
+    for _ in range(MAX_PIECES):
+        if position >= region_end:
+            return
+        file.seek(position)
+        name, length = struct.unpack("<4sI", read_exactly(file, 8))
+        start, end = position + 8, position + 8 + length
+        if end > region_end:
+            raise InvalidImageError(f"The WebP has a chunk {name!r} that is longer than the file says: save it anew.")
+        if end > size:
+            raise truncated(file)
+        yield name, start, end
+        position = end + length % 2
+    raise too_many_pieces()
+
+
+def _classify(name: bytes, payload: bytes, chunk: bytes, *, has_exif: bool) -> Piece:
+    if name in _FIXED_LENGTHS:
+        return Piece(_chunk(name, _head(payload, _FIXED_LENGTHS[name])))
+    if name == b"ICCP":
+        return Piece(chunk, ("icc",), payload)
+    if name == b"EXIF":
+        piece = metadata_piece("exif", payload.removeprefix(b"Exif\0\0"))
+        return piece if has_exif else piece._replace(payload=b"")
+    return metadata_piece(_KINDS.get(name, "other"), payload)
+
+
+def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[Piece]:
+    """Keep an animation frame's place and picture, drop what else is inside."""
+    inside = start + _FRAME_HEADER_BYTES
+    place = _head(read_range(file, start, min(inside, end)), _FRAME_HEADER_BYTES)
+    others = [
+        (begin - 8, _padded(stop, size)) for name, begin, stop in _read_chunks(file, inside, end) if name not in _NEEDED
+    ]
+    edges = [inside, *chain.from_iterable(others), _padded(end, size)]
+    kept = list(zip(edges[::2], edges[1::2], strict=True))
+    length = len(place) + sum(stop - begin for begin, stop in kept)
+    yield Piece(b"ANMF" + length.to_bytes(4, "little") + place, ("other",) if others else ())
+    for begin, stop in kept:
+        yield from map(Piece, read_blocks(file, begin, stop))
+    yield Piece(bytes(length % 2))
+
+
+def _head(payload: bytes, length: int) -> bytes:
+    if len(payload) < length:
+        raise InvalidImageError(f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew.")
+    return payload[:length]
+
+
+def _chunk(name: bytes, payload: bytes) -> bytes:
+    return b"".join([name, len(payload).to_bytes(4, "little"), payload, bytes(len(payload) % 2)])

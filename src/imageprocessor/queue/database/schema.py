@@ -1,0 +1,81 @@
+"""Brings a database to this version's tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, inspect, text
+
+from imageprocessor.errors import SettingsError
+from imageprocessor.queue.database.connections import Database
+from imageprocessor.queue.database.sqlite import give_identity, read_identity
+
+HEAD = "0001"  #: the newest migration, known without loading Alembic, which takes 0.2 s
+LOCK = (
+    "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
+    "SET LOCAL lock_timeout = '60s'",
+    "SELECT pg_advisory_xact_lock(7236837101)",  # any number that nobody else takes
+)
+
+
+def migrate(database: Database) -> str | None:
+    """Run the migrations that *database* lacks, and return the revision it had; None if it had no tables.
+
+    Safe to call from several processes at once: the first one does it. Where there is nothing to do, nothing is locked.
+
+    Raises:
+        SettingsError: The database is of a newer version than this package.
+        DatabaseUnavailableError: The database is locked, read-only or unreachable.
+    """
+    with database.read() as connection:
+        revision = read_revision(connection)
+        if revision == HEAD and _is_numbered(connection):
+            return revision
+    return _upgrade(database)
+
+
+def read_revision(connection: Connection) -> str | None:
+    """Return the last migration that was run, or None where none was.
+
+    Raises:
+        SettingsError: It is one that this version does not know.
+    """
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    check_revision(revision)
+    return revision
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise SettingsError where a database with this *revision* is not for this version."""
+    if revision is not None and revision > HEAD:
+        raise SettingsError(
+            f"The database has the tables of a newer version (revision {revision}, known are those up to {HEAD}): "
+            "install that version of imageprocessor, or restore a backup from before it."
+        )
+
+
+def _upgrade(database: Database) -> str | None:
+    from alembic import command  # noqa: PLC0415 - see HEAD
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "imageprocessor.queue.database.connections:migrations")
+    with database.write() as connection:  # one transaction: whoever comes second waits, then finds nothing to do
+        _lock(connection)
+        revision = read_revision(connection)
+        if revision != HEAD:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    return revision
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":  # its write transactions follow one another anyway
+        give_identity(connection)
+    else:
+        for statement in LOCK:
+            connection.exec_driver_sql(statement)
+
+
+def _is_numbered(connection: Connection) -> bool:
+    return connection.dialect.name != "sqlite" or read_identity(connection) != 0

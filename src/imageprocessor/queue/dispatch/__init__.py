@@ -1,0 +1,1 @@
+"""How a waiting job is announced."""

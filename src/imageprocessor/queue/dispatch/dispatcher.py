@@ -1,0 +1,71 @@
+"""How a waiting job gets a worker's attention. Only a hint: a lost one costs seconds, never a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from imageprocessor.queue.dispatch import presence
+from imageprocessor.settings import Settings
+
+
+class Dispatcher(Protocol):
+    """Tells workers of a job. The database has the job already; this must neither fail nor block."""
+
+    def dispatch(self, job_id: str) -> None:
+        """Wake whoever can run the job *job_id*."""
+
+    def count_workers(self) -> int:
+        """Return how many worker processes are there to take jobs."""
+
+    def count_room(self) -> int:
+        """Return how many jobs should be dispatched once more, because their wake-up may be lost."""
+
+    def check(self) -> str:
+        """Return ``ok``, or what keeps wake-ups from getting through."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedDispatcher:
+    """Wakes the supervisors on this host that share *directory*, whichever process they are in."""
+
+    directory: Path
+
+    def dispatch(self, job_id: str) -> None:  # noqa: ARG002 - a supervisor looks for itself what is due
+        presence.wake_all(self.directory)
+
+    def count_workers(self) -> int:
+        return sum(presence.list_live(self.directory).values())
+
+    def count_room(self) -> int:
+        return 0  # supervisors look every second
+
+    def check(self) -> str:
+        return "ok"
+
+
+def workers_directory(settings: Settings) -> Path:
+    """Return where the supervisors of this host announce themselves."""
+    return settings.data_dir / "workers"
+
+
+@contextmanager
+def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Dispatcher]:
+    """Open what QUEUE_BACKEND names. *database_identity* tells one SQLite file from another, or is empty.
+
+    Raises:
+        MissingExtraError: Celery is not installed.
+        SettingsError: The broker serves another SQLite file.
+    """
+    if settings.queue_backend == "embedded":
+        yield EmbeddedDispatcher(workers_directory(settings))
+        return
+    from imageprocessor.queue.dispatch.broker import open_broker  # noqa: PLC0415 - an extra
+    from imageprocessor.queue.dispatch.celery_client import make_publish  # noqa: PLC0415 - an extra
+    from imageprocessor.queue.dispatch.publisher import Publisher  # noqa: PLC0415 - needs the other two
+
+    with open_broker(settings, database_identity) as broker, Publisher(make_publish(settings), broker) as publisher:
+        yield publisher

@@ -1,0 +1,80 @@
+"""Wake-ups for Celery, sent by a thread of their own: an upload waits for no broker, and none can fail it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from imageprocessor.errors import BrokerUnavailableError
+from imageprocessor.queue.dispatch.broker import Broker
+
+MAX_UNSENT = 10_000  # beyond that wake-ups are dropped: the sweep sends them again
+MAX_WAITING = 100  #: with so many messages before the workers, a lost one can wait
+FLUSH_SECONDS = 3.0
+
+log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """A Dispatcher that calls *publish* with one job id after the other in a thread, which the first one starts."""
+
+    def __init__(self, publish: Callable[[str], object], broker: Broker) -> None:
+        self._publish = publish
+        self._broker = broker
+        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)
+        self._thread = threading.Thread(target=self._send, name="publisher", daemon=True)
+        self._starting = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Send what is unsent, for at most 3 s."""
+        with suppress(queue.Full):
+            self._unsent.put_nowait(None)
+        if self._thread.ident:
+            self._thread.join(FLUSH_SECONDS)
+
+    def dispatch(self, job_id: str) -> None:
+        with suppress(queue.Full):
+            self._unsent.put_nowait(job_id)
+        with self._starting:
+            if self._thread.ident is None:
+                self._thread.start()
+
+    def count_workers(self) -> int:
+        try:
+            return self._broker.count_workers()
+        except BrokerUnavailableError:
+            return 0
+
+    def count_room(self) -> int:
+        try:
+            self._broker.hold_database()
+            return max(0, MAX_WAITING - self._broker.count_waiting())
+        except BrokerUnavailableError:
+            return 0
+
+    def check(self) -> str:
+        try:
+            self._broker.ping()
+        except BrokerUnavailableError as error:
+            return str(error)
+        return "ok"
+
+    def _send(self) -> None:
+        while (job_id := self._unsent.get()) is not None:
+            try:
+                self._publish(job_id)
+            except BrokerUnavailableError as error:
+                log.warning("wake_up_not_sent", job_id=job_id, cause=str(error))
+            except Exception:  # the boundary: whatever happens, the next wake-up is tried
+                log.exception("wake_up_failed", job_id=job_id)

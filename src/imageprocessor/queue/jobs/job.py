@@ -1,0 +1,154 @@
+"""A job, its states, and what happens to it when an attempt fails. Pure: no database, no clock of its own.
+
+pending → processing → completed | failed | retrying
+retrying → processing      processing → pending (its worker was stopped)      failed → pending (an operator)
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from imageprocessor.errors import ImageProcessorError, StorageError
+from imageprocessor.queue.database import clock
+
+FIRST_BACKOFF_SECONDS = 1.0
+FIRST_STORAGE_BACKOFF_SECONDS = 10.0  # so that three retries outlast half a minute without storage
+MAX_BACKOFF_SECONDS = 60.0
+LEASE_MARGIN_SECONDS = 15
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "pending"  #: waits for a worker
+    PROCESSING = "processing"  #: a worker holds its lease
+    COMPLETED = "completed"  #: every variant is stored and readable
+    FAILED = "failed"  #: ended without a result
+    RETRYING = "retrying"  #: waits for its next attempt
+
+
+OPEN_STATUSES = (JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.RETRYING)
+CLAIMABLE_STATUSES = (JobStatus.PENDING, JobStatus.RETRYING)
+
+
+class EventType(StrEnum):
+    """What the audit trail tells of a job."""
+
+    UPLOAD_INITIATED = "upload_initiated"
+    PROCESSING_STARTED = "processing_started"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RETRYING = "retrying"  #: an attempt failed, another will follow
+    RELEASED = "released"  #: its worker was stopped; the attempt does not count
+    RETRY_REQUESTED = "retry_requested"  #: an operator re-drives a failed job
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row of ``processing_jobs``. Keys, not URLs or paths, say where its bytes are."""
+
+    job_id: str
+    image_id: str
+    user_id: str
+    status: JobStatus
+    bucket: str
+    context: dict[str, Any]  #: what the client sent as ``metadata``
+    source_sha256: str
+    created_at: datetime
+    max_retries: int
+    generated: dict[str, Any] | None = None  #: dominant_color, original_dimensions, variants, warnings
+    staging_key: str | None = None
+    variant_keys: Mapping[str, str] | None = None
+    attempts: int = 0
+    worker_id: str | None = None
+    lease_token: str | None = None
+    lease_expires_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    error_code: str | None = None
+    error: str | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Job:
+        """Build the job from a row of the table: the one place that reads its columns."""
+        details = json.loads(row["processing_metadata"])
+        same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
+        moments: dict[str, Any] = {name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS}
+        return cls(
+            **same,
+            **moments,
+            status=JobStatus(row["status"]),
+            bucket=row["storage_bucket"],
+            created_at=clock.from_text(row["created_at"]),
+            context=details["context"],
+            generated=details.get("generated"),
+            staging_key=row["staging_path"],
+            variant_keys=json.loads(row["processed_paths"]) if row["processed_paths"] else None,
+            attempts=row["attempt_count"],
+            error=row["last_error"],
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns of this job: the reverse of :meth:`from_row`."""
+        details = {"context": self.context} | ({"generated": self.generated} if self.generated else {})
+        return {
+            **{name: getattr(self, name) for name in _SAME_NAMED},
+            **{name: clock.to_text(moment) if (moment := getattr(self, name)) else None for name in _MOMENTS},
+            "status": self.status.value,
+            "storage_bucket": self.bucket,
+            "created_at": clock.to_text(self.created_at),
+            "processing_metadata": json.dumps(details),
+            "staging_path": self.staging_key,
+            "processed_paths": json.dumps(dict(self.variant_keys)) if self.variant_keys else None,
+            "attempt_count": self.attempts,
+            "last_error": self.error,
+        }
+
+
+_SAME_NAMED = (
+    "job_id",
+    "image_id",
+    "user_id",
+    "source_sha256",
+    "max_retries",
+    "worker_id",
+    "lease_token",
+    "error_code",
+    "request_id",
+    "idempotency_key",
+)
+_MOMENTS = ("lease_expires_at", "next_attempt_at", "started_at", "completed_at", "deleted_at")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """What becomes of a job whose attempt failed: another attempt at a due time, or the end."""
+
+    status: JobStatus
+    next_attempt_at: datetime | None
+    keeps_source: bool
+
+
+def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
+    """Decide what a failed attempt means. Bad input ends at once and loses its source; faults that may pass retry."""
+    first = FIRST_STORAGE_BACKOFF_SECONDS if isinstance(error, StorageError) else FIRST_BACKOFF_SECONDS
+    if error.retryable and job.attempts <= job.max_retries:
+        return FailedAttempt(JobStatus.RETRYING, now + backoff(job.attempts, first), keeps_source=True)
+    return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
+
+
+def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
+    """Return the wait before the next attempt: doubling up to 60 s, less up to half of it by chance."""
+    seconds = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
+    return timedelta(seconds=seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

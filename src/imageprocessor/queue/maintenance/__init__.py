@@ -1,0 +1,1 @@
+"""What a timer or an operator mends."""

@@ -1,0 +1,207 @@
+"""Copies of a SQLite database, and the way back. The images are copied after it, by whoever keeps them.
+
+A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest, which is written
+last: without it, the backup was cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+import imageprocessor
+from imageprocessor.errors import ImageProcessorError, SettingsError
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.postgres import name_database
+from imageprocessor.queue.database.schema import check_revision, read_revision
+from imageprocessor.queue.database.sqlite import copy_database, find_damage, fold_wal
+from imageprocessor.queue.dispatch import presence
+from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.jobs import inventory, job_store
+from imageprocessor.queue.service import open_storages
+from imageprocessor.settings import Settings
+
+DATABASE_NAME = "processor.db"
+KEY_NAME = "jwt_secret_key"  # as `tokens` names it in DATA_DIR
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a backup says of itself."""
+
+    version: str  #: of the package that made it
+    revision: str | None  #: the last migration that the database has
+    created_at: str
+    sha256: str  #: of the database's file
+    size_bytes: int
+    jobs: dict[str, int]  #: how many are in each status
+    storage_keys: list[str]  #: of the variants that completed images name
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did."""
+
+    manifest: Manifest
+    kept_aside: tuple[Path, ...]  #: what was there before, under its new name
+    missing: tuple[str, ...]  #: keys of the manifest that the storage does not have
+
+
+def back_up(settings: Settings, directory: Path) -> Manifest:
+    """Copy the database into *directory*, made if it is missing, while the service goes on.
+
+    Raises:
+        SettingsError: The database is PostgreSQL's, which has tools of its own.
+        ImageProcessorError: *directory* has something in it, or the database is damaged.
+        DatabaseUnavailableError: The database cannot be read, or the copy not be written.
+    """
+    path = settings.sqlite_path
+    if path is None:
+        raise _use_own_tool(settings, f"pg_dump --format=custom --file={_dump(directory)} --dbname=")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise ImageProcessorError(f"{directory} is not empty: name a new folder for each backup.")
+    created_at, key = clock.to_text(clock.utc_now()), settings.data_dir / KEY_NAME
+    with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:  # *directory* may be on another host
+        copy = Path(folder) / DATABASE_NAME
+        with closing(open_database(settings)) as database, database.read() as connection:
+            copy_database(connection, copy)
+        manifest = _describe(settings, copy, created_at)
+        _install_file(copy, directory / DATABASE_NAME, 0o600)
+    if key.exists():
+        _install_file(key, directory / KEY_NAME, 0o600)
+    _install(BytesIO(json.dumps(asdict(manifest), indent=1).encode()), directory / MANIFEST_NAME, 0o600)
+    return manifest
+
+
+def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Restored:
+    """Put the backup in *directory* in the place of the database, and look whether its images are in the storage.
+
+    Raises:
+        SettingsError: The database is PostgreSQL's, or the backup of a newer version.
+        ImageProcessorError: The backup is not whole, the service is running, or there is a database and not *replace*.
+    """
+    path = settings.sqlite_path
+    if path is None:
+        raise _use_own_tool(settings, f"pg_restore --clean --if-exists {_dump(directory)} --dbname=")
+    manifest = _read_manifest(directory)
+    _check_backup(directory, manifest)
+    _refuse_occupied(settings, path, replace=replace)
+    kept_aside = _put_back(directory, {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME})
+    stored = {found.key for found in open_storages(settings)[0].list()}
+    return Restored(manifest, kept_aside, tuple(key for key in manifest.storage_keys if key not in stored))
+
+
+def _use_own_tool(settings: Settings, command: str) -> SettingsError:
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    return SettingsError(
+        "The database is PostgreSQL's, which has a tool of its own for this (it asks for the password, or reads "
+        f"~/.pgpass):\n  {command}{shlex.quote(name_database(url))}"
+    )
+
+
+def _dump(directory: Path) -> str:
+    return shlex.quote(str(directory / "processor.dump"))
+
+
+def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
+    copied = settings.model_copy(update={"database_url": None, "database_path": copy})
+    with closing(open_database(copied)) as database, database.read() as connection:
+        revision, jobs = read_revision(connection), job_store.count_by_status(connection)
+        keys = inventory.list_storage_keys(connection)
+    fold_wal(copy)
+    if damage := find_damage(copy):
+        raise ImageProcessorError(f"The database is damaged ({damage}): keep your older backups, and restore one.")
+    return Manifest(
+        version=imageprocessor.__version__,
+        revision=revision,
+        created_at=created_at,
+        sha256=_hash(copy),
+        size_bytes=copy.stat().st_size,
+        jobs=jobs,
+        storage_keys=keys,
+    )
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    try:
+        return Manifest(**json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError) as error:
+        raise ImageProcessorError(
+            f"{directory} is not a whole backup ({MANIFEST_NAME} is missing or cannot be read): name the folder of "
+            "another one."
+        ) from error
+
+
+def _check_backup(directory: Path, manifest: Manifest) -> None:
+    path = directory / DATABASE_NAME
+    check_revision(manifest.revision)
+    if not path.exists() or _hash(path) != manifest.sha256:
+        raise ImageProcessorError(f"{path} is not the file that was backed up: its SHA-256 differs. Use another one.")
+    if damage := find_damage(path):
+        raise ImageProcessorError(f"{path} is damaged ({damage}): use another backup.")
+
+
+def _refuse_occupied(settings: Settings, path: Path, *, replace: bool) -> None:
+    if path.exists() and not replace:
+        raise ImageProcessorError(
+            f"There is a database at {path} already. Say --replace to put the backup in its place; it is kept aside."
+        )
+    if presence.list_live(workers_directory(settings)) or (path.exists() and not fold_wal(path)):
+        raise ImageProcessorError(f"The service is running on {path}: stop all that use it (serve, worker) first.")
+
+
+def _put_back(directory: Path, places: dict[str, Path]) -> tuple[Path, ...]:
+    """Put the files of a backup in their *places*; return under which names those that were there are kept."""
+    kept: list[Path] = []
+    suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
+    for name, target in places.items():
+        if (directory / name).exists():
+            kept.extend(_keep_aside(target, suffix))
+            _install_file(directory / name, target, 0o600)
+    return tuple(kept)
+
+
+def _keep_aside(path: Path, suffix: str) -> Iterator[Path]:
+    """Rename the file at *path*, and the WAL that a damaged database has beside it: it would be read into the next."""
+    for ending in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + ending)
+        if file.exists():
+            yield file.rename(path.with_name(path.name + suffix + ending))
+
+
+def _install_file(source: Path, target: Path, mode: int) -> None:
+    with source.open("rb") as file:
+        _install(file, target, mode)
+
+
+def _install(source: BinaryIO, target: Path, mode: int) -> None:
+    """Write what is in *source* to *target*, which appears whole or not at all."""
+    target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

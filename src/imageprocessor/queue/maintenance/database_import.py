@@ -1,0 +1,56 @@
+"""All rows of a SQLite file into another database: how a service gets from SQLite to PostgreSQL."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Connection, Table, func, insert, select
+
+from imageprocessor.errors import SettingsError
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.database.tables import metadata
+from imageprocessor.queue.dispatch import presence
+from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.settings import Settings
+
+ROWS_AT_A_TIME = 1000
+
+
+def import_database(path: Path, settings: Settings) -> dict[str, int]:
+    """Copy every row of the SQLite file at *path* into the database of *settings*, in one transaction.
+
+    Returns:
+        How many rows each table has got.
+
+    Raises:
+        SettingsError: There is no such file, it is that database itself, that one has rows, or workers are running.
+        DatabaseUnavailableError: One of them cannot be used.
+    """
+    _check_source(path, settings)
+    with (
+        closing(open_database(Settings(database_path=path))) as source,
+        closing(open_database(settings)) as target,
+    ):
+        migrate(source)
+        migrate(target)
+        with source.read() as old, target.write() as new:
+            return {table.name: _copy_table(table, old, new) for table in metadata.sorted_tables}
+
+
+def _check_source(path: Path, settings: Settings) -> None:
+    if not path.is_file():
+        raise SettingsError(f"There is no SQLite database at {path.resolve()}: name the processor.db of the service.")
+    if settings.sqlite_path and settings.sqlite_path.resolve() == path.resolve():
+        raise SettingsError(f"{path} is the database of these settings: set DATABASE_URL to the one to copy it to.")
+    if presence.list_live(workers_directory(settings)):
+        raise SettingsError(f"Workers are running on {settings.data_dir}: stop the service first.")
+
+
+def _copy_table(table: Table, old: Connection, new: Connection) -> int:
+    if new.scalar(select(func.count()).select_from(table)):
+        raise SettingsError(f"{table.name} of the database to copy to has rows: name an empty database.")
+    for rows in old.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
+        new.execute(insert(table), [dict(row) for row in rows])
+    return new.scalar(select(func.count()).select_from(table)) or 0

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.database.schema import HEAD
+from imageprocessor.queue.images import read_job
+from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.service import open_service
+from tests.cli.conftest import Run
+from tests.servers import create_database
+from tests.uploads import submit_to
+
+
+@pytest.fixture
+def done(folder: Path) -> Job:
+    """A completed image of the service in the current folder, which is stopped."""
+    with open_service(load_settings({"IMAGE_SIZES": '{"thumbnail": 20}'})) as service:
+        job = submit_to(service)
+        run_job(service, job.job_id, "worker")
+        return read_job(service, job.job_id, OPERATOR)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_upgrade_says_from_where_to_where(
+    kind: str, run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "postgres":
+        monkeypatch.setenv("DATABASE_URL", create_database(request.getfixturevalue("postgres")))
+    assert f"was empty; now it is at {HEAD}" in run("db", "upgrade").out
+    assert f"at revision {HEAD} already" in run("db", "upgrade").out
+    assert run("db", "upgrade", "--json").json == {"from": HEAD, "to": HEAD}
+
+
+def test_backup_and_restore_bring_everything_back(run: Run, done: Job) -> None:
+    made = run("backup", "saved", "--json")
+    assert (made.status, made.json["storage_keys"], made.json["jobs"]["completed"]) == (0, 1, 1)
+    shutil.move("data/storage", "images")
+    shutil.rmtree("data")
+    shutil.copytree("images", "data/storage")
+    restored = run("restore", "saved", "--json")
+    assert (restored.status, restored.json["missing"], restored.json["kept_aside"]) == (0, [], [])
+    assert run("jobs", "show", done.job_id, "--json").json["job"]["status"] == "completed"
+
+
+def test_backup_says_what_is_in_it_and_what_comes_next(run: Run, done: Job) -> None:
+    ran = run("backup", "saved")
+    assert "1 completed" in ran.out
+    assert "Now copy the storage" in ran.err
+    assert json.loads(Path("saved/manifest.json").read_text())["storage_keys"] == list(
+        (done.variant_keys or {}).values()
+    )
+
+
+def test_restore_lists_what_is_missing_and_fails(run: Run, done: Job) -> None:
+    run("backup", "saved")
+    shutil.rmtree("data/storage")
+    ran = run("restore", "saved", "--replace")
+    assert ran.status == 1
+    assert ran.out.split() == list((done.variant_keys or {}).values())
+    assert "1 of 1 files that the backup names are not in the storage" in ran.err
+    assert "Kept aside: data/processor.db.before-" in ran.err
+
+
+def test_restore_over_a_database_has_to_be_asked_for(run: Run, done: Job) -> None:
+    run("backup", "saved")
+    ran = run("restore", "saved")
+    assert (ran.status, ran.out) == (1, "")
+    assert "--replace" in ran.err
+
+
+def test_backup_in_a_wrong_folder_makes_nothing(run: Run, folder: Path) -> None:
+    assert run("backup", "saved").status == 2
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_postgres_is_left_to_its_own_tools(command: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:secret-word@db/images")
+    ran = run(command, "saved")
+    assert ran.status == 2
+    assert "--dbname=postgresql://me@db/images" in ran.err
+    assert "secret-word" not in ran.err

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.cli.commands.operations import MOST_SHOWN, summarize
+from imageprocessor.core.codecs import pillow_version
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.maintenance.doctor.codecs import FIXED_IN
+from imageprocessor.queue.maintenance.fsck import Discrepancy
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.workers.supervisor import Supervisor
+from tests.cli.conftest import Run
+from tests.servers.processes import wait_for
+
+KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
+CHECKS = ["database version", "durability", "tables", "writes", "image storage", "upload storage", "taking in uploads"]
+CHECKS += ["workers", "codec versions", "codecs", "clock", "disk", "memory", "open files", "key", "settings"]
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    """The service that the commands look at: its data are in the current folder."""
+    with open_service(load_settings({})) as opened:
+        yield opened
+
+
+@contextmanager
+def working(service: Service) -> Iterator[None]:
+    """Let the service's workers run until the end of the context."""
+    supervisor = Supervisor(service, 1)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    wait_for(service.dispatcher.count_workers)
+    try:
+        yield
+    finally:
+        supervisor.stop()
+        thread.join()
+
+
+def list_names(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings about which there is nothing to say."""
+    values = {"JWT_SECRET_KEY": KEY, "JWT_REQUIRE_EXP": "true", "ALLOWED_BUCKETS": "photos", "WORKER_CONCURRENCY": "1"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_doctor_finds_a_running_service_sound_and_leaves_nothing(run: Run, service: Service, sound: None) -> None:
+    with working(service):
+        before = list_names(Path("data"))
+        ran = run("doctor", "--json")
+        assert list_names(Path("data")) == before
+    not_the_service = {"disk", "codec versions"} if pillow_version() < FIXED_IN else {"disk"}
+    assert {row["name"] for row in ran.json if row["verdict"] != "ok"} <= not_the_service
+    assert list(dict.fromkeys(row["name"] for row in ran.json)) == CHECKS
+    assert ran.status == 0
+    assert KEY not in ran.out + ran.err
+
+
+def test_doctor_says_how_to_mend_what_is_wrong(run: Run, service: Service) -> None:
+    Path("data/jwt_secret_key").touch(mode=0o644)
+    ran = run("doctor")
+    assert ran.status == 1
+    (line,) = [line for line in ran.out.splitlines() if "has mode 644" in line]
+    assert line.split()[:2] == ["wrong", "key"]
+    assert f"chmod 600 {Path('data/jwt_secret_key').resolve()}" in line
+
+
+def test_doctor_on_a_fresh_machine_only_warns_and_makes_nothing(run: Run, folder: Path) -> None:
+    ran = run("doctor", "--json")
+    assert ran.status == 0
+    assert {row["verdict"] for row in ran.json if row["name"] in {"database", "storage"}} == {"warning"}
+    assert list_names(folder) == set()
+
+
+def test_doctor_reads_through_the_database_when_asked(run: Run, service: Service) -> None:
+    assert "integrity" in [row["name"] for row in run("doctor", "--integrity", "--json").json]
+
+
+def test_fsck_says_that_all_agrees(run: Run, service: Service) -> None:
+    ran = run("fsck")
+    assert (ran.status, ran.out) == (0, "")
+    assert "Database and storage agree." in ran.err
+    assert run("fsck", "--json").json == {"repair": False, "found": {}, "left": 0, "discrepancies": []}
+
+
+def test_fsck_only_tells_unless_repair_is_said(run: Run, service: Service) -> None:
+    draft = Path("data/incoming/broken-off")
+    draft.write_bytes(b"half")
+    os.utime(draft, (time.time() - 86_400,) * 2)
+    ran = run("fsck", "--json")
+    assert (ran.status, ran.json["found"], ran.json["left"]) == (1, {"abandoned_file": 1}, 1)
+    assert ran.json["discrepancies"][0]["where"] == str(draft)
+    assert "--repair removes it." in run("fsck").out
+    assert draft.exists()
+    assert run("fsck", "--repair").status == 0
+    assert not draft.exists()
+
+
+def test_fsck_in_a_wrong_folder_makes_nothing(run: Run, folder: Path) -> None:
+    assert run("fsck").status == 2
+    assert list_names(folder) == set()
+
+
+def test_report_counts_all_and_keeps_the_first_ones() -> None:
+    found = (Discrepancy("abandoned_file", str(n), "", mended=n > 0) for n in range(MOST_SHOWN + 5))
+    report = summarize(found)
+    assert (report["found"], report["left"]) == ({"abandoned_file": MOST_SHOWN + 5}, 1)
+    assert len(report["discrepancies"]) == MOST_SHOWN

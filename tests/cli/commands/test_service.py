@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jwt
+import pytest
+import typer
+
+from imageprocessor.cli.commands.service import parse_lifetime
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import check_token, load_keys
+from tests.cli.conftest import Ran, Run
+
+KEY = "k" * 40
+
+
+@pytest.mark.parametrize(
+    ("text", "lifetime"), [("30m", timedelta(minutes=30)), ("24h", timedelta(days=1)), ("7d", timedelta(days=7))]
+)
+def test_lifetimes_are_read(text: str, lifetime: timedelta) -> None:
+    assert parse_lifetime(text) == lifetime
+
+
+@pytest.mark.parametrize("text", ["", "7", "h", "0h", "-1h", "1.5h", "1w", "1h30m", "999999999d"])
+def test_other_lifetimes_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="such as 30m, 24h or 7d"):
+        parse_lifetime(text)
+
+
+def check(ran: Ran) -> tuple[str | None, bool]:
+    """Return the user that the service takes the printed token for, and whether that is an admin."""
+    settings = load_settings({})
+    caller = check_token(ran.out.strip(), load_keys(settings), settings)
+    return caller.user_id, caller.admin
+
+
+def test_token_is_accepted_and_all_that_stdout_shows(run: Run) -> None:
+    ran = run("token", "--sub", "me")
+    assert ran.status == 0
+    assert ran.out.count("\n") == 1
+    assert check(ran) == ("me", False)
+    assert "exp" not in jwt.decode(ran.out.strip(), options={"verify_signature": False})
+
+
+def test_token_that_makes_a_key_says_where(run: Run) -> None:
+    assert f"{Path('data').resolve()} and a key in it are made now" in run("token", "--sub", "me").err
+    assert run("token", "--sub", "me").err == ""
+
+
+def test_token_of_an_admin_that_expires(run: Run) -> None:
+    ran = run("token", "--sub", "op", "--admin", "--expires", "2h")
+    assert check(ran) == ("op", True)
+    expires = datetime.fromtimestamp(jwt.decode(ran.out.strip(), options={"verify_signature": False})["exp"], UTC)
+    assert timedelta(minutes=119) < expires - datetime.now(UTC) <= timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--sub", ""], ["--sub", "x" * 300], ["--sub", "a\x1bb"], [], ["--sub", "a", "--expires", "1w"]]
+)
+def test_token_that_no_service_accepts_is_wrong_usage(run: Run, arguments: list[str]) -> None:
+    ran = run("token", *arguments)
+    assert (ran.status, ran.out) == (2, "")
+
+
+def test_token_without_expiry_is_refused_where_one_is_required(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_REQUIRE_EXP", "true")
+    assert run("token", "--sub", "me").status == 2
+    assert run("token", "--sub", "me", "--expires", "1h").status == 0
+
+
+def test_config_shows_value_origin_and_meaning_of_every_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("MAX_RETRIES=7\n")
+    monkeypatch.setenv("JWT_SECRET_KEY", KEY)
+    monkeypatch.setenv("IMAGE_SIZES", '{"card": 400}')
+    ran = run("config", "--json")
+    rows = {row["name"]: row for row in ran.json}
+    assert set(rows) == {name.upper() for name in Settings.model_fields}
+    assert (rows["MAX_RETRIES"]["value"], rows["MAX_RETRIES"]["origin"]) == ("7", ".env")
+    assert (rows["PUBLIC_READS"]["value"], rows["PUBLIC_READS"]["origin"]) == ("true", "default")
+    assert rows["IMAGE_SIZES"]["value"] == '{"card": {"width": 400, "fit": "inside", "quality": 85}}'
+    assert (rows["JWT_SECRET_KEY"]["value"], rows["JWT_SECRET_KEY"]["origin"]) == ("(hidden)", "environment")
+    assert all(row["meaning"] and row["accepted"] for row in ran.json)
+    assert KEY not in ran.out + run("config").out
+
+
+def test_what_config_shows_is_accepted_as_settings(run: Run) -> None:
+    environ = {row["name"]: row["value"] for row in run("config", "--json").json if row["value"] != "(hidden)"}
+    assert load_settings(environ) == load_settings({})
+
+
+def test_sweep_counts_what_it_finds(run: Run) -> None:
+    with open_service(load_settings({})):
+        pass  # the service has run here
+    assert run("sweep").status == 0
+    Path("data/workers").mkdir(exist_ok=True)
+    Path("data/workers/dead.lock").write_text("2")
+    found = run("sweep", "--dry-run", "--json").json
+    assert (found["dry_run"], found["found"]["dead_supervisors"], found["oldest_open_seconds"]) == (True, 1, None)
+    assert "dead supervisors   1" in run("sweep").out
+    assert "dead supervisors   0" in run("sweep").out
+
+
+def test_worker_without_processes_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_CONCURRENCY", "0")
+    ran = run("worker")
+    assert ran.status == 2
+    assert "WORKER_CONCURRENCY=0" in ran.err
+
+
+def test_reload_goes_with_one_process_only(run: Run) -> None:
+    assert run("serve", "--reload", "--api-processes", "2").status == 2

@@ -1,0 +1,129 @@
+"""What holds for each of the three readers."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.core.decode import unpack
+from imageprocessor.core.formats.container import BLOCK_BYTES, Container
+from imageprocessor.core.metadata import read_metadata, strip_metadata
+from imageprocessor.core.validate import CONTAINERS, validate
+from imageprocessor.errors import TruncatedImageError
+from tests.images import (
+    encode,
+    insert_chunks,
+    photo,
+    planted_jpeg,
+    planted_png,
+    planted_webp,
+    png_chunk,
+    riff,
+    webp_chunk,
+)
+
+PIXELS = bytes(8 << 20)
+FRAME = webp_chunk(b"ANMF", bytes(16) + webp_chunk(b"VP8 ", PIXELS))
+LONG = {
+    "JPEG": encode(photo(9, 9), "JPEG")[:-2] + PIXELS + b"\xff\xd9",
+    "PNG": insert_chunks(encode(photo(9, 9), "PNG"), png_chunk(b"IDAT", PIXELS)),
+    "WebP": riff(webp_chunk(b"VP8 ", encode(photo(9, 9), "WEBP")[20:] + PIXELS)),
+    "animated WebP": riff(webp_chunk(b"VP8X", b"\2" + bytes(9)), FRAME),
+}
+PLANTED = {"JPEG": planted_jpeg(), "PNG": planted_png(), "WebP": planted_webp()}
+planted = pytest.mark.parametrize("data", PLANTED.values(), ids=PLANTED.keys())
+
+
+class Shrinking(BytesIO):
+    """A file that somebody cuts to half of its size after so many reads."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads -= 1
+        if self.reads == -1:
+            self.truncate(len(self.getvalue()) // 2)
+        return super().read(size)
+
+
+class Short(BytesIO):
+    """A file that never gives more than so many bytes at once."""
+
+    at_most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, self.at_most))
+
+
+def container_of(data: bytes) -> Container:
+    return CONTAINERS[validate(data).format]
+
+
+def unpack_file(path: Path) -> object:
+    with path.open("rb") as file:
+        return unpack(file, validate(path))
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_what_holds_pixels_comes_in_blocks(kind: str) -> None:
+    data = LONG[kind]
+    container = container_of(data)
+    parts = [piece.clean for piece in container.read_pieces(BytesIO(data))]
+    assert max(map(len, parts)) == BLOCK_BYTES
+    assert container.join(parts) == data
+
+
+@pytest.mark.parametrize(("work", "share"), [(strip_metadata, 1.5), (unpack_file, 1.5), (read_metadata, 0.1)])
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_file_is_never_whole_in_memory_beside_its_result(
+    kind: str, work: Callable[[Path], object], share: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(LONG[kind])
+    tracemalloc.start()
+    work(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < share * len(LONG[kind])
+
+
+@planted
+def test_who_takes_the_pieces_may_move_the_position(data: bytes) -> None:
+    pieces = list(container_of(data).read_pieces(BytesIO(data)))
+    file = BytesIO(data)
+    for piece, expected in zip(container_of(data).read_pieces(file), pieces, strict=True):
+        assert piece == expected
+        file.seek(len(data) // 3)
+
+
+@pytest.mark.parametrize("place", [0, BLOCK_BYTES - 9, BLOCK_BYTES, 9 * BLOCK_BYTES - 9])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_gain_map_is_found_wherever_it_is_behind_the_picture(image_format: str, place: int) -> None:
+    data = encode(photo(9, 9), image_format) + bytes(place) + b"urn:iso:std:iso:ts:21496:-1" + bytes(BLOCK_BYTES)
+    assert read_metadata(data).kinds == ("trailer", "gain_map")
+
+
+@planted
+def test_a_file_that_is_cut_while_it_is_read_is_truncated(data: bytes) -> None:
+    outcomes = []
+    for reads in range(200):
+        file = Shrinking(data)
+        file.reads = reads
+        with suppress(TruncatedImageError):
+            outcomes.append(strip_metadata(file))
+    assert 0 < len(outcomes) < 200
+    assert set(outcomes) == {strip_metadata(data)}
+
+
+@planted
+@pytest.mark.parametrize("at_most", [30, 100, 512, 1000, 4000])
+def test_a_file_whose_reads_come_short_is_truncated_or_read_whole(data: bytes, at_most: int) -> None:
+    file = Short(data)
+    file.at_most = at_most
+    with suppress(TruncatedImageError):
+        assert strip_metadata(file) == strip_metadata(data)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from imageprocessor.core.formats import png
+from imageprocessor.core.formats.container import Header
+from imageprocessor.errors import InputError, InvalidImageError, TruncatedImageError
+from tests.images import (
+    SRGB_PROFILE,
+    apng,
+    encode,
+    insert_chunks,
+    photo,
+    pixels,
+    planted_exif,
+    png_bomb,
+    png_chunk,
+    truncated,
+)
+
+PLAIN = encode(photo(40, 30), "PNG")
+SIGNATURE = PLAIN[:8]
+HEADER = PLAIN[8:33]
+
+
+def clean(data: bytes) -> bytes:
+    return png.join(piece.clean for piece in png.read_pieces(BytesIO(data)))
+
+
+def kinds(data: bytes) -> list[str]:
+    return [kind for piece in png.read_pieces(BytesIO(data)) for kind in piece.kinds]
+
+
+def test_the_header_tells_what_ihdr_claims() -> None:
+    assert png.read_header(BytesIO(PLAIN)) == Header(40, 30, 1)
+    assert png.read_header(BytesIO(png_bomb(60_000, 50_000))) == Header(60_000, 50_000, 1)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_frames_of_an_animation_are_counted(frames: int) -> None:
+    assert png.read_header(BytesIO(apng(frames))).frames == frames
+
+
+@pytest.mark.parametrize("claimed", [0, 0x8000_0000, 0xFFFF_FFFF])
+def test_an_impossible_number_of_frames_means_one(claimed: int) -> None:
+    data = insert_chunks(PLAIN, png_chunk(b"acTL", struct.pack(">II", claimed, 0)))
+    assert png.read_header(BytesIO(data)).frames == 1
+
+
+def test_a_header_is_read_though_the_picture_is_cut() -> None:
+    assert png.read_header(BytesIO(truncated(PLAIN, 0.5))) == Header(40, 30, 1)
+    assert png.read_header(BytesIO(truncated(apng(4), 0.3))) == Header(32, 24, 4)
+    profile_cut = insert_chunks(PLAIN, png_chunk(b"iCCP", bytes(500)))[:100]
+    assert png.read_header(BytesIO(profile_cut)) == Header(40, 30, 1)
+
+
+@pytest.mark.parametrize("size_bytes", [1, 8, 20, 32])
+def test_a_file_that_ends_within_ihdr_is_truncated(size_bytes: int) -> None:
+    with pytest.raises(TruncatedImageError):
+        png.read_header(BytesIO(PLAIN[:size_bytes]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x89PNG\n\r\x1a\n" + PLAIN[8:], "does not start"),
+        (SIGNATURE + png_chunk(b"IDAT", b"x"), "IDAT"),
+        (SIGNATURE + HEADER + HEADER, "IHDR.*at byte 33"),
+        (SIGNATURE + HEADER + png_chunk(b"ID\0T", b"x"), "at byte 33"),
+        (SIGNATURE + png_chunk(b"IHDR", bytes(12)), "12 bytes instead of 13"),
+        (PLAIN[:16] + b"\1" + PLAIN[17:], "damaged IHDR"),
+    ],
+)
+def test_what_is_no_png_is_invalid(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidImageError, match=message):
+        png.read_header(BytesIO(data))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_a_plain_png_of_any_mode_comes_out_byte_for_byte(mode: str) -> None:
+    image = photo(40, 30).convert("L").convert("I;16") if mode == "I;16" else photo(40, 30).convert(mode)
+    data = encode(image, "PNG", dpi=(300, 300))
+    assert clean(data) == data
+
+
+@pytest.mark.parametrize(
+    "name", [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"mDCV", b"cLLI"]
+)
+def test_what_shows_the_picture_right_is_kept(name: bytes) -> None:
+    data = insert_chunks(PLAIN, png_chunk(name, b"\0\1\0\1"))
+    assert clean(data) == data
+
+
+def test_an_animation_is_kept() -> None:
+    data = apng()
+    noted = insert_chunks(data, png_chunk(b"tEXt", b"a\0b"), before=b"fdAT")
+    assert clean(noted) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "kind"),
+    [
+        (b"tEXt", b"Author\0Ann", "comment"),
+        (b"zTXt", b"Author\0\0" + zlib.compress(b"Ann"), "comment"),
+        (b"iTXt", b"Author\0\0\0\0\0Ann", "comment"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>", "xmp"),
+        (b"zTXt", b"Raw profile type xmp\0\0", "xmp"),
+        (b"zTXt", b"Raw profile type exif\0\0", "exif"),
+        (b"zTXt", b"Raw profile type APP1\0\0", "exif"),
+        (b"zTXt", b"Raw profile type iptc\0\0", "iptc"),
+        (b"eXIf", b"MM\0*", "exif"),
+        (b"tIME", bytes(7), "time"),
+        (b"caBX", b"jumb", "c2pa"),
+        (b"hIST", bytes(4), "other"),
+        (b"prVt", b"", "other"),
+    ],
+)
+def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, payload: bytes, kind: str) -> None:
+    data = insert_chunks(PLAIN, png_chunk(name, payload))
+    assert kinds(data) == [kind]
+    assert clean(data) == PLAIN
+
+
+def test_a_preview_inside_exif_is_named() -> None:
+    assert kinds(insert_chunks(PLAIN, png_chunk(b"eXIf", planted_exif()))) == ["exif", "gps", "thumbnail"]
+
+
+def test_a_gain_map_is_known_by_the_xmp() -> None:
+    xmp = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x hdrgm:Version='1.0'/>")
+    assert kinds(insert_chunks(PLAIN, xmp)) == ["xmp", "gain_map"]
+
+
+@pytest.mark.parametrize(("name", "kept"), [(b"Ann's phone, no. 7", b"ICC profile"), (b"Ann", b"ICC")])
+def test_the_profile_is_kept_byte_for_byte_and_its_name_is_not(name: bytes, kept: bytes) -> None:
+    compressed = zlib.compress(SRGB_PROFILE)
+    data = insert_chunks(PLAIN, png_chunk(b"iCCP", name + b"\0\0" + compressed))
+    assert clean(data) == insert_chunks(PLAIN, png_chunk(b"iCCP", kept + b"\0\0" + compressed))
+    (profile,) = [piece.payload for piece in png.read_pieces(BytesIO(data)) if piece.kinds]
+    assert png.decode_icc([profile]) == SRGB_PROFILE
+    with Image.open(BytesIO(clean(data))) as image:
+        assert image.info["icc_profile"] == SRGB_PROFILE
+
+
+def test_a_broken_profile_is_no_error() -> None:
+    assert png.decode_icc([b"not deflated"]) == b""
+
+
+def test_a_profile_that_inflates_without_end_is_cut_at_16_mib() -> None:
+    assert len(png.decode_icc([zlib.compress(bytes(1 << 26))])) == 1 << 24
+
+
+def test_what_follows_iend_is_a_trailer_and_dropped() -> None:
+    data = PLAIN + PLAIN
+    assert kinds(data) == ["trailer"]
+    assert clean(data) == PLAIN
+
+
+@pytest.mark.parametrize("size_bytes", [len(PLAIN) - 1, len(PLAIN) - 12, len(PLAIN) // 2, 33])
+def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
+    with pytest.raises(TruncatedImageError, match=f"ends after {size_bytes} bytes"):
+        clean(PLAIN[:size_bytes])
+
+
+def test_a_damaged_picture_chunk_is_invalid_and_a_damaged_comment_is_not() -> None:
+    place = PLAIN.index(b"IDAT") + 10
+    with pytest.raises(InvalidImageError, match="damaged IDAT"):
+        clean(PLAIN[:place] + bytes([PLAIN[place] ^ 1]) + PLAIN[place + 1 :])
+    damaged = png_chunk(b"tEXt", b"a\0b")[:-1] + b"\0"
+    assert clean(insert_chunks(PLAIN, damaged)) == PLAIN
+
+
+@pytest.mark.parametrize("unit", [png_chunk(b"prVt"), png_chunk(b"IDAT"), b"\xff\xff\xff\xffIDAT"])
+def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
+    data = SIGNATURE + HEADER + unit * (10_000_000 // len(unit))
+    started = time.process_time()
+    with pytest.raises(InputError):
+        clean(data)
+    with suppress(InvalidImageError):  # an IDAT chunk ends the reading of the header well
+        png.read_header(BytesIO(data))
+    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
+
+
+def test_the_exif_piece_is_one_that_pillow_reads() -> None:
+    chunk = png.exif_piece(b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
+    data = insert_chunks(PLAIN, chunk)
+    assert pixels(data) == pixels(PLAIN)
+    with Image.open(BytesIO(data)) as image:
+        assert image.getexif()[0x0112] == 6

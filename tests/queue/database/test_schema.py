@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event, text
+
+from imageprocessor.errors import SettingsError
+from imageprocessor.queue.database.connections import Database, open_database
+from imageprocessor.queue.database.schema import HEAD, migrate
+from imageprocessor.queue.database.tables import metadata
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.service import Service
+from imageprocessor.settings import Settings
+from tests.queue.conftest import lock_tables
+
+MIGRATE = """
+import sys
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.settings import Settings
+database = open_database(Settings.model_validate({"data_dir": sys.argv[1], "database_url": sys.argv[2] or None}))
+print("ready", flush=True)
+sys.stdin.readline()
+print(migrate(database))
+database.close()
+"""
+
+
+@pytest.fixture
+def database(new_settings: Settings) -> Iterator[Database]:
+    opened = open_database(new_settings)
+    yield opened
+    opened.close()
+
+
+def test_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
+    assert migrate(database) is None
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    assert migrate(database) == HEAD
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", "imageprocessor.queue.database.connections:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_processes_that_start_at_once_migrate_once(database: Database, new_settings: Settings) -> None:
+    url = new_settings.database_url.get_secret_value() if new_settings.database_url else ""
+    command = [sys.executable, "-W", "error", "-c", MIGRATE, str(new_settings.data_dir), url]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, **pipes) for _ in range(4)]
+    assert [process.stdout.readline() for process in processes if process.stdout] == ["ready\n"] * 4
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ends = [(process.communicate(), process.returncode) for process in processes]
+    assert [(errors, status) for (_, errors), status in ends] == [("", 0)] * 4
+    assert sorted(said.strip() for (said, _), _ in ends) == [HEAD] * 3 + ["None"]
+    with database.read() as connection:
+        assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == [HEAD]
+
+
+def test_where_there_is_nothing_to_do_nothing_is_locked_and_alembic_is_not_loaded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "alembic"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with service.database.write() as connection:
+        lock_tables(connection)
+        assert migrate(service.database) == HEAD
+
+
+def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
+    migrate(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match=r"newer version \(revision 9999.*: install that version"):
+        migrate(database)
+
+
+@pytest.mark.parametrize(
+    ("settings", "explain", "index_alone"),
+    [("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_due"), ("postgres", "EXPLAIN", "ix_jobs_due")],
+    indirect=["settings"],
+)
+def test_jobs_that_wait_are_found_by_an_index_alone(service: Service, explain: str, index_alone: str) -> None:
+    """However many wait: no step of the plans scans the table or sorts."""
+    plans: list[str] = []
+
+    def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plans.append("\n".join(str(row[-1]) for row in rows))
+
+    event.listen(service.database.reader, "before_cursor_execute", look)
+    with service.database.read() as connection:
+        if connection.dialect.name != "sqlite":  # which reads all of a table that is empty
+            connection.exec_driver_sql("SET enable_seqscan = off")
+            connection.exec_driver_sql("SET enable_bitmapscan = off")
+        plans.clear()  # PostgreSQL's dialect asks things of its own when it connects
+        job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
+        connection.invalidate()
+    assert len(plans) == 2
+    assert all(index_alone in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans), plans

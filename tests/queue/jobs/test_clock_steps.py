@@ -1,0 +1,160 @@
+"""A clock that is set an hour forward or back: nothing is lost, done twice, stranded or given away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from imageprocessor.errors import RateLimitedError, WorkerLostError
+from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus
+from imageprocessor.queue.maintenance.sweep import STEPS, sweep
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.uploads import Sender, Upload, submit
+from tests.queue.conftest import Submit, with_settings
+
+SetClock = Callable[[timedelta], None]
+
+HOUR, NOW = timedelta(hours=1), timedelta(0)
+LEASE = timedelta(seconds=60 + LEASE_MARGIN_SECONDS)
+
+
+def claim(service: Service, job: Job, worker_id: str = "worker") -> Job:
+    with service.database.write() as connection:
+        claimed = job_store.claim(connection, job.job_id, worker_id, clock.utc_now(), LEASE)
+    assert claimed
+    return claimed
+
+
+def read(service: Service, job: Job) -> Job:
+    with service.database.read() as connection:
+        found = job_store.find_job(connection, job.job_id)
+    assert found
+    return found
+
+
+def list_due(service: Service) -> list[str]:
+    with service.database.read() as connection:
+        return job_store.list_due(connection, clock.utc_now(), 10)
+
+
+def count_events(service: Service, job: Job, event_type: EventType) -> int:
+    with service.database.read() as connection:
+        return [event["event_type"] for event in job_store.list_events(connection, job.job_id)].count(event_type)
+
+
+def test_retry_is_due_after_the_next_sweep_when_the_clock_goes_back(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
+    set_clock(-HOUR)
+    assert list_due(service) == [], "without a sweep it would wait for an hour"
+    assert sweep(service, STEPS)["misdated_jobs"] == 1
+    assert list_due(service) == [job.job_id]
+    run_job(service, job.job_id, "worker")
+    assert read(service, job).status is JobStatus.COMPLETED
+
+
+def test_retry_that_waits_for_its_backoff_is_left_alone(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
+    waits = read(service, job)
+    set_clock(timedelta(seconds=-50))  # as another host's clock may differ
+    assert sweep(service, STEPS)["misdated_jobs"] == 0
+    assert read(service, job) == waits
+
+
+def test_lease_of_a_worker_that_is_gone_ends_in_its_own_time_when_the_clock_goes_back(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    claim(service, job)
+    set_clock(-HOUR)
+    assert sweep(service, STEPS)["misdated_jobs"] == 1
+    assert sweep(service, STEPS)["misdated_jobs"] == 0
+    set_clock(LEASE - HOUR - timedelta(seconds=5))
+    assert sweep(service, STEPS)["lost_jobs"] == 0, "no lease is shortened: its worker may be at it"
+    set_clock(LEASE - HOUR + timedelta(seconds=5))
+    assert sweep(service, STEPS)["lost_jobs"] == 1
+    assert read(service, job).status is JobStatus.RETRYING
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_job_in_hand_completes_once_however_the_clock_steps(
+    service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch, step: timedelta
+) -> None:
+    """Forward, its lease is over at once: the sweep gives it to a second worker while the first one is at it."""
+    job = submit_image()
+    put = type(service.storage).put
+    steps = iter([step])
+
+    def put_while_the_clock_steps(storage: object, key: str, data: bytes) -> None:
+        put(storage, key, data)  # type: ignore[arg-type]
+        if by := next(steps, None):
+            set_clock(by)
+            sweep(service)
+            set_clock(by + timedelta(minutes=2))  # past any backoff
+            run_job(service, job.job_id, "second")
+
+    monkeypatch.setattr(type(service.storage), "put", put_while_the_clock_steps)
+    run_job(service, job.job_id, "first")
+    done = read(service, job)
+    assert done.status is JobStatus.COMPLETED
+    assert count_events(service, job, EventType.COMPLETED) == 1
+    assert all(map(service.storage.exists, (done.variant_keys or {}).values()))
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_waiting_job_is_due_and_its_upload_kept_however_the_clock_steps(
+    service: Service, submit_image: Submit, set_clock: SetClock, step: timedelta
+) -> None:
+    job = submit_image()
+    set_clock(step)
+    sweep(service)
+    assert list_due(service) == [job.job_id]
+    run_job(service, job.job_id, "worker")
+    assert read(service, job).status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_upload_that_is_not_queued_yet_survives_a_step(service: Service, set_clock: SetClock, step: timedelta) -> None:
+    """Between its arrival and its row no job knows it: only its age protects it."""
+    service.staging.put("photos/just-arrived", b"its row is being written")
+    (service.incoming / "arriving").write_bytes(b"half")
+    set_clock(step)
+    sweep(service)
+    assert service.staging.exists("photos/just-arrived")
+    assert (service.incoming / "arriving").exists()
+
+
+def test_lost_wake_up_from_before_the_clock_went_back_is_repeated(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    set_clock(-HOUR)
+    now = clock.utc_now()
+    with service.database.read() as connection:
+        due = job_store.list_due(connection, now, 10, created_before=now - timedelta(seconds=10))
+    assert due == [job.job_id]
+
+
+def test_step_there_and_back_gives_no_window_anew(
+    service: Service, receive: Callable[..., Upload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = with_settings(service, rate_limit_max_uploads=1, rate_limit_window_minutes=60)
+    half_past = datetime(2024, 11, 8, 14, 30, tzinfo=UTC)
+    for step in (NOW, HOUR, NOW, -HOUR, NOW):
+        monkeypatch.setattr(clock, "utc_now", lambda step=step: half_past + step)
+        sweep(service)
+        with suppress(RateLimitedError):
+            submit(strict, receive(), Sender("ann"))
+    with service.database.read() as connection:
+        assert len(job_store.list_jobs(connection, None, 10)) == 3, "one for each of the three windows"

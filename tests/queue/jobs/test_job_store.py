@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.queue.attempts import fail_attempt
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.service import Service
+from tests.queue.conftest import Submit, with_settings
+
+LEASE = timedelta(minutes=1)
+
+
+def find(service: Service, job: Job) -> Job:
+    with service.database.read() as connection:
+        found = job_store.find_job(connection, job.job_id)
+    assert found
+    return found
+
+
+def claim(service: Service, job: Job, worker_id: str = "worker") -> Job | None:
+    with service.database.write() as connection:
+        return job_store.claim(connection, job.job_id, worker_id, clock.utc_now(), LEASE)
+
+
+def fail(service: Service, job: Job, message: str = "The storage does not answer.") -> None:
+    """Let the job fail for good, with its upload kept."""
+    claimed = claim(service, job)
+    assert claimed
+    fail_attempt(with_settings(service, max_retries=0), claimed, StorageUnavailableError(message))
+
+
+@pytest.fixture
+def failed(service: Service, submit_image: Submit) -> Job:
+    job = submit_image()
+    with service.database.write() as connection:
+        connection.exec_driver_sql("UPDATE processing_jobs SET max_retries = 0")
+    fail(service, job)
+    return find(service, job)
+
+
+def test_one_of_many_workers_that_claim_at_once_gets_the_job(service: Service, submit_image: Submit) -> None:
+    job, start = submit_image(), threading.Barrier(8)
+
+    def run(number: int) -> Job | None:
+        start.wait()
+        return claim(service, job, f"worker-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [claimed for claimed in pool.map(run, range(8)) if claimed]
+    assert won == [find(service, job)]
+    assert won[0].attempts == 1
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_worker_passes_on_while_another_claims(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    with service.database.write() as connection:
+        assert job_store.claim(connection, job.job_id, "first", clock.utc_now(), LEASE)
+        assert claim(service, job, "second") is None, "it did not wait for the lock, which would have ended in an error"
+
+
+def test_sweep_is_told_only_of_jobs_that_no_worker_may_be_just_about_to_take(
+    service: Service, submit_image: Submit
+) -> None:
+    old, new = submit_image(), submit_image()
+    now = clock.utc_now()
+    with service.database.read() as connection:
+        assert job_store.list_due(connection, now, 9) == [old.job_id, new.job_id]
+        assert job_store.list_due(connection, now, 9, created_before=new.created_at) == [old.job_id]
+        assert job_store.list_due(connection, now, 1) == [old.job_id]
+
+
+def test_jobs_tried_before_are_due_first_whenever_they_were_created(service: Service, submit_image: Submit) -> None:
+    waiting, retrying = submit_image(), submit_image()
+    claimed = claim(service, retrying)
+    assert claimed
+    fail_attempt(service, claimed, StorageUnavailableError("The storage does not answer."))
+    later = clock.utc_now() + LEASE
+    with service.database.read() as connection:
+        assert job_store.list_due(connection, clock.utc_now(), 9) == [waiting.job_id]
+        due = job_store.list_due(connection, later, 9, created_before=waiting.created_at)
+        assert due == [retrying.job_id], "its wait is over, so no worker is about to take it by itself"
+        assert job_store.list_due(connection, later, 9) == [retrying.job_id, waiting.job_id]
+
+
+def test_source_is_forgotten_once(service: Service, failed: Job) -> None:
+    with service.database.write() as connection:
+        assert job_store.forget_source(connection, failed)
+        assert not job_store.forget_source(connection, failed)
+    assert find(service, failed).staging_key is None
+
+
+@pytest.mark.parametrize("since", ["retried", "failed anew"])
+def test_source_of_a_job_that_was_tried_again_is_not_forgotten(since: str, service: Service, failed: Job) -> None:
+    with service.database.write() as connection:
+        assert job_store.retry_failed(connection, failed.job_id)
+    if since == "failed anew":
+        fail(service, failed)
+    with service.database.write() as connection:
+        assert not job_store.forget_source(connection, failed)
+    assert find(service, failed).staging_key
+
+
+def test_what_databases_cannot_keep_in_a_text_is_kept_as_escapes(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    fail(service, job, "bytes \0 and \ud800, naïve 图")
+    assert find(service, job).error == r"bytes \x00 and \ud800, naïve 图"
+
+
+def test_worker_is_no_pattern(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    claim(service, job, "a_b:1")
+    with service.database.read() as connection:
+        found = {name: len(job_store.list_held_by(connection, name)) for name in ("a_b", "a_b:1", "axb", "%", "a")}
+    assert found == {"a_b": 1, "a_b:1": 1, "axb": 0, "%": 0, "a": 0}
+
+
+def test_released_job_is_as_before_its_claim(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    claimed = claim(service, job)
+    assert claimed
+    with service.database.write() as connection:
+        assert job_store.release(connection, claimed)
+        assert not job_store.release(connection, claimed)
+    assert (find(service, job).status, find(service, job).attempts) == (JobStatus.PENDING, 0)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import PIL
+import pytest
+
+from imageprocessor.core.codecs import pillow_version
+from imageprocessor.core.formats.registry import ImageFormat
+from imageprocessor.queue.maintenance.doctor.codecs import FIXED_IN, check_codecs, check_version
+from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
+
+OK, WARNING, WRONG = Verdict
+DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
+
+
+def by_name() -> dict[str, Finding]:
+    return {finding.name: finding for finding in check_codecs()}
+
+
+def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two distributions claim the folder PIL/, as pip lets them."""
+    for name, version in DISTRIBUTIONS.items():
+        place = folder / f"{name}-{version}.dist-info"
+        place.mkdir()
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+        (place / "top_level.txt").write_text("PIL\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_codecs_are_well() -> None:
+    found = by_name()
+    assert {name: finding.verdict for name, finding in found.items()} == {
+        "codec versions": WARNING if pillow_version() < FIXED_IN else OK,
+        "codecs": OK,
+    }
+    for library in (f"{PIL.__version__}, libjpeg", "libwebp", "LittleCMS"):
+        assert library in found["codec versions"].found
+
+
+def test_two_distributions_in_one_folder_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_both(tmp_path, monkeypatch)
+    found = by_name()["codec packages"]
+    assert found.verdict is WRONG
+    assert "pillow and pillow-simd lie in the same folder" in found.found
+    assert found.fix.startswith("pip uninstall -y pillow pillow-simd")
+
+
+@pytest.mark.parametrize(("version", "engine"), [("12.1.1.post0", "Pillow-SIMD"), ("13.0.0", "Pillow")])
+def test_the_one_that_runs_is_named(version: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_both(tmp_path, monkeypatch)
+    monkeypatch.setattr(PIL, "__version__", version)
+    assert by_name()["codec versions"].found.startswith(f"{engine} {version}, libjpeg")
+
+
+def test_decoders_without_the_security_fixes_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL, "__version__", "12.2.0")
+    found = by_name()["codec versions"]
+    assert found.verdict is WRONG
+    assert "security fixes" in found.found
+
+
+@pytest.mark.parametrize(
+    ("version", "engine", "verdict"),
+    [
+        ((13, 0), "Pillow", OK),
+        ((12, 3), "Pillow", WRONG),
+        ((13, 0), "Pillow-SIMD", OK),
+        ((12, 1), "Pillow-SIMD", WARNING),
+        ((12, 1), "Pillow", WRONG),
+    ],
+)
+def test_pillow_simd_is_a_choice_with_a_warning(version: tuple[int, ...], engine: str, verdict: Verdict) -> None:
+    assert check_version({engine: "12"}, version).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("codec", "formats"),
+    [("_imaging.jpeg_decoder", {"JPEG"}), ("_imaging.zip_decoder", {"PNG"}), ("_webp.WebPEncode", {*ImageFormat})],
+)
+def test_codec_that_is_missing_is_wrong(codec: str, formats: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(f"PIL.{codec}")
+    broken = {name.removeprefix("codec ") for name, finding in by_name().items() if finding.verdict is WRONG}
+    assert broken == formats

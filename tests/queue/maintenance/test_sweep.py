@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from imageprocessor.errors import ImageProcessorError, StorageUnavailableError
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.tables import processing_jobs
+from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.images import delete_image
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.maintenance.sweep import OBJECTS_A_QUERY, STEPS, sweep
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.storage.keys import variant_key
+from imageprocessor.storage.local import LocalStorage
+from imageprocessor.storage.protocol import StoredObject
+from tests.queue.conftest import Submit
+from tests.uploads import submit_to
+
+SetClock = Callable[[timedelta], None]
+
+
+def test_nothing_is_found_where_all_is_well(service: Service, submit_image: Submit) -> None:
+    done = submit_image()
+    run_job(service, done.job_id, "worker")
+    submit_image()
+    assert set(sweep(service).values()) == {0}
+
+
+def test_jobs_of_a_dead_supervisor_are_given_back_at_once(service: Service, submit_image: Submit) -> None:
+    job = submit_image()
+    directory = workers_directory(service.settings)
+    directory.mkdir()
+    (directory / "abc.lock").write_text("2")
+    with service.database.write() as connection:
+        job_store.claim(connection, job.job_id, "abc:123", clock.utc_now(), timedelta(hours=1))
+    assert sweep(service)["lost_jobs"] == 1
+    with service.database.read() as connection:
+        given_back = job_store.find_job(connection, job.job_id)
+    assert given_back
+    assert (given_back.status, given_back.error_code) == (JobStatus.RETRYING, "worker_lost")
+    assert list(directory.iterdir()) == []
+
+
+def test_job_that_kills_its_workers_ends_after_its_attempts(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    job = submit_image()
+    for attempt in range(1, 5):
+        set_clock(timedelta(hours=attempt))
+        with service.database.write() as connection:
+            assert job_store.claim(connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1))
+        sweep(service, STEPS)
+    with service.database.read() as connection:
+        ended = job_store.find_job(connection, job.job_id)
+    assert ended
+    assert (ended.status, ended.error_code, ended.attempts) == (JobStatus.FAILED, "worker_lost", 4)
+
+
+def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    deleted = submit_image()
+    delete_image(service, deleted.image_id, OPERATOR)
+    orphan = variant_key("photos", "medium", deleted.image_id)
+    service.storage.put(orphan, b"nobody's")
+    service.storage.put("photos/README.txt", b"a stranger's")
+    service.staging.put(str(uuid.uuid4()), b"nobody's")
+    (service.incoming / "broken-off").write_bytes(b"half")
+    assert set(sweep(service).values()) == {0}
+    set_clock(timedelta(hours=25))
+    counts = sweep(service, dry_run=True)
+    assert (counts["orphaned_uploads"], counts["orphaned_images"], counts["abandoned_files"]) == (1, 1, 1)
+    assert service.storage.exists(orphan), "a dry run removes nothing"
+    sweep(service)
+    assert [stored.key for stored in service.storage.list()] == ["photos/README.txt"]
+    assert list(service.staging.list()) == []
+    assert list(service.incoming.iterdir()) == []
+
+
+def test_empty_database_on_full_storage_loses_nobody_anything(
+    service: Service, submit_image: Submit, set_clock: SetClock, tmp_path: Path
+) -> None:
+    run_job(service, submit_image().job_id, "worker")
+    submit_image()
+    before = {stored.key for store in (service.storage, service.staging) for stored in store.list()}
+    set_clock(timedelta(days=30))
+    mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
+    with open_service(service.settings.model_copy(update=mistyped)) as wrong:
+        assert set(sweep(wrong).values()) == {0}
+        run_job(wrong, submit_to(wrong).job_id, "worker")  # nor after it has taken uploads of its own
+        sweep(wrong)
+        after = {stored.key for store in (wrong.storage, wrong.staging) for stored in store.list()}
+    assert before <= after
+
+
+def test_images_and_staged_uploads_with_a_row_are_never_orphans(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    done, waiting = submit_image(), submit_image()
+    run_job(service, done.job_id, "worker")
+    set_clock(timedelta(days=30))
+    sweep(service)
+    assert len(list(service.storage.list())) == len(service.settings.image_sizes)
+    assert service.staging.exists(waiting.staging_key or "")
+
+
+def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    """Its deletion was cut off between the commit that forgets the upload and the removal of what was stored."""
+    job = fail_after_storing(service, submit_image())
+    set_clock(timedelta(hours=25))
+    assert sweep(service)["orphaned_images"] == 0
+    assert len(list(service.storage.list())) == 1
+    with service.database.write() as connection:
+        assert job_store.forget_source(connection, job)
+    counts = sweep(service)
+    assert (counts["orphaned_images"], counts["orphaned_uploads"]) == (1, 1)
+    assert [*service.storage.list(), *service.staging.list()] == []
+
+
+def test_size_that_a_completed_image_does_not_name_is_an_orphan(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    """An attempt under other IMAGE_SIZES had stored it."""
+    job = submit_image()
+    service.storage.put(variant_key("photos", "giant", job.image_id), b"of an earlier attempt")
+    run_job(service, job.job_id, "worker")
+    set_clock(timedelta(hours=25))
+    assert sweep(service)["orphaned_images"] == 1
+    assert len(list(service.storage.list())) == len(service.settings.image_sizes)
+
+
+@pytest.mark.parametrize("worker_state", ["open", "retrying"])
+def test_variants_of_an_open_job_are_no_orphans_however_old(
+    service: Service, submit_image: Submit, set_clock: SetClock, worker_state: str
+) -> None:
+    job = submit_image()
+    if worker_state == "retrying":
+        job = fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
+    service.storage.put(variant_key("photos", "medium", job.image_id), b"stored by the attempt before")
+    set_clock(timedelta(days=30))
+    assert sweep(service)["orphaned_images"] == 0
+
+
+def test_sweep_holds_some_keys_at_a_time(
+    service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = submit_image()
+    delete_image(service, deleted.image_id, OPERATOR)
+    held: set[str] = set()
+    most = 0
+
+    def list_many() -> Iterator[StoredObject]:
+        nonlocal most
+        for size in range(3 * OBJECTS_A_QUERY):
+            key = variant_key("photos", f"s{size}", deleted.image_id)
+            held.add(key)
+            most = max(most, len(held))
+            yield StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC))
+
+    monkeypatch.setattr(LocalStorage, "list", lambda self: list_many() if self is service.storage else ())
+    monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
+    assert sweep(service)["orphaned_images"] == 3 * OBJECTS_A_QUERY
+    assert (most, held) == (OBJECTS_A_QUERY, set())
+
+
+def test_deletion_that_was_cut_off_is_finished(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit_image()
+    run_job(service, job.job_id, "worker")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(service.storage), "delete", _refuse)
+        delete_image(service, job.image_id, OPERATOR)
+    assert len(list(service.storage.list())) == 2
+    assert sweep(service)["deleted_images"] == 1
+    assert list(service.storage.list()) == []
+    assert sweep(service)["deleted_images"] == 0
+
+
+def test_rate_limit_windows_that_are_over_are_forgotten(
+    service: Service, submit_image: Submit, set_clock: SetClock
+) -> None:
+    submit_image()
+    set_clock(timedelta(hours=2))
+    assert sweep(service)["old_windows"] == 1
+    assert sweep(service)["old_windows"] == 0
+
+
+def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
+    old, new = service.incoming / "old", service.incoming / "new"
+    old.write_bytes(b"")
+    new.write_bytes(b"")
+    two_hours_ago = time.time() - 7200
+    os.utime(old, (two_hours_ago, two_hours_ago))
+    sweep(service)
+    assert list(service.incoming.iterdir()) == [new]
+
+
+def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> Job:
+    """Claim the job and end this attempt with *error*; return it as it is then."""
+    with service.database.write() as connection:
+        claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+    assert claimed
+    fail_attempt(service, claimed, error)
+    with service.database.read() as connection:
+        ended = job_store.find_job(connection, job.job_id)
+    assert ended
+    return ended
+
+
+def fail_after_storing(service: Service, job: Job) -> Job:
+    """Let the job give up for want of storage, its upload and one variant kept; return it as it is then."""
+    service.storage.put(variant_key(job.bucket, "medium", job.image_id), b"stored before")
+    with service.database.write() as connection:
+        connection.execute(update(processing_jobs).where(processing_jobs.c.job_id == job.job_id).values(max_retries=0))
+    return fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
+
+
+def _refuse(*_: object) -> None:
+    raise StorageUnavailableError("The storage does not answer.")

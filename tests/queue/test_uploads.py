@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    IdempotencyKeyReusedError,
+    ImageProcessorError,
+    InvalidBucketError,
+    RateLimitedError,
+    StorageFullError,
+)
+from imageprocessor.queue.database.connections import Database
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.uploads import Sender, Upload, check_quota, submit
+from tests.images import encode, photo, png_bomb
+from tests.queue.conftest import Submit, list_files, lock_tables, with_settings
+
+Receive = Callable[..., Upload]
+
+
+def all_jobs(service: Service) -> list[Job]:
+    with service.database.read() as connection:
+        return job_store.list_jobs(connection, None, 1000)
+
+
+def remaining(service: Service, user_id: str = "ann") -> int:
+    return check_quota(service, Sender(user_id)).remaining
+
+
+def test_accepted_upload_is_staged_counted_and_pending(service: Service, submit_image: Submit) -> None:
+    data = encode(photo(80, 60), "JPEG")
+    job = submit_image(data, metadata='{"album": 7}')
+    assert service.staging.get(job.staging_key or "") == data
+    assert [stored.status for stored in all_jobs(service)] == [JobStatus.PENDING]
+    assert all_jobs(service)[0] == job
+    assert job.context == {"album": 7}
+    assert remaining(service) == service.settings.rate_limit_max_uploads - 1
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "empty_file": {"data": b""},
+    "unsupported_type": {"data": b"not a picture, whatever its name"},
+    "too_many_pixels": {"data": png_bomb(65_535, 65_535)},
+    "invalid_bucket": {"bucket": "../../etc"},
+    "invalid_metadata": {"metadata": "[1]"},
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_refused_upload_leaves_no_row_no_staged_file_and_no_quota_spent(
+    code: str, service: Service, receive: Receive
+) -> None:
+    upload = receive(**REFUSED[code])
+    with pytest.raises(ImageProcessorError) as caught:
+        submit(service, upload, Sender("ann"))
+    assert caught.value.code == code
+    assert all_jobs(service) == []
+    assert list(service.staging.list()) == []
+    assert remaining(service) == service.settings.rate_limit_max_uploads
+
+
+def test_bucket_must_be_among_the_allowed_ones(service: Service, receive: Receive) -> None:
+    service = with_settings(service, allowed_buckets=("photos",))
+    submit(service, receive(bucket="photos"), Sender("ann"))
+    with pytest.raises(InvalidBucketError, match="photos"):
+        submit(service, receive(bucket="others"), Sender("ann"))
+
+
+def test_parallel_uploads_at_the_edge_are_counted_exactly(service: Service, receive: Receive) -> None:
+    service = with_settings(service, rate_limit_max_uploads=50)
+
+    def send(upload: Upload) -> bool:
+        try:
+            submit(service, upload, Sender("ann"))
+        except RateLimitedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        accepted = list(pool.map(send, [receive() for _ in range(100)]))
+    assert sum(accepted) == 50
+    assert len(all_jobs(service)) == 50
+    assert {stored.key for stored in service.staging.list()} == {job.staging_key for job in all_jobs(service)}
+
+
+@pytest.mark.parametrize("max_uploads", [50, 1])
+def test_parallel_uploads_with_one_idempotency_key_are_one_job(
+    max_uploads: int, service: Service, receive: Receive
+) -> None:
+    service, start = with_settings(service, rate_limit_max_uploads=max_uploads), threading.Barrier(6)
+
+    def send(upload: Upload) -> Job:
+        start.wait()
+        return submit(service, upload, Sender("ann", "k1"))[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(send, [receive() for _ in range(6)]))
+    assert answers == all_jobs(service) * 6
+    assert [stored.key for stored in service.staging.list()] == [answers[0].staging_key]
+    assert check_quota(service, Sender("ann", "k1")).remaining == max_uploads - 1
+
+
+def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
+    service: Service, receive: Receive
+) -> None:
+    losing = replace(service, database=AnswersAreLost(service.database.writer, service.database.reader))
+    with pytest.raises(DatabaseUnavailableError):
+        submit(losing, receive(), Sender("ann", "k1"))
+    (queued,) = all_jobs(service)
+    assert service.staging.exists(queued.staging_key or "")
+    assert submit(service, receive(), Sender("ann", "k1"))[0] == queued
+
+
+class AnswersAreLost(Database):
+    """Commits, but the connection breaks before that is known."""
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with Database.write(self) as connection:
+            yield connection
+        raise DatabaseUnavailableError("The connection is lost.")
+
+
+def test_whatever_a_client_may_send_is_kept_alike_by_every_database(service: Service, receive: Receive) -> None:
+    sender = Sender("ü图" * 127 + "é", "k" * 255, "r" * 64)
+    context = '{"nul \\u0000": "\\u0000\\ud83d\\ude00 图", "number": 1e300}'
+    job, _ = submit(service, receive(metadata=context, bucket="b" * 63), sender)
+    assert all_jobs(service) == [job]
+    assert job.context == {"nul \0": "\0😀 图", "number": 1e300}
+    assert submit(service, receive(metadata=context, bucket="b" * 63), sender)[0] == job
+
+
+def test_window_full_names_its_end_and_a_new_window_opens(
+    service: Service, receive: Receive, set_clock: Callable[[timedelta], None]
+) -> None:
+    service = with_settings(service, rate_limit_max_uploads=1)
+    submit(service, receive(), Sender("ann"))
+    with pytest.raises(RateLimitedError) as caught:
+        check_quota(service, Sender("ann"))
+    assert caught.value.reset_at.minute == 0
+    assert remaining(service, "bob") == 1
+    set_clock(timedelta(hours=1))
+    assert remaining(service) == 1
+
+
+def test_same_idempotency_key_and_payload_gives_the_same_job_and_spends_no_quota(
+    service: Service, submit_image: Submit
+) -> None:
+    first = submit_image(key="k1")
+    assert submit_image(key="k1").job_id == first.job_id
+    assert submit_image(key="k1", user_id="bob").job_id != first.job_id
+    assert len(list(service.staging.list())) == 2
+    assert remaining(service) == service.settings.rate_limit_max_uploads - 1
+
+
+def test_same_idempotency_key_is_let_through_when_the_window_is_full(service: Service, receive: Receive) -> None:
+    service, sender = with_settings(service, rate_limit_max_uploads=1), Sender("ann", "k1")
+    first, _ = submit(service, receive(), sender)
+    assert check_quota(service, sender).remaining == 0
+    assert submit(service, receive(), sender)[0].job_id == first.job_id
+
+
+def test_same_idempotency_key_with_another_payload_is_refused(service: Service, submit_image: Submit) -> None:
+    submit_image(key="k1")
+    with pytest.raises(IdempotencyKeyReusedError):
+        submit_image(encode(photo(30, 30), "PNG"), key="k1")
+    assert len(list(service.staging.list())) == 1
+
+
+def test_locked_database_refuses_the_upload_and_keeps_nothing(service: Service, receive: Receive) -> None:
+    with service.database.write() as connection:
+        lock_tables(connection)
+        with pytest.raises(DatabaseUnavailableError, match=r"locked|lock timeout"):
+            submit(service, receive(), Sender("ann"))
+    assert list(service.staging.list()) == []
+    assert all_jobs(service) == []
+
+
+def test_full_disk_refuses_the_upload_and_keeps_nothing(
+    service: Service, receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    upload = receive()
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(StorageFullError):
+        submit(service, upload, Sender("ann"))
+    assert all_jobs(service) == []
+    assert list_files(Path(service.settings.data_dir / "staging")) == []

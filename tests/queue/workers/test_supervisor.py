@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imageprocessor.queue.dispatch import presence
+from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.workers.supervisor import Slot, Supervisor
+from imageprocessor.settings import Settings
+from tests.images import encode
+from tests.queue.conftest import Submit, with_settings
+
+SUPERVISE = """
+import json, sys
+from imageprocessor.queue.workers.supervisor import Supervisor
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
+if __name__ == "__main__":
+    with open_service(Settings.model_validate(json.loads(sys.argv[1]))) as service:
+        Supervisor(service, 2).run()
+"""
+
+Supervise = Callable[..., Supervisor]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", max_retries=5, job_timeout_seconds=300)
+
+
+@pytest.fixture
+def supervise() -> Iterator[Supervise]:
+    """Run a supervisor in a thread of this process until the test ends."""
+    running: list[tuple[Supervisor, threading.Thread]] = []
+
+    def start(service: Service, worker_count: int = 1) -> Supervisor:
+        supervisor = Supervisor(service, worker_count)
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        running.append((supervisor, thread))
+        return supervisor
+
+    yield start
+    for supervisor, thread in running:
+        supervisor.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def find(service: Service, job: Job) -> Job:
+    with service.database.read() as connection:
+        found = job_store.find_job(connection, job.job_id)
+    assert found
+    return found
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+
+
+def wait_for_status(service: Service, job: Job, status: JobStatus, seconds: float = 60) -> Job:
+    wait_for(lambda: find(service, job).status is status, seconds)
+    return find(service, job)
+
+
+def worker_pid(service: Service, job: Job) -> int:
+    return int((find(service, job).worker_id or "").rpartition(":")[2])
+
+
+def list_children(pid: int) -> list[int]:
+    """Return the worker processes of *pid*, without multiprocessing's own resource tracker."""
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _read(task / "children").split()]
+    return [int(child) for child in children if "spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+
+
+def _workers(service: Service, jobs: list[Job]) -> set[str]:
+    """Return the process ids of the workers that have the jobs in hand."""
+    return {(find(service, job).worker_id or "").rpartition(":")[2] for job in jobs}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_jobs_run_and_every_worker_is_known(service: Service, submit_image: Submit, supervise: Supervise) -> None:
+    supervise(service, 2)
+    jobs = [submit_image() for _ in range(6)]
+    for job in jobs:
+        assert wait_for_status(service, job, JobStatus.COMPLETED).attempts == 1
+    assert service.dispatcher.count_workers() == 2
+
+
+@pytest.mark.parametrize("chosen", [None, "glibc.malloc.tcache_count=7"])
+def test_workers_use_large_pages_unless_the_user_tunes_glibc(
+    chosen: str | None, service: Service, submit_image: Submit, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("GLIBC_TUNABLES")
+    supervise(service)
+    job = submit_image()
+    wait_for_status(service, job, JobStatus.COMPLETED)
+    (worker,) = list_children(os.getpid())
+    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.hugetlb=1'}" in _read(Path(f"/proc/{worker}/environ")).split("\0")
+
+
+def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(service)
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    delays = []
+    for _ in range(10):
+        time.sleep(0.1)
+        done = wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+        assert done.started_at
+        delays.append((done.started_at - done.created_at).total_seconds())
+    assert sorted(delays)[2] < 0.05, "at every look of one second, three of ten would not be so quick"
+
+
+def test_threads_are_as_many_as_workers_however_few_have_work(service: Service, submit_image: Submit) -> None:
+    pipes = [multiprocessing.Pipe() for _ in range(4)]
+    supervisor = Supervisor(service, len(pipes))
+    supervisor._slots = [Slot(multiprocessing.current_process(), ours, "a worker") for ours, _ in pipes]
+    handed_out = []
+    for count in (1, 3):
+        jobs = {submit_image().job_id for _ in range(count)}
+        supervisor._hand_out()
+        handed_out.append([theirs.recv() for _, theirs in pipes if theirs.poll()])
+        assert {job_id for job_id, _ in handed_out[-1]} == jobs
+    assert [[threads for _, threads in some] for some in handed_out] == [[4], [1, 1, 1]]
+
+
+def test_killed_worker_costs_one_attempt_of_one_job(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    supervise(service, 2)
+    victim = submit_image(slow_image)
+    wait_for_status(service, victim, JobStatus.PROCESSING)
+    neighbours = [submit_image() for _ in range(3)]
+    os.kill(worker_pid(service, victim), signal.SIGKILL)
+    assert wait_for_status(service, victim, JobStatus.COMPLETED).attempts == 2
+    assert [wait_for_status(service, job, JobStatus.COMPLETED).attempts for job in neighbours] == [1, 1, 1]
+
+
+def test_pool_works_on_after_all_its_workers_are_killed_at_once(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(service, 2)
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    for _ in range(3):
+        children = list_children(os.getpid())
+        assert len(children) == 2
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        jobs = [submit_image() for _ in range(3)]
+        for job in jobs:
+            wait_for_status(service, job, JobStatus.COMPLETED)
+
+
+def test_image_that_kills_every_worker_ends_and_leaves_its_neighbours_alone(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    supervise(service, 1)
+    poison = submit_image(slow_image)
+    with service.database.write() as connection:
+        connection.exec_driver_sql("UPDATE processing_jobs SET max_retries = 1")
+    for _ in range(2):
+        wait_for_status(service, poison, JobStatus.PROCESSING)
+        os.kill(worker_pid(service, poison), signal.SIGKILL)
+        wait_for(lambda: find(service, poison).status is not JobStatus.PROCESSING)
+    failed = wait_for_status(service, poison, JobStatus.FAILED)
+    assert (failed.error_code, failed.attempts) == ("worker_lost", 2)
+    assert "signal 9" in (failed.error or "")
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+
+
+def test_worker_that_hangs_is_killed_when_its_time_is_up(
+    service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
+) -> None:
+    service = with_settings(service, job_timeout_seconds=6)
+    supervise(service, 1)
+    job = submit_image(slow_image)
+    wait_for_status(service, job, JobStatus.PROCESSING)
+    os.kill(worker_pid(service, job), signal.SIGSTOP)
+    retrying = wait_for_status(service, job, JobStatus.RETRYING, 20)
+    assert retrying.error_code == "decode_timeout"
+    assert wait_for_status(service, job, JobStatus.COMPLETED).attempts >= 2
+
+
+def test_image_that_needs_more_than_the_memory_limit_fails_alone(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
+    supervise(with_settings(service, job_memory_limit_mb=512), 1)
+    hungry = submit_image(encode(Image.new("RGBA", (7000, 7000), (10, 200, 30, 128)), "PNG", compress_level=1))
+    small = submit_image()
+    wait_for_status(service, small, JobStatus.COMPLETED)
+    wait_for(lambda: find(service, hungry).error_code == "memory_limit")
+
+
+def stop_in_the_middle(service: Service, job: Job) -> Job:
+    """Stop a supervisor while it has the job in hand; return what became of it."""
+    supervisor = Supervisor(service, 1)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    wait_for_status(service, job, JobStatus.PROCESSING)
+    supervisor.stop()
+    thread.join(60)
+    return find(service, job)
+
+
+def test_stop_lets_the_job_in_hand_finish(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+    job = stop_in_the_middle(service, submit_image(slow_image))
+    assert job.status is JobStatus.COMPLETED
+    assert list_children(os.getpid()) == []
+    assert list(workers_directory(service.settings).iterdir()) == []
+
+
+def test_stop_gives_back_uncounted_what_does_not_finish_in_time(
+    service: Service, submit_image: Submit, slow_image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageprocessor.queue.workers.supervisor.STOP_WITHIN_SECONDS", 0.0)
+    released = stop_in_the_middle(service, submit_image(slow_image))
+    assert (released.status, released.attempts, released.worker_id) == (JobStatus.PENDING, 0, None)
+
+
+def test_killed_service_loses_no_job_and_waits_for_no_lease(
+    service: Service, submit_image: Submit, tmp_path: Path, slow_image: bytes
+) -> None:
+    jobs = [submit_image(slow_image) for _ in range(3)]
+    for _ in range(2):
+        with supervisor_process(service.settings, tmp_path) as pid:
+            wait_for(lambda: any(str(child) in _workers(service, jobs) for child in list_children(pid)))
+            children = list_children(pid)
+        for child in children:
+            wait_for_end(child)
+    assert len(presence.list_dead(workers_directory(service.settings))) == 1, "the second buried the first"
+    with supervisor_process(service.settings, tmp_path):
+        started = time.monotonic()
+        for job in jobs:
+            wait_for_status(service, job, JobStatus.COMPLETED)
+        assert time.monotonic() - started < service.settings.job_timeout_seconds / 2
+
+
+@contextmanager
+def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
+    """Run a supervisor of two workers in a process of its own; kill it at the end. Yield its process id."""
+    script = tmp_path / "supervise.py"
+    script.write_text(SUPERVISE)
+    arguments = [sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes", "redis_url"})]
+    with subprocess.Popen(arguments) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def wait_for_end(pid: int) -> None:
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 20)

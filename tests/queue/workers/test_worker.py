@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.memory import find_worker, peaks_after, run_one_worker
+from benchmarks.workers import count_open, submit_picture
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.workers.supervisor import LARGE_PAGES
+from tests.images import encode, photo, truncated
+from tests.servers.processes import wait_for
+
+IDLE = """
+import sys, time
+from imageprocessor import process
+from imageprocessor.queue.workers.worker import bound_memory
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+ends = bound_memory(3072, idle_seconds=2)
+for pause_seconds in (0.1, 0.1, 4):
+    process(sys.argv[1])
+    ends.put(None)
+    time.sleep(pause_seconds)
+    print(resident_mb())
+"""
+FEW_MEGABYTES_LEFT = """
+import os, resource, signal, sys
+from pathlib import Path
+from benchmarks.workers import submit_picture
+from imageprocessor import process
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.service import open_service
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.settings import Settings
+from tests.images import encode, photo
+
+picture = encode(photo(400, 300), "JPEG")
+process(picture)
+with open_service(Settings(data_dir=Path(sys.argv[1]))) as service:
+    jobs = [submit_picture(service, picture) for _ in range(12)]
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for left, job_id in enumerate(jobs):
+        if os.fork() == 0:
+            signal.alarm(20)
+            bound = used + (left * 6 + 1 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+            run_job(service, job_id, "worker")
+            os._exit(0)
+        assert os.wait()[1] == 0
+        with service.database.read() as connection:
+            print("outcome", job_store.find_job(connection, job_id).error_code, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of another process")
+def test_memory_of_a_worker_does_not_grow_with_its_jobs() -> None:
+    """`python -m benchmarks memory` goes on to two thousand."""
+    few, many = peaks_after(24, 120)
+    assert many < 1.05 * few
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_memory_of_a_job_is_kept_for_the_next_until_none_comes_for_long(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(encode(photo(4000, 3000), "JPEG"))
+    command = [sys.executable, "-c", IDLE, str(picture)]
+    environment = os.environ | dict([LARGE_PAGES])
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    *kept, given_back = map(int, done.stdout.split())
+    assert min(kept) > 2 * given_back
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(tmp_path: Path) -> None:
+    large = encode(photo(4000, 3000), "JPEG")
+    with run_one_worker(tmp_path) as service:
+        kept = resident_mb_after(service, large)
+        assert kept > resident_mb_after(service, truncated(encode(photo(300, 200), "JPEG"), 0.6)) + 60
+
+
+def resident_mb_after(service: Service, picture: bytes) -> int:
+    """Let the one worker process *picture*, and return the memory that it has then."""
+    job_id = submit_picture(service, picture)
+    wait_for(lambda: not count_open(service))
+    pages = int(Path(f"/proc/{find_worker(service, job_id)}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
+def test_too_little_memory_for_a_thread_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FEW_MEGABYTES_LEFT, str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    outcomes = [line for line in done.stdout.splitlines() if line.startswith("outcome")]
+    assert set(outcomes) == {"outcome memory_limit", "outcome None"}, done.stdout

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from imageprocessor.queue.service import Service
+from imageprocessor.server.routes import files as file_routes
+from imageprocessor.settings import Settings
+from imageprocessor.storage.local import LocalStorage
+from tests.server.live import get, serve
+
+IMMUTABLE = "max-age=31536000, immutable"
+
+
+@pytest.fixture
+def paths(image: dict[str, str]) -> list[str]:
+    """The two ways to the bytes of the medium size."""
+    image_id = image["image_id"]
+    return [f"/storage/photos/processed/medium/{image_id}_medium.webp", f"/api/v1/images/{image_id}/direct?size=medium"]
+
+
+@pytest.fixture
+def port(settings: Settings, service: Service) -> Iterator[int]:
+    with serve(settings) as found:
+        yield found
+
+
+def test_the_bytes_are_the_picture(client: TestClient, paths: list[str]) -> None:
+    for path in paths:
+        with Image.open(BytesIO(client.get(path).content)) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (60, 45))
+
+
+def test_direct_is_medium_unless_told(client: TestClient, image: dict[str, str], paths: list[str]) -> None:
+    assert client.get(f"/api/v1/images/{image['image_id']}/direct").content == client.get(paths[0]).content
+
+
+def test_a_file_says_what_it_is_and_may_be_kept_forever(
+    client: TestClient, image: dict[str, str], paths: list[str]
+) -> None:
+    for path in paths:
+        headers = client.get(path).headers
+        assert headers["content-type"] == "image/webp"
+        assert headers["content-disposition"] == f'inline; filename="{image["image_id"]}_medium.webp"'
+        assert headers["cache-control"] == f"public, {IMMUTABLE}"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "sandbox" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
+def test_a_private_file_is_for_its_readers_cache_only(
+    client: TestClient, paths: list[str], token: Callable[..., dict[str, str]]
+) -> None:
+    for path in paths:
+        assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
+
+
+def test_a_large_file_is_sent_as_a_small_one_is(
+    client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [client.get(path) for path in paths]
+    monkeypatch.setattr(file_routes, "WHOLE_BYTES", 0)
+    for path, answer in zip(paths, small, strict=True):
+        large = client.get(path)
+        assert large.content == answer.content
+        assert set(large.headers.items()) - set(answer.headers.items()) == {
+            ("x-request-id", large.headers["x-request-id"])
+        }
+
+
+def test_a_copy_that_is_current_is_not_sent_again(client: TestClient, paths: list[str]) -> None:
+    for path in paths:
+        etag = client.get(path).headers["etag"]
+        for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+            answer = client.get(path, headers={"If-None-Match": known})
+            assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+            assert IMMUTABLE in answer.headers["cache-control"]
+        assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_head_is_get_without_the_bytes(port: int, paths: list[str]) -> None:
+    for path in paths:
+        whole, data = get(port, path)
+        head, nothing = get(port, path, "HEAD")
+        assert (head.status, nothing) == (200, b"")
+        same = ("Content-Length", "Content-Type", "ETag", "Cache-Control")
+        assert [head.headers[name] for name in same] == [whole.headers[name] for name in same]
+        assert int(head.headers["Content-Length"]) == len(data)
+
+
+def test_a_range_is_served(port: int, paths: list[str]) -> None:
+    for path in paths:
+        data = get(port, path)[1]
+        for wanted, expected in (("bytes=0-9", data[:10]), ("bytes=10-", data[10:]), ("bytes=-5", data[-5:])):
+            answer, received = get(port, path, Range=wanted)
+            assert (answer.status, received) == (206, expected)
+        assert get(port, path, Range="bytes=2-3")[0].headers["Content-Range"] == f"bytes 2-3/{len(data)}"
+
+
+def test_a_range_outside_the_file_is_a_416(client: TestClient, paths: list[str]) -> None:
+    size = len(client.get(paths[0]).content)
+    for wanted in (f"bytes={size}-", "bytes=99999999-", "bytes=-0"):
+        answer = client.get(paths[0], headers={"Range": wanted})
+        assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{size}")
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "bytes=5-3",
+        "bytes=a-b",
+        "pages=1-2",
+        "bytes=",
+        "bytes=-",
+        "-",
+        "bytes=0-1,3-4",
+        "bytes=" + "0-1," * 1900,
+        f"bytes={'9' * 5000}-",
+    ],
+)
+def test_a_range_that_is_malformed_or_multiple_is_ignored_at_once(
+    client: TestClient, paths: list[str], wanted: str
+) -> None:
+    started = time.perf_counter()
+    answer = client.get(paths[0], headers={"Range": wanted})
+    assert time.perf_counter() - started < 0.5
+    assert (answer.status_code, len(answer.content)) == (200, int(answer.headers["content-length"]))
+
+
+def test_a_range_of_another_version_is_the_whole_file(client: TestClient, paths: list[str]) -> None:
+    answer = client.get(paths[0], headers={"Range": "bytes=0-1", "If-Range": '"other"'})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/storage/others/processed/medium/{id}_medium.webp",
+        "/storage/photos/processed/thumbnail/{id}_medium.webp",
+        "/storage/photos/processed/huge/{id}_huge.webp",
+        "/storage/photos/processed/medium/{id}_medium.webp.bak",
+        "/storage/photos/processed/medium/{ID}_medium.webp",
+        "/storage/photos/processed/medium/3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13_medium.webp",
+        "/storage/photos/processed/medium/%2e%2e%2f%2e%2e%2fprocessor.db",
+        "/storage/photos/processed/../../../processor.db",
+        "/storage/photos/processed/medium/%00",
+        "/storage/photos",
+        "/storage/",
+    ],
+)
+def test_nothing_but_the_variant_itself_is_served(client: TestClient, image: dict[str, str], path: str) -> None:
+    answer = client.get(path.format(id=image["image_id"], ID=image["image_id"].upper()))
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_an_upload_that_waits_cannot_be_fetched(client: TestClient, upload: Callable[..., Any]) -> None:
+    accepted = upload().json()
+    for path in (f"medium/{accepted['image_id']}_medium.webp", f"staging/{accepted['job_id']}"):
+        assert client.get(f"/storage/photos/processed/{path}").status_code == 404
+
+
+def test_a_file_that_is_gone_from_the_disk_is_a_404(client: TestClient, paths: list[str], service: Service) -> None:
+    for stored in list(service.storage.list()):
+        service.storage.delete(stored.key)
+    for path in paths:
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "object_not_found")
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(
+    client: TestClient, paths: list[str], settings: Settings, tmp_path: Path
+) -> None:
+    file = settings.storage_path / paths[0].removeprefix("/storage/")
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert client.get(paths[0]).status_code == 404
+
+
+def test_a_remote_file_is_a_redirect_that_nobody_keeps(
+    client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStorage, "url", lambda _, key: f"https://s3.test/{key}?signature=a%2Fb")
+    for path in paths:
+        answer = client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+        assert answer.headers["location"].startswith("https://s3.test/photos/processed/medium/")
+        assert answer.headers["location"].endswith("?signature=a%2Fb")
+
+
+def test_head_of_a_remote_file_tells_of_it_without_a_redirect_that_is_good_for_get_only(
+    port: int, paths: list[str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [stored.size_bytes for stored in service.storage.list("photos/processed/medium/")]
+    monkeypatch.setattr(LocalStorage, "url", lambda _, key: f"https://s3.test/{key}?signature=a")
+    for path in paths:
+        answer, nothing = get(port, path, "HEAD")
+        assert (answer.status, nothing, answer.headers["Content-Type"]) == (200, b"", "image/webp")
+        assert ([int(answer.headers["Content-Length"])], answer.headers["Cache-Control"]) == (sizes, "no-store")
+        assert answer.headers.get_all("Content-Length") == [str(sizes[0])]

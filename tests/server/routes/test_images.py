@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.service import Service
+from tests.server.conftest import count_jobs
+
+IMAGES = "/api/v1/images"
+UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
+
+
+def test_one_size_of_an_image_is_described(client: TestClient, image: dict[str, str]) -> None:
+    body = client.get(f"{IMAGES}/{image['image_id']}?size=thumbnail").json()
+    assert list(body) == ["image_id", "size", "url", "width", "height", "aspect_ratio", "format", "size_bytes"]
+    assert (body["size"], body["width"], body["height"], body["aspect_ratio"]) == ("thumbnail", 20, 15, 1.3333)
+    assert body["size_bytes"] == len(client.get(body["url"]).content)
+
+
+def test_the_size_is_medium_unless_told(client: TestClient, image: dict[str, str]) -> None:
+    assert client.get(f"{IMAGES}/{image['image_id']}").json()["size"] == "medium"
+
+
+def test_an_id_in_capitals_is_the_same_id(client: TestClient, image: dict[str, str]) -> None:
+    assert client.get(f"{IMAGES}/{image['image_id'].upper()}").json()["image_id"] == image["image_id"]
+
+
+def test_all_sizes_are_the_jobs_result(client: TestClient, image: dict[str, str]) -> None:
+    assert client.get(f"{IMAGES}/{image['image_id']}/all").json() == client.get(f"{image['status_url']}/result").json()
+
+
+@pytest.mark.parametrize("size", ["huge", "", "../medium", "%00", "x" * 5000])
+@pytest.mark.parametrize("end", ["", "/direct"])
+def test_an_unknown_size_is_a_422_that_names_the_known_ones(
+    client: TestClient, image: dict[str, str], size: str, end: str
+) -> None:
+    answer = client.get(f"{IMAGES}/{image['image_id']}{end}?size={size}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_size")
+    assert "thumbnail, medium" in answer.json()["detail"]
+    assert len(answer.text) < 600
+
+
+@pytest.mark.parametrize("end", ["", "/all", "/direct"])
+def test_an_image_that_is_not_ready_is_a_409(client: TestClient, upload: Callable[..., Any], end: str) -> None:
+    answer = client.get(f"{IMAGES}/{upload().json()['image_id']}{end}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
+
+
+@pytest.mark.parametrize(("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "invalid_id"))])
+@pytest.mark.parametrize(("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")])
+def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
+    client: TestClient,
+    token: Callable[..., dict[str, str]],
+    method: str,
+    end: str,
+    image_id: str,
+    outcome: tuple[int, str],
+) -> None:
+    answer = client.request(method, f"{IMAGES}/{image_id}{end}", headers=token())
+    assert (answer.status_code, answer.json()["code"]) == outcome
+
+
+def test_a_batch_keeps_the_order_and_lists_what_is_missing(
+    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None]
+) -> None:
+    first, waiting, second = (upload().json() for _ in range(3))
+    for accepted in (first, second):
+        run(accepted["job_id"])
+    ids = [second["image_id"], UNKNOWN, first["image_id"], waiting["image_id"]]
+    body = client.get(
+        f"{IMAGES}/batch", params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"}
+    ).json()
+    assert [found["image_id"] for found in body["images"]] == [second["image_id"], first["image_id"]]
+    assert body["missing"] == [UNKNOWN, waiting["image_id"]]
+    assert body["images"][0] == client.get(f"{IMAGES}/{second['image_id']}?size=thumbnail").json()
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        (f"image_ids={','.join([UNKNOWN] * 51)}", "too_many_ids"),
+        ("image_ids=", "too_many_ids"),
+        ("image_ids=,%20,", "too_many_ids"),
+        ("image_ids=a,b", "invalid_id"),
+        ("", "request_invalid"),
+    ],
+)
+def test_a_batch_that_cannot_be_answered_is_refused(client: TestClient, query: str, code: str) -> None:
+    answer = client.get(f"{IMAGES}/batch?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_a_batch_of_fifty_is_answered(client: TestClient, image: dict[str, str]) -> None:
+    body = client.get(f"{IMAGES}/batch?image_ids={','.join([image['image_id']] * 50)}").json()
+    assert len(body["images"]) == 50
+
+
+def test_a_deleted_image_is_gone_everywhere(
+    client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]], service: Service
+) -> None:
+    path, url = f"{IMAGES}/{image['image_id']}", client.get(f"{IMAGES}/{image['image_id']}").json()["url"]
+    answer = client.delete(path, headers=token())
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert client.delete(path, headers=token()).status_code == 404
+    for gone in (path, f"{path}/all", f"{path}/direct", url, image["status_url"], f"{image['status_url']}/result"):
+        assert client.get(gone).status_code == 404
+    assert client.get(f"{IMAGES}/batch?image_ids={image['image_id']}").json()["missing"] == [image["image_id"]]
+    assert list(service.storage.list()) == []
+    assert count_jobs(service) == 0
+
+
+def test_only_the_owner_and_admins_may_delete(
+    client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
+) -> None:
+    path = f"{IMAGES}/{image['image_id']}"
+    answer = client.delete(path, headers=token("bob"))
+    assert (answer.status_code, answer.json()["code"]) == (404, "image_not_found")
+    assert client.get(path).status_code == 200
+    assert client.delete(path, headers=token("root", admin=True)).status_code == 204
+
+
+def test_a_waiting_upload_can_be_deleted(
+    client: TestClient,
+    upload: Callable[..., Any],
+    run: Callable[[str], None],
+    token: Callable[..., dict[str, str]],
+    service: Service,
+) -> None:
+    accepted = upload().json()
+    assert client.delete(f"{IMAGES}/{accepted['image_id']}", headers=token()).status_code == 204
+    run(accepted["job_id"])
+    assert list(service.staging.list()) == list(service.storage.list()) == []
+    with service.database.read() as connection:
+        events = [event["event_type"] for event in job_store.list_events(connection, accepted["job_id"])]
+    assert events == ["upload_initiated", "deleted"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/upload", "POST"),
+        ("DELETE", "/upload", "POST"),
+        ("DELETE", "/batch", "GET"),
+        ("POST", "/batch", "GET"),
+        ("PUT", f"/{UNKNOWN}", "DELETE, GET"),
+        ("OPTIONS", f"/{UNKNOWN}/direct", "GET, HEAD"),
+        ("POST", f"/jobs/{UNKNOWN}", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_a_405_that_names_all_it_has(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, f"{IMAGES}{path}")
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "method_not_allowed"

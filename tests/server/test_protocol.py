@@ -1,0 +1,229 @@
+"""What a client may send before its request is known, and how slowly."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPResponse
+from typing import Never
+
+import pytest
+
+from imageprocessor.errors import UnsupportedTypeError
+from imageprocessor.server import protocol as connections
+from imageprocessor.server.middleware.security_headers import INERT_HEADERS
+from imageprocessor.settings import Settings
+from imageprocessor.tokens import sign_token
+from tests.images import encode, photo
+from tests.server.live import Wire, form_body, form_start, get, serve, upload_head, wire
+
+LIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n"
+CHUNKED = "Transfer-Encoding: chunked"
+FLOOD = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(data_dir=tmp_path_factory.mktemp("connections"))
+
+
+@pytest.fixture(scope="module")
+def port(settings: Settings) -> Iterator[int]:
+    with serve(settings) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def authorization(port: int, settings: Settings) -> str:
+    return f"Authorization: Bearer {sign_token(settings, 'ann')}"
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients have a fraction of a second."""
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "SEND_SECONDS"):
+        monkeypatch.setattr(connections, name, 0.4)
+
+
+def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
+    response, body = line.answer()
+    assert line.connection.recv(1) == b"", "the connection ends"
+    return response, json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", 414, id="long target"),
+        pytest.param(b"GET /" + b"a" * FLOOD, 414, id="endless target"),
+        pytest.param(LIVE + b"X: y\r\n" * 1_000 + b"\r\n", 431, id="many headers"),
+        pytest.param(LIVE + b"X: " + b"y" * 200_000 + b"\r\n\r\n", 431, id="long header"),
+        pytest.param(LIVE + b"X: " + b"y" * FLOOD, 431, id="endless header"),
+        pytest.param(LIVE + b"X" * FLOOD, 431, id="endless name"),
+        pytest.param(b"\r\n" * FLOOD, 431, id="empty lines"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400, id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="HTTP/2"),
+        pytest.param(b"CONNECT other:443 HTTP/1.1\r\n\r\n", 400, id="CONNECT"),
+        pytest.param(LIVE + b"X: a\x00b\r\n\r\n", 400, id="NUL in a header"),
+        pytest.param(LIVE + b"X: a\r\n b\r\n\r\n", 400, id="folded header"),
+    ],
+)
+def test_what_is_no_request_is_refused_as_a_problem_at_once(port: int, sent: bytes, status: int) -> None:
+    with wire(port) as line:
+        started = time.process_time()
+        line.send(sent)
+        response, problem = refusal(line)
+        assert time.process_time() - started < 0.1
+    assert response.status == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["X-Request-ID"] == problem["request_id"]
+    assert {name.decode(): value.decode() for name, value in INERT_HEADERS}.items() <= dict(response.headers).items()
+    assert get(port, "/livez")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(b"1;" + b"x" * FLOOD, 431, id="endless extension of a chunk"),
+        pytest.param(b"0\r\n" + b"X: y\r\n" * 1_000, 431, id="many trailers"),
+        pytest.param(b"0\r\nX:" + b"y" * FLOOD, 431, id="endless trailer"),
+        pytest.param(b"zz\r\n", 400, id="chunk without a size"),
+    ],
+)
+def test_a_chunked_body_that_is_none_is_refused_at_once(
+    port: int, authorization: str, sent: bytes, status: int
+) -> None:
+    with wire(port) as line:
+        started = time.process_time()
+        line.send(upload_head(authorization, CHUNKED) + sent)
+        assert refusal(line)[0].status == status
+        assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"GET /li", LIVE, LIVE + b"X: y"])
+def test_a_client_that_stops_in_the_middle_of_a_head_gets_a_408(port: int, hurry: None, sent: bytes) -> None:
+    with wire(port) as line:
+        line.send(sent)
+        assert refusal(line)[0].status == 408
+
+
+@pytest.mark.parametrize(("length", "start"), [("Content-Length: 1000", b"--liv"), (CHUNKED, b"5\r\n--liv")])
+def test_a_client_that_stops_in_the_middle_of_a_body_gets_a_408(
+    port: int, hurry: None, settings: Settings, authorization: str, length: str, start: bytes
+) -> None:
+    with wire(port) as line:
+        line.send(upload_head(authorization, length) + start)
+        response, problem = refusal(line)
+    assert (response.status, problem["code"]) == (408, "request_timeout")
+    assert list((settings.data_dir / "incoming").iterdir()) == []
+
+
+def test_a_head_that_comes_in_small_pieces_has_no_more_time(port: int, hurry: None) -> None:
+    assert _last(port, LIVE + b"X: ") < 5
+
+
+def test_a_body_that_comes_in_small_pieces_is_cut_off(port: int, hurry: None, authorization: str) -> None:
+    assert _last(port, upload_head(authorization, "Content-Length: 1000000") + form_start()) < 5
+
+
+def _last(port: int, start: bytes) -> float:
+    """Return how many seconds a client can go on byte by byte."""
+    began = time.monotonic()
+    with wire(port) as line:
+        line.send(start)
+        line.connection.settimeout(0.01)
+        while time.monotonic() - began < 10:
+            line.send(b"a")
+            try:
+                assert line.connection.recv(12) == b"HTTP/1.1 408"
+                break
+            except TimeoutError:
+                pass
+    return time.monotonic() - began
+
+
+def test_a_client_that_says_nothing_is_hung_up_on_without_a_word(port: int, hurry: None) -> None:
+    with wire(port) as line:
+        assert line.connection.recv(1) == b""
+
+
+def test_a_body_that_comes_slowly_but_steadily_is_accepted(port: int, hurry: None, authorization: str) -> None:
+    body = form_body(encode(photo(80, 60), "PNG") + bytes(100_000))
+    with wire(port) as line:
+        line.send(upload_head(authorization, f"Content-Length: {len(body)}"))
+        started = time.monotonic()
+        for start in range(0, len(body), 8_000):
+            line.send(body[start : start + 8_000])
+            time.sleep(0.08)
+        assert line.answer()[0].status == 202
+        assert time.monotonic() - started > 2 * connections.BODY_SECONDS
+
+
+def test_a_connection_outlives_the_deadline_of_each_request(port: int, hurry: None) -> None:
+    with wire(port) as line:
+        for _ in range(4):
+            line.send(LIVE + b"\r\n")
+            assert line.answer("GET")[0].status == 200
+            time.sleep(0.2)
+
+
+def test_the_rest_of_a_body_that_nobody_reads_ends_the_connection(port: int, hurry: None) -> None:
+    with wire(port) as line:
+        line.send(LIVE + b"Content-Length: 1000\r\n\r\n")
+        assert line.answer("GET")[0].status == 200
+        assert line.connection.recv(1) == b""
+
+
+def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
+    with wire(port) as line:
+        line.send(LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc")
+        line.send(LIVE + b"Connection: close\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", line.rest()) == [b"200", b"404", b"200", b"200"]
+
+
+def test_half_a_request_does_not_cost_the_answer_to_the_one_before(
+    port: int, hurry: None, authorization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_time(*_: object) -> Never:
+        time.sleep(1)
+        raise UnsupportedTypeError("The file is not a picture.")
+
+    monkeypatch.setattr("imageprocessor.server.uploads.submit", take_time)
+    body = form_body(b"x")
+    with wire(port) as line:
+        line.send(upload_head(authorization, f"Content-Length: {len(body)}") + body + b"\r\n")
+        assert line.answer()[0].status == 415
+
+
+def test_thousands_of_requests_sent_ahead_end_the_connection(port: int) -> None:
+    with wire(port) as line:
+        line.send(b"GET /livez HTTP/1.1\r\n\r\n" * 20_000)
+        assert line.rest().count(b"HTTP/1.1") < 1_000
+
+
+def test_nonsense_after_a_request_never_passes_for_its_answer(port: int) -> None:
+    with wire(port) as line:
+        line.send(LIVE + b"\r\n\x00\x00")
+        assert b"HTTP/1.1 400" not in line.rest()
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(port: int, hurry: None) -> None:
+    asset = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
+    with wire(port) as line:
+        line.send(asset * 20)
+        time.sleep(1)
+        assert len(line.rest()) < 15_000_000
+
+
+def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "max_connections", lambda: 3)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(wire(port)) for _ in range(4)]
+        response, problem = refusal(lines[3])
+        assert (response.status, problem["code"]) == (503, "service_unavailable")
+        assert response.getheader("Retry-After") == "5"
+        lines[0].send(LIVE + b"\r\n")
+        assert lines[0].answer("GET")[0].status == 200
