@@ -24,7 +24,7 @@ import pytest
 
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.server import protocol as connections
+from imageprocessor.server import protocol
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
@@ -191,8 +191,8 @@ def test_client_that_goes_away_leaves_no_row_and_no_file(target: Target, ends_by
 def test_two_hundred_slow_clients_are_cut_off_and_hold_up_nobody(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 2.0)
-    monkeypatch.setattr(connections, "BODY_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 2.0)
     starts = (
         b"GET /livez HTTP/1.1\r\nX: ",
         upload_head(target.authorization, "Content-Length: 9000000") + form_start(),

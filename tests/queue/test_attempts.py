@@ -15,7 +15,7 @@ from PIL import Image
 
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import StorageUnavailableError
-from imageprocessor.queue import attempts as task
+from imageprocessor.queue import attempts
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
@@ -58,7 +58,7 @@ def test_completed_job_has_every_variant_and_no_source(service: Service, submit_
     expected = process(data, service.settings.image_sizes)
     for name, key in done.variant_keys.items():
         assert service.storage.get(key) == expected.variants[name].data
-    assert done.generated == task.describe(expected)
+    assert done.generated == attempts.describe(expected)
     assert list(service.staging.list()) == []
     assert event_types(service, job) == ["upload_initiated", "processing_started", "completed"]
 
@@ -167,7 +167,7 @@ def test_whatever_goes_wrong_ends_the_attempt_and_not_the_worker(
         raise fault
 
     job = submit_image()
-    monkeypatch.setattr(task, "process", fail)
+    monkeypatch.setattr(attempts, "process", fail)
     run_job(service, job.job_id, "worker")
     assert (find(service, job).status, find(service, job).error_code) == (JobStatus.RETRYING, code)
 
@@ -192,8 +192,8 @@ def test_stale_worker_can_neither_finish_nor_fail_what_another_has_finished(
     set_clock(timedelta(minutes=2))
     run_job(service, job.job_id, "fast")
     done = find(service, job)
-    task._run_attempt(service, stale, nullcontext, 1)
-    task.fail_attempt(service, stale, StorageUnavailableError("too late"))
+    attempts._run_attempt(service, stale, nullcontext, 1)
+    attempts.fail_attempt(service, stale, StorageUnavailableError("too late"))
     assert find(service, job) == done
     assert set((done.variant_keys or {}).values()) == stored_keys(service)
     assert event_types(service, job).count("completed") == 1
@@ -208,7 +208,7 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
         delete_image(service, job.image_id, OPERATOR)
         return process(*arguments, **options)
 
-    monkeypatch.setattr(task, "process", delete_meanwhile)
+    monkeypatch.setattr(attempts, "process", delete_meanwhile)
     run_job(service, job.job_id, "worker")
     assert stored_keys(service) == set()
     assert list(service.staging.list()) == []

@@ -12,7 +12,7 @@ from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.server.app import create_app
 from imageprocessor.server.problems import PROBLEMS, fault_of, find_problem
-from imageprocessor.server.routes import health as health_routes
+from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 
 
@@ -92,7 +92,7 @@ def test_an_unexpected_fault_is_a_500_without_details_and_one_traceback(
     def fail(_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(health_routes, "collect_statistics", fail)
+    monkeypatch.setattr(health, "collect_statistics", fail)
     with TestClient(create_app(settings)) as client, capture_logs() as logs:
         answer = client.get("/api/v1/health/stats", headers={"X-Request-ID": "order-17"})
     assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (
@@ -123,7 +123,7 @@ def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_lin
     def fail(_: object) -> None:
         raise errors.DatabaseUnavailableError("The database is locked.")
 
-    monkeypatch.setattr(health_routes, "collect_statistics", fail)
+    monkeypatch.setattr(health, "collect_statistics", fail)
     with capture_logs() as logs:
         answer = client.get("/api/v1/health/stats")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

@@ -13,7 +13,7 @@ from typing import Never
 import pytest
 
 from imageprocessor.errors import UnsupportedTypeError
-from imageprocessor.server import protocol as connections
+from imageprocessor.server import protocol
 from imageprocessor.server.middleware.security_headers import INERT_HEADERS
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
@@ -45,7 +45,7 @@ def authorization(port: int, settings: Settings) -> str:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients have a fraction of a second."""
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "SEND_SECONDS"):
-        monkeypatch.setattr(connections, name, 0.4)
+        monkeypatch.setattr(protocol, name, 0.4)
 
 
 def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
@@ -159,7 +159,7 @@ def test_a_body_that_comes_slowly_but_steadily_is_accepted(port: int, hurry: Non
             line.send(body[start : start + 8_000])
             time.sleep(0.08)
         assert line.answer()[0].status == 202
-        assert time.monotonic() - started > 2 * connections.BODY_SECONDS
+        assert time.monotonic() - started > 2 * protocol.BODY_SECONDS
 
 
 def test_a_connection_outlives_the_deadline_of_each_request(port: int, hurry: None) -> None:
@@ -219,7 +219,7 @@ def test_a_client_that_does_not_read_is_hung_up_on(port: int, hurry: None) -> No
 
 
 def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "max_connections", lambda: 3)
+    monkeypatch.setattr(protocol, "max_connections", lambda: 3)
     with ExitStack() as stack:
         lines = [stack.enter_context(wire(port)) for _ in range(4)]
         response, problem = refusal(lines[3])

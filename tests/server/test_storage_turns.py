@@ -13,7 +13,7 @@ import pytest
 
 from imageprocessor.queue.service import open_service
 from imageprocessor.server import storage_turns
-from imageprocessor.server.routes import health as health_routes
+from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.server.live import form_body, get, serve, upload_head, wire
@@ -64,7 +64,7 @@ def test_uploads_that_hang_leave_everything_else_quick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(storage_turns, "TURN_SECONDS", 0.5)
-    monkeypatch.setattr(health_routes, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.5)
     with serve(settings) as port, ThreadPoolExecutor(UPLOADS) as pool:
         waiting = send(port)[1]
         proxy.fail("hang")

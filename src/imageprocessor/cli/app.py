@@ -9,12 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import imageprocessor
-from imageprocessor.cli.commands import database as database_commands
-from imageprocessor.cli.commands import images as image_commands
-from imageprocessor.cli.commands import jobs as job_commands
-from imageprocessor.cli.commands import operations as operation_commands
-from imageprocessor.cli.commands import service as service_commands
-from imageprocessor.cli.commands import storage as storage_commands
+from imageprocessor.cli.commands import database, images, jobs, operations, service, storage
 from imageprocessor.cli.output import print_error
 from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
 
@@ -26,12 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-image_commands.register(app)
-service_commands.register(app)
-job_commands.register(app)
-database_commands.register(app)
-storage_commands.register(app)
-operation_commands.register(app)
+images.register(app)
+service.register(app)
+jobs.register(app)
+database.register(app)
+storage.register(app)
+operations.register(app)
 
 
 def print_version(asked: bool) -> None:

@@ -28,21 +28,18 @@ from imageprocessor.server.middleware.security_headers import DOCS_PATH, Securit
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import UnexpectedErrors, add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.routes import files as file_routes
-from imageprocessor.server.routes import health as health_routes
-from imageprocessor.server.routes import images as image_routes
-from imageprocessor.server.routes import jobs as job_routes
+from imageprocessor.server.routes import files, health, images, jobs
 from imageprocessor.server.storage_turns import open_turns
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
 ROUTERS = (
-    job_routes.router,
-    image_routes.direct_router,
-    image_routes.router,
-    file_routes.direct_router,
-    file_routes.router,
-    health_routes.router,
+    jobs.router,
+    images.direct_router,
+    images.router,
+    files.direct_router,
+    files.router,
+    health.router,
 )
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 

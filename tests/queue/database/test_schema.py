@@ -51,7 +51,7 @@ def test_migrations_make_the_tables_that_the_code_describes(database: Database) 
 
 def test_head_is_the_newest_migration() -> None:
     config = Config()
-    config.set_main_option("script_location", "imageprocessor.queue.database.connections:migrations")
+    config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 

@@ -18,7 +18,7 @@ from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.queue.maintenance import fsck as reconciliation
+from imageprocessor.queue.maintenance import fsck
 from imageprocessor.queue.maintenance.fsck import reconcile
 from imageprocessor.queue.maintenance.sweep import find_unknown_images
 from imageprocessor.queue.service import Service, open_service
@@ -192,8 +192,8 @@ def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
                 delete_image(service, job.image_id, OPERATOR)
             yield job
 
-    monkeypatch.setattr(reconciliation, "find_unknown_images", find)
-    monkeypatch.setattr(reconciliation, "iterate_jobs", iterate)
+    monkeypatch.setattr(fsck, "find_unknown_images", find)
+    monkeypatch.setattr(fsck, "iterate_jobs", iterate)
     assert list(reconcile(service)) == []
     assert len(list(service.storage.list())) == (0 if deleted else 2)
 

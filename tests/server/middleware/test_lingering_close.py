@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from imageprocessor.server.middleware import lingering_close as lingering
+from imageprocessor.server.middleware import lingering_close
 from imageprocessor.settings import Settings
 from tests.server.live import chunk, form_body, form_start, serve, upload_head, wire
 
@@ -38,7 +38,7 @@ def test_file_that_is_cut_at_the_limit_is_heard_out(port: int, token: Callable[.
 
 
 def test_client_that_never_ends_is_not_heard_out_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(lingering_close, "LISTEN_SECONDS", 0.2)
     with wire(port) as client:
         client.send(upload_head("Content-Length: 1000"))
         started = time.monotonic()

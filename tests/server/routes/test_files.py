@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from imageprocessor.queue.service import Service
-from imageprocessor.server.routes import files as file_routes
+from imageprocessor.server.routes import files
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from tests.server.live import get, serve
@@ -67,7 +67,7 @@ def test_a_large_file_is_sent_as_a_small_one_is(
     client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = [client.get(path) for path in paths]
-    monkeypatch.setattr(file_routes, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(files, "WHOLE_BYTES", 0)
     for path, answer in zip(paths, small, strict=True):
         large = client.get(path)
         assert large.content == answer.content

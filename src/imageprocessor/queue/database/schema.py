@@ -59,7 +59,7 @@ def _upgrade(database: Database) -> str | None:
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", "imageprocessor.queue.database.connections:migrations")
+    config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
     with database.write() as connection:  # one transaction: whoever comes second waits, then finds nothing to do
         _lock(connection)
         revision = read_revision(connection)
