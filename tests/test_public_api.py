@@ -54,7 +54,7 @@ def test_errors_for_input_are_public_and_under_one_root() -> None:
     assert all(issubclass(kind, ip.ImageProcessorError) for kind in kinds.values())
     with pytest.raises(ip.EmptyFileError) as caught:
         ip.process(b"")
-    assert caught.value.code == "empty_file"
+    assert caught.value.code == "file_empty"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

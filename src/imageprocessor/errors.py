@@ -44,13 +44,13 @@ class InputError(ImageProcessorError):
 class EmptyFileError(InputError):
     """The file has no bytes."""
 
-    code = "empty_file"
+    code = "file_empty"
 
 
 class UnsupportedTypeError(InputError):
     """The magic bytes are not those of an accepted format."""
 
-    code = "unsupported_type"
+    code = "type_unsupported"
 
 
 class FileTooLargeError(InputError):
@@ -62,7 +62,7 @@ class FileTooLargeError(InputError):
 class TooManyPixelsError(InputError):
     """Width times height, as the header tells, is above the limit."""
 
-    code = "too_many_pixels"
+    code = "image_too_large"
 
 
 class DimensionTooLargeError(InputError):
@@ -92,55 +92,55 @@ class RequestError(ImageProcessorError):
 class InvalidFormError(RequestError):
     """The body is not well-formed ``multipart/form-data``."""
 
-    code = "invalid_form"
+    code = "form_invalid"
 
 
 class MissingFileError(RequestError):
     """The form has no part called ``file``."""
 
-    code = "missing_file"
+    code = "file_missing"
 
 
 class TooManyFilesError(RequestError):
     """The form has more than one file."""
 
-    code = "too_many_files"
+    code = "file_repeated"
 
 
 class InvalidBucketError(RequestError):
     """The bucket is missing, not a valid name, or not among the allowed ones."""
 
-    code = "invalid_bucket"
+    code = "bucket_invalid"
 
 
 class InvalidMetadataError(RequestError):
     """``metadata`` is not a JSON object within the limits of size and depth."""
 
-    code = "invalid_metadata"
+    code = "metadata_invalid"
 
 
 class UnknownSizeError(RequestError):
     """No size of that name was made."""
 
-    code = "unknown_size"
+    code = "size_unknown"
 
 
 class TooManyIdsError(RequestError):
     """A batch asks for more images than are answered at once, or for none."""
 
-    code = "too_many_ids"
+    code = "id_count_invalid"
 
 
 class InvalidIdError(RequestError):
     """An id is not a UUID."""
 
-    code = "invalid_id"
+    code = "id_invalid"
 
 
 class InvalidIdempotencyKeyError(RequestError):
     """The ``Idempotency-Key`` is empty, too long or has characters that are not printable ASCII."""
 
-    code = "invalid_idempotency_key"
+    code = "idempotency_key_invalid"
 
 
 class IdempotencyKeyReusedError(RequestError):
@@ -152,7 +152,7 @@ class IdempotencyKeyReusedError(RequestError):
 class RateLimitedError(RequestError):
     """The user's uploads of this window are spent until ``reset_at`` (UTC)."""
 
-    code = "rate_limited"
+    code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, reset_at: datetime) -> None:
         super().__init__(message)
@@ -162,7 +162,7 @@ class RateLimitedError(RequestError):
 class UnauthorizedError(RequestError):
     """There is no acceptable token. The message is the same for every cause."""
 
-    code = "unauthorized"
+    code = "token_invalid"
 
     def __init__(self) -> None:
         super().__init__("A valid bearer token is required: send 'Authorization: Bearer <token>'.")
@@ -192,7 +192,7 @@ class ObjectNotFoundError(StorageError):
 class InvalidKeyError(StorageError):
     """A key that no backend accepts: empty, absolute, climbing, or with forbidden characters."""
 
-    code = "invalid_key"
+    code = "key_invalid"
 
 
 class StorageUnavailableError(StorageError):
@@ -278,7 +278,7 @@ class DecodeTimeoutError(JobError):
 class MemoryLimitError(JobError):
     """The job needed more than JOB_MEMORY_LIMIT_MB."""
 
-    code = "memory_limit"
+    code = "memory_exceeded"
     retryable = True
 
 
@@ -292,7 +292,7 @@ class UnexpectedError(JobError):
 class DatabaseUnavailableError(ImageProcessorError):
     """The database is locked, read-only or unreachable."""
 
-    code = "db_unavailable"
+    code = "database_unavailable"
     retryable = True
 
 
@@ -306,19 +306,19 @@ class BrokerUnavailableError(ImageProcessorError):
 class InvalidVariantError(ImageProcessorError, ValueError):
     """A variant's name, width, height, fit, quality or effort is out of range."""
 
-    code = "invalid_variant"
+    code = "variant_invalid"
 
 
 class SettingsError(ImageProcessorError):
     """One or more settings are wrong; the message lists them all."""
 
-    code = "invalid_settings"
+    code = "settings_invalid"
 
 
 class MissingExtraError(ImageProcessorError):
     """A feature needs an optional dependency; the message has the install line."""
 
-    code = "missing_extra"
+    code = "extra_missing"
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an extra: run  pip install 'imageprocessor[{extra}]'")

@@ -127,7 +127,7 @@ def test_user_who_has_uploaded_enough_is_refused_and_others_are_not(http: httpx.
     taken = [upload(http, SMALL) for _ in range(UPLOADS_PER_USER)]
     assert [answer.headers["x-ratelimit-remaining"] for answer in taken] == ["3", "2", "1", "0"]
     refused = upload(http, SMALL)
-    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) > 0
     assert upload(stranger, SMALL).status_code == 202
     assert [wait_for_end(http, answer)["status"] for answer in taken] == ["completed"] * UPLOADS_PER_USER

@@ -58,7 +58,7 @@ def given(data: bytes) -> Callable[[], bytes]:
 
 
 def list_files() -> Iterator[HostileFile]:
-    yield HostileFile(1, "empty", lambda: b"", 422, "empty_file")
+    yield HostileFile(1, "empty", lambda: b"", 422, "file_empty")
     yield from refused_types()
     yield HostileFile(4, "PNG in the name of a JPEG", lambda: PNG)
     for kind, data in (("JPEG", JPEG), ("PNG", PNG), ("WebP", WEBP)):
@@ -84,7 +84,7 @@ def refused_types() -> Iterator[HostileFile]:
         (7, "PNG whose first byte lost its highest bit"): b"\x09" + PNG[1:],
     }
     for (row, name), data in files.items():
-        yield HostileFile(row, name, given(data), 415, "unsupported_type")
+        yield HostileFile(row, name, given(data), 415, "type_unsupported")
 
 
 def corrupt_pngs() -> Iterator[HostileFile]:
@@ -118,7 +118,7 @@ def too_large() -> Iterator[HostileFile]:
         (11, "JPEG of 280 megapixels"): lambda: jpeg_claiming(20_000, 14_000),
     }
     for (row, name), make in bombs.items():
-        yield HostileFile(row, name, make, 422, "too_many_pixels")
+        yield HostileFile(row, name, make, 422, "image_too_large")
     yield HostileFile(10, "PNG of 65 536 × 65 536", lambda: png_bomb(65_536, 65_536), 422, "dimension_too_large")
     yield HostileFile(10, "PNG with a thousandth of its pixels", lambda: png_bomb(7_000, 7_000), 202, "image_invalid")
 

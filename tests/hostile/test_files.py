@@ -130,10 +130,10 @@ def test_what_is_refused_leaves_no_job_and_costs_no_quota(file: HostileFile, hou
 def test_a_form_has_one_file(house: House) -> None:
     fields = {"bucket": "photos"}
     none = house.client.post(UPLOAD, data=fields, headers=house.headers, files={"other": ("a", b"")})
-    assert (none.status_code, none.json()["code"]) == (422, "missing_file")
+    assert (none.status_code, none.json()["code"]) == (422, "file_missing")
     files = [("file", ("a", JPEG)), ("file", ("b", JPEG))]
     two = house.client.post(UPLOAD, data=fields, headers=house.headers, files=files)
-    assert (two.status_code, two.json()["code"]) == (400, "too_many_files")
+    assert (two.status_code, two.json()["code"]) == (400, "file_repeated")
     assert house.files() == set()
 
 

@@ -297,7 +297,7 @@ def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permi
     accepted = [int(remaining) for status, _, remaining in answers if status == 202]
     assert sorted(accepted) == list(range(UPLOADS_PER_USER - 1))
     refused = [(status, answer["code"], remaining) for status, answer, remaining in answers if status != 202]
-    assert refused == [(429, "rate_limited", "0")] * (100 - len(accepted))
+    assert refused == [(429, "rate_limit_exceeded", "0")] * (100 - len(accepted))
     with wire(processes) as line:
         line.send(b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 1_000 + b"\r\n")
         assert line.answer("GET")[0].status == 431

@@ -159,7 +159,7 @@ def test_source_that_is_not_what_was_received_fails_the_job(
     assert (find(service, job).status, find(service, job).error_code) == (JobStatus.FAILED, code)
 
 
-@pytest.mark.parametrize(("fault", "code"), [(MemoryError(), "memory_limit"), (ZeroDivisionError(), "internal_error")])
+@pytest.mark.parametrize(("fault", "code"), [(MemoryError(), "memory_exceeded"), (ZeroDivisionError(), "internal_error")])
 def test_whatever_goes_wrong_ends_the_attempt_and_not_the_worker(
     fault: BaseException, code: str, service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

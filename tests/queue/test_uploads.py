@@ -52,11 +52,11 @@ def test_accepted_upload_is_staged_counted_and_pending(service: Service, submit_
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "empty_file": {"data": b""},
-    "unsupported_type": {"data": b"not a picture, whatever its name"},
-    "too_many_pixels": {"data": png_bomb(65_535, 65_535)},
-    "invalid_bucket": {"bucket": "../../etc"},
-    "invalid_metadata": {"metadata": "[1]"},
+    "file_empty": {"data": b""},
+    "type_unsupported": {"data": b"not a picture, whatever its name"},
+    "image_too_large": {"data": png_bomb(65_535, 65_535)},
+    "bucket_invalid": {"bucket": "../../etc"},
+    "metadata_invalid": {"metadata": "[1]"},
 }
 
 

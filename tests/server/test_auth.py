@@ -39,7 +39,7 @@ def batch_path(image: dict[str, str]) -> str:
 
 def test_an_upload_and_a_delete_need_a_token(client: TestClient, image: dict[str, str]) -> None:
     for answer in (client.post(UPLOAD), client.delete(f"/api/v1/images/{image['image_id']}")):
-        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -91,7 +91,7 @@ def test_another_scheme_is_a_401(client: TestClient, header: str) -> None:
 @pytest.mark.parametrize("settings", [{"jwt_previous_secret_keys": [OLD_KEY]}], indirect=True)
 def test_a_token_of_a_previous_key_is_accepted(client: TestClient, settings: Settings) -> None:
     headers = {"Authorization": f"bearer {sign(settings, key=OLD_KEY)}"}
-    assert client.post(UPLOAD, headers=headers).json()["code"] == "invalid_form"
+    assert client.post(UPLOAD, headers=headers).json()["code"] == "form_invalid"
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ def test_every_failing_answer_is_declared_as_a_problem(document: dict[str, Any])
 
 def test_errors_of_one_status_share_a_response_that_names_their_codes() -> None:
     response = problem_responses(errors.InvalidIdError, errors.UnknownSizeError)[422]
-    assert "`invalid_id`" in response["description"]
-    assert "`unknown_size`" in response["description"]
+    assert "`id_invalid`" in response["description"]
+    assert "`size_unknown`" in response["description"]
 
 
 def test_a_problem_on_the_wire_is_as_described(client: TestClient) -> None:

@@ -127,4 +127,4 @@ def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_lin
     with capture_logs() as logs:
         answer = client.get("/api/v1/health/stats")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert [line["code"] for line in logs if line["log_level"] == "error"] == ["db_unavailable"]
+    assert [line["code"] for line in logs if line["log_level"] == "error"] == ["database_unavailable"]

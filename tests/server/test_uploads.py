@@ -92,15 +92,15 @@ def test_a_file_in_many_blocks_arrives_whole(
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
-        (b"", 422, "empty_file"),
-        (b"just text", 415, "unsupported_type"),
-        (b"GIF89a<?php system($_GET['c']); ?>", 415, "unsupported_type"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_type"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", 415, "unsupported_type"),
-        (b"%PDF-1.7", 415, "unsupported_type"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", 415, "unsupported_type"),
-        (b"AT&TFORM\x00\x00\x00\x00DJVM", 415, "unsupported_type"),
-        (png_bomb(65_535, 65_535), 422, "too_many_pixels"),
+        (b"", 422, "file_empty"),
+        (b"just text", 415, "type_unsupported"),
+        (b"GIF89a<?php system($_GET['c']); ?>", 415, "type_unsupported"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "type_unsupported"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", 415, "type_unsupported"),
+        (b"%PDF-1.7", 415, "type_unsupported"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", 415, "type_unsupported"),
+        (b"AT&TFORM\x00\x00\x00\x00DJVM", 415, "type_unsupported"),
+        (png_bomb(65_535, 65_535), 422, "image_too_large"),
         (png_bomb(65_536, 10), 422, "dimension_too_large"),
         (png_bomb(0, 10), 422, "image_invalid"),
         (encode(photo(9, 9), "JPEG")[:20], 422, "image_truncated"),
@@ -119,20 +119,20 @@ def test_a_file_that_is_no_acceptable_picture_is_refused(
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"bucket": ""}, "invalid_bucket"),
-        ({"bucket": "../../etc"}, "invalid_bucket"),
-        ({"bucket": "a\x00b"}, "invalid_bucket"),
-        ({"bucket": "x" * 4096}, "invalid_bucket"),
-        ({"bucket": "x" * 40_000}, "invalid_bucket"),
-        ({"bucket": "Photos"}, "invalid_bucket"),
-        ({"bucket": "photos\n"}, "invalid_bucket"),
-        ({"metadata": "{"}, "invalid_metadata"),
-        ({"metadata": "[1]"}, "invalid_metadata"),
-        ({"metadata": '{"x": NaN}'}, "invalid_metadata"),
-        ({"metadata": json.dumps({"x": "y" * 17_000})}, "invalid_metadata"),
-        ({"metadata": json.dumps({"x": "y" * 40_000})}, "invalid_metadata"),
-        ({"metadata": '{"x":' * 1000 + "1" + "}" * 1000}, "invalid_metadata"),
-        ({"metadata": r'{"x": "\ud800"}'}, "invalid_metadata"),
+        ({"bucket": ""}, "bucket_invalid"),
+        ({"bucket": "../../etc"}, "bucket_invalid"),
+        ({"bucket": "a\x00b"}, "bucket_invalid"),
+        ({"bucket": "x" * 4096}, "bucket_invalid"),
+        ({"bucket": "x" * 40_000}, "bucket_invalid"),
+        ({"bucket": "Photos"}, "bucket_invalid"),
+        ({"bucket": "photos\n"}, "bucket_invalid"),
+        ({"metadata": "{"}, "metadata_invalid"),
+        ({"metadata": "[1]"}, "metadata_invalid"),
+        ({"metadata": '{"x": NaN}'}, "metadata_invalid"),
+        ({"metadata": json.dumps({"x": "y" * 17_000})}, "metadata_invalid"),
+        ({"metadata": json.dumps({"x": "y" * 40_000})}, "metadata_invalid"),
+        ({"metadata": '{"x":' * 1000 + "1" + "}" * 1000}, "metadata_invalid"),
+        ({"metadata": r'{"x": "\ud800"}'}, "metadata_invalid"),
     ],
 )
 def test_fields_that_cannot_be_accepted_are_refused(
@@ -145,16 +145,16 @@ def test_fields_that_cannot_be_accepted_are_refused(
 
 @pytest.mark.parametrize("settings", [{"allowed_buckets": ["avatars"]}], indirect=True)
 def test_a_bucket_that_is_not_allowed_is_refused(upload: Callable[..., Any]) -> None:
-    assert upload().json()["code"] == "invalid_bucket"
+    assert upload().json()["code"] == "bucket_invalid"
     assert upload(fields={"bucket": "avatars"}).status_code == 202
 
 
 @pytest.mark.parametrize(
     ("files", "status", "code"),
     [
-        ([("file", ("a", b"x")), ("file", ("b", b"y"))], 400, "too_many_files"),
-        ([("picture", ("a", b"x"))], 422, "missing_file"),
-        ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "invalid_form"),
+        ([("file", ("a", b"x")), ("file", ("b", b"y"))], 400, "file_repeated"),
+        ([("picture", ("a", b"x"))], 422, "file_missing"),
+        ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "form_invalid"),
     ],
 )
 def test_a_form_needs_exactly_one_file(upload: Callable[..., Any], files: list[Any], status: int, code: str) -> None:
@@ -177,7 +177,7 @@ def test_a_body_that_is_no_form_is_a_400(
     client: TestClient, token: Callable[..., dict[str, str]], headers: dict[str, str], body: bytes
 ) -> None:
     answer = client.post(UPLOAD, content=body, headers=token() | headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_form")
+    assert (answer.status_code, answer.json()["code"]) == (400, "form_invalid")
     assert set(answer.headers) >= QUOTA_HEADERS
 
 
@@ -185,7 +185,7 @@ def test_a_body_that_is_no_form_is_a_400(
 def test_a_spent_window_is_a_429_that_says_when_to_come_back(upload: Callable[..., Any], service: Service) -> None:
     upload()
     answer = upload()
-    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limit_exceeded")
     assert 1 <= int(answer.headers["retry-after"]) <= 3600
     assert answer.headers["x-ratelimit-remaining"] == "0"
     assert upload(user="bob").status_code == 202
@@ -248,7 +248,7 @@ def test_a_repeated_upload_is_answered_though_the_window_is_spent(upload: Callab
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "tab\tkey", "käse".encode("latin-1")])
 def test_an_idempotency_key_that_is_none_is_refused(upload: Callable[..., Any], key: str | bytes) -> None:
     answer = upload(headers={"Idempotency-Key": key})
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_invalid")
     assert set(answer.headers) >= QUOTA_HEADERS
 
 
@@ -311,7 +311,7 @@ def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
 
     monkeypatch.setattr("imageprocessor.queue.database.connections.Database.take_in", refuse)
     answer = upload()
-    assert (answer.status_code, answer.json()["code"]) == (503, "db_unavailable")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert list(service.staging.list()) == []
 

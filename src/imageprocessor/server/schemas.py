@@ -237,11 +237,11 @@ class Problem(BaseModel):
     """What went wrong, as RFC 9457 tells it."""
 
     model_config = example(
-        type="urn:imageprocessor:error:unsupported_type",
+        type="urn:imageprocessor:error:type_unsupported",
         title="The file is not of an accepted type",
         status=415,
         detail="The file is image/gif: send one of image/jpeg, image/png, image/webp.",
-        code="unsupported_type",
+        code="type_unsupported",
         request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f",
     )
 

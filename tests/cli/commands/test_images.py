@@ -69,7 +69,7 @@ def test_process_reports_json_lines(run: Run, album: Path) -> None:
     assert good["size_bytes"] == (album / "a.jpg").stat().st_size
     assert good["variants"]["thumbnail"]["path"] == "web/a.jpg_thumbnail.webp"
     assert (good["variants"]["thumbnail"]["width"], good["variants"]["thumbnail"]["height"]) == (150, 100)
-    assert reports["album/notes.jpg"]["error_code"] == "unsupported_type"
+    assert reports["album/notes.jpg"]["error_code"] == "type_unsupported"
     assert reports["album/cut.jpg"]["error_code"] == "image_truncated"
 
 
@@ -79,7 +79,7 @@ def test_process_takes_sizes_quality_and_limits(run: Run, album: Path) -> None:
     assert {name: variant["width"] for name, variant in report["variants"].items()} == {"card": 100, "wide": 250}
     specs = [ip.VariantSpec("card", width=100, quality=40), ip.VariantSpec("wide", width=250, quality=40)]
     assert Path("web/a_card.webp").read_bytes() == ip.process(album / "a.jpg", specs).variants["card"].data
-    for limit, code in ({"--max-megapixels": "0.1"}, "too_many_pixels"), ({"--max-size-mb": "0.001"}, "file_too_large"):
+    for limit, code in ({"--max-megapixels": "0.1"}, "image_too_large"), ({"--max-size-mb": "0.001"}, "file_too_large"):
         ran = run("process", album / "a.jpg", "--out", "web", *next(iter(limit.items())), "--json")
         assert (ran.status, ran.json["error_code"]) == (1, code)
 

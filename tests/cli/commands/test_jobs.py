@@ -158,7 +158,7 @@ def test_retry_reports_what_cannot_be_retried_and_retries_the_rest(run: Run, bad
     ran = run("jobs", "retry", bad.job_id, UNKNOWN, "seven", unlucky.job_id, "--json")
     assert ran.status == 1
     codes = [outcome.get("error_code") for outcome in ran.json]
-    assert codes == ["job_not_retryable", "job_not_found", "invalid_id", None]
+    assert codes == ["job_not_retryable", "job_not_found", "id_invalid", None]
     assert "is pending: only a failed job" in run("jobs", "retry", unlucky.job_id).out
 
 

@@ -126,7 +126,7 @@ def test_over_http_an_upload_is_503_with_retry_after_and_an_image_200(service: S
         refused = client.post("/api/v1/images/upload", files=files, data={"bucket": "photos"}, headers=user)
         image = client.get(f"/api/v1/images/{completed.image_id}")
         ready, alive = client.get("/readyz"), client.get("/livez")
-    assert (refused.status_code, refused.json()["code"]) == (503, "db_unavailable")
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
     assert int(refused.headers["retry-after"]) > 0
     assert (image.status_code, alive.status_code) == (200, 200)
     assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, "ok"), "no upload can be taken"

@@ -215,7 +215,7 @@ def test_image_that_needs_more_than_the_memory_limit_fails_alone(
     hungry = submit_image(encode(Image.new("RGBA", (7000, 7000), (10, 200, 30, 128)), "PNG", compress_level=1))
     small = submit_image()
     wait_for_status(service, small, JobStatus.COMPLETED)
-    wait_for(lambda: find(service, hungry).error_code == "memory_limit")
+    wait_for(lambda: find(service, hungry).error_code == "memory_exceeded")
 
 
 def stop_in_the_middle(service: Service, job: Job) -> Job:

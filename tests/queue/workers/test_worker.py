@@ -98,4 +98,4 @@ def test_too_little_memory_for_a_thread_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FEW_MEGABYTES_LEFT, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     outcomes = [line for line in done.stdout.splitlines() if line.startswith("outcome")]
-    assert set(outcomes) == {"outcome memory_limit", "outcome None"}, done.stdout
+    assert set(outcomes) == {"outcome memory_exceeded", "outcome None"}, done.stdout

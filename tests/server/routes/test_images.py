@@ -39,7 +39,7 @@ def test_an_unknown_size_is_a_422_that_names_the_known_ones(
     client: TestClient, image: dict[str, str], size: str, end: str
 ) -> None:
     answer = client.get(f"{IMAGES}/{image['image_id']}{end}?size={size}")
-    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_size")
+    assert (answer.status_code, answer.json()["code"]) == (422, "size_unknown")
     assert "thumbnail, medium" in answer.json()["detail"]
     assert len(answer.text) < 600
 
@@ -50,7 +50,7 @@ def test_an_image_that_is_not_ready_is_a_409(client: TestClient, upload: Callabl
     assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
 
 
-@pytest.mark.parametrize(("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "invalid_id"))])
+@pytest.mark.parametrize(("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "id_invalid"))])
 @pytest.mark.parametrize(("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")])
 def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
     client: TestClient,
@@ -82,10 +82,10 @@ def test_a_batch_keeps_the_order_and_lists_what_is_missing(
 @pytest.mark.parametrize(
     ("query", "code"),
     [
-        (f"image_ids={','.join([UNKNOWN] * 51)}", "too_many_ids"),
-        ("image_ids=", "too_many_ids"),
-        ("image_ids=,%20,", "too_many_ids"),
-        ("image_ids=a,b", "invalid_id"),
+        (f"image_ids={','.join([UNKNOWN] * 51)}", "id_count_invalid"),
+        ("image_ids=", "id_count_invalid"),
+        ("image_ids=,%20,", "id_count_invalid"),
+        ("image_ids=a,b", "id_invalid"),
         ("", "request_invalid"),
     ],
 )

@@ -110,9 +110,9 @@ def test_every_url_begins_with_the_public_base(client: TestClient, image: dict[s
     ("job_id", "status", "code"),
     [
         (UNKNOWN, 404, "job_not_found"),
-        ("17", 422, "invalid_id"),
-        ("%00", 422, "invalid_id"),
-        ("x" * 4096, 422, "invalid_id"),
+        ("17", 422, "id_invalid"),
+        ("%00", 422, "id_invalid"),
+        ("x" * 4096, 422, "id_invalid"),
         ("..%2f..%2fetc", 404, "not_found"),
     ],
 )
