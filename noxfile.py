@@ -1,7 +1,8 @@
 """Every check of the project: `nox` runs those that a change needs, `nox --list` tells the others.
 
-The first four sessions run in the environment that nox itself runs in: `pip install -e '.[dev]'` has put there all they
-need. The others make environments of their own, because what is installed is what they test.
+The first four sessions run in the environment that nox itself runs in: `pip install -e '.[dev]'`
+has put there all they need. The others make environments of their own, because what is installed is
+what they test.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 IN_PARALLEL = ["-n", "auto", "--dist", "loadgroup"]  # what shares a server shares a process
-WITHOUT_EXTRAS = ["tests/core", "tests/storage", "src/imageprocessor/core", "src/imageprocessor/storage"]
+WITHOUT_EXTRAS = [
+    "tests/core",
+    "tests/storage",
+    "src/imageprocessor/core",
+    "src/imageprocessor/storage",
+]
 SIMD = "pillow-simd==12.1.1.post0"
 SIMD_HEADERS = ("stdio.h", "jpeglib.h", "lcms2.h", "webp/encode.h", "zlib.h", "Python.h")
 MIGRATE = """
@@ -73,29 +79,53 @@ def pythons(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """All tests, with the lowest version of every dependency that pyproject.toml permits."""
     session.install("--resolution", "lowest-direct", "-e", ".[bench]")
-    session.run("pytest", *IN_PARALLEL, "-W", "default", *session.posargs)  # old versions warn of what is long changed
+    session.run(
+        "pytest", *IN_PARALLEL, "-W", "default", *session.posargs
+    )  # old versions warn of what is long changed
 
 
 @nox.session(venv_backend="uv")
 def simd(session: nox.Session) -> None:
-    """All tests on Pillow-SIMD, built from source: needs a processor with AVX2, a C compiler and headers."""
+    """All tests on Pillow-SIMD, built from source.
+
+    Needs a processor with AVX2, a C compiler and headers.
+    """
     try:
         headers = [f"-include{name}" for name in SIMD_HEADERS]
         python = f"-I{sysconfig.get_path('include')}"
-        session.run("cc", "-mavx2", "-fsyntax-only", python, *headers, "-xc", os.devnull, external=True, silent=True)
+        session.run(
+            "cc",
+            "-mavx2",
+            "-fsyntax-only",
+            python,
+            *headers,
+            "-xc",
+            os.devnull,
+            external=True,
+            silent=True,
+        )
     except CommandFailed:
-        session.error("Pillow-SIMD is built from source: install the packages that the Dockerfile installs for it")
+        session.error(
+            "Pillow-SIMD is built from source: install the packages that the Dockerfile installs for it"
+        )
     session.install("-e", ".[bench]")
     session.run("uv", "pip", "uninstall", "pillow", external=True)
     # A wheel in the cache may be one that was built without AVX2
-    session.install("--no-cache", "-C", "webp=enable", "-C", "lcms=enable", SIMD, env={"CC": "cc -mavx2"})
-    session.run("python", "-c", "from PIL.features import pilinfo; pilinfo(supported_formats=False)")
+    session.install(
+        "--no-cache", "-C", "webp=enable", "-C", "lcms=enable", SIMD, env={"CC": "cc -mavx2"}
+    )
+    session.run(
+        "python", "-c", "from PIL.features import pilinfo; pilinfo(supported_formats=False)"
+    )
     session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def tests_base(session: nox.Session) -> None:
-    """The library without extras: its tests pass, and a command that needs an extra says how to install it."""
+    """The library without extras.
+
+    Its tests pass, and a command that needs an extra says how to install it.
+    """
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "auto", *WITHOUT_EXTRAS, *session.posargs)
     said = session.run("python", "-m", "imageprocessor", "serve", success_codes=[1, 2], silent=True)
@@ -105,14 +135,20 @@ def tests_base(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
-    """The long form of the tests that kill, 1000 images each, and of those that need much memory: an hour."""
+    """The long form of the tests that kill, 1000 images each, and of those that need much memory.
+
+    An hour.
+    """
     long = {"CHAOS_IMAGES": "1000", "WORST_IMAGES": "all"}
     session.run("pytest", "tests/chaos", "tests/hostile/test_memory.py", *session.posargs, env=long)
 
 
 @nox.session(venv_backend="uv")
 def bench(session: nox.Session) -> None:
-    """The benchmarks, on a machine that does nothing else. Arguments after `--` go to `python -m benchmarks`."""
+    """The benchmarks, on a machine that does nothing else.
+
+    Arguments after `--` go to `python -m benchmarks`.
+    """
     # As pip does: without bytecode every start would compile what it imports
     session.install("-e", ".[bench]", env={"UV_COMPILE_BYTECODE": "1"})
     peers = session.create_tmp()
@@ -126,14 +162,24 @@ def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing, a minute for each target; arguments after `--` go to libFuzzer."""
     session.install("-e", ".[test]", "atheris>=3")
     for target in ("validate", "strip", "process"):
-        session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *(session.posargs or ["-max_total_time=60"]))
+        session.run(
+            "python",
+            "-m",
+            f"tests.fuzz.fuzz_{target}",
+            *(session.posargs or ["-max_total_time=60"]),
+        )
 
 
 @nox.session(venv_backend="uv")
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of what a fresh install brings. Needs a vulnerability service on the network."""
+    """Known vulnerabilities of what a fresh install brings.
+
+    Needs a vulnerability service on the network.
+    """
     session.install(".[all]", "pip-audit")
-    session.run("uv", "pip", "uninstall", "imageprocessor", external=True)  # unreleased: no service knows it
+    session.run(
+        "uv", "pip", "uninstall", "imageprocessor", external=True
+    )  # unreleased: no service knows it
     session.run("pip-audit", "--strict", "--progress-spinner", "off")
 
 

@@ -1,1 +1,4 @@
-"""How fast, against what: every figure is a ratio to a reference that ran in the same minutes on the same machine."""
+"""How fast, against what.
+
+Every figure is a ratio to a reference that ran in the same minutes on the same machine.
+"""

@@ -23,9 +23,14 @@ def main(arguments: list[str]) -> int:
     for subject in options.subjects:
         sys.stderr.write(f"measuring {subject} …\n")
         rows += import_module(f"benchmarks.{subject}").measure(options.rounds)
-    results: dict[str, Any] = {"machine": describe_machine(), "rows": [row.to_json() for row in rows]}
+    results: dict[str, Any] = {
+        "machine": describe_machine(),
+        "rows": [row.to_json() for row in rows],
+    }
     sys.stdout.write(format_table(results["rows"]) + "\n")
-    options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    options.json.write_text(
+        json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     if options.docs:
         write_docs(results)
     return int(any(isinstance(row, Figure) and row.met is False for row in rows))
@@ -34,9 +39,15 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("subjects", nargs="*", default=SUBJECTS, metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each contender runs (default: 7)")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where the results go")
+    parser.add_argument(
+        "subjects", nargs="*", default=SUBJECTS, metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="how often each contender runs (default: 7)"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("benchmarks.json"), help="where the results go"
+    )
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md from them")
     return parser.parse_args(arguments)
 

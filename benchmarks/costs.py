@@ -1,4 +1,7 @@
-"""What an image costs, as docs/capacity.py takes it: `python -m benchmarks.costs`. It is CPU time: others may work."""
+"""What an image costs, as docs/capacity.py takes it: `python -m benchmarks.costs`.
+
+It is CPU time: others may work.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def main() -> None:
         with open_service(settings) as service:
             job_seconds = cost_of_jobs(service, folder)
         upload, status = cost_of_requests(settings, folder)
-    print(f"job_cpu_seconds={job_seconds:.3f} upload_cpu_seconds={upload:.5f} status_cpu_seconds={status:.5f}")
+    print(
+        f"job_cpu_seconds={job_seconds:.3f} upload_cpu_seconds={upload:.5f} status_cpu_seconds={status:.5f}"
+    )
     print(f"redis_commands={count_redis_commands():.1f}")
 
 
@@ -51,12 +56,22 @@ def cost_of_jobs(service: Service, folder: Path) -> float:
 
 
 def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
-    """Return the CPU seconds of the API for an upload of a 12 MP photo, and for a question how its job is."""
+    """Return the CPU seconds of the API for an upload of a 12 MP photo.
+
+    And for a question how its job is.
+    """
     port = find_free_port()
-    environ = {**os.environ, "DATA_DIR": str(folder), "WORKER_CONCURRENCY": "0", "RATE_LIMIT_MAX_UPLOADS": "1000000"}
+    environ = {
+        **os.environ,
+        "DATA_DIR": str(folder),
+        "WORKER_CONCURRENCY": "0",
+        "RATE_LIMIT_MAX_UPLOADS": "1000000",
+    }
     headers = {"Authorization": f"Bearer {sign_token(settings, 'benchmark')}"}
     with (
-        run_process([*SERVE, str(port)], folder / "serve.log", stop=signal.SIGTERM, env=environ, cwd=folder) as process,
+        run_process(
+            [*SERVE, str(port)], folder / "serve.log", stop=signal.SIGTERM, env=environ, cwd=folder
+        ) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/images", headers=headers) as http,
     ):
         wait_for(lambda: answers(http))
@@ -71,15 +86,26 @@ def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
 
 
 def count_redis_commands() -> float:
-    """Return the commands that Redis runs for a job, its message, acknowledgement and events, besides idle ones."""
+    """Return the commands that Redis runs for a job, its message, acknowledgement and events.
+
+    Besides idle ones.
+    """
     with TemporaryDirectory() as name, run_redis(Path(name)) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         environ = {**os.environ, "DATA_DIR": name, "QUEUE_BACKEND": "celery", "REDIS_URL": url}
         settings = Settings.model_validate(
-            {"data_dir": name, "queue_backend": "celery", "redis_url": url, "rate_limit_max_uploads": 1_000_000}
+            {
+                "data_dir": name,
+                "queue_backend": "celery",
+                "redis_url": url,
+                "rate_limit_max_uploads": 1_000_000,
+            }
         )
         command = [sys.executable, "-m", "imageprocessor", "worker"]
-        with open_service(settings) as service, run_process(command, Path(name, "worker.log"), env=environ, cwd=name):
+        with (
+            open_service(settings) as service,
+            run_process(command, Path(name, "worker.log"), env=environ, cwd=name),
+        ):
             submit_picture(service, encode_photo(400, 300))
             wait_for(lambda: not count_open(service))
             before = count_commands(url)
@@ -112,10 +138,14 @@ def answers(http: httpx.Client) -> bool:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process and its children so far."""
     children = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
     ]
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:13]) / TICKS_A_SECOND + sum(map(cpu_seconds, children))
+    return sum(int(field) for field in fields[11:13]) / TICKS_A_SECOND + sum(
+        map(cpu_seconds, children)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What WebP's effort buys: time, and bytes at equal SSIM, of each width that is made by default.
 
-`python -m benchmarks.effort [PHOTO…]` prints the table that `VariantSpec.effort` was chosen from; without photos it
-looks at the one that is drawn here.
+`python -m benchmarks.effort [PHOTO…]` prints the table that `VariantSpec.effort` was chosen from;
+without photos it looks at the one that is drawn here.
 """
 
 from __future__ import annotations
@@ -28,14 +28,24 @@ COMPARED_SIDE = 1600  #: SSIM of a larger picture is that of its middle
 
 
 def main(paths: Sequence[str]) -> None:
-    """Print how each effort compares with effort 4 at quality 85: medians of the time, means over the photos."""
-    photos = [Image.open(path).convert("RGB") for path in paths] or [Image.open(BytesIO(encode_photo()))]
-    rows = ["| width | effort | CPU time | bytes at equal quality | bytes at equal SSIM |", "|---|---|---|---|---|"]
+    """Print how each effort compares with effort 4 at quality 85.
+
+    Medians of the time, means over the photos.
+    """
+    photos = [Image.open(path).convert("RGB") for path in paths] or [
+        Image.open(BytesIO(encode_photo()))
+    ]
+    rows = [
+        "| width | effort | CPU time | bytes at equal quality | bytes at equal SSIM |",
+        "|---|---|---|---|---|",
+    ]
     for width in WIDTHS:
         compared = [list(compare_efforts(shrink(photo, width))) for photo in photos]
         for effort, ratios in zip(EFFORTS, zip(*compared, strict=True), strict=True):
             means = [geometric_mean(values) for values in zip(*ratios, strict=True)]
-            rows.append(f"| {width} | {effort} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+            rows.append(
+                f"| {width} | {effort} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |"
+            )
     sys.stdout.write("\n".join(rows) + "\n")
 
 
@@ -46,7 +56,10 @@ def shrink(photo: Image.Image, width: int) -> Image.Image:
 
 
 def compare_efforts(picture: Image.Image) -> Iterator[tuple[float, float, float]]:
-    """Yield for each effort its time, bytes at quality 85, and bytes at the SSIM of effort 4, as ratios to effort 4."""
+    """Yield for each effort its time, bytes at quality 85, and bytes at the SSIM of effort 4.
+
+    As ratios to effort 4.
+    """
     encode(picture, QUALITY, REFERENCE_EFFORT)
     wanted = likeness(picture, encode(picture, QUALITY, REFERENCE_EFFORT))
     measured = [
@@ -63,15 +76,27 @@ def compare_efforts(picture: Image.Image) -> Iterator[tuple[float, float, float]
 
 
 def bytes_at(picture: Image.Image, effort: int, wanted: float) -> float:
-    """Return the bytes at which *effort* reaches that SSIM, between the qualities that were tried."""
+    """Return the bytes at which *effort* reaches that SSIM.
+
+    Between the qualities that were tried.
+    """
     files = [encode(picture, quality, effort) for quality in QUALITIES]
-    return float(np.interp(wanted, [likeness(picture, file) for file in files], [len(file) for file in files]))
+    return float(
+        np.interp(
+            wanted, [likeness(picture, file) for file in files], [len(file) for file in files]
+        )
+    )
 
 
 def likeness(picture: Image.Image, encoded: bytes) -> float:
     """Return the SSIM of the luma (Wang et al. 2004, windows of 7 × 7 px)."""
     left, top = (max(0, side - COMPARED_SIDE) // 2 for side in picture.size)
-    box = left, top, min(picture.width, left + COMPARED_SIDE), min(picture.height, top + COMPARED_SIDE)
+    box = (
+        left,
+        top,
+        min(picture.width, left + COMPARED_SIDE),
+        min(picture.height, top + COMPARED_SIDE),
+    )
     with Image.open(BytesIO(encoded)) as image:
         planes = [np.asarray(each.crop(box).convert("L")) for each in (picture, image)]
     return float(structural_similarity(*planes))  # type: ignore[no-untyped-call]

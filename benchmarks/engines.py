@@ -1,7 +1,7 @@
 """What another build of Pillow changes: `python -m benchmarks.engines PYTHON OTHER…`.
 
-Each is an interpreter that has imageprocessor and one build of Pillow. The codecs come with the build: their rows are
-apart from that of resizing.
+Each is an interpreter that has imageprocessor and one build of Pillow. The codecs come with the
+build: their rows are apart from that of resizing.
 """
 
 from __future__ import annotations
@@ -29,21 +29,30 @@ Run = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
-    """Run the works in each interpreter in turns, and print what each takes, and its ratio to the first."""
+    """Run the works in each interpreter in turns, and print what each takes.
+
+    And its ratio to the first.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=main.__doc__)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
-    parser.add_argument("--picture", type=Path, help="a JPEG (default: one of 12 megapixels that is drawn)")
+    parser.add_argument(
+        "--picture", type=Path, help="a JPEG (default: one of 12 megapixels that is drawn)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="how often each runs (default: 7)")
     options = parser.parse_args(arguments)
     data = options.picture.read_bytes() if options.picture else encode_photo()
-    runs = interleave({python: partial(measure_in, python, data) for python in options.pythons}, options.rounds)
+    runs = interleave(
+        {python: partial(measure_in, python, data) for python in options.pythons}, options.rounds
+    )
     print(format_table([runs[python] for python in options.pythons]))
 
 
 def measure_in(python: str, data: bytes) -> Run:
     """Return what `measure` gives for *data* in the interpreter *python*, and its libraries."""
     command = [python, "-c", "from benchmarks.engines import tell; tell()"]
-    return dict(json.loads(subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout))
+    return dict(
+        json.loads(subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout)
+    )
 
 
 def tell() -> None:
@@ -51,14 +60,21 @@ def tell() -> None:
 
 
 def measure(data: bytes) -> dict[str, float]:
-    """Return the figures of one interpreter; CPU seconds but for the wall time, the memory and the bytes of a job."""
+    """Return the figures of one interpreter.
+
+    CPU seconds but for the wall time, the memory and the bytes of a job.
+    """
     figures: dict[str, float] = {}
     result, cpu, wall = clocked(partial(process, data))
     figures |= {"job of four sizes, CPU s": cpu, "the same, wall s": wall}
     figures["its peak memory, MB"] = peak_bytes() / 1e6
-    figures["its output, kB"] = sum(variant.size_bytes for variant in result.variants.values()) / 1000
+    figures["its output, kB"] = (
+        sum(variant.size_bytes for variant in result.variants.values()) / 1000
+    )
     picture, figures["JPEG decoded, CPU s"], _ = clocked(partial(decode, data))
-    _, figures["resized to 1200, 600, 150 px, CPU s"], _ = clocked(partial(resize_in_steps, picture))
+    _, figures["resized to 1200, 600, 150 px, CPU s"], _ = clocked(
+        partial(resize_in_steps, picture)
+    )
     _, figures["WebP encoded in full size, CPU s"], _ = clocked(partial(encode, picture))
     return figures
 
@@ -72,7 +88,10 @@ def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def peak_bytes() -> int:
-    """Return the most that this program has held; rusage would count what its parent held before it started this."""
+    """Return the most that this program has held.
+
+    Rusage would count what its parent held before it started this.
+    """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -94,9 +113,15 @@ def encode(picture: Image.Image) -> None:
 
 
 def format_table(engines: list[list[Run]]) -> str:
-    libraries = [", ".join(f"{name} {version}" for name, version in runs[0]["libraries"].items()) for runs in engines]
+    libraries = [
+        ", ".join(f"{name} {version}" for name, version in runs[0]["libraries"].items())
+        for runs in engines
+    ]
     lines = [" | ".join(["| work", *libraries]) + " |", "| --- " * (len(engines) + 1) + "|"]
-    lines += [" | ".join([f"| {work}", *format_row(work, engines)]) + " |" for work in engines[0][0]["figures"]]
+    lines += [
+        " | ".join([f"| {work}", *format_row(work, engines)]) + " |"
+        for work in engines[0][0]["figures"]
+    ]
     return "\n".join(lines)
 
 

@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row: *ours* and *theirs* are medians in *unit*; the ratio, ours / theirs, is the median of the rounds'."""
+    """One row: *ours* and *theirs* are medians in *unit*.
+
+    The ratio, ours / theirs, is the median of the rounds'.
+    """
 
     work: str
     reference: str
@@ -50,10 +53,13 @@ class Skipped:
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Run every contender once a round, after a round that does not count; return what each gave, round by round.
+    """Run every contender once a round, after a round that does not count.
 
-    In turns, because a shared machine changes its speed within seconds: what is compared should be neighbours in
-    *contenders*. Each second round backwards, because what ran before leaves caches warm and processors hot.
+    Return what each gave, round by round.
+
+    In turns, because a shared machine changes its speed within seconds: what is compared should be
+    neighbours in *contenders*. Each second round backwards, because what ran before leaves caches
+    warm and processors hot.
     """
     values: dict[str, list[T]] = {name: [] for name in contenders}
     for run in contenders.values():

@@ -1,7 +1,10 @@
-"""Loads an HTTP server of this machine: `python -m benchmarks.load PORT CONNECTIONS REQUESTS`, the request on stdin.
+"""Loads an HTTP server of this machine.
 
-Each connection sends the same bytes again as soon as it has the whole answer. Prints a JSON object: ``seconds`` it
-took, ``p50`` and ``p99`` in milliseconds from the first byte sent to the last one received, ``status`` of the answers.
+`python -m benchmarks.load PORT CONNECTIONS REQUESTS`, the request on stdin.
+
+Each connection sends the same bytes again as soon as it has the whole answer. Prints a JSON object:
+``seconds`` it took, ``p50`` and ``p99`` in milliseconds from the first byte sent to the last one
+received, ``status`` of the answers.
 """
 
 from __future__ import annotations
@@ -62,13 +65,17 @@ async def load(request: bytes, port: int, connections: int, requests: int) -> di
     left, loop = [None] * requests, asyncio.get_running_loop()
     started = time.perf_counter()
     opened = [
-        await loop.create_connection(lambda: Client(request, left, loop.create_future()), "127.0.0.1", port)
+        await loop.create_connection(
+            lambda: Client(request, left, loop.create_future()), "127.0.0.1", port
+        )
         for _ in range(connections)
     ]
     clients = [client for _, client in opened]
     await asyncio.gather(*(client.ended for client in clients))
     taken = time.perf_counter() - started
-    percentiles = quantiles((second * 1000 for client in clients for second in client.seconds), n=100)
+    percentiles = quantiles(
+        (second * 1000 for client in clients for second in client.seconds), n=100
+    )
     statuses = sum((client.statuses for client in clients), Counter())
     return {"seconds": taken, "p50": percentiles[49], "p99": percentiles[98], "statuses": statuses}
 

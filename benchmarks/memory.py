@@ -1,4 +1,7 @@
-"""Peak memory of a worker process against sharp in Node, each fresh and after one job; what 2 000 more leave."""
+"""Peak memory of a worker process against sharp in Node, each fresh and after one job.
+
+What 2 000 more leave.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +29,37 @@ from tests.servers.processes import wait_for
 
 BOUND_MB = 360  #: what docs/capacity.md says that a worker needs for a job of 50 MP
 ENOUGH_ROUNDS = 3  # memory varies little
-FEW, MANY = 1000, 3000  #: by then what is kept from job to job is there; 2 000 more must add nothing
+FEW, MANY = (
+    1000,
+    3000,
+)  #: by then what is kept from job to job is there; 2 000 more must add nothing
 MANY_SECONDS = 1200
-IN_MEMORY = Path("/dev/shm")  # on a disk thousands of commits take minutes, and the worker as much memory
+IN_MEMORY = Path(
+    "/dev/shm"
+)  # on a disk thousands of commits take minutes, and the worker as much memory
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
     """Return two rows for each picture, and one for a worker that goes on and on."""
     if sys.platform != "linux":
         return [Skipped("peak memory", "sharp", "only Linux tells the peak of another process")]
-    rows = [row for name, make in PICTURES.items() for row in compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))]
+    rows = [
+        row
+        for name, make in PICTURES.items()
+        for row in compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))
+    ]
     few, many = peaks_after(FEW, MANY)
-    grown = compare(f"peak memory after {MANY} jobs", "MB", [many], f"after {FEW} jobs", [few], at_most=1.05)
+    grown = compare(
+        f"peak memory after {MANY} jobs", "MB", [many], f"after {FEW} jobs", [few], at_most=1.05
+    )
     return [*rows, grown]
 
 
 def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]:
-    """Return what one job needs at the most, as a ratio to what sharp needs and to what is documented."""
+    """Return what one job needs at the most.
+
+    As a ratio to what sharp needs and to what is documented.
+    """
     work, theirs = f"{name} → 4 WebP, peak memory", "sharp, its defaults"
     with TemporaryDirectory() as folder:
         picture = Path(folder) / "picture"
@@ -51,7 +68,9 @@ def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]
         obstacle = find_obstacle(command)
         sharp = {} if obstacle else {"sharp": partial(peak_of_peer, command)}
         peaks = interleave({"ours": partial(peak_of_worker, data), **sharp}, rounds)
-    bound = compare(work, "MB", peaks["ours"], "the documented bound", [BOUND_MB] * rounds, at_most=1)
+    bound = compare(
+        work, "MB", peaks["ours"], "the documented bound", [BOUND_MB] * rounds, at_most=1
+    )
     if obstacle:
         return [Skipped(work, theirs, obstacle), bound]
     return [compare(work, "MB", peaks["ours"], theirs, peaks["sharp"]), bound]
@@ -71,15 +90,23 @@ def peak_of_peer(command: Sequence[str]) -> float:
 
 
 def peaks_after(few: int, many: int) -> tuple[float, float]:
-    """Return the peaks of one worker after *few* and after *many* jobs: of every format, and one in eight cut off."""
+    """Return the peaks of one worker after *few* and after *many* jobs.
+
+    Of every format, and one in eight cut off.
+    """
     pictures = cycle(draw_mixture())
     disk = IN_MEMORY if IN_MEMORY.exists() else None
     with TemporaryDirectory(dir=disk) as folder, run_one_worker(Path(folder)) as service:
-        return peak_after(service, islice(pictures, few)), peak_after(service, islice(pictures, many - few))
+        return peak_after(service, islice(pictures, few)), peak_after(
+            service, islice(pictures, many - few)
+        )
 
 
 def peak_after(service: Service, pictures: Iterable[bytes]) -> float:
-    """Let the one worker of *service* process *pictures*, and return the most memory that it has had so far."""
+    """Let the one worker of *service* process *pictures*.
+
+    And return the most memory that it has had so far.
+    """
     job_ids = [submit_picture(service, picture) for picture in pictures]
     wait_for(lambda: not count_open(service), MANY_SECONDS)
     return read_peak(find_worker(service, job_ids[-1]))
@@ -89,7 +116,9 @@ def find_worker(service: Service, job_id: str) -> int:
     """Return the process that ran the job."""
     with service.database.read() as connection:
         events = job_store.list_events(connection, job_id)
-    (worker_id,) = (event["metadata"]["worker"] for event in events if "worker" in event["metadata"])
+    (worker_id,) = (
+        event["metadata"]["worker"] for event in events if "worker" in event["metadata"]
+    )
     return int(worker_id.rpartition(":")[2])
 
 

@@ -1,4 +1,7 @@
-"""The picture that is measured: made here, so that everybody has the same, and as hard to code as a phone's photo."""
+"""The picture that is measured.
+
+Made here, so that everybody has the same, and as hard to code as a phone's photo.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,38 @@ def encode_photo(width: int = 4000, height: int = 3000, image_format: str = "JPE
 
 
 def draw_photo(width: int, height: int, seed: int = 1) -> Image.Image:
-    """Draw soft light whose detail falls with its frequency, as in nature; objects with edges; and a sensor's grain."""
+    """Draw soft light whose detail falls with its frequency, as in nature; objects with edges.
+
+    And a sensor's grain.
+    """
     random = np.random.default_rng(seed)
     luma = _scale(_sum_octaves(random, width, height, 4, width), 45) + 125
-    luma += _draw_objects(random, width, height) + random.standard_normal((height, width), np.float32) * GRAIN
+    luma += (
+        _draw_objects(random, width, height)
+        + random.standard_normal((height, width), np.float32) * GRAIN
+    )
     blue, red = (_scale(_sum_octaves(random, width, height, 3, 64), 18) for _ in range(2))
-    rgb = np.stack([luma + 1.402 * red, luma - 0.344 * blue - 0.714 * red, luma + 1.772 * blue], axis=-1)
+    rgb = np.stack(
+        [luma + 1.402 * red, luma - 0.344 * blue - 0.714 * red, luma + 1.772 * blue], axis=-1
+    )
     return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
 
 
-def _sum_octaves(random: np.random.Generator, width: int, height: int, coarsest: int, finest: int) -> Plane:
-    """Sum planes of smooth noise, each with twice the cells of the one before and half its strength."""
+def _sum_octaves(
+    random: np.random.Generator, width: int, height: int, coarsest: int, finest: int
+) -> Plane:
+    """Sum planes of smooth noise.
+
+    Each with twice the cells of the one before and half its strength.
+    """
     planes: Plane = np.zeros((height, width), np.float32)
     cells = coarsest
     while cells < finest:
         coarse = random.standard_normal((max(2, round(height * cells / width)), cells), np.float32)
-        planes += np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)) / cells
+        planes += (
+            np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+            / cells
+        )
         cells *= 2
     return planes
 
@@ -54,5 +73,7 @@ def _draw_objects(random: np.random.Generator, width: int, height: int) -> Plane
     for _ in range(OBJECTS):
         x, y, across = map(int, random.integers((0, 0, width // 200), (width, height, width // 12)))
         down = across * random.uniform(0.3, 1)
-        draw.ellipse((x - across, y - down, x + across, y + down), fill=int(random.integers(90, 166)))
+        draw.ellipse(
+            (x - across, y - down, x + across, y + down), fill=int(random.integers(90, 166))
+        )
     return np.asarray(mask, np.float32) - 128

@@ -1,4 +1,7 @@
-"""Whole jobs, one at a time: a 12-megapixel JPEG to the four default sizes, against the bare codecs and the peers."""
+"""Whole jobs, one at a time.
+
+A 12-megapixel JPEG to the four default sizes, against the bare codecs and the peers.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,20 @@ UNITS = {"cpu_seconds": "s of CPU", "wall_seconds": "s", "bytes": "bytes"}
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the rows of whole jobs: CPU time decides how many a machine does, wall time how long one of them takes.
+    """Return the rows of whole jobs.
 
-    The codecs are a contest of their own, because that margin is narrow and wants many rounds: one without the peers
-    takes a sixth of the time.
+    CPU time decides how many a machine does, wall time how long one of them takes.
+
+    The codecs are a contest of their own, because that margin is narrow and wants many rounds: one
+    without the peers takes a sixth of the time.
     """
     with TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         photo.write_bytes(encode_photo())
         efforts = list_efforts(photo)
-        codecs = run_contest(OURS_IN_ONE_THREAD, list_codecs(photo, efforts), MORE_OF_CODECS * rounds)
+        codecs = run_contest(
+            OURS_IN_ONE_THREAD, list_codecs(photo, efforts), MORE_OF_CODECS * rounds
+        )
         return codecs + run_contest(OURS, list_peers(photo, efforts), MORE * rounds)
 
 
@@ -66,10 +73,19 @@ def list_peers(photo: Path, efforts: str) -> dict[str, Sequence[str]]:
     }
 
 
-def run_contest(mine: str, commands: dict[str, Sequence[str]], rounds: int) -> list[Figure | Skipped]:
-    """Let those that work here take turns; return the rows of *mine* against each, and of those that do not work."""
-    missing = {name: reason for name, command in commands.items() if (reason := find_fault(command))}
-    costs = run_peers({name: command for name, command in commands.items() if name not in missing}, rounds)
+def run_contest(
+    mine: str, commands: dict[str, Sequence[str]], rounds: int
+) -> list[Figure | Skipped]:
+    """Let those that work here take turns.
+
+    Return the rows of *mine* against each, and of those that do not work.
+    """
+    missing = {
+        name: reason for name, command in commands.items() if (reason := find_fault(command))
+    }
+    costs = run_peers(
+        {name: command for name, command in commands.items() if name not in missing}, rounds
+    )
     rows: list[Figure | Skipped] = [Skipped(WORK, name, reason) for name, reason in missing.items()]
     return [*compare_costs(mine, costs), *rows]
 
@@ -89,7 +105,10 @@ def run_peers(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, list
     """Start all, let them take turns, and return what each round cost."""
     with ExitStack() as stack:
         environs = {name: dict([LARGE_PAGES]) for name in (OURS, OURS_IN_ONE_THREAD)}
-        peers = {name: stack.enter_context(start(command, environs.get(name))) for name, command in commands.items()}
+        peers = {
+            name: stack.enter_context(start(command, environs.get(name)))
+            for name, command in commands.items()
+        }
         return interleave({name: peer.run for name, peer in peers.items()}, rounds)
 
 
@@ -97,5 +116,9 @@ def compare_costs(mine: str, costs: dict[str, list[Cost]]) -> Iterable[Figure]:
     """Return a row for each other contender and kind of cost."""
     for name in [name for name in costs if name != mine]:
         for kind, unit in UNITS.items():
-            ours, theirs = ([float(getattr(cost, kind)) for cost in costs[each]] for each in (mine, name))
-            yield compare(f"{WORK}, {unit}", unit, ours, name, theirs, at_most=BUDGETS.get((name, kind)))
+            ours, theirs = (
+                [float(getattr(cost, kind)) for cost in costs[each]] for each in (mine, name)
+            )
+            yield compare(
+                f"{WORK}, {unit}", unit, ours, name, theirs, at_most=BUDGETS.get((name, kind))
+            )

@@ -1,6 +1,9 @@
-"""What the service is measured against: the same framework with nothing around it, and as little as durability allows.
+"""What the service is measured against.
 
-Run by uvicorn with the options that `imageprocessor serve` has; its files are in the folder DATA_DIR.
+The same framework with nothing around it, and as little as durability allows.
+
+Run by uvicorn with the options that `imageprocessor serve` has; its files are in the folder
+DATA_DIR.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ CONSTANT = JobState(
 )
 
 app = FastAPI(openapi_url=None)
-one_writer = threading.Lock()  # threads that wait inside SQLite sleep for longer than a commit takes
+one_writer = (
+    threading.Lock()
+)  # threads that wait inside SQLite sleep for longer than a commit takes
 
 
 @app.get("/jobs/{job_id}", response_model_exclude_unset=True)
@@ -41,12 +46,17 @@ async def get_job(job_id: str) -> JobState:  # noqa: ARG001 - the route's, thoug
 
 @app.post("/upload", status_code=202)
 def upload_image(file: UploadFile, bucket: Annotated[str, Form()]) -> UploadAccepted:
-    """The upload without checks: the file flushed, its folder flushed, one row committed with synchronous=FULL."""
+    """The upload without checks.
+
+    The file flushed, its folder flushed, one row committed with synchronous=FULL.
+    """
     job_id = str(uuid.uuid4())
     _write(FOLDER / job_id, file.file.read())
     with one_writer:
         database.execute("INSERT INTO uploads VALUES (?, ?)", (job_id, bucket))
-    return UploadAccepted(job_id=job_id, image_id=job_id, status_url=f"/jobs/{job_id}", message=ACCEPTED)
+    return UploadAccepted(
+        job_id=job_id, image_id=job_id, status_url=f"/jobs/{job_id}", message=ACCEPTED
+    )
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -62,10 +72,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _open_database() -> Any:
-    connection = sqlite_module().connect(FOLDER / "uploads.db", isolation_level=None, check_same_thread=False)
+    connection = sqlite_module().connect(
+        FOLDER / "uploads.db", isolation_level=None, check_same_thread=False
+    )
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
-    connection.execute("CREATE TABLE IF NOT EXISTS uploads (job_id TEXT PRIMARY KEY, bucket TEXT NOT NULL)")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS uploads (job_id TEXT PRIMARY KEY, bucket TEXT NOT NULL)"
+    )
     return connection
 
 

@@ -18,7 +18,10 @@ def get(path: str) -> bytes:
 
 def upload(path: str, picture: bytes) -> bytes:
     """Return a user's request with *picture* in its form."""
-    fields = ('name="bucket"\r\n\r\nphotos\r\n', 'name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n')
+    fields = (
+        'name="bucket"\r\n\r\nphotos\r\n',
+        'name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n',
+    )
     head = "".join(f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields)
     body = head.encode() + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
     lines = (

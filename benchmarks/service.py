@@ -1,7 +1,9 @@
-"""The service under load against the bare framework: `imageprocessor serve` beside benchmarks/reference_app.py.
+"""The service under load against the bare framework.
 
-Both are processes of their own under uvicorn's same options, loaded in turns by benchmarks/load.py. Requests a second
-depend on what else the machine does; CPU time for each request hardly does.
+`imageprocessor serve` beside benchmarks/reference_app.py.
+
+Both are processes of their own under uvicorn's same options, loaded in turns by benchmarks/load.py.
+Requests a second depend on what else the machine does; CPU time for each request hardly does.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from tests.servers import find_free_port, run_server
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
 READS, UPLOADS = 1500, 200  #: requests of one turn
-MORE = 3  #: rounds for each that is asked for: short ones, between which a shared machine changes less
+MORE = (
+    3  #: rounds for each that is asked for: short ones, between which a shared machine changes less
+)
 READERS, UPLOADERS = 16, 8  #: connections
 PICTURE_SIDE = 660  #: pixels; the JPEG has 100 KB
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -67,7 +71,10 @@ def measure(rounds: int) -> list[Figure | Skipped]:
     with TemporaryDirectory() as folder, ExitStack() as servers:
         picture = encode_photo(PICTURE_SIDE, PICTURE_SIDE)
         waiting, done = prepare(Path(folder), picture)
-        ours, two, bare = (servers.enter_context(run(Path(folder))) for run in (run_service, run_two, run_reference))
+        ours, two, bare = (
+            servers.enter_context(run(Path(folder)))
+            for run in (run_service, run_two, run_reference)
+        )
         reads = partial(load, connections=READERS, requests=READS, status=200)
         uploads = partial(load, connections=UPLOADERS, requests=UPLOADS, status=202)
         turns = interleave(
@@ -76,7 +83,9 @@ def measure(rounds: int) -> list[Figure | Skipped]:
                 "status": partial(reads, ours, get(f"/api/v1/images/jobs/{waiting}")),
                 "result": partial(reads, ours, get(f"/api/v1/images/jobs/{done.job_id}/result")),
                 "image": partial(reads, ours, get(f"/api/v1/images/{done.image_id}")),
-                "file": partial(reads, ours, get(f"/storage/{(done.variant_keys or {})['thumbnail']}")),
+                "file": partial(
+                    reads, ours, get(f"/storage/{(done.variant_keys or {})['thumbnail']}")
+                ),
                 "two processes": partial(reads, two, get(f"/api/v1/images/jobs/{waiting}")),
                 "durable": partial(uploads, bare, upload("/upload", picture)),
                 "upload": partial(uploads, ours, upload("/api/v1/images/upload", picture)),
@@ -91,20 +100,39 @@ def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
     yield from compare_pair(turns, "status", "constant", "status check", CONSTANT, at_least=0.50)
     yield from compare_pair(turns, "upload", "durable", "upload of 100 KB", DURABLE, at_least=0.60)
     for name in ("result", "image", "file"):
-        yield compare(f"{name} read", "requests/s", per_second(turns[name]), CONSTANT, per_second(turns["constant"]))
+        yield compare(
+            f"{name} read",
+            "requests/s",
+            per_second(turns[name]),
+            CONSTANT,
+            per_second(turns["constant"]),
+        )
     two, one = per_second(turns["two processes"]), per_second(turns["status"])
     yield compare("status check, two API processes", "requests/s", two, "one API process", one)
 
 
 def compare_pair(
-    turns: dict[str, list[Load]], name: str, reference: str, work: str, described: str, *, at_least: float
+    turns: dict[str, list[Load]],
+    name: str,
+    reference: str,
+    work: str,
+    described: str,
+    *,
+    at_least: float,
 ) -> Iterable[Figure]:
-    """Yield all that is known of one route: how many a second, for what, and how long a client waits for one."""
+    """Yield all that is known of one route.
+
+    How many a second, for what, and how long a client waits for one.
+    """
     ours, theirs = turns[name], turns[reference]
-    yield compare(work, "requests/s", per_second(ours), described, per_second(theirs), at_least=at_least)
+    yield compare(
+        work, "requests/s", per_second(ours), described, per_second(theirs), at_least=at_least
+    )
     for what in ("cpu", "p50", "p99"):
         columns = [[getattr(turn, what) for turn in side] for side in (ours, theirs)]
-        yield compare(f"{work}, {what.replace('cpu', 'CPU time')}", "ms", columns[0], described, columns[1])
+        yield compare(
+            f"{work}, {what.replace('cpu', 'CPU time')}", "ms", columns[0], described, columns[1]
+        )
 
 
 def per_second(turns: list[Load]) -> list[float]:
@@ -123,9 +151,23 @@ def prepare(folder: Path, picture: bytes) -> tuple[str, Job]:
 @contextmanager
 def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
     """Run `imageprocessor serve` without workers; what it logs goes to a file."""
-    port, settings = find_free_port(), {"WORKER_CONCURRENCY": "0", "RATE_LIMIT_MAX_UPLOADS": "1000000"}
-    environment = os.environ | settings | {"DATA_DIR": str(folder / "data"), "JWT_SECRET_KEY": SECRET}
-    command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port), "--api-processes", str(processes)]
+    port, settings = (
+        find_free_port(),
+        {"WORKER_CONCURRENCY": "0", "RATE_LIMIT_MAX_UPLOADS": "1000000"},
+    )
+    environment = (
+        os.environ | settings | {"DATA_DIR": str(folder / "data"), "JWT_SECRET_KEY": SECRET}
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "imageprocessor",
+        "serve",
+        "--port",
+        str(port),
+        "--api-processes",
+        str(processes),
+    ]
     with run_server(command, port, folder / f"{port}.log", env=environment) as server:
         yield Server(port, server.process.pid)
 
@@ -139,16 +181,33 @@ def run_reference(folder: Path) -> Iterator[Server]:
     port = find_free_port()
     environment = os.environ | {"DATA_DIR": str(folder)}
     options = ["--no-access-log", "--log-level", "warning", "--no-server-header", "--ws", "none"]
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.reference_app:app", "--port", str(port), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "benchmarks.reference_app:app",
+        "--port",
+        str(port),
+        *options,
+    ]
     with run_server(command, port, folder / f"{port}.log", env=environment) as server:
         yield Server(port, server.process.pid)
 
 
 def load(server: Server, request: bytes, *, connections: int, requests: int, status: int) -> Load:
     """Send *request* so many times, and expect *status* each time."""
-    command = [sys.executable, "-m", "benchmarks.load", str(server.port), str(connections), str(requests)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.load",
+        str(server.port),
+        str(connections),
+        str(requests),
+    ]
     started = server.cpu_seconds()
-    output = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True, timeout=300).stdout
+    output = subprocess.run(
+        command, input=request, stdout=subprocess.PIPE, check=True, timeout=300
+    ).stdout
     cpu_seconds, told = server.cpu_seconds() - started, json.loads(output)
     assert told["statuses"] == {str(status): requests}, told["statuses"]
     return Load(requests / told["seconds"], cpu_seconds / requests * 1000, told["p50"], told["p99"])

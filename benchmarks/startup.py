@@ -1,4 +1,7 @@
-"""How long a user waits before anything happens: for the import, for the help, for the service to be ready."""
+"""How long a user waits before anything happens.
+
+For the import, for the help, for the service to be ready.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ print(time.perf_counter() - began)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return a row for each wait: a ratio to the time that it may take, on a machine that does nothing else."""
+    """Return a row for each wait.
+
+    A ratio to the time that it may take, on a machine that does nothing else.
+    """
     waits: dict[str, Callable[[], float]] = {
         IMPORT: partial(time_import, IMPORT),
         HELP: time_help,
@@ -41,20 +47,27 @@ def measure(rounds: int) -> list[Figure | Skipped]:
     }
     seconds = interleave(waits, rounds)
     allowed = (IMPORT, "40 ms", 0.040), (HELP, "300 ms", 0.300), (SERVE, "2 s", 2.0)
-    rows = [compare(name, "s", seconds[name], told, [limit] * rounds, at_most=1) for name, told, limit in allowed]
+    rows = [
+        compare(name, "s", seconds[name], told, [limit] * rounds, at_most=1)
+        for name, told, limit in allowed
+    ]
     return [*rows, compare(FIRST_USE, "s", seconds[FIRST_USE], "the same 40 ms", [0.040] * rounds)]
 
 
 def time_import(statement: str) -> float:
     """Return the seconds that an import takes where Pillow and filetype are loaded already."""
     program = PROGRAM.format(statement=statement)
-    return float(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout
+    )
 
 
 def time_help() -> float:
     """Return the seconds from the command to its end."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "imageprocessor", "--help"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "imageprocessor", "--help"], stdout=subprocess.DEVNULL, check=True
+    )
     return time.perf_counter() - began
 
 
@@ -65,7 +78,9 @@ def time_serve() -> float:
         command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port)]
         environ = {**os.environ, "DATA_DIR": name}
         began = time.perf_counter()
-        with run_process(command, Path(name, "serve.log"), stop=signal.SIGTERM, env=environ, cwd=name):
+        with run_process(
+            command, Path(name, "serve.log"), stop=signal.SIGTERM, env=environ, cwd=name
+        ):
             wait_for(lambda: is_ready(port))
             return time.perf_counter() - began
 

@@ -1,4 +1,7 @@
-"""What a request asks of the database, counted where the driver runs it: exact, however busy the machine is."""
+"""What a request asks of the database, counted where the driver runs it.
+
+Exact, however busy the machine is.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def traced() -> Iterator[list[str]]:
 
 
 def _upload(client: TestClient, picture: bytes, headers: dict[str, str]) -> str:
-    answer = client.post(UPLOAD, files={"file": ("a.jpg", picture)}, data={"bucket": "photos"}, headers=headers)
+    answer = client.post(
+        UPLOAD, files={"file": ("a.jpg", picture)}, data={"bucket": "photos"}, headers=headers
+    )
     assert answer.status_code == 202, answer.text
     status_url: str = answer.json()["status_url"]
     return status_url

@@ -1,4 +1,7 @@
-"""Metadata taken out of a 2 MB JPEG without decoding it, against decoding and encoding it again with Pillow."""
+"""Metadata taken out of a 2 MB JPEG without decoding it.
+
+Against decoding and encoding it again with Pillow.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,16 @@ FILES = 10  #: of a turn: the first finds the processor's caches full of what th
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the row of the lossless strip; both read a file and return bytes, each in a process of its own."""
+    """Return the row of the lossless strip.
+
+    Both read a file and return bytes, each in a process of its own.
+    """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
         path.write_bytes(encode_photo())
-        commands = [python("strip.py", contender, str(path), str(FILES)) for contender in ("ours", "pillow")]
+        commands = [
+            python("strip.py", contender, str(path), str(FILES)) for contender in ("ours", "pillow")
+        ]
         with start(commands[0]) as ours, start(commands[1]) as pillow:
             costs = interleave({"ours": ours.run, "pillow": pillow.run}, MORE * rounds)
     seconds = {name: [cost.cpu_seconds / FILES for cost in each] for name, each in costs.items()}

@@ -1,7 +1,10 @@
-"""Jobs a second of two workers against one, each as a user starts them: `imageprocessor worker` beside its database.
+"""Jobs a second of two workers against one, each as a user starts them.
 
-WORKER_CONCURRENCY is how many processors the workers use together: one worker encodes in one thread, and two workers,
-both busy, in one thread each. (One that is busy alone uses the threads of the others, too.)
+`imageprocessor worker` beside its database.
+
+WORKER_CONCURRENCY is how many processors the workers use together: one worker encodes in one
+thread, and two workers, both busy, in one thread each. (One that is busy alone uses the threads of
+the others, too.)
 """
 
 from __future__ import annotations
@@ -34,16 +37,24 @@ BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the row of DESIGN 10; a machine of one processor has nothing for the second worker to use."""
+    """Return the row of DESIGN 10.
+
+    A machine of one processor has nothing for the second worker to use.
+    """
     work, reference = "12 MP jobs, two workers", "one worker"
     if (os.cpu_count() or 1) < 2:
         return [Skipped(work, reference, "this machine has one processor")]
-    speeds = interleave({str(count): partial(run_batch, encode_photo(), count) for count in (1, 2)}, rounds)
+    speeds = interleave(
+        {str(count): partial(run_batch, encode_photo(), count) for count in (1, 2)}, rounds
+    )
     return [compare(work, "jobs/s", speeds["2"], reference, speeds["1"], at_least=1.85)]
 
 
 def run_batch(picture: bytes, worker_count: int) -> float:
-    """Let jobs wait, start the workers, and return how many a second they end once each has ended its first."""
+    """Let jobs wait, start the workers.
+
+    And return how many a second they end once each has ended its first.
+    """
     with TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=JOBS)
         with open_service(settings) as service:
@@ -62,7 +73,9 @@ def submit_picture(service: Service, picture: bytes) -> str:
     """Take *picture* as an upload of the service, and return its job's id."""
     path = service.incoming / uuid.uuid4().hex
     path.write_bytes(picture)
-    job, _ = submit(service, Upload(path, hashlib.sha256(picture).hexdigest(), "photos"), Sender("benchmark"))
+    job, _ = submit(
+        service, Upload(path, hashlib.sha256(picture).hexdigest(), "photos"), Sender("benchmark")
+    )
     return job.job_id
 
 

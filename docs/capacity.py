@@ -1,6 +1,9 @@
-"""How many images a day, and what is full first: `python docs/capacity.py` prints the tables of capacity.md.
+"""How many images a day, and what is full first.
 
-Change a number and run it again. The image is a JPEG of 12 MP and 1.97 MB, of which the four default sizes are made.
+`python docs/capacity.py` prints the tables of capacity.md.
+
+Change a number and run it again. The image is a JPEG of 12 MP and 1.97 MB, of which the four
+default sizes are made.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ START = 10_000  #: images a day
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What one image costs. Measured by `python -m benchmarks.costs`, counted in the code, or assumed."""
+    """What one image costs.
+
+    Measured by `python -m benchmarks.costs`, counted in the code, or assumed.
+    """
 
     job_cpu_seconds: float = 0.85  #: measured: worker and supervisor
     upload_cpu_seconds: float = 0.0114  #: measured
@@ -23,7 +29,9 @@ class Image:
     polls: float = 5  #: assumed: how often a client asks how its job is
     commits: float = 3  #: counted: accepted, claimed, completed
     redis_commands: float = 13.2  #: measured, with Celery's own
-    staging_requests: float = 2  #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
+    staging_requests: float = (
+        2  #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
+    )
     upload_bytes: float = 1.97e6  #: measured
     variant_bytes: float = 0.81e6  #: measured
 
@@ -93,7 +101,14 @@ def tell_sites(image: Image) -> str:
     rows = []
     for name, site in sites.items():
         first, second, *_ = rank(list_uses(image, site))
-        rows.append((name, f"{round(images_a_day(image, site), -3):,.0f}", first[0], f"{second[0]}, {second[1]:.0%}"))
+        rows.append(
+            (
+                name,
+                f"{round(images_a_day(image, site), -3):,.0f}",
+                first[0],
+                f"{second[0]}, {second[1]:.0%}",
+            )
+        )
     return table(("Site", "Images a day", "Full first", "Next, and how full it is then"), rows)
 
 
@@ -105,8 +120,13 @@ def tell_growth(image: Image) -> str:
         cores = cores_for(image, Site(1, 1), images)
         machines = ceil(cores / 8)
         a_second = images * Site(1, 1).busiest_hour / DAY_SECONDS
-        one, many = (list_uses(image, Site(count, 8, spread=count > 1)) for count in (1, max(2, machines)))
-        shares = [f"{use * a_second:.1%}" for use in (one["SQLite"], many["PostgreSQL"], many["Redis"], many["S3"])]
+        one, many = (
+            list_uses(image, Site(count, 8, spread=count > 1)) for count in (1, max(2, machines))
+        )
+        shares = [
+            f"{use * a_second:.1%}"
+            for use in (one["SQLite"], many["PostgreSQL"], many["Redis"], many["S3"])
+        ]
         rows.append((f"{times} ×, {images:,} a day", f"{cores:.1f}", str(machines), *shares))
     return table(("Load", "Cores", "Machines of 8", "SQLite", "PostgreSQL", "Redis", "S3"), rows)
 

@@ -22,12 +22,17 @@ from imageprocessor.server.problems import PROBLEMS, find_problem
 from imageprocessor.settings import Settings, accepted_form
 
 DOCS = Path(__file__).parent
-PART = re.compile(r"(?P<begin><!-- generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+PART = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def render_page(page: Path) -> str:
     """Return the text of *page* with its generated parts made anew."""
-    return PART.sub(lambda part: f"{part['begin']}\n{PARTS[part['name']]()}\n\n{part['end']}", page.read_text("utf-8"))
+    return PART.sub(
+        lambda part: f"{part['begin']}\n{PARTS[part['name']]()}\n\n{part['end']}",
+        page.read_text("utf-8"),
+    )
 
 
 def make_settings_table() -> str:
@@ -36,7 +41,14 @@ def make_settings_table() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default if field.default_factory is None else getattr(defaults, name)
-        rows.append((f"`{name.upper()}`", field.description or "", show_default(default), accepted_form(name)))
+        rows.append(
+            (
+                f"`{name.upper()}`",
+                field.description or "",
+                show_default(default),
+                accepted_form(name),
+            )
+        )
     return make_table(("Setting", "Meaning", "Default", "Accepted"), rows)
 
 
@@ -46,14 +58,22 @@ def show_default(value: Any) -> str:
         return f"`{json.dumps(value, separators=(',', ':'))}`"
     if isinstance(value, tuple):
         value = ",".join(value)
-    text = str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+    text = (
+        str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+    )
     return f"`{text}`" if text else "–"
 
 
 def make_errors_table() -> str:
     """Return a row for each error, in the order of the tree."""
     rows = (
-        (f"`{error.code}`", f"`{error.__name__}`", show_status(error), "yes" if error.retryable else "", meaning(error))
+        (
+            f"`{error.code}`",
+            f"`{error.__name__}`",
+            show_status(error),
+            "yes" if error.retryable else "",
+            meaning(error),
+        )
         for error in walk_tree(ImageProcessorError)
     )
     return make_table(("Code", "Class", "HTTP status", "Retryable", "Meaning"), rows)
@@ -84,7 +104,10 @@ def walk_tree(error: type[ImageProcessorError]) -> Iterator[type[ImageProcessorE
 
 
 def show_status(error: type[ImageProcessorError]) -> str:
-    """Return the status that the service answers with; causes of a failed job come with that job's result."""
+    """Return the status that the service answers with.
+
+    Causes of a failed job come with that job's result.
+    """
     if error is UnexpectedError:
         return "500, or 422 in `/result`"
     if find_problem(error) != PROBLEMS[ImageProcessorError]:
@@ -99,7 +122,9 @@ def meaning(error: type[ImageProcessorError]) -> str:
 
 def make_command_reference() -> str:
     """Return a section for each command of the application."""
-    return "\n\n".join(describe_command(name, command) for name, command in walk_commands(app, "imageprocessor"))
+    return "\n\n".join(
+        describe_command(name, command) for name, command in walk_commands(app, "imageprocessor")
+    )
 
 
 def walk_commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -116,11 +141,17 @@ def describe_command(name: str, command: Callable[..., Any]) -> str:
     """Return the section of one command: what it does, its arguments and options."""
     rows = [describe_parameter(*parameter) for parameter in list_parameters(command)]
     text = re.sub(r"\[/?bold]", "`", inspect.getdoc(command) or "")
-    table = make_table(("Argument or option", "Meaning", "Default"), rows) if rows else "It has no options."
+    table = (
+        make_table(("Argument or option", "Meaning", "Default"), rows)
+        if rows
+        else "It has no options."
+    )
     return f"## {name}\n\n{text}\n\n{table}"
 
 
-def list_parameters(command: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, ArgumentInfo | OptionInfo]]:
+def list_parameters(
+    command: Callable[..., Any],
+) -> Iterator[tuple[inspect.Parameter, ArgumentInfo | OptionInfo]]:
     """Yield each parameter of *command* with what Typer is told of it."""
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
@@ -128,15 +159,27 @@ def list_parameters(command: Callable[..., Any]) -> Iterator[tuple[inspect.Param
         yield parameter, info
 
 
-def describe_parameter(parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo) -> tuple[str, str, str]:
+def describe_parameter(
+    parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo
+) -> tuple[str, str, str]:
     """Return one row: how it is written, what it means, and its default."""
     if isinstance(info, ArgumentInfo):
         written = [info.metavar or parameter.name.upper()]
     else:
-        names = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
-        written = names if any(name.startswith("--") for name in names) else [f"--{parameter.name}".replace("_", "-")]
+        names = [
+            name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)
+        ]
+        written = (
+            names
+            if any(name.startswith("--") for name in names)
+            else [f"--{parameter.name}".replace("_", "-")]
+        )
     cell = ", ".join(f"`{name}`" for name in written)
-    return f"{cell} {show_accepted(info)}".rstrip(), info.help or "", show_parameter_default(parameter.default, info)
+    return (
+        f"{cell} {show_accepted(info)}".rstrip(),
+        info.help or "",
+        show_parameter_default(parameter.default, info),
+    )
 
 
 def show_accepted(info: ArgumentInfo | OptionInfo) -> str:

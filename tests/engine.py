@@ -1,4 +1,7 @@
-"""What the tests run on: Pillow as pyproject.toml demands it, or Pillow-SIMD, which is made from an older one."""
+"""What the tests run on.
+
+Pillow as pyproject.toml demands it, or Pillow-SIMD, which is made from an older one.
+"""
 
 from __future__ import annotations
 
@@ -11,4 +14,6 @@ from imageprocessor.core.codecs import pillow_version
 def require_pillow(version: tuple[int, int], before: str) -> None:
     """Skip the test where Pillow is older than *version*, because of what it did *before*."""
     if pillow_version() < version:
-        pytest.skip(f"Pillow {PIL.__version__} lacks what {'.'.join(map(str, version))} mended: {before}")
+        pytest.skip(
+            f"Pillow {PIL.__version__} lacks what {'.'.join(map(str, version))} mended: {before}"
+        )

@@ -1,4 +1,7 @@
-"""Pictures for tests, made here so that the tests need no files: honest ones, planted ones, and hostile ones."""
+"""Pictures for tests, made here so that the tests need no files.
+
+Honest ones, planted ones, and hostile ones.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,13 @@ SENTINELS: list[bytes] = []
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-PRIVATE_PROFILE = SRGB_PROFILE.replace("sRGB built-in".encode("utf-16-be"), "PRIVATE-descr".encode("utf-16-be"))
-"""A valid profile whose description is a sentinel; `strip_metadata` keeps profiles, so it is in none by default."""
+PRIVATE_PROFILE = SRGB_PROFILE.replace(
+    "sRGB built-in".encode("utf-16-be"), "PRIVATE-descr".encode("utf-16-be")
+)
+"""A valid profile whose description is a sentinel.
+
+`strip_metadata` keeps profiles, so it is in none by default.
+"""
 
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +66,9 @@ def truncated(data: bytes, fraction: float) -> bytes:
     return data[: int(len(data) * fraction)]
 
 
-def oriented(upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: Any) -> bytes:
+def oriented(
+    upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: Any
+) -> bytes:
     """Encode ``upright`` as a camera would that stores it turned and says so in EXIF."""
     stored = upright.transpose(_STORED_AS[orientation]) if orientation in _STORED_AS else upright
     exif = Image.Exif()
@@ -82,7 +92,11 @@ def _animation(image_format: str, frames: int, size: tuple[int, int], **options:
 def png_bomb(width: int, height: int) -> bytes:
     """A PNG of some 70 bytes that says it is ``width`` x ``height``."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(b"\0")), png_chunk(b"IEND")]
+    parts = [
+        png_chunk(b"IHDR", header),
+        png_chunk(b"IDAT", zlib.compress(b"\0")),
+        png_chunk(b"IEND"),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -95,7 +109,12 @@ def jpeg_claiming(width: int, height: int) -> bytes:
 
 def webp_claiming(width: int, height: int) -> bytes:
     """A WebP of 30 bytes that has a header and no picture."""
-    return riff(webp_chunk(b"VP8X", bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")))
+    return riff(
+        webp_chunk(
+            b"VP8X",
+            bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+        )
+    )
 
 
 def jpeg_segment(marker: int, payload: bytes) -> bytes:
@@ -138,12 +157,20 @@ def webp_chunks(webp: bytes, position: int = 12) -> list[tuple[bytes, bytes]]:
 def planted_exif(orientation: int = 6) -> bytes:
     """A TIFF block with camera, place, time, maker note and preview."""
     exif = Image.Exif()
-    exif[0x010F], exif[0x0110], exif[0x0131] = "Acme", _plant("model").decode(), _plant("software").decode()
+    exif[0x010F], exif[0x0110], exif[0x0131] = (
+        "Acme",
+        _plant("model").decode(),
+        _plant("software").decode(),
+    )
     exif[0x0112] = orientation
     exif[0x013B] = _plant("artist").decode()
     user_comment = b"ASCII\0\0\0" + _plant("user-comment")
-    exif.get_ifd(0x8769).update({0x9003: "2021:06:01 12:00:00", 0x927C: _plant("maker-note"), 0x9286: user_comment})
-    exif.get_ifd(0x8825).update({1: "S", 2: (33.0, 51.0, 35.9), 3: "E", 4: (151.0, 12.0, 40.0), 0x1D: "2021:06:01"})
+    exif.get_ifd(0x8769).update(
+        {0x9003: "2021:06:01 12:00:00", 0x927C: _plant("maker-note"), 0x9286: user_comment}
+    )
+    exif.get_ifd(0x8825).update(
+        {1: "S", 2: (33.0, 51.0, 35.9), 3: "E", 4: (151.0, 12.0, 40.0), 0x1D: "2021:06:01"}
+    )
     exif.get_ifd(0x8825)[0x1B] = b"ASCII\0\0\0" + _plant("gps-method")
     tiff = bytearray(exif.tobytes()[6:])
     order = "<" if tiff[:2] == b"II" else ">"
@@ -151,7 +178,9 @@ def planted_exif(orientation: int = 6) -> bytes:
     struct.pack_into(f"{order}I", tiff, 10 + 12 * entries, len(tiff))
     preview = insert_segments(encode(photo(8, 8), "JPEG"), jpeg_segment(0xFE, _plant("preview")))
     start = len(tiff) + 30
-    directory = struct.pack(f"{order}HHHIIHHIII", 2, 0x0201, 4, 1, start, 0x0202, 4, 1, len(preview), 0)
+    directory = struct.pack(
+        f"{order}HHHIIHHIII", 2, 0x0201, 4, 1, start, 0x0202, 4, 1, len(preview), 0
+    )
     return bytes(tiff) + directory + preview
 
 
@@ -160,10 +189,16 @@ def planted_xmp(mark: str = "") -> bytes:
 
 
 def planted_jpeg(
-    image: Image.Image | None = None, orientation: int = 6, *, progressive: bool = True, profile: bytes = SRGB_PROFILE
+    image: Image.Image | None = None,
+    orientation: int = 6,
+    *,
+    progressive: bool = True,
+    profile: bytes = SRGB_PROFILE,
 ) -> bytes:
     """A JPEG with something private in every place that the format has for it."""
-    plain = encode(image or photo(64, 48), "JPEG", quality=90, progressive=progressive, icc_profile=profile)
+    plain = encode(
+        image or photo(64, 48), "JPEG", quality=90, progressive=progressive, icc_profile=profile
+    )
     jfif_end = 2 + 18
     preview = encode(photo(8, 8), "JPEG")
     data = b"".join(
@@ -173,7 +208,9 @@ def planted_jpeg(
             jpeg_segment(0xE0, b"JFXX\0\x10" + preview + _plant("jfxx")),
             jpeg_segment(0xE1, b"Exif\0\0" + planted_exif(orientation)),
             jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + planted_xmp()),
-            jpeg_segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(40) + _plant("extended-xmp")),
+            jpeg_segment(
+                0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(40) + _plant("extended-xmp")
+            ),
             jpeg_segment(0xE2, b"MPF\0" + _picture_index(0, 0) + _plant("mpf")),
             jpeg_segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0" + _plant("gain-map")),
             jpeg_segment(0xEB, b"JP\0\1\0\0\0\1" + b"\0\0\0\x40jumbc2pa" + _plant("c2pa")),
@@ -196,11 +233,19 @@ def planted_jpeg(
 
 
 def _picture_index(offset: int, size_bytes: int) -> bytes:
-    """A multi-picture index (CIPA DC-007) of two pictures; the second's offset counts from this index."""
+    """A multi-picture index (CIPA DC-007) of two pictures.
+
+    The second's offset counts from this index.
+    """
     header = struct.pack("<2sHIH", b"II", 42, 8, 3)
     version = struct.pack("<HHI4s", 0xB000, 7, 4, b"0100")
     entries = struct.pack("<HHIIHHIII", 0xB001, 4, 1, 2, 0xB002, 7, 32, 50, 0)
-    return header + version + entries + struct.pack("<IIIIIIII", 0x030000, 0, 0, 0, 0, size_bytes, offset, 0)
+    return (
+        header
+        + version
+        + entries
+        + struct.pack("<IIIIIIII", 0x030000, 0, 0, 0, 0, size_bytes, offset, 0)
+    )
 
 
 def _motion_photo() -> bytes:
@@ -209,7 +254,9 @@ def _motion_photo() -> bytes:
     return b"".join(struct.pack(">I", 8 + len(body)) + name + body for name, body in boxes)
 
 
-def planted_png(image: Image.Image | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE) -> bytes:
+def planted_png(
+    image: Image.Image | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE
+) -> bytes:
     """A PNG with something private in every place that the format has for it."""
     plain = encode(image or photo(64, 48), "PNG", dpi=(72, 72))
     data = insert_chunks(
@@ -229,12 +276,21 @@ def planted_png(image: Image.Image | None = None, orientation: int = 6, *, profi
     return data + _plant("trailer")
 
 
-def planted_webp(data: bytes | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE) -> bytes:
-    """A WebP (``data``, or an animation) with something private in every place that the format has for it."""
+def planted_webp(
+    data: bytes | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE
+) -> bytes:
+    """A WebP (``data``.
+
+    Or an animation) with something private in every place that the format has for it.
+    """
     chunks = webp_chunks(data or animated_webp())
     header = bytearray(next(payload for name, payload in chunks if name == b"VP8X"))
     header[0] |= 0x2C
-    frames = [(name, _plant_in_frame(body) if name == b"ANMF" else body) for name, body in chunks if name != b"VP8X"]
+    frames = [
+        (name, _plant_in_frame(body) if name == b"ANMF" else body)
+        for name, body in chunks
+        if name != b"VP8X"
+    ]
     planted = [
         (b"VP8X", bytes(header)),
         (b"ICCP", profile),

@@ -1,4 +1,7 @@
-"""The benchmarks tell what they are asked for; their figures are for a quiet machine, not for a test."""
+"""The benchmarks tell what they are asked for.
+
+Their figures are for a quiet machine, not for a test.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ from benchmarks.peers import find_obstacle, node
         ([3.0, 3.0, 1.0], {}, None),
     ],
 )
-def test_median_of_the_rounds_decides(ours: list[float], budget: dict[str, float], met: bool | None) -> None:
+def test_median_of_the_rounds_decides(
+    ours: list[float], budget: dict[str, float], met: bool | None
+) -> None:
     assert compare("nap", "s", ours, "sleep", [4.0, 4.0, 4.0], **budget).met is met
 
 
@@ -34,14 +39,22 @@ def test_contenders_take_turns() -> None:
     assert values == {"a": [2, 5], "b": [3, 4]}, "0 and 1 are the round that does not count"
 
 
-def test_program_prints_a_table_and_keeps_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_program_prints_a_table_and_keeps_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "results.json"
     code = benchmarks.main(["strip", "--rounds", "1", "--json", str(results)])
     (row,) = json.loads(results.read_text())["rows"]
-    assert (row["work"], row["at_most"], row["met"]) == ("lossless strip of a 2 MB JPEG", 0.02, not code)
+    assert (row["work"], row["at_most"], row["met"]) == (
+        "lossless strip of a 2 MB JPEG",
+        0.02,
+        not code,
+    )
     assert f"| {row['work']} | Pillow: decode, encode |" in capsys.readouterr().out
 
 
-def test_absent_peer_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_absent_peer_is_skipped_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_obstacle(node("sharp.mjs")) == "node is not installed"

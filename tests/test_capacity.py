@@ -30,7 +30,9 @@ def test_examples_of_the_model_run(model: ModuleType) -> None:
 
 
 def test_sqlite_is_full_first_where_jobs_cost_nothing(model: ModuleType) -> None:
-    image = model.Image(job_cpu_seconds=0, upload_cpu_seconds=0, polls=0, upload_bytes=0, variant_bytes=0)
+    image = model.Image(
+        job_cpu_seconds=0, upload_cpu_seconds=0, polls=0, upload_bytes=0, variant_bytes=0
+    )
     uses = model.list_uses(image, model.Site(1, 1))
     assert model.rank(uses)[0][0] == "SQLite"
     assert model.images_a_day(image, model.Site(1, 1)) == pytest.approx(700 / 3 * 86_400 / 3)

@@ -1,4 +1,7 @@
-"""The documentation tells the truth: its examples run, its links lead somewhere, its tables are those of the code."""
+"""The documentation tells the truth.
+
+Its examples run, its links lead somewhere, its tables are those of the code.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +33,32 @@ from tests.images import encode
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-GENERATED = sorted(path for path in DOCUMENTS if "<!-- generated: " in path.read_text(encoding="utf-8"))
+GENERATED = sorted(
+    path for path in DOCUMENTS if "<!-- generated: " in path.read_text(encoding="utf-8")
+)
 # An example after the comment "<!-- not run: REASON -->" must only be valid Python.
 EXAMPLE = re.compile(
-    r"(?P<not_run><!-- not run: [^>]+ -->\n\s*)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL
+    r"(?P<not_run><!-- not run: [^>]+ -->\n\s*)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```",
+    re.MULTILINE | re.DOTALL,
 )
 SESSION = re.compile(r"^```pycon\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 NAMED_FILE = re.compile(r"`((?:src|tests|docs|benchmarks)/[\w./-]+)`")
-COMMAND = re.compile(r"^ *(?:\$ )?(?:\.venv/bin/)?imageprocessor (?P<name>[a-z-]+)(?P<rest>.*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"^ *(?:\$ )?(?:\.venv/bin/)?imageprocessor (?P<name>[a-z-]+)(?P<rest>.*)", re.MULTILINE
+)
 OPTION = re.compile(r"(?<=\s)--[a-z-]+")
 HOST = re.compile(r"https?://([\w.-]+)")
 KNOWN_HOSTS = {"127.0.0.1", "a", "b", "keepachangelog.com", "semver.org"}
 # Shell lines that are run, and the JSON that the last of them prints, if the document shows it.
 SHELL = re.compile(
-    r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n(?:\n```json\n(?P<answer>.*?)```)?", re.DOTALL
+    r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n(?:\n```json\n(?P<answer>.*?)```)?",
+    re.DOTALL,
 )
 NEXT = "--- next block ---"
-LAST_JOB = """$(imageprocessor jobs list --limit 1 --json | sed -n 's/.*"job_id": "\\(.*\\)",/\\1/p')"""
+LAST_JOB = (
+    """$(imageprocessor jobs list --limit 1 --json | sed -n 's/.*"job_id": "\\(.*\\)",/\\1/p')"""
+)
 
 
 def name_document(path: Path) -> str:
@@ -132,7 +143,9 @@ def test_commands_and_their_options_exist(document: Path) -> None:
 @pytest.mark.parametrize("document", GENERATED, ids=name_document)
 def test_generated_parts_are_current(document: Path) -> None:
     render_page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["render_page"]
-    assert document.read_text(encoding="utf-8") == render_page(document), "run: python docs/generate.py"
+    assert document.read_text(encoding="utf-8") == render_page(document), (
+        "run: python docs/generate.py"
+    )
 
 
 def test_server_names_every_endpoint() -> None:
@@ -153,7 +166,10 @@ def test_readme_does_what_it_says(service: Service) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs in *folder* as the documents start it; with *environment*, curl finds it at port 8000."""
+    """A service that runs in *folder* as the documents start it.
+
+    With *environment*, curl finds it at port 8000.
+    """
 
     folder: Path
     environment: dict[str, str]
@@ -166,7 +182,9 @@ def service(folder: Path) -> Iterator[Service]:
         port = listener.getsockname()[1]
     environment = make_environment(folder / "bin", port)
     process = subprocess.Popen(
-        [folder / "bin" / "imageprocessor", "serve", "--port", str(port)], cwd=folder, env=environment
+        [folder / "bin" / "imageprocessor", "serve", "--port", str(port)],
+        cwd=folder,
+        env=environment,
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/readyz", process)
@@ -177,7 +195,10 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def make_environment(programs: Path, port: int) -> dict[str, str]:
-    """Put the command, as this Python has it, on the PATH; let curl wait for a job and fail where an answer does."""
+    """Put the command, as this Python has it, on the PATH.
+
+    Let curl wait for a job and fail where an answer does.
+    """
     programs.mkdir()
     command = programs / "imageprocessor"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m imageprocessor "$@"\n')
@@ -202,10 +223,15 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def check_shell_examples(name: str, service: Service) -> None:
-    """Run the shell lines of a document in one shell, and compare what they print with what is shown: its keys."""
+    """Run the shell lines of a document in one shell.
+
+    And compare what they print with what is shown: its keys.
+    """
     blocks = [block for block in SHELL.finditer(read(name)) if not is_set_up(block)]
     assert len(blocks) > 2
-    script = f"\necho '{NEXT}'\n".join(block["lines"].replace("/JOB_ID/", f"/{LAST_JOB}/") for block in blocks)
+    script = f"\necho '{NEXT}'\n".join(
+        block["lines"].replace("/JOB_ID/", f"/{LAST_JOB}/") for block in blocks
+    )
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=service.folder,

@@ -44,12 +44,16 @@ def test_missing_backend_names_its_extra(
 
 def test_storage_of_the_library_names_its_extra() -> None:
     program = "import sys; sys.modules['boto3'] = None; import imageprocessor as ip; ip.open_storage('s3://images')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "MissingExtraError" in done.stderr
     assert "pip install 'imageprocessor[s3]'" in done.stderr
 
 
 def test_worker_of_celery_names_its_extra(tmp_path: Path) -> None:
     program = "import sys; sys.modules['redis'] = None; import imageprocessor.queue.celery_app"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert "pip install 'imageprocessor[celery]'" in done.stderr

@@ -23,7 +23,9 @@ HEAD = {"timestamp": "2024-11-08T14:00:00Z", "level": "info", "event": "request"
 )
 def test_plain_line_is_what_the_console_shows_without_colours(told: dict[str, object]) -> None:
     console = structlog.dev.ConsoleRenderer(colors=False)
-    assert render_plain(None, "", HEAD | told).rstrip() == str(console(None, "", HEAD | told)).rstrip()
+    assert (
+        render_plain(None, "", HEAD | told).rstrip() == str(console(None, "", HEAD | told)).rstrip()
+    )
 
 
 def test_plain_line_shows_what_a_terminal_would_obey_as_an_escape() -> None:

@@ -1,4 +1,7 @@
-"""Each promise in SECURITY.md and docs/reliability.md names a test that keeps it, and that test exists."""
+"""Each promise in SECURITY.md and docs/reliability.md names a test that keeps it.
+
+And that test exists.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 SECURITY, RELIABILITY = (ROOT / name for name in ("SECURITY.md", "docs/reliability.md"))
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 LIKE_A_TEST = re.compile(r"\btest_\w+(?!\w*\.py)")
-STRIDE = ["Spoofing", "Tampering", "Repudiation", "Information disclosure", "Denial of service", "Elevation"]
+STRIDE = [
+    "Spoofing",
+    "Tampering",
+    "Repudiation",
+    "Information disclosure",
+    "Denial of service",
+    "Elevation",
+]
 
 
 @cache
@@ -44,13 +54,19 @@ def test_every_named_test_exists(document: Path) -> None:
 @pytest.mark.parametrize("document", [SECURITY, RELIABILITY], ids=lambda path: path.name)
 def test_nothing_that_looks_like_a_test_is_left_unchecked(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    checked = {name for _, name in NAMED.findall(text)} | {Path(path).stem for path, _ in NAMED.findall(text)}
+    checked = {name for _, name in NAMED.findall(text)} | {
+        Path(path).stem for path, _ in NAMED.findall(text)
+    }
     assert set(LIKE_A_TEST.findall(text)) <= checked
 
 
 def test_the_threats_are_those_of_stride() -> None:
     headings = list(split_sections(SECURITY, "###"))
-    assert [heading for heading, kind in zip(headings, STRIDE, strict=True) if not heading.startswith(kind)] == []
+    assert [
+        heading
+        for heading, kind in zip(headings, STRIDE, strict=True)
+        if not heading.startswith(kind)
+    ] == []
 
 
 @pytest.mark.parametrize("threat", list_threats(), ids=lambda row: row.split("|")[1].strip()[:50])
@@ -60,5 +76,9 @@ def test_each_threat_names_the_test_that_keeps_it_off(threat: str) -> None:
 
 @pytest.mark.parametrize("number", range(1, 11))
 def test_each_invariant_names_the_tests_that_keep_it(number: int) -> None:
-    (text,) = [text for title, text in split_sections(RELIABILITY, "##").items() if title.startswith(f"I{number}:")]
+    (text,) = [
+        text
+        for title, text in split_sections(RELIABILITY, "##").items()
+        if title.startswith(f"I{number}:")
+    ]
     assert NAMED.search(text)

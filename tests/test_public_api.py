@@ -17,7 +17,12 @@ STANDARD = set(sys.stdlib_module_names)
 
 
 def in_new_process(code: str) -> Any:
-    done = run([sys.executable, "-c", f"import json, sys, time\n{code}"], capture_output=True, text=True, check=True)
+    done = run(
+        [sys.executable, "-c", f"import json, sys, time\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -28,7 +33,12 @@ def test_readme_calls_work() -> None:
     card = ip.VariantSpec("card", width=40, quality=80)
     result = ip.process(DATA, variants=[card], limits=ip.Limits(max_pixels=10_000_000))
     variant = result.variants["card"]
-    assert (variant.width, variant.height, variant.aspect_ratio, variant.format) == (40, 20, 2.0, "webp")
+    assert (variant.width, variant.height, variant.aspect_ratio, variant.format) == (
+        40,
+        20,
+        2.0,
+        "webp",
+    )
     assert variant.size_bytes == len(variant.data)
     assert result.original_dimensions == ip.Dimensions(200, 100)
     store = ip.open_storage("memory://")
@@ -63,7 +73,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_star_import_gives_the_public_names() -> None:
-    names = in_new_process("from imageprocessor import *\nprint(json.dumps([n for n in dir() if n[0] != '_']))")
+    names = in_new_process(
+        "from imageprocessor import *\nprint(json.dumps([n for n in dir() if n[0] != '_']))"
+    )
     assert set(ip.__all__) <= set(names)
 
 
@@ -71,7 +83,9 @@ def test_core_loads_nothing_but_pillow_filetype_and_the_standard_library() -> No
     use_all = f"import imageprocessor as ip\nfor name in {ip.__all__}: getattr(ip, name)"
     loaded = in_new_process(f"{use_all}\nprint(json.dumps(list(sys.modules)))")
     roots = {name.partition(".")[0] for name in loaded}
-    started_with = {name.partition(".")[0] for name in in_new_process("print(json.dumps(list(sys.modules)))")}
+    started_with = {
+        name.partition(".")[0] for name in in_new_process("print(json.dumps(list(sys.modules)))")
+    }
     assert roots - started_with - STANDARD == {"PIL", "filetype", "imageprocessor"}
 
 

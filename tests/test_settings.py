@@ -53,7 +53,9 @@ def test_the_settings_of_the_specification_are_accepted_as_written() -> None:
 
 
 def test_size_may_be_an_object() -> None:
-    settings = load(IMAGE_SIZES='{"card": {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}}')
+    settings = load(
+        IMAGE_SIZES='{"card": {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}}'
+    )
     assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", 60, 6),)
 
 
@@ -103,8 +105,12 @@ def test_wrong_size_is_told(sizes: str, told: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "JWT_PREVIOUS_SECRET_KEYS"])
-@pytest.mark.parametrize("key", ["CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "s3cr3t-but-short"])
-def test_published_or_short_key_is_refused_with_the_command_for_a_good_one_and_not_shown(name: str, key: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "s3cr3t-but-short"]
+)
+def test_published_or_short_key_is_refused_with_the_command_for_a_good_one_and_not_shown(
+    name: str, key: str
+) -> None:
     with pytest.raises(SettingsError, match=r"secrets\.token_hex") as caught:
         load(**{name: key})
     assert key not in str(caught.value)
@@ -132,7 +138,10 @@ def test_environment_wins_over_env_file_and_the_origin_is_told(tmp_path: Path) -
     environ = {"WEBP_QUALITY": "60"}
     settings = load_settings(environ, env_file)
     assert (settings.webp_quality, settings.max_retries, settings.log_level) == (60, 5, "INFO")
-    origins = [find_origin(name, environ, env_file) for name in ("webp_quality", "max_retries", "log_level")]
+    origins = [
+        find_origin(name, environ, env_file)
+        for name in ("webp_quality", "max_retries", "log_level")
+    ]
     assert origins == ["environment", str(env_file), "default"]
 
 
@@ -149,7 +158,9 @@ def test_every_setting_says_what_it_means_and_accepts() -> None:
         assert accepted_form(name), name
 
 
-def test_logs_are_json_lines_with_what_is_bound_to_the_context(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_json_lines_with_what_is_bound_to_the_context(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from imageprocessor.logs import configure_logs
 
     before = logging.getLogger().handlers[:]

@@ -37,7 +37,10 @@ def encode(claims: dict[str, Any], key: str = KEY, **options: Any) -> str:
 
 
 def unsigned(header: dict[str, Any], claims: dict[str, Any]) -> str:
-    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (header, claims)]
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in (header, claims)
+    ]
     return ".".join([*parts, ""])
 
 
@@ -56,7 +59,9 @@ def test_the_specifications_token_without_expiry_is_accepted(settings: Settings)
     assert check(encode({"sub": "test-user-123"}), settings) == Caller("test-user-123")
 
 
-def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_new(settings: Settings) -> None:
+def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_new(
+    settings: Settings,
+) -> None:
     assert check(encode({"sub": "ann"}, OLD_KEY), settings) == Caller("ann")
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(sign_token(settings, "ann"), OLD_KEY, algorithms=["HS256"])
@@ -98,7 +103,15 @@ def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_ne
         ],
         *[
             signed(claims)
-            for claims in ('["sub"]', '"sub"', "null", "[" * 3_000, '{"sub":["ann"]}', '{"sub":{"ann":1}}', "\ud800")
+            for claims in (
+                '["sub"]',
+                '"sub"',
+                "null",
+                "[" * 3_000,
+                '{"sub":["ann"]}',
+                '{"sub":{"ann":1}}',
+                "\ud800",
+            )
         ],
     ],
 )
@@ -127,7 +140,9 @@ ALGORITHMS = [
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(algorithm: object, settings: Settings) -> None:
+def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(
+    algorithm: object, settings: Settings
+) -> None:
     digest = {"HS384": "sha384"}.get(str(algorithm), "sha256")
     head_and_body = unsigned({"alg": algorithm, "typ": "JWT"}, {"sub": "ann"})
     signature = hmac.digest(KEY.encode(), head_and_body[:-1].encode(), digest)
@@ -139,7 +154,11 @@ def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(algorithm: object,
 @pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c", "kid"])
 def test_key_that_a_token_brings_along_opens_nothing(name: str, settings: Settings) -> None:
     own = "the attacker's own key, 32 bytes."
-    brought = {"kty": "oct", "k": base64.urlsafe_b64encode(own.encode()).decode()} if name == "jwk" else own
+    brought = (
+        {"kty": "oct", "k": base64.urlsafe_b64encode(own.encode()).decode()}
+        if name == "jwk"
+        else own
+    )
     with pytest.raises(UnauthorizedError):
         check(encode({"sub": "ann"}, own, headers={name: brought}), settings)
 
@@ -182,7 +201,9 @@ def test_subject_must_be_text(settings: Settings) -> None:
 
 
 def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -> None:
-    strict = settings.model_copy(update={"jwt_audience": "img", "jwt_issuer": "idp", "jwt_require_exp": True})
+    strict = settings.model_copy(
+        update={"jwt_audience": "img", "jwt_issuer": "idp", "jwt_require_exp": True}
+    )
     good = sign_token(strict, "ann", lifetime=timedelta(hours=1))
     assert check(good, strict) == Caller("ann")
     claims = {"sub": "ann", "aud": "img", "iss": "idp", "exp": time.time() + 60}
@@ -191,7 +212,9 @@ def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -
             check(encode({key: value for key, value in claims.items() if key != name}), strict)
 
 
-def test_token_that_was_good_before_ends_with_its_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_was_good_before_ends_with_its_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token, now = encode({"sub": "ann", "exp": int(time.time()) + 60}), time.time()
     assert check(token, settings) == Caller("ann")
     monkeypatch.setattr(time, "time", lambda: now + 60)

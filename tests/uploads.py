@@ -11,9 +11,13 @@ from imageprocessor.queue.uploads import Sender, Upload, submit
 from tests.images import encode, photo
 
 
-def submit_to(service: Service, data: bytes | None = None, *, bucket: str = "photos", user_id: str = "ann") -> Job:
+def submit_to(
+    service: Service, data: bytes | None = None, *, bucket: str = "photos", user_id: str = "ann"
+) -> Job:
     """Put the bytes where a received upload lies, and submit them."""
     data = encode(photo(80, 60), "JPEG") if data is None else data
     path = service.incoming / uuid.uuid4().hex
     path.write_bytes(data)
-    return submit(service, Upload(path, hashlib.sha256(data).hexdigest(), bucket), Sender(user_id))[0]
+    return submit(service, Upload(path, hashlib.sha256(data).hexdigest(), bucket), Sender(user_id))[
+        0
+    ]

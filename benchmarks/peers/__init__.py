@@ -1,4 +1,7 @@
-"""Programs that do the same job: ours, the bare codecs, and what users know. Each is a process that answers lines."""
+"""Programs that do the same job: ours, the bare codecs, and what users know.
+
+Each is a process that answers lines.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SCRIPT = ("uv", "run", "--quiet", "--no-project", "--script")  #: with the packages that the file itself names
+SCRIPT = (
+    "uv",
+    "run",
+    "--quiet",
+    "--no-project",
+    "--script",
+)  #: with the packages that the file itself names
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,13 @@ def find_obstacle(command: Sequence[str]) -> str:
     """Return why *command* cannot be run here; "" if it can."""
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"
-    if command[0] == "node" and not Path(os.environ.get("SHARP_DIR", ""), "node_modules", "sharp").is_dir():
-        return "SHARP_DIR names no folder with node_modules/sharp: npm install --prefix FOLDER sharp"
+    if (
+        command[0] == "node"
+        and not Path(os.environ.get("SHARP_DIR", ""), "node_modules", "sharp").is_dir()
+    ):
+        return (
+            "SHARP_DIR names no folder with node_modules/sharp: npm install --prefix FOLDER sharp"
+        )
     return ""
 
 
@@ -76,7 +90,11 @@ def find_obstacle(command: Sequence[str]) -> str:
 def start(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Iterator[Peer]:
     """Run *command* until the end of the context."""
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environ or {})}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environ or {})},
     ) as process:
         try:
             yield Peer(process)

@@ -1,7 +1,9 @@
 # /// script
 # dependencies = ["imagecodecs>=2026.3", "pillow>=13"]
 # ///
-"""What cannot be avoided: libjpeg-turbo decodes once, libwebp encodes pictures that lie ready, each on its own.
+"""What cannot be avoided.
+
+Libjpeg-turbo decodes once, libwebp encodes pictures that lie ready, each on its own.
 
 The second argument tells the efforts, one for each width.
 """
@@ -20,7 +22,10 @@ from PIL import Image
 
 data = Path(sys.argv[1]).read_bytes()
 image = Image.open(BytesIO(data))
-sizes = [(min(width, image.width), round(image.height * min(width, image.width) / image.width)) for width in WIDTHS]
+sizes = [
+    (min(width, image.width), round(image.height * min(width, image.width) / image.width))
+    for width in WIDTHS
+]
 ready = [np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for size in sizes]
 efforts = json.loads(sys.argv[2])
 
@@ -29,7 +34,10 @@ def run() -> int:
     """Decode, encode all, and return the bytes made."""
     imagecodecs.jpeg8_decode(data)
     pairs = zip(ready, efforts, strict=True)
-    return sum(len(imagecodecs.webp_encode(each, QUALITY, lossless=False, method=effort)) for each, effort in pairs)
+    return sum(
+        len(imagecodecs.webp_encode(each, QUALITY, lossless=False, method=effort))
+        for each, effort in pairs
+    )
 
 
 answer(run)

@@ -1,4 +1,7 @@
-"""The job as a worker does it, in a process of its own as the peers are. The second argument: in how many threads."""
+"""The job as a worker does it, in a process of its own as the peers are.
+
+The second argument: in how many threads.
+"""
 
 from __future__ import annotations
 
@@ -14,4 +17,8 @@ from imageprocessor.settings import Settings
 keep_memory(Settings().job_memory_limit_mb)
 data = Path(sys.argv[1]).read_bytes()
 threads = int(sys.argv[2]) if len(sys.argv) > 2 else None
-answer(lambda: sum(made.size_bytes for made in imageprocessor.process(data, threads=threads).variants.values()))
+answer(
+    lambda: sum(
+        made.size_bytes for made in imageprocessor.process(data, threads=threads).variants.values()
+    )
+)

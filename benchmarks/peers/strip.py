@@ -1,4 +1,7 @@
-"""Metadata taken out of a file that lies on disk: "ours" without decoding it, "pillow" by decoding and encoding it."""
+"""Metadata taken out of a file that lies on disk.
+
+"ours" without decoding it, "pillow" by decoding and encoding it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
 # /// script
 # dependencies = ["thumbor>=7.8"]
 # ///
-"""A thumbor server with its files on disk and no cache of results: four requests, as a page would send them."""
+"""A thumbor server with its files on disk and no cache of results.
+
+Four requests, as a page would send them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,17 @@ with socket.create_server(("127.0.0.1", 0)) as free:
 with tempfile.NamedTemporaryFile("w", suffix=".conf") as settings:
     settings.write(SETTINGS.format(root=photo.parent))
     settings.flush()
-    command = [sys.executable, "-m", "thumbor.server", "-i", "127.0.0.1", "-p", str(port), "-c", settings.name]
+    command = [
+        sys.executable,
+        "-m",
+        "thumbor.server",
+        "-i",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-c",
+        settings.name,
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def run() -> int:

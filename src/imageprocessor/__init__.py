@@ -2,15 +2,17 @@
 
     import imageprocessor as ip
 
-    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, frames)
-    clean  = ip.strip_metadata(data)   # the same file without what it gives away; pixels untouched
-    color  = ip.dominant_color(data)   # "#3A5F8C"
-    result = ip.process(data)          # result.variants["thumbnail"].data are the bytes of a WebP file
-    store  = ip.open_storage("local:///var/lib/images")
+    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, frames) clean
+    = ip.strip_metadata(data)   # the same file without what it gives away; pixels untouched color
+    = ip.dominant_color(data)   # "#3A5F8C" result = ip.process(data)          #
+    result.variants["thumbnail"].data are the bytes of a WebP file store  =
+    ip.open_storage("local:///var/lib/images")
 
-``data`` is bytes, a path or a binary file object. Everything raised on purpose derives from ``ImageProcessorError``.
+``data`` is bytes, a path or a binary file object. Everything raised on purpose derives from
+``ImageProcessorError``.
 
-Each name is loaded when it is first used: with the decoders and colour management, all of them take 60 ms.
+Each name is loaded when it is first used: with the decoders and colour management, all of them take
+60 ms.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@
       DatabaseUnavailableError · BrokerUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
-``code`` is stable and meant for programs. ``retryable`` says whether the same work may succeed later.
-The message says what went wrong, with which value, and what to do. None carries an HTTP status.
+``code`` is stable and meant for programs. ``retryable`` says whether the same work may succeed
+later. The message says what went wrong, with which value, and what to do. None carries an HTTP
+status.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class ImageProcessorError(Exception):
 
 
 class InputError(ImageProcessorError):
-    """The bytes are not a picture that can be taken. Trying again with the same bytes is useless."""
+    """The bytes are not a picture that can be taken.
+
+    Trying again with the same bytes is useless.
+    """
 
     code = "input_invalid"
 

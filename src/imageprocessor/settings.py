@@ -1,6 +1,9 @@
-"""Every setting: its environment name, default, accepted form and meaning. The docs' table is made from here.
+"""Every setting: its environment name, default, accepted form and meaning.
 
-A field's name in capitals is its variable. `environment.load_settings` reads them; nothing else reads the environment.
+The docs' table is made from here.
+
+A field's name in capitals is its variable. `environment.load_settings` reads them; nothing else
+reads the environment.
 """
 
 from __future__ import annotations
@@ -41,16 +44,29 @@ SECRETS = {
     "aws_secret_access_key",
     "aws_session_token",
 }
-PUBLISHED_KEYS = ("CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "your-secure-random-key-here")
-MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # the length of what they compute: RFC 7518, section 3.2
+PUBLISHED_KEYS = (
+    "CHANGE_THIS_IN_PRODUCTION",
+    "dev-secret-change-in-production",
+    "your-secure-random-key-here",
+)
+MIN_KEY_BYTES = {
+    "HS256": 32,
+    "HS384": 48,
+    "HS512": 64,
+}  # the length of what they compute: RFC 7518, section 3.2
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
 
 
 def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
-    """Declare a setting: its default (or a function of the settings before it), accepted *form* and *meaning*."""
+    """Declare a setting.
+
+    Its default (or a function of the settings before it), accepted *form* and *meaning*.
+    """
     source = {"default_factory": default} if callable(default) else {"default": default}
     extra: Any = {"form": form}
-    return Field(**source, description=meaning, json_schema_extra=extra, validate_default=True, **constraints)
+    return Field(
+        **source, description=meaning, json_schema_extra=extra, validate_default=True, **constraints
+    )
 
 
 def parse_json(value: object) -> object:
@@ -71,7 +87,10 @@ def parse_list(value: object) -> object:
 
 
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
-    """Read ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``; WEBP_QUALITY where no quality is given."""
+    """Read ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
+
+    WEBP_QUALITY where no quality is given.
+    """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
         raise ValueError("not a JSON object with at least one size")
@@ -96,40 +115,65 @@ Sizes = Annotated[SkipValidation[tuple[VariantSpec, ...]], BeforeValidator(parse
 
 
 class Settings(BaseModel):
-    """All settings of the service, checked together. Entry points build it with `load_settings`, tests directly."""
+    """All settings of the service, checked together.
+
+    Entry points build it with `load_settings`, tests directly.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    service_name: str = setting("image-processor", "text", "The name that `/docs` and the health check show.")
-    version: str = setting("", "text", "The version that the health check shows; empty: this package's own.")
-    data_dir: Path = setting(Path("data"), "a folder", "Where the service keeps what it must remember.")
+    service_name: str = setting(
+        "image-processor", "text", "The name that `/docs` and the health check show."
+    )
+    version: str = setting(
+        "", "text", "The version that the health check shows; empty: this package's own."
+    )
+    data_dir: Path = setting(
+        Path("data"), "a folder", "Where the service keeps what it must remember."
+    )
     database_path: Path = setting(
-        lambda data: data["data_dir"] / "processor.db", "a file", "The SQLite database; default in DATA_DIR."
+        lambda data: data["data_dir"] / "processor.db",
+        "a file",
+        "The SQLite database; default in DATA_DIR.",
     )
     database_url: SecretStr | None = setting(
         None,
         "`postgresql+psycopg://user:password@host/name` or `sqlite:////absolute/path`",
         "The database, in the place of DATABASE_PATH; several hosts need PostgreSQL.",
     )
-    storage_backend: Literal["local", "s3"] = setting("local", "`local` or `s3`", "Where images are stored.")
+    storage_backend: Literal["local", "s3"] = setting(
+        "local", "`local` or `s3`", "Where images are stored."
+    )
     storage_path: Path = setting(
-        lambda data: data["data_dir"] / "storage", "a folder", "The folder of `local` storage; default in DATA_DIR."
+        lambda data: data["data_dir"] / "storage",
+        "a folder",
+        "The folder of `local` storage; default in DATA_DIR.",
     )
     s3_bucket: str | None = setting(
         None,
         "an S3 bucket's name",
         "Holds every image, an upload's bucket being a prefix in it; unset: the upload's bucket is the S3 bucket.",
     )
-    s3_endpoint_url: str = setting("", "a URL", "Where S3 is spoken, such as MinIO or R2; empty: AWS.")
+    s3_endpoint_url: str = setting(
+        "", "a URL", "Where S3 is spoken, such as MinIO or R2; empty: AWS."
+    )
     s3_public_endpoint_url: str = setting(
         "", "a URL", "The same for those who fetch images; empty: as S3_ENDPOINT_URL."
     )
-    aws_region: str | None = setting(None, "a region, such as `eu-west-1`", "Where the buckets are.")
-    aws_profile: str | None = setting(None, "a name", "The profile of the AWS configuration files that holds the keys.")
-    aws_access_key_id: str | None = setting(
-        None, "a key id", "Who speaks to S3; unset: what boto3 finds, such as the role of the machine."
+    aws_region: str | None = setting(
+        None, "a region, such as `eu-west-1`", "Where the buckets are."
     )
-    aws_secret_access_key: SecretStr | None = setting(None, "a secret key", "Belongs to AWS_ACCESS_KEY_ID.")
+    aws_profile: str | None = setting(
+        None, "a name", "The profile of the AWS configuration files that holds the keys."
+    )
+    aws_access_key_id: str | None = setting(
+        None,
+        "a key id",
+        "Who speaks to S3; unset: what boto3 finds, such as the role of the machine.",
+    )
+    aws_secret_access_key: SecretStr | None = setting(
+        None, "a secret key", "Belongs to AWS_ACCESS_KEY_ID."
+    )
     aws_session_token: SecretStr | None = setting(None, "a token", "Belongs to temporary keys.")
     allowed_buckets: Names = setting(
         (),
@@ -137,9 +181,13 @@ class Settings(BaseModel):
         "The only buckets an upload may name; empty: any valid name, unless those are S3 buckets.",
     )
 
-    queue_backend: Literal["embedded", "celery"] = setting("embedded", "`embedded` or `celery`", "What runs the jobs.")
+    queue_backend: Literal["embedded", "celery"] = setting(
+        "embedded", "`embedded` or `celery`", "What runs the jobs."
+    )
     redis_url: SecretStr = setting(
-        SecretStr("redis://localhost:6379/0"), "`redis://host:6379/0` or `rediss://…`", "The broker of `celery`."
+        SecretStr("redis://localhost:6379/0"),
+        "`redis://host:6379/0` or `rediss://…`",
+        "The broker of `celery`.",
     )
     worker_concurrency: int = setting(
         2,
@@ -159,9 +207,15 @@ class Settings(BaseModel):
         ge=512,
         le=65536,
     )
-    max_retries: int = setting(3, "0 to 20", "Attempts after the first one, for faults that may pass.", ge=0, le=20)
+    max_retries: int = setting(
+        3, "0 to 20", "Attempts after the first one, for faults that may pass.", ge=0, le=20
+    )
     failed_source_hours: int = setting(
-        168, "1 to 8760", "How long the upload of a job that gave up is kept for `jobs retry`.", ge=1, le=8760
+        168,
+        "1 to 8760",
+        "How long the upload of a job that gave up is kept for `jobs retry`.",
+        ge=1,
+        le=8760,
     )
 
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(
@@ -172,42 +226,68 @@ class Settings(BaseModel):
         "at least 32 bytes (HS384: 48, HS512: 64)",
         "Signs and checks tokens; unset: one is generated and kept in DATA_DIR.",
     )
-    jwt_previous_secret_keys: Secrets = setting((), "keys, as `a,b`", "Older keys that are still accepted (rotation).")
+    jwt_previous_secret_keys: Secrets = setting(
+        (), "keys, as `a,b`", "Older keys that are still accepted (rotation)."
+    )
     jwt_audience: str | None = setting(None, "text", "The `aud` that a token must carry.")
     jwt_issuer: str | None = setting(None, "text", "The `iss` that a token must carry.")
     jwt_require_exp: bool = setting(False, "`true` or `false`", "Refuse tokens that never expire.")
     public_reads: bool = setting(
         True, "`true` or `false`", "Who holds an id may read; `false`: only the owner or an admin."
     )
-    cors_origins: Names = setting((), "origins, as `https://a,https://b`", "Sites whose pages may call the API.")
-    public_base_url: str = setting("", "a URL without path", "Put before every image URL, such as a CDN's address.")
-
-    rate_limit_max_uploads: int = setting(50, "1 to 1000000", "Uploads of one user in one window.", ge=1, le=1_000_000)
-    rate_limit_window_minutes: int = setting(60, "1 to 10080", "Length of that window.", ge=1, le=10_080)
-
-    max_upload_size_mb: int = setting(10, "1 to 1024", "Largest file, in units of 1 048 576 bytes.", ge=1, le=1024)
-    max_image_pixels: int = setting(
-        50_000_000, "1 to 178956970", "Most pixels (width × height) an image may have.", ge=1, le=178_956_970
+    cors_origins: Names = setting(
+        (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )
-    allowed_mime_types: Names = setting(MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats that are accepted.")
+    public_base_url: str = setting(
+        "", "a URL without path", "Put before every image URL, such as a CDN's address."
+    )
 
-    webp_quality: int = setting(85, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100)
+    rate_limit_max_uploads: int = setting(
+        50, "1 to 1000000", "Uploads of one user in one window.", ge=1, le=1_000_000
+    )
+    rate_limit_window_minutes: int = setting(
+        60, "1 to 10080", "Length of that window.", ge=1, le=10_080
+    )
+
+    max_upload_size_mb: int = setting(
+        10, "1 to 1024", "Largest file, in units of 1 048 576 bytes.", ge=1, le=1024
+    )
+    max_image_pixels: int = setting(
+        50_000_000,
+        "1 to 178956970",
+        "Most pixels (width × height) an image may have.",
+        ge=1,
+        le=178_956_970,
+    )
+    allowed_mime_types: Names = setting(
+        MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats that are accepted."
+    )
+
+    webp_quality: int = setting(
+        85, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100
+    )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
         '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
         "The sizes made of every image; a number bounds the width in pixels.",
     )
 
-    log_format: Literal["console", "json"] = setting("console", "`console` or `json`", "How log lines look.")
+    log_format: Literal["console", "json"] = setting(
+        "console", "`console` or `json`", "How log lines look."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting(
         "INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`", "The least serious level that is logged."
     )
 
     @field_validator("jwt_secret_key", "jwt_previous_secret_keys")
     @classmethod
-    def _refuse_weak_keys(cls, value: SecretStr | tuple[SecretStr, ...] | None, info: ValidationInfo) -> Any:
+    def _refuse_weak_keys(
+        cls, value: SecretStr | tuple[SecretStr, ...] | None, info: ValidationInfo
+    ) -> Any:
         for key in value if isinstance(value, tuple) else [value] if value else []:
-            _check_key(key.get_secret_value(), MIN_KEY_BYTES[info.data.get("jwt_algorithm", "HS256")])
+            _check_key(
+                key.get_secret_value(), MIN_KEY_BYTES[info.data.get("jwt_algorithm", "HS256")]
+            )
         return value
 
     @field_validator("database_url", mode="before")
@@ -241,11 +321,17 @@ class Settings(BaseModel):
     @field_validator("allowed_buckets")
     @classmethod
     def _check_buckets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not value and info.data.get("storage_backend") == "s3" and not info.data.get("s3_bucket"):
+        if (
+            not value
+            and info.data.get("storage_backend") == "s3"
+            and not info.data.get("s3_bucket")
+        ):
             raise ValueError(
                 "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: else an upload may name any bucket"
             )
-        return _check_each(value, lambda name: BUCKET_PATTERN.fullmatch(name) is not None, "not a bucket name")
+        return _check_each(
+            value, lambda name: BUCKET_PATTERN.fullmatch(name) is not None, "not a bucket name"
+        )
 
     @field_validator("allowed_mime_types")
     @classmethod
@@ -255,7 +341,9 @@ class Settings(BaseModel):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _check_each(value, _is_origin, "not an origin; * is refused because requests carry credentials")
+        return _check_each(
+            value, _is_origin, "not an origin; * is refused because requests carry credentials"
+        )
 
     @field_validator("public_base_url")
     @classmethod
@@ -310,7 +398,9 @@ def _check_key(key: str, min_bytes: int) -> None:
         raise ValueError(f"{len(key.encode())} bytes are too few; make a key with: {KEY_COMMAND}")
 
 
-def _check_each(values: tuple[str, ...], accepts: Callable[[str], bool], fault: str) -> tuple[str, ...]:
+def _check_each(
+    values: tuple[str, ...], accepts: Callable[[str], bool], fault: str
+) -> tuple[str, ...]:
     if wrong := [value for value in values if not accepts(value)]:
         raise ValueError(f"{', '.join(map(repr, wrong))}: {fault}")
     return values
@@ -318,4 +408,6 @@ def _check_each(values: tuple[str, ...], accepts: Callable[[str], bool], fault: 
 
 def _is_origin(value: str) -> bool:
     scheme, separator, host = value.partition("://")
-    return scheme in {"http", "https"} and bool(separator and host) and not set(host) & set("/?#*@ ")
+    return (
+        scheme in {"http", "https"} and bool(separator and host) and not set(host) & set("/?#*@ ")
+    )

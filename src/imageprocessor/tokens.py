@@ -1,4 +1,7 @@
-"""Tokens say who may upload, delete and administer. Signed by the CLI, checked by the server; only here is PyJWT."""
+"""Tokens say who may upload, delete and administer.
+
+Signed by the CLI, checked by the server; only here is PyJWT.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from imageprocessor.settings import Settings
 
 ADMIN_SCOPE = "images:admin"
 MAX_SUBJECT_CHARACTERS = 255
-MAX_TOKEN_CHARACTERS = 8 * 1024  #: what proxies pass on in one header; reading more costs time before it is refused
+MAX_TOKEN_CHARACTERS = (
+    8 * 1024
+)  #: what proxies pass on in one header; reading more costs time before it is refused
 REMEMBERED_TOKENS = 1024
 
 
@@ -33,14 +38,24 @@ class TokenKeys:
 
 
 def load_keys(settings: Settings) -> TokenKeys:
-    """Return JWT_SECRET_KEY, or else the generated key in DATA_DIR (made now, mode 0600, if there is none)."""
+    """Return JWT_SECRET_KEY, or else the generated key in DATA_DIR (made now, mode 0600.
+
+    If there is none).
+    """
     configured = settings.jwt_secret_key
     signing = configured.get_secret_value() if configured else _generated_key(settings.data_dir)
-    return TokenKeys(signing, (signing, *(key.get_secret_value() for key in settings.jwt_previous_secret_keys)))
+    return TokenKeys(
+        signing, (signing, *(key.get_secret_value() for key in settings.jwt_previous_secret_keys))
+    )
 
 
-def sign_token(settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None) -> str:
-    """Return a token for the user *subject*, with the audience and issuer that the settings ask for."""
+def sign_token(
+    settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None
+) -> str:
+    """Return a token for the user *subject*.
+
+    With the audience and issuer that the settings ask for.
+    """
     claims: dict[str, Any] = {"sub": subject, "iat": datetime.now(UTC)}
     optional = {
         "scope": ADMIN_SCOPE if admin else None,
@@ -56,11 +71,17 @@ def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
     """Return whom *token* speaks for.
 
     Raises:
-        UnauthorizedError: The same for every cause: signature, algorithm, expiry, audience, issuer or subject.
+        UnauthorizedError: The same for every cause: signature, algorithm, expiry, audience, issuer
+            or subject.
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise UnauthorizedError
-    rules = settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer, settings.jwt_require_exp
+    rules = (
+        settings.jwt_algorithm,
+        settings.jwt_audience,
+        settings.jwt_issuer,
+        settings.jwt_require_exp,
+    )
     for key in keys.accepted:
         try:
             caller, expires_at = _verify(token, key, *rules)
@@ -76,12 +97,25 @@ def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
 
 @lru_cache(REMEMBERED_TOKENS)
 def _verify(
-    token: str, key: str, algorithm: str, audience: str | None, issuer: str | None, require_exp: bool
+    token: str,
+    key: str,
+    algorithm: str,
+    audience: str | None,
+    issuer: str | None,
+    require_exp: bool,
 ) -> tuple[Caller, float]:
-    """Return whom *token* speaks for, and until when. A good one is remembered: clients send theirs again and again."""
+    """Return whom *token* speaks for, and until when.
+
+    A good one is remembered: clients send theirs again and again.
+    """
     required = ["sub", "exp"] if require_exp else ["sub"]
     claims = jwt.decode(
-        token, key, algorithms=[algorithm], audience=audience, issuer=issuer, options={"require": required}
+        token,
+        key,
+        algorithms=[algorithm],
+        audience=audience,
+        issuer=issuer,
+        options={"require": required},
     )
     return _caller(claims), int(claims["exp"]) if "exp" in claims else math.inf
 

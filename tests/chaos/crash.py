@@ -1,6 +1,9 @@
-"""`imageprocessor`, ended as if by a power cut the first time that it comes to the point that CRASH_POINT names.
+"""`imageprocessor`.
 
-The file CRASH_MARKER remembers that it did. Worker processes import this module anew, so it works in them, too.
+Ended as if by a power cut the first time that it comes to the point that CRASH_POINT names.
+
+The file CRASH_MARKER remembers that it did. Worker processes import this module anew, so it works
+in them, too.
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ class Ledger:
 
     def statuses(self) -> set[str]:
         with connect(self.url, "me") as http:
-            jobs = [http.get(f"/api/v1/images/jobs/{job_id}").json() for job_id in self.accepted.values()]
+            jobs = [
+                http.get(f"/api/v1/images/jobs/{job_id}").json()
+                for job_id in self.accepted.values()
+            ]
         return {job["status"] for job in jobs}
 
     def has_ended(self) -> bool:
@@ -63,8 +66,13 @@ class Ledger:
 
 
 def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After one sweep: every 202 has ended once and can be read, and files and rows belong together."""
-    monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=25))  # past every grace
+    """After one sweep.
+
+    Every 202 has ended once and can be read, and files and rows belong together.
+    """
+    monkeypatch.setattr(
+        clock, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=25)
+    )  # past every grace
     with open_service(load_settings(settings)) as service:
         sweep(service)
         with service.database.read() as connection:
@@ -76,7 +84,9 @@ def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.Mo
             check_job(service, job)
         known = {key for job in jobs for key in (job.variant_keys or {}).values()}
         assert {stored.key for stored in service.storage.list()} == known
-        assert {stored.key for stored in service.staging.list()} == {job.staging_key for job in jobs} - {None}
+        assert {stored.key for stored in service.staging.list()} == {
+            job.staging_key for job in jobs
+        } - {None}
         assert not any(file for folder in service.drafts for file in Path(folder).iterdir())
 
 

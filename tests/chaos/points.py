@@ -8,7 +8,11 @@ UPLOAD_POINTS = {
     "file written": (AFTER, "imageprocessor.server.uploads", "IncomingFile.append"),
     "file renamed": (AFTER, "imageprocessor.storage.local", "LocalStorage.adopt"),
     "row inserted": (AFTER, "imageprocessor.queue.jobs.job_store", "insert_job"),
-    "committed": (BEFORE, "imageprocessor.queue.dispatch.dispatcher", "EmbeddedDispatcher.dispatch"),
+    "committed": (
+        BEFORE,
+        "imageprocessor.queue.dispatch.dispatcher",
+        "EmbeddedDispatcher.dispatch",
+    ),
     "published": (AFTER, "imageprocessor.queue.dispatch.dispatcher", "EmbeddedDispatcher.dispatch"),
 }
 WORK_POINTS = {

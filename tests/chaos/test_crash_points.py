@@ -1,4 +1,7 @@
-"""The service ends, as if by a power cut, at each point of an upload, of a job and of a deletion."""
+"""The service ends, as if by a power cut, at each point of an upload.
+
+Of a job and of a deletion.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,15 @@ class House:
         command = [sys.executable, "-m", program, "serve", "--port", str(self.port)]
         trap = {"CRASH_POINT": point, "CRASH_MARKER": str(self.marker)} if point else {}
         environ = {**os.environ, **self.settings, **trap, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return run_server(command, self.port, self.folder / "serve.log", env=environ, cwd=self.folder)
+        return run_server(
+            command, self.port, self.folder / "serve.log", env=environ, cwd=self.folder
+        )
 
     def delete(self, job_id: str) -> int:
         with connect(self.ledger.url, "me") as http:
-            image_id = http.get(f"/api/v1/images/jobs/{job_id}").raise_for_status().json()["image_id"]
+            image_id = (
+                http.get(f"/api/v1/images/jobs/{job_id}").raise_for_status().json()["image_id"]
+            )
             return http.delete(f"/api/v1/images/{image_id}").status_code
 
 
@@ -71,7 +78,11 @@ def crashed(house: House, server: Server) -> Iterator[None]:
 def test_upload_that_is_cut_off_is_taken_when_it_comes_again(
     house: House, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with house.serve(point) as server, crashed(house, server), connect(house.ledger.url, "me") as http:
+    with (
+        house.serve(point) as server,
+        crashed(house, server),
+        connect(house.ledger.url, "me") as http,
+    ):
         house.ledger.try_once(http, "first")
     with house.serve():
         house.ledger.send("first")
@@ -82,7 +93,9 @@ def test_upload_that_is_cut_off_is_taken_when_it_comes_again(
 
 
 @pytest.mark.parametrize("point", WORK_POINTS)
-def test_job_that_is_cut_off_ends_once(house: House, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_that_is_cut_off_ends_once(
+    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with house.serve(point):
         for key in ("first", "second"):
             house.ledger.send(key)
@@ -93,7 +106,9 @@ def test_job_that_is_cut_off_ends_once(house: House, point: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("point", DELETION_POINTS)
-def test_deletion_that_is_cut_off_is_finished(house: House, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletion_that_is_cut_off_is_finished(
+    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with house.serve():
         deleted = house.ledger.send("first")
         house.ledger.send("second")

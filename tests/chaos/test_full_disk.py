@@ -1,4 +1,7 @@
-"""A disk without room for an upload, its row or its images: a 507, or a job that is tried again; nothing partial."""
+"""A disk without room for an upload, its row or its images: a 507, or a job that is tried again.
+
+Nothing partial.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +64,23 @@ def list_leftovers(service: Service) -> list[Any]:
 def post(client: TestClient, settings: Settings) -> Any:
     headers = {"Authorization": f"Bearer {sign_token(settings, 'ann')}"}
     files = {"file": ("a.png", PHOTO)}
-    return client.post("/api/v1/images/upload", files=files, data={"bucket": "photos"}, headers=headers)
+    return client.post(
+        "/api/v1/images/upload", files=files, data={"bucket": "photos"}, headers=headers
+    )
 
 
 @pytest.mark.parametrize("place", ["data_dir", "database_path"])
-def test_upload_without_room_is_a_507_that_leaves_nothing(disk: Path, tmp_path: Path, place: str) -> None:
-    chosen = {"data_dir": disk / "data"} if place == "data_dir" else {"database_path": disk / "processor.db"}
-    settings = Settings.model_validate({"data_dir": tmp_path / "data", "rate_limit_max_uploads": 1} | chosen)
+def test_upload_without_room_is_a_507_that_leaves_nothing(
+    disk: Path, tmp_path: Path, place: str
+) -> None:
+    chosen = (
+        {"data_dir": disk / "data"}
+        if place == "data_dir"
+        else {"database_path": disk / "processor.db"}
+    )
+    settings = Settings.model_validate(
+        {"data_dir": tmp_path / "data", "rate_limit_max_uploads": 1} | chosen
+    )
     with open_service(settings) as service, TestClient(create_app(settings)) as client:
         with filled(disk):
             answer = post(client, settings)
@@ -102,7 +115,9 @@ def test_job_without_room_for_its_images_is_tried_again(
             done = job_store.find_job(connection, job.job_id)
         assert done
         assert done.status is JobStatus.COMPLETED
-        assert {stored.key for stored in service.storage.list()} == set((done.variant_keys or {}).values())
+        assert {stored.key for stored in service.storage.list()} == set(
+            (done.variant_keys or {}).values()
+        )
 
 
 def _later(moment: Any) -> Callable[[], Any]:

@@ -1,4 +1,7 @@
-"""Whatever is killed, and however often, every 202 ends once. CHAOS_IMAGES: how many; `nox -s chaos` takes 1000."""
+"""Whatever is killed, and however often, every 202 ends once.
+
+CHAOS_IMAGES: how many; `nox -s chaos` takes 1000.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class Program:
 
     def members(self) -> list[int]:
         """Return the program's own process and those that it started, as far as they live."""
-        return [pid for pid in list_processes() if self.process and session_of(pid) == self.process.pid]
+        return [
+            pid for pid in list_processes() if self.process and session_of(pid) == self.process.pid
+        ]
 
     def end(self) -> None:
         for pid in self.members():
@@ -83,7 +88,10 @@ def session_of(pid: int) -> int:
 
 @contextmanager
 def killing(programs: list[Program], chance: random.Random) -> Iterator[list[int]]:
-    """During the body, kill one process or another, and start again what has ended. Yield those that were killed."""
+    """During the body, kill one process or another, and start again what has ended.
+
+    Yield those that were killed.
+    """
     killed: list[int] = []
     stopping = threading.Event()
 
@@ -119,7 +127,10 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
     }
     if "celery" in request.param:
-        chosen |= {"QUEUE_BACKEND": "celery", "REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0"}
+        chosen |= {
+            "QUEUE_BACKEND": "celery",
+            "REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0",
+        }
     if "postgresql" in request.param:
         chosen["DATABASE_URL"] = create_database(request.getfixturevalue("postgres"))
     return chosen
@@ -137,7 +148,15 @@ def programs(settings: dict[str, str], port: int, tmp_path: Path) -> Iterator[li
     if settings.get("QUEUE_BACKEND") == "celery":
         running.append(Program(CELERY_WORKER, tmp_path / "worker.log", settings))
         redis_port = settings["REDIS_URL"].rpartition(":")[2].removesuffix("/0")
-        redis = [require_program("redis-server"), "--port", redis_port, "--bind", "127.0.0.1", "--appendonly", "yes"]
+        redis = [
+            require_program("redis-server"),
+            "--port",
+            redis_port,
+            "--bind",
+            "127.0.0.1",
+            "--appendonly",
+            "yes",
+        ]
         running.append(Program(redis, tmp_path / "redis.log", {}))
     for program in running:
         program.start()

@@ -1,4 +1,7 @@
-"""A service that is told to stop while uploads pour in: as a deployment does it, several times a day."""
+"""A service that is told to stop while uploads pour in.
+
+As a deployment does it, several times a day.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,11 @@ def test_service_that_is_stopped_at_peak_load_answers_what_it_accepted(
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
         "IMAGE_SIZES": '{"thumbnail": 20, "medium": 60}',
     }
-    program = Program([*SERVE, "--port", str(port), "--api-processes", api_processes], tmp_path / "serve.log", settings)
+    program = Program(
+        [*SERVE, "--port", str(port), "--api-processes", api_processes],
+        tmp_path / "serve.log",
+        settings,
+    )
     ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(300, 200), "JPEG"))
     stopping, statuses = threading.Event(), list[int]()
 
@@ -50,7 +57,9 @@ def test_service_that_is_stopped_at_peak_load_answers_what_it_accepted(
         wait_for(lambda: len(ledger.accepted) > 20)
         started = time.monotonic()
         program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(STOP_SECONDS) == 0, f"it took {time.monotonic() - started:.1f} s"
+        assert program.process.wait(STOP_SECONDS) == 0, (
+            f"it took {time.monotonic() - started:.1f} s"
+        )
         stopping.set()
     assert set(statuses) == {202}
     program.start()
@@ -73,7 +82,10 @@ def pour(ledger: Ledger, statuses: list[int], stopping: threading.Event) -> None
 
 
 def find_unanswered(settings: dict[str, str], ledger: Ledger) -> dict[str, str]:
-    """Return the jobs whose 202 did not arrive: a client that asks again with an Idempotency-Key gets it."""
+    """Return the jobs whose 202 did not arrive.
+
+    A client that asks again with an Idempotency-Key gets it.
+    """
     with open_service(load_settings(settings)) as service, service.database.read() as connection:
         ids = {job.job_id for job in job_store.list_jobs(connection, None, 10**6)}
     return {job_id: job_id for job_id in ids - set(ledger.accepted.values())}

@@ -1,4 +1,7 @@
-"""The command line as a user meets it: arguments in; status, stdout and stderr out; in a folder of its own."""
+"""The command line as a user meets it: arguments in; status, stdout and stderr out.
+
+In a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ class Ran:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, empty. What the tests' own jobs log is dropped; afterwards logs go where they went before."""
+    """The current folder, empty.
+
+    What the tests' own jobs log is dropped; afterwards logs go where they went before.
+    """
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -72,5 +78,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
 def run_python(program: str, *arguments: str) -> Ran:
     """Run *program* in a new interpreter with *arguments*."""
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, "COLUMNS": "200"}
+    )
     return Ran(done.returncode, done.stdout, done.stderr.decode())

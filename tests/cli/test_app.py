@@ -46,10 +46,21 @@ def test_help_loads_neither_decoders_nor_database() -> None:
     program += "from imageprocessor.cli import main; main()"
     loaded = set(run_python(program).err.split())
     assert "typer" in loaded
-    assert not loaded & {"PIL", "filetype", "sqlalchemy", "pydantic", "fastapi", "uvicorn", "jwt", "structlog"}
+    assert not loaded & {
+        "PIL",
+        "filetype",
+        "sqlalchemy",
+        "pydantic",
+        "fastapi",
+        "uvicorn",
+        "jwt",
+        "structlog",
+    }
 
 
-@pytest.mark.parametrize("command", ["process", "strip", "inspect", "serve", "worker", "sweep", "token", "config"])
+@pytest.mark.parametrize(
+    "command", ["process", "strip", "inspect", "serve", "worker", "sweep", "token", "config"]
+)
 def test_every_command_shows_an_example(run: Run, command: str) -> None:
     ran = run(command, "--help")
     assert ran.status == 0
@@ -58,7 +69,10 @@ def test_every_command_shows_an_example(run: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["list", "show", "retry"])
 def test_every_job_command_shows_an_example(run: Run, command: str) -> None:
-    assert f"imageprocessor jobs {command}" in run("jobs", command, "--help").out.partition("Example:")[2]
+    assert (
+        f"imageprocessor jobs {command}"
+        in run("jobs", command, "--help").out.partition("Example:")[2]
+    )
 
 
 def test_garbage_is_collected_again_once_all_is_imported() -> None:
@@ -72,7 +86,9 @@ def test_version_is_that_of_the_package(run: Run) -> None:
     assert (ran.status, ran.out.strip()) == (0, importlib.metadata.version("imageprocessor"))
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["process"], ["inspect", "--nonsense", "a.jpg"], ["jobs", "show"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["process"], ["inspect", "--nonsense", "a.jpg"], ["jobs", "show"]]
+)
 def test_wrong_usage_exits_with_2_and_says_so_on_stderr(run: Run, arguments: list[str]) -> None:
     ran = run(*arguments)
     assert (ran.status, ran.out) == (2, "")
@@ -81,7 +97,11 @@ def test_wrong_usage_exits_with_2_and_says_so_on_stderr(run: Run, arguments: lis
 
 def test_error_is_one_line_on_stderr(run: Run) -> None:
     ran = run("strip", "missing.jpg", "-o", "clean.jpg")
-    assert (ran.status, ran.out, ran.err) == (1, "", "error: No such file or directory: missing.jpg\n")
+    assert (ran.status, ran.out, ran.err) == (
+        1,
+        "",
+        "error: No such file or directory: missing.jpg\n",
+    )
 
 
 def test_what_the_system_says_of_a_file_name_is_escaped(run: Run) -> None:
@@ -101,7 +121,10 @@ def test_all_wrong_settings_are_listed_at_once(run: Run, monkeypatch: pytest.Mon
 def test_without_typer_the_install_line_is_shown() -> None:
     ran = run_python(WITHOUT.format(names=["typer"]), "--help")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err == "error: The command line needs an extra: run  pip install 'imageprocessor[cli]'\n"
+    assert (
+        ran.err
+        == "error: The command line needs an extra: run  pip install 'imageprocessor[cli]'\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,15 +139,21 @@ def test_without_typer_the_install_line_is_shown() -> None:
         ("structlog", ["worker"]),
     ],
 )
-def test_without_its_extra_a_service_command_shows_the_install_line(missing: str, command: list[str]) -> None:
+def test_without_its_extra_a_service_command_shows_the_install_line(
+    missing: str, command: list[str]
+) -> None:
     ran = run_python(WITHOUT.format(names=[missing]), *command)
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.endswith(f"(it uses {missing}) needs an extra: run  pip install 'imageprocessor[server]'\n")
+    assert ran.err.endswith(
+        f"(it uses {missing}) needs an extra: run  pip install 'imageprocessor[server]'\n"
+    )
 
 
 def test_images_need_nothing_of_the_service() -> None:
     absent = ["sqlalchemy", "alembic", "dotenv", "structlog", "fastapi", "uvicorn", "jwt"]
-    program = "from PIL import Image\nImage.new('RGB', (40, 30)).save('a.png')\n" + WITHOUT.format(names=absent)
+    program = "from PIL import Image\nImage.new('RGB', (40, 30)).save('a.png')\n" + WITHOUT.format(
+        names=absent
+    )
     assert run_python(program, "inspect", "a.png").status == 0
     assert run_python(program, "strip", "a.png", "-o", "b.png").status == 0
     ran = run_python(program, "process", "a.png", "--out", "web", "--json")

@@ -14,7 +14,8 @@ URL = "http://127.0.0.1:8000"
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")]
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")],
 )
 def test_url_reaches_the_listener_from_this_machine(host: str, shown: str) -> None:
     with listen(host, 0) as listener:
@@ -32,7 +33,10 @@ def test_trial_lines_fit_the_shell() -> None:
     token, upload = try_lines(Settings(), URL, {})
     assert token == "TOKEN=$(imageprocessor token --sub me)"
     form = "-F file=@photo.jpg -F bucket=photos"
-    assert upload == f'curl -H "Authorization: Bearer $TOKEN" {form} http://127.0.0.1:8000/api/v1/images/upload'
+    assert (
+        upload
+        == f'curl -H "Authorization: Bearer $TOKEN" {form} http://127.0.0.1:8000/api/v1/images/upload'
+    )
 
 
 def test_trial_lines_work_where_data_dir_and_buckets_are_set(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ def found(*named: str, out: str = "web") -> list[str]:
     return [str(source.path) for source in find_sources([Path(name) for name in named], Path(out))]
 
 
-def plan(*named: str, sizes: tuple[str, ...] = ("small",), out: str = "web") -> dict[str, list[str]]:
+def plan(
+    *named: str, sizes: tuple[str, ...] = ("small",), out: str = "web"
+) -> dict[str, list[str]]:
     sources = find_sources([Path(name) for name in named], Path(out))
     planned = plan_outputs(sources, sizes, Path(out))
     return {str(source.path): list(map(str, paths.values())) for source, paths in planned.items()}
@@ -48,7 +50,10 @@ def test_results_inside_a_searched_folder_are_not_processed_again(out: str) -> N
 
 def test_folders_are_mirrored() -> None:
     touch("in/a.jpg", "in/2024/may/b.jpg")
-    assert plan("in") == {"in/a.jpg": ["web/a_small.webp"], "in/2024/may/b.jpg": ["web/2024/may/b_small.webp"]}
+    assert plan("in") == {
+        "in/a.jpg": ["web/a_small.webp"],
+        "in/2024/may/b.jpg": ["web/2024/may/b_small.webp"],
+    }
 
 
 def test_sources_that_would_collide_keep_their_full_name() -> None:

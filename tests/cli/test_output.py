@@ -10,12 +10,16 @@ HOSTILE = "\x1b[2J\x9b31m\u202e[red]\udcff"
 SHOWN = r"\x1b[2J\x9b31m\u202e[red]\udcff"
 
 
-def test_tables_show_control_characters_and_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_show_control_characters_and_markup_as_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_table(("name",), [(HOSTILE,)], title="t")
     assert SHOWN in capsys.readouterr().out
 
 
-def test_pairs_show_control_characters_and_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_show_control_characters_and_markup_as_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_pairs(HOSTILE, {"value": HOSTILE, "nothing": None})
     out = capsys.readouterr().out
     assert out.count(SHOWN) == 2

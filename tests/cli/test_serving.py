@@ -1,4 +1,7 @@
-"""`serve` and `worker` as processes of their own: what they say, how they stop, and that nothing stays behind."""
+"""`serve` and `worker` as processes of their own.
+
+What they say, how they stop, and that nothing stays behind.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,14 @@ class Running:
 
     def members(self) -> list[int]:
         """Return the processes of its session that live, whoever their parent is by now."""
-        stats = [_read_stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-        return [int(stat[0]) for stat in stats if stat and int(stat[5]) == self.process.pid and stat[2] != "Z"]
+        stats = [
+            _read_stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()
+        ]
+        return [
+            int(stat[0])
+            for stat in stats
+            if stat and int(stat[5]) == self.process.pid and stat[2] != "Z"
+        ]
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal to all its processes, as Ctrl-C does, and return the exit status."""
@@ -77,7 +86,10 @@ def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
 
 
 def wait_until_gone(running: Running) -> None:
-    """Wait for the end of all processes; what is still starting, or only keeps track of others, ends a little later."""
+    """Wait for the end of all processes.
+
+    What is still starting, or only keeps track of others, ends a little later.
+    """
     wait_for(lambda: not running.members(), 20)
 
 
@@ -91,7 +103,9 @@ def start(folder: Path) -> Iterator[Start]:
         command = [sys.executable, "-m", "imageprocessor", *arguments]
         with log.open("wb") as err, (folder / "stdout").open("wb") as out:
             environ = {**os.environ, "PYTHONUNBUFFERED": "1", **settings}
-            process = subprocess.Popen(command, stdout=out, stderr=err, env=environ, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=out, stderr=err, env=environ, start_new_session=True
+            )
         started.append(Running(process, log))
         return started[-1]
 
@@ -132,7 +146,9 @@ def only_job() -> Job:
     return job
 
 
-def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(serve: Start, folder: Path) -> None:
+def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(
+    serve: Start, folder: Path
+) -> None:
     running = serve()
     assert upload_and_wait(running.url) == "completed"
     assert len(running.members()) >= 3  # itself and two workers
@@ -141,7 +157,9 @@ def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(serve: S
     assert "Traceback" not in running.err
     assert (folder / "stdout").read_bytes() == b""
     data = folder / "data"
-    assert {"processor.db", "storage", "staging", "jwt_secret_key"} <= {path.name for path in data.iterdir()}
+    assert {"processor.db", "storage", "staging", "jwt_secret_key"} <= {
+        path.name for path in data.iterdir()
+    }
     assert len(list(data.glob("storage/photos/processed/*/*.webp"))) == 4
     assert not any(path.is_file() for path in data.glob("staging/**/*"))
     assert not list((data / "workers").iterdir())
@@ -156,7 +174,9 @@ def test_serve_stops_cleanly_on_sigterm_to_itself_alone(serve: Start) -> None:
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.3, 0.6, 1.0])
-def test_early_interrupt_leaves_neither_process_nor_traceback(start: Start, delay_seconds: float) -> None:
+def test_early_interrupt_leaves_neither_process_nor_traceback(
+    start: Start, delay_seconds: float
+) -> None:
     running = start("serve", "--port", "0")
     assert running.url
     time.sleep(delay_seconds)
@@ -195,7 +215,9 @@ def test_second_interrupt_ends_at_once_and_the_job_is_taken_up_again(serve: Star
 
 
 @pytest.mark.parametrize("arguments", [(), ("--api-processes", "2"), ("--reload",)])
-def test_killed_service_takes_all_its_processes_along(serve: Start, arguments: tuple[str, ...]) -> None:
+def test_killed_service_takes_all_its_processes_along(
+    serve: Start, arguments: tuple[str, ...]
+) -> None:
     running = serve(*arguments)
     assert upload_and_wait(running.url) == "completed"
     running.process.kill()
@@ -217,7 +239,9 @@ def test_killed_api_process_is_replaced(serve: Start) -> None:
     running = serve("--api-processes", "2", WORKER_CONCURRENCY="0")
     assert get(f"{running.url}/livez").status_code == 200
     before = running.members()
-    listening = [pid for pid in before if pid != running.process.pid and "spawn_main" in _command(pid)]
+    listening = [
+        pid for pid in before if pid != running.process.pid and "spawn_main" in _command(pid)
+    ]
     os.kill(listening[0], signal.SIGKILL)
     wait_for(lambda: "was killed by signal 9" in running.err)
     wait_for(lambda: len(running.members()) == len(before))
@@ -242,7 +266,9 @@ def test_service_whose_workers_fail_does_not_go_on(serve: Start, folder: Path) -
     assert running.process.wait(30) == 1
     wait_until_gone(running)
     assert "the workers failed" in running.err
-    assert running.err.endswith("error: The workers failed, so the service was stopped: the log has the cause.\n")
+    assert running.err.endswith(
+        "error: The workers failed, so the service was stopped: the log has the cause.\n"
+    )
 
 
 def test_port_in_use_is_told_with_the_way_out(start: Start) -> None:
@@ -255,7 +281,9 @@ def test_port_in_use_is_told_with_the_way_out(start: Start) -> None:
     assert "Traceback" not in running.err
 
 
-def test_wrong_settings_stop_the_service_before_it_makes_anything(start: Start, folder: Path) -> None:
+def test_wrong_settings_stop_the_service_before_it_makes_anything(
+    start: Start, folder: Path
+) -> None:
     running = start("serve", WEBP_QUALITY="900", JWT_SECRET_KEY="short")
     assert running.process.wait(30) == 2
     assert "WEBP_QUALITY='900'" in running.err
@@ -263,7 +291,9 @@ def test_wrong_settings_stop_the_service_before_it_makes_anything(start: Start, 
     assert not (folder / "data").exists()
 
 
-def test_worker_processes_what_a_service_without_workers_takes(start: Start, serve: Start, run: Run) -> None:
+def test_worker_processes_what_a_service_without_workers_takes(
+    start: Start, serve: Start, run: Run
+) -> None:
     api = serve(WORKER_CONCURRENCY="0")
     worker = start("worker", WORKER_CONCURRENCY="1")
     assert upload_and_wait(api.url) == "completed"

@@ -15,7 +15,13 @@ def row_png(width: int, depth: int, color_type: int, row: bytes, *chunks: bytes)
     """A PNG of one row; ``chunks`` stand before the pixels."""
     header = struct.pack(">IIBBBBB", width, 1, depth, color_type, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + row))
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + pixels + png_chunk(b"IEND")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + b"".join(chunks)
+        + pixels
+        + png_chunk(b"IEND")
+    )
 
 
 def samples16(*values: int) -> bytes:

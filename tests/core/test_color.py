@@ -13,7 +13,17 @@ from imageprocessor.core.color import dominant_color_of, to_srgb
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
-from tests.core.pngs import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, palette, row_png, samples16, transparency
+from tests.core.pngs import (
+    GRAY,
+    GRAY_ALPHA,
+    PALETTE,
+    RGB,
+    RGBA,
+    palette,
+    row_png,
+    samples16,
+    transparency,
+)
 from tests.images import SRGB_PROFILE, encode, insert_chunks, photo, png_chunk
 
 OPAQUE = 255
@@ -34,23 +44,45 @@ def row(data: bytes) -> list[tuple[int, ...]]:
     ("data", "pixels"),
     [
         pytest.param(row_png(2, 1, GRAY, b"\x40"), [(0,) * 3, (255,) * 3], id="1 bit"),
-        pytest.param(row_png(4, 2, GRAY, b"\x1b"), [(0,) * 3, (85,) * 3, (170,) * 3, (255,) * 3], id="2 bits"),
+        pytest.param(
+            row_png(4, 2, GRAY, b"\x1b"), [(0,) * 3, (85,) * 3, (170,) * 3, (255,) * 3], id="2 bits"
+        ),
         pytest.param(row_png(2, 4, GRAY, b"\x3f"), [(51,) * 3, (255,) * 3], id="4 bits"),
         pytest.param(
             row_png(4, 16, GRAY, samples16(0, 255, 0x8080, 65535)),
             [(0,) * 3, (0,) * 3, (128,) * 3, (255,) * 3],
             id="16-bit gray is scaled, not clipped",
         ),
-        pytest.param(row_png(1, 16, RGB, samples16(0x1234, 0x5678, 0xFFFF)), [(0x12, 0x56, 255)], id="16-bit RGB"),
         pytest.param(
-            row_png(1, 16, RGBA, samples16(0x1234, 0x5678, 0xFFFF, 0x8000)), [(0x12, 0x56, 255, 128)], id="16-bit RGBA"
+            row_png(1, 16, RGB, samples16(0x1234, 0x5678, 0xFFFF)),
+            [(0x12, 0x56, 255)],
+            id="16-bit RGB",
         ),
-        pytest.param(row_png(1, 16, GRAY_ALPHA, samples16(0x4000, 0x8000)), [(64, 64, 64, 128)], id="16-bit LA"),
+        pytest.param(
+            row_png(1, 16, RGBA, samples16(0x1234, 0x5678, 0xFFFF, 0x8000)),
+            [(0x12, 0x56, 255, 128)],
+            id="16-bit RGBA",
+        ),
+        pytest.param(
+            row_png(1, 16, GRAY_ALPHA, samples16(0x4000, 0x8000)),
+            [(64, 64, 64, 128)],
+            id="16-bit LA",
+        ),
         pytest.param(row_png(1, 8, GRAY_ALPHA, b"\x40\x80"), [(64, 64, 64, 128)], id="LA"),
-        pytest.param(row_png(2, 8, GRAY_ALPHA, b"\x40\xff\x20\xff"), [(64,) * 3, (32,) * 3], id="LA, all opaque"),
+        pytest.param(
+            row_png(2, 8, GRAY_ALPHA, b"\x40\xff\x20\xff"),
+            [(64,) * 3, (32,) * 3],
+            id="LA, all opaque",
+        ),
         pytest.param(row_png(1, 8, RGBA, b"\1\2\3\xff"), [(1, 2, 3)], id="RGBA, all opaque"),
-        pytest.param(row_png(1, 8, RGBA, b"\1\2\3\xfe"), [(1, 2, 3, 254)], id="RGBA, barely translucent"),
-        pytest.param(row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6))), [(1, 2, 3), (4, 5, 6)], id="P"),
+        pytest.param(
+            row_png(1, 8, RGBA, b"\1\2\3\xfe"), [(1, 2, 3, 254)], id="RGBA, barely translucent"
+        ),
+        pytest.param(
+            row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6))),
+            [(1, 2, 3), (4, 5, 6)],
+            id="P",
+        ),
         pytest.param(
             row_png(2, 8, PALETTE, b"\0\1", palette((1, 2, 3), (4, 5, 6)), transparency(b"\x80")),
             [(1, 2, 3, 128), (4, 5, 6, OPAQUE)],
@@ -92,7 +124,9 @@ def row(data: bytes) -> list[tuple[int, ...]]:
             id="tRNS on RGB",
         ),
         pytest.param(
-            row_png(2, 16, RGB, samples16(0x1234, 0, 0, 0, 0, 0), transparency(samples16(0x1234, 0, 0))),
+            row_png(
+                2, 16, RGB, samples16(0x1234, 0, 0, 0, 0, 0), transparency(samples16(0x1234, 0, 0))
+            ),
             [(0x12, 0, 0, 0), (0, 0, 0, OPAQUE)],
             id="tRNS on 16-bit RGB",
         ),
@@ -113,7 +147,9 @@ def test_gray_jpeg_becomes_rgb() -> None:
     ("ink", "rgb"),
     [((0, 0, 0, 0), (255, 255, 255)), ((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0))],
 )
-def test_cmyk_jpeg_without_profile_is_converted_by_formula(ink: tuple[int, ...], rgb: tuple[int, ...]) -> None:
+def test_cmyk_jpeg_without_profile_is_converted_by_formula(
+    ink: tuple[int, ...], rgb: tuple[int, ...]
+) -> None:
     picture, lost = srgb(encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100))
     assert (picture.mode, lost) == ("RGB", ())
     assert np.abs(np.asarray(picture).astype(int) - rgb).max() <= 2
@@ -128,7 +164,10 @@ def test_lossless_webp_keeps_pixels_and_alpha() -> None:
 
 
 def test_nothing_is_left_in_info() -> None:
-    for data in (encode(photo(16, 16), "JPEG", icc_profile=SRGB_PROFILE, dpi=(72, 72)), encode(photo(9, 9), "WEBP")):
+    for data in (
+        encode(photo(16, 16), "JPEG", icc_profile=SRGB_PROFILE, dpi=(72, 72)),
+        encode(photo(9, 9), "WEBP"),
+    ):
         assert srgb(data)[0].info == {}
 
 
@@ -169,7 +208,15 @@ def test_lab_profile_is_not_taken_for_rgb() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"no end of name", b"name\0", b"name\0\0", b"name\0\0not deflate", b"name\0\0" + bytes(9)]
+    "payload",
+    [
+        b"",
+        b"no end of name",
+        b"name\0",
+        b"name\0\0",
+        b"name\0\0not deflate",
+        b"name\0\0" + bytes(9),
+    ],
 )
 def test_damaged_iccp_chunk_does_not_fail_a_png(payload: bytes) -> None:
     plain = encode(photo(16, 16), "PNG")
@@ -214,17 +261,28 @@ def test_no_color_would_move_visibly_when_a_profile_is_taken_for_srgb() -> None:
     transform = color._transform_to_srgb(SRGB_PROFILE, "RGB")
     assert color._changes_nothing(transform, "RGB")
     levels = np.arange(256, dtype=np.uint8)
-    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(4096, 4096, 3)
+    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(
+        4096, 4096, 3
+    )
     moved = np.asarray(transform.apply(Image.fromarray(cube)))
-    assert np.maximum(moved, cube).max(initial=0, where=np.maximum(moved, cube) - np.minimum(moved, cube) > 1) == 0
+    assert (
+        np.maximum(moved, cube).max(
+            initial=0, where=np.maximum(moved, cube) - np.minimum(moved, cube) > 1
+        )
+        == 0
+    )
 
 
 # Dominant colour
 
 
-@pytest.mark.parametrize("rgb", [(0, 0, 0), (255, 255, 255), (58, 95, 140), (1, 254, 127), (255, 0, 1)])
+@pytest.mark.parametrize(
+    "rgb", [(0, 0, 0), (255, 255, 255), (58, 95, 140), (1, 254, 127), (255, 0, 1)]
+)
 @pytest.mark.parametrize("size", [(1, 1), (150, 150), (7, 900)])
-def test_dominant_color_of_a_solid_picture_is_exact(rgb: tuple[int, int, int], size: tuple[int, int]) -> None:
+def test_dominant_color_of_a_solid_picture_is_exact(
+    rgb: tuple[int, int, int], size: tuple[int, int]
+) -> None:
     expected = "#{:02X}{:02X}{:02X}".format(*rgb)
     assert dominant_color_of(Image.new("RGB", size, rgb)) == expected
     assert dominant_color_of(Image.new("RGBA", size, (*rgb, OPAQUE))) == expected

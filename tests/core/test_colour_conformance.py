@@ -1,4 +1,7 @@
-"""Colours of converted pictures against colour management done here with numpy, or by LittleCMS at full precision."""
+"""Colours of converted pictures against colour management done here with numpy.
+
+Or by LittleCMS at full precision.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from tests.images import encode
 FULL = [VariantSpec("full", width=4096, quality=100)]
 PATCH = 16  # pixels: large enough for a colour to survive JPEG and WebP in its middle
 D50 = (0.9642, 1.0, 0.8249)
-# Colorants adapted to D50: Display P3 by Apple's profile, Adobe RGB (1998) by its specification, ProPhoto by ROMM.
+# Colorants adapted to D50: Display P3 by Apple's profile, Adobe RGB (1998) by its specification,
+# ProPhoto by ROMM.
 P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491))
@@ -38,13 +42,18 @@ def s15(*values: float) -> bytes:
 
 
 def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC 4 input profile (ICC.1:2010) with these tags, each of four bytes of type and then its data."""
+    """An ICC 4 input profile (ICC.1:2010) with these tags.
+
+    Each of four bytes of type and then its data.
+    """
     tags = {b"desc": text("test"), b"cprt": text("none"), b"wtpt": xyz(*D50), **tags}
     table, body = struct.pack(">I", len(tags)), b""
     for name, data in tags.items():
         table += struct.pack(">4sII", name, 128 + 4 + 12 * len(tags) + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    head = struct.pack(">I4sI4s4s4s12s4s", 0, b"none", 0x04200000, b"mntr", space, b"XYZ ", bytes(12), b"acsp")
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s", 0, b"none", 0x04200000, b"mntr", space, b"XYZ ", bytes(12), b"acsp"
+    )
     head = head.ljust(68, b"\0") + s15(*D50)
     whole = head.ljust(128, b"\0") + table + body
     return len(whole).to_bytes(4) + whole[4:]
@@ -61,7 +70,12 @@ def xyz(*values: float) -> bytes:
 
 def curve(*parameters: float) -> bytes:
     """A gamma, or the five numbers of sRGB's kind of curve."""
-    return b"para" + bytes(4) + struct.pack(">HH", 3 if len(parameters) == 5 else 0, 0) + s15(*parameters)
+    return (
+        b"para"
+        + bytes(4)
+        + struct.pack(">HH", 3 if len(parameters) == 5 else 0, 0)
+        + s15(*parameters)
+    )
 
 
 def rgb_profile(colorants: Any, *parameters: float) -> bytes:
@@ -78,7 +92,10 @@ def linear(values: Any, *parameters: float) -> Any:
 
 
 def reference(colors: Any, colorants: Any, *parameters: float) -> Any:
-    """sRGB, 0 to 1, of device colours, 0 to 1: to XYZ by curves and matrix, to sRGB the same way back, clipped."""
+    """sRGB, 0 to 1, of device colours, 0 to 1.
+
+    To XYZ by curves and matrix, to sRGB the same way back, clipped.
+    """
     in_srgb = linear(colors, *parameters) @ np.array(colorants) @ np.linalg.inv(np.array(SRGB))
     clipped = np.clip(in_srgb, 0, 1)
     return np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
@@ -86,7 +103,9 @@ def reference(colors: Any, colorants: Any, *parameters: float) -> Any:
 
 def patches(colors: Any, mode: str) -> Image.Image:
     """A picture of one patch for each colour."""
-    grid = np.repeat(np.repeat(colors.reshape(8, -1, colors.shape[-1]), PATCH, axis=0), PATCH, axis=1)
+    grid = np.repeat(
+        np.repeat(colors.reshape(8, -1, colors.shape[-1]), PATCH, axis=0), PATCH, axis=1
+    )
     return Image.fromarray(grid.astype(np.uint8).squeeze(), mode if mode != "RGB" else None)
 
 
@@ -121,10 +140,17 @@ def some_colors(channels: int, seed: int = 0) -> Any:
         pytest.param((SRGB[2], SRGB[1], SRGB[0]), SRGB_CURVE, id="red and blue swapped"),
     ],
 )
-def test_rgb_profiles_are_converted(colorants: Any, parameters: tuple[float, ...], image_format: str) -> None:
+def test_rgb_profiles_are_converted(
+    colorants: Any, parameters: tuple[float, ...], image_format: str
+) -> None:
     colors = some_colors(3)
     options = {"quality": 100, "subsampling": 0} if image_format == "JPEG" else {"lossless": True}
-    data = encode(patches(colors, "RGB"), image_format, icc_profile=rgb_profile(colorants, *parameters), **options)
+    data = encode(
+        patches(colors, "RGB"),
+        image_format,
+        icc_profile=rgb_profile(colorants, *parameters),
+        **options,
+    )
     assert mean_delta_e(data, reference(colors / 255, colorants, *parameters)) < 1
 
 
@@ -144,7 +170,9 @@ def test_gray_profiles_are_converted(mode: str, image_format: str) -> None:
     image = patches(colors, "L").convert(mode)
     if mode == "LA":
         image.putpixel((0, 0), (0, 0))
-    data = encode(image, image_format, icc_profile=profile(b"GRAY", {b"kTRC": curve(1.0)}), quality=100)
+    data = encode(
+        image, image_format, icc_profile=profile(b"GRAY", {b"kTRC": curve(1.0)}), quality=100
+    )
     expected = reference(np.repeat(colors / 255, 3, axis=1), SRGB, 1.0)
     assert mean_delta_e(data, expected) < 1
 
@@ -156,15 +184,26 @@ def test_16_bit_gray_is_converted() -> None:
     assert mean_delta_e(data, reference(np.repeat(colors / 255, 3, axis=1), SRGB, 1.0)) < 1
 
 
-@pytest.mark.parametrize("intent", ["PERCEPTUAL", "RELATIVE_COLORIMETRIC", "RELATIVE_COLORIMETRIC with black point"])
+@pytest.mark.parametrize(
+    "intent", ["PERCEPTUAL", "RELATIVE_COLORIMETRIC", "RELATIVE_COLORIMETRIC with black point"]
+)
 def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
-    path = next((path for path in CMYK_PROFILES if path.exists()), None) or missing("no CMYK profile is installed")
-    source, srgb = ImageCms.ImageCmsProfile(str(path)), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    path = next((path for path in CMYK_PROFILES if path.exists()), None) or missing(
+        "no CMYK profile is installed"
+    )
+    source, srgb = (
+        ImageCms.ImageCmsProfile(str(path)),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+    )
     name, *black_point = intent.split(" with ")
-    flags = ImageCms.Flags.NOOPTIMIZE | (ImageCms.Flags.BLACKPOINTCOMPENSATION if black_point else 0)
+    flags = ImageCms.Flags.NOOPTIMIZE | (
+        ImageCms.Flags.BLACKPOINTCOMPENSATION if black_point else 0
+    )
     printable = patches(some_colors(3), "RGB")  # what a separation of real colours looks like
     separation = ImageCms.ImageCmsTransform(srgb, source, "RGB", "CMYK").apply(printable)
-    exact = ImageCms.ImageCmsTransform(source, srgb, "CMYK", "RGB", ImageCms.Intent[name], flags=flags)
+    exact = ImageCms.ImageCmsTransform(
+        source, srgb, "CMYK", "RGB", ImageCms.Intent[name], flags=flags
+    )
     data = encode(separation, "JPEG", quality=100, icc_profile=path.read_bytes())
     assert mean_delta_e(data, centers(exact.apply(separation))) < 2
 
@@ -172,13 +211,26 @@ def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_a_shrunk_picture_has_the_colors_of_the_whole_one(mode: str) -> None:
     """It is shrunk before its colours are converted, and the profile must come along."""
-    color = (40, 200, 90, 128)[-len(mode) :] if mode.startswith("L") else (40, 200, 90, 128)[: len(mode)]
-    made = profile(b"GRAY", {b"kTRC": curve(1.0)}) if mode.startswith("L") else rgb_profile(SRGB[::-1], *SRGB_CURVE)
-    data = encode(Image.new(mode, (600, 500), color if len(mode) > 1 else color[0]), "PNG", icc_profile=made)
+    color = (
+        (40, 200, 90, 128)[-len(mode) :]
+        if mode.startswith("L")
+        else (40, 200, 90, 128)[: len(mode)]
+    )
+    made = (
+        profile(b"GRAY", {b"kTRC": curve(1.0)})
+        if mode.startswith("L")
+        else rgb_profile(SRGB[::-1], *SRGB_CURVE)
+    )
+    data = encode(
+        Image.new(mode, (600, 500), color if len(mode) > 1 else color[0]), "PNG", icc_profile=made
+    )
     shown = []
     for width in (600, 400, 60):
         result = process(data, [VariantSpec("one", width=width, quality=100)])
         with Image.open(io.BytesIO(result.variants["one"].data)) as image:
             shown.append(np.asarray(image.convert("RGB"))[20, 20].astype(int))
     assert np.ptp(shown, axis=0).max() <= 2
-    assert np.abs(shown[0] - np.asarray(Image.new(mode, (1, 1), color).convert("RGB"))[0, 0]).max() > 20
+    assert (
+        np.abs(shown[0] - np.asarray(Image.new(mode, (1, 1), color).convert("RGB"))[0, 0]).max()
+        > 20
+    )

@@ -87,10 +87,17 @@ def test_first_picture_is_decoded_in_its_stored_size(name: str) -> None:
     [
         pytest.param(png_bomb(100, 100), id="PNG with too few pixels"),
         pytest.param(row_png(4, 8, PALETTE, b"\0\1\2\3"), id="PNG without palette"),
-        pytest.param(row_png(1, 8, PALETTE, b"\0", palette((1, 2, 3)), transparency(bytes(999))), id="too many alphas"),
+        pytest.param(
+            row_png(1, 8, PALETTE, b"\0", palette((1, 2, 3)), transparency(bytes(999))),
+            id="too many alphas",
+        ),
         pytest.param(row_png(1, 3, PALETTE, b"\0", palette((1, 2, 3))), id="depth that is not one"),
-        pytest.param(SMALL.replace(b"\xff\xdb", b"\xff\xe5"), id="JPEG without quantisation tables"),
-        pytest.param(SMALL.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="JPEG of 12 bits"),
+        pytest.param(
+            SMALL.replace(b"\xff\xdb", b"\xff\xe5"), id="JPEG without quantisation tables"
+        ),
+        pytest.param(
+            SMALL.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="JPEG of 12 bits"
+        ),
     ],
 )
 def test_whatever_a_decoder_raises_becomes_invalid_image(damaged: bytes) -> None:
@@ -132,7 +139,9 @@ def test_webp_above_pillows_own_limit_has_too_many_pixels() -> None:
 @pytest.mark.parametrize(
     "segment",
     [
-        pytest.param(jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40), id="EXIF"),
+        pytest.param(
+            jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40), id="EXIF"
+        ),
         pytest.param(jpeg_segment(0xE2, b"MPF\0nonsense"), id="index of pictures"),
         pytest.param(jpeg_segment(0xED, b"Photoshop 3.0\x008BIM"), id="IPTC"),
         pytest.param(jpeg_segment(0xE2, b"ICC_PROFILE\0"), id="ICC"),
@@ -148,7 +157,12 @@ def test_damaged_metadata_neither_fails_nor_warns(segment: bytes) -> None:
 
 @pytest.mark.parametrize(
     "chunk",
-    [png_chunk(b"acTL", bytes(8)), png_chunk(b"acTL", b"\0"), png_chunk(b"fcTL", b"\0"), png_chunk(b"fdAT", b"")],
+    [
+        png_chunk(b"acTL", bytes(8)),
+        png_chunk(b"acTL", b"\0"),
+        png_chunk(b"fcTL", b"\0"),
+        png_chunk(b"fdAT", b""),
+    ],
 )
 def test_damaged_animation_of_a_png_neither_fails_nor_warns(chunk: bytes) -> None:
     with warnings.catch_warnings():
@@ -173,7 +187,9 @@ def test_orientation_and_kinds_come_beside_the_picture() -> None:
 
 
 def test_damaged_exif_means_the_picture_as_stored() -> None:
-    data = insert_segments(SMALL, jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40))
+    data = insert_segments(
+        SMALL, jpeg_segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40)
+    )
     assert unpack(io.BytesIO(data), validate(data)).orientation == 1
 
 
@@ -189,7 +205,9 @@ def test_damaged_exif_means_the_picture_as_stored() -> None:
         ("webp", (8, 6), (64, 48)),
     ],
 )
-def test_jpeg_is_decoded_no_larger_than_need_be(name: str, at_least: tuple[int, int], size: tuple[int, int]) -> None:
+def test_jpeg_is_decoded_no_larger_than_need_be(
+    name: str, at_least: tuple[int, int], size: tuple[int, int]
+) -> None:
     info = validate(FILES[name])
     image = decode(unpack(io.BytesIO(FILES[name]), info), info, Limits(), Dimensions(*at_least))
     assert image.size == size
@@ -217,5 +235,7 @@ def test_a_jpeg_has_no_more_scans_than_a_pass_each_is_worth(scans: int, is_taken
     data = FILES["progressive jpeg"]
     last = data.rindex(b"\xff\xda")
     repeated = data[:last] + data[last:-2] * (scans + 1 - data.count(b"\xff\xda")) + data[-2:]
-    with nullcontext() if is_taken else pytest.raises(InvalidImageError, match="more than 100 scans"):
+    with (
+        nullcontext() if is_taken else pytest.raises(InvalidImageError, match="more than 100 scans")
+    ):
         decoded(repeated)

@@ -59,17 +59,25 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory 
 def outcomes(work: str, data: bytes, folder: Path) -> Counter[str]:
     """Count how *work* ended under limits from one that is too small to one that is not."""
     if data.startswith(b"RIFF"):
-        require_pillow((12, 3), "a WebP for whose pixels there was no memory ended the process with a signal")
+        require_pillow(
+            (12, 3), "a WebP for whose pixels there was no memory ended the process with a signal"
+        )
     files = [folder / name for name in ("picture", "a.jpg", "b.webp")]
-    for path, content in zip(files, (data, *(encode(photo(9, 9), kind) for kind in ("JPEG", "WEBP"))), strict=True):
+    for path, content in zip(
+        files, (data, *(encode(photo(9, 9), kind) for kind in ("JPEG", "WEBP"))), strict=True
+    ):
         path.write_bytes(content)
     command = [sys.executable, "-c", UNDER_LIMITS, work, *map(str, files)]
-    return Counter(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    return Counter(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 @on_linux
 @pytest.mark.parametrize("kind", PICTURES)
-def test_too_little_memory_for_a_decoder_is_no_fault_of_the_picture(kind: str, tmp_path: Path) -> None:
+def test_too_little_memory_for_a_decoder_is_no_fault_of_the_picture(
+    kind: str, tmp_path: Path
+) -> None:
     ended = outcomes("dominant_color", PICTURES[kind], tmp_path)
     assert set(ended) == {OUT_OF_MEMORY, FINE}
 
@@ -82,5 +90,7 @@ def test_too_little_memory_for_threads_and_encoders_is_told(kind: str, tmp_path:
 
 def test_memory_that_no_machine_has_is_refused() -> None:
     require_memory(1 << 20, "for a test")
-    with pytest.raises(MemoryError, match="too little memory for a test: 4611686018427387904 bytes"):
+    with pytest.raises(
+        MemoryError, match="too little memory for a test: 4611686018427387904 bytes"
+    ):
         require_memory(1 << 62, "for a test")

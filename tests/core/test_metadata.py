@@ -114,7 +114,9 @@ def test_a_stripped_picture_is_shown_as_before(image_format: str, orientation: i
         assert ImageOps.exif_transpose(after).tobytes() == ImageOps.exif_transpose(before).tobytes()
 
 
-@pytest.mark.parametrize("data", [apng(), animated_webp(), encode(photo(9, 9), "JPEG"), encode(photo(9, 9), "PNG")])
+@pytest.mark.parametrize(
+    "data", [apng(), animated_webp(), encode(photo(9, 9), "JPEG"), encode(photo(9, 9), "PNG")]
+)
 def test_a_file_without_metadata_comes_out_byte_for_byte(data: bytes) -> None:
     assert strip_metadata(data) == data
 
@@ -148,7 +150,11 @@ def test_metadata_tells_what_a_file_gives_away(data: bytes) -> None:
     metadata = read_metadata(data)
     assert {"exif", "thumbnail", "xmp", "icc", "c2pa", "other", "trailer"} <= set(metadata.kinds)
     assert metadata.gps == pytest.approx((-33.85997, 151.21111), abs=1e-5)
-    assert (metadata.orientation, metadata.taken_at, metadata.icc) == (6, "2021-06-01T12:00:00", "sRGB built-in")
+    assert (metadata.orientation, metadata.taken_at, metadata.icc) == (
+        6,
+        "2021-06-01T12:00:00",
+        "sRGB built-in",
+    )
     assert metadata.camera == "Acme PRIVATE-model-7f3a91"
     assert metadata.software == "PRIVATE-software-7f3a91"
 
@@ -157,7 +163,9 @@ def test_a_file_without_metadata_gives_nothing_away() -> None:
     assert read_metadata(encode(photo(9, 9), "PNG")) == Metadata()
 
 
-def with_exif(tags: dict[int, object], gps: dict[int, object] | None = None, taken: str | None = None) -> bytes:
+def with_exif(
+    tags: dict[int, object], gps: dict[int, object] | None = None, taken: str | None = None
+) -> bytes:
     exif = Image.Exif()
     exif.update(tags)
     if gps:
@@ -179,7 +187,9 @@ def with_exif(tags: dict[int, object], gps: dict[int, object] | None = None, tak
         ("  ", "\t", None),
     ],
 )
-def test_the_camera_is_named_once_and_without_control_characters(make: str, model: str, camera: str | None) -> None:
+def test_the_camera_is_named_once_and_without_control_characters(
+    make: str, model: str, camera: str | None
+) -> None:
     tags: dict[int, object] = {0x010F: make.encode(), 0x0110: model.encode()}
     assert read_metadata(with_exif(tags)).camera == camera
 
@@ -205,7 +215,9 @@ def test_an_impossible_time_is_left_out(taken: str, expected: str | None) -> Non
         ({1: "N", 2: (1.0, 0.0, 0.0)}, None),
     ],
 )
-def test_a_place_is_told_in_signed_degrees_or_not_at_all(gps: dict[int, object], place: object) -> None:
+def test_a_place_is_told_in_signed_degrees_or_not_at_all(
+    gps: dict[int, object], place: object
+) -> None:
     assert read_metadata(with_exif({}, gps)).gps == place
 
 
@@ -229,7 +241,10 @@ def test_a_profile_whose_parts_are_out_of_order_is_read() -> None:
         jpeg_segment(0xE2, b"ICC_PROFILE\0" + bytes([number, 2]) + part)
         for number, part in ((2, SRGB_PROFILE[half:]), (1, SRGB_PROFILE[:half]))
     )
-    assert read_metadata(insert_segments(encode(photo(9, 9), "JPEG"), second, first)).icc == "sRGB built-in"
+    assert (
+        read_metadata(insert_segments(encode(photo(9, 9), "JPEG"), second, first)).icc
+        == "sRGB built-in"
+    )
 
 
 def test_a_cut_file_tells_what_came_before_the_cut() -> None:
@@ -263,20 +278,28 @@ def test_a_real_photograph_gives_its_place_and_camera_away() -> None:
 
 
 def jpeg_soup(noise: st.DataObject) -> bytes:
-    segment = st.builds(jpeg_segment, st.integers(0xC0, 0xFF), st.binary(max_size=40) | st.just(planted_exif()))
+    segment = st.builds(
+        jpeg_segment, st.integers(0xC0, 0xFF), st.binary(max_size=40) | st.just(planted_exif())
+    )
     stray = st.binary(max_size=4)
     parts = noise.draw(st.lists(segment | stray, max_size=6))
     return insert_segments(PLANTED["baseline-jpeg"], *parts)
 
 
 def png_soup(noise: st.DataObject) -> bytes:
-    name = st.text("abcdXYZT", min_size=4, max_size=4).map(str.encode) | st.sampled_from([b"IDAT", b"iCCP", b"eXIf"])
+    name = st.text("abcdXYZT", min_size=4, max_size=4).map(str.encode) | st.sampled_from(
+        [b"IDAT", b"iCCP", b"eXIf"]
+    )
     parts = noise.draw(st.lists(st.builds(png_chunk, name, st.binary(max_size=40)), max_size=6))
-    return insert_chunks(PLANTED["png"], *parts, before=noise.draw(st.sampled_from([b"IDAT", b"IEND", b"tEXt"])))
+    return insert_chunks(
+        PLANTED["png"], *parts, before=noise.draw(st.sampled_from([b"IDAT", b"IEND", b"tEXt"]))
+    )
 
 
 def webp_soup(noise: st.DataObject) -> bytes:
-    name = st.binary(min_size=4, max_size=4) | st.sampled_from([b"VP8 ", b"VP8X", b"ICCP", b"EXIF", b"ALPH"])
+    name = st.binary(min_size=4, max_size=4) | st.sampled_from(
+        [b"VP8 ", b"VP8X", b"ICCP", b"EXIF", b"ALPH"]
+    )
     parts = noise.draw(st.lists(st.builds(webp_chunk, name, st.binary(max_size=40)), max_size=6))
     return riff(STILL_WEBP[12:], *parts)
 

@@ -48,7 +48,9 @@ def opened(result: ProcessedImage, name: str) -> Image.Image:
 
 def difference(one: Image.Image, other: Image.Image) -> float:
     """The mean difference of the pixels in levels of 255."""
-    return float(np.abs(np.asarray(one.convert("RGB")).astype(int) - np.asarray(other.convert("RGB"))).mean())
+    return float(
+        np.abs(np.asarray(one.convert("RGB")).astype(int) - np.asarray(other.convert("RGB"))).mean()
+    )
 
 
 # Sizes
@@ -66,7 +68,11 @@ def test_variants_are_webp_of_the_sizes_told_and_in_the_order_asked() -> None:
     assert result.original_dimensions == (1600, 1200)
     for name, variant in result.variants.items():
         with opened(result, name) as image:
-            assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (variant.width, variant.height))
+            assert (image.format, image.mode, image.size) == (
+                "WEBP",
+                "RGB",
+                (variant.width, variant.height),
+            )
         assert variant.size_bytes == len(variant.data)
 
 
@@ -89,13 +95,18 @@ def test_extreme_shapes_are_processed(size: tuple[int, int]) -> None:
     assert (result.original_dimensions, result.dominant_color) == (size, "#010203")
 
 
-@pytest.mark.parametrize(("name", "levels"), [("thumbnail", 3), ("medium", 1.5), ("large", 0.5), ("original", 0)])
+@pytest.mark.parametrize(
+    ("name", "levels"), [("thumbnail", 3), ("medium", 1.5), ("large", 0.5), ("original", 0)]
+)
 def test_resizing_in_steps_looks_like_resizing_at_once(name: str, levels: float) -> None:
     blocks = photo(40, 30).resize((1600, 1200), Image.Resampling.NEAREST)
     result = process(encode(blocks, "PNG"))
     variant = result.variants[name]
     at_once = blocks.resize((variant.width, variant.height), Image.Resampling.LANCZOS)
-    with opened(result, name) as stepped, Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded:
+    with (
+        opened(result, name) as stepped,
+        Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded,
+    ):
         assert difference(stepped, encoded) <= levels
 
 
@@ -105,7 +116,10 @@ def test_sizes_that_are_all_small_look_like_resizing_at_once(width: int, image_f
     source = photo(20, 15).resize((1601, 1203))
     small = process(encode(source, image_format, quality=95), [VariantSpec("small", width=width)])
     at_once = source.resize(opened(small, "small").size, Image.Resampling.LANCZOS)
-    with opened(small, "small") as made, Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded:
+    with (
+        opened(small, "small") as made,
+        Image.open(io.BytesIO(encode(at_once, "WEBP", quality=85))) as encoded,
+    ):
         assert difference(made, encoded) < 3
 
 
@@ -118,13 +132,21 @@ def test_small_sizes_of_a_large_photo_cost_a_fraction_of_its_pixels() -> None:
         "ip.process(sys.stdin.buffer.read(), [ip.VariantSpec('card', width=400)])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", program], input=source, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=source, capture_output=True, check=True
+    )
     assert int(done.stdout) < 40 * 1024
 
 
-@pytest.mark.parametrize("specs", [DEFAULT_VARIANTS, [SMALL, VariantSpec("square", width=50, height=50, fit="cover")]])
+@pytest.mark.parametrize(
+    "specs", [DEFAULT_VARIANTS, [SMALL, VariantSpec("square", width=50, height=50, fit="cover")]]
+)
 def test_number_of_threads_changes_nothing_but_time(specs: list[VariantSpec]) -> None:
-    assert process(LANDSCAPE, specs, threads=1) == process(LANDSCAPE, specs, threads=3) == process(LANDSCAPE, specs)
+    assert (
+        process(LANDSCAPE, specs, threads=1)
+        == process(LANDSCAPE, specs, threads=3)
+        == process(LANDSCAPE, specs)
+    )
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
@@ -150,7 +172,11 @@ def test_cover_keeps_the_middle() -> None:
     thirds = Image.new("RGB", (900, 300), (255, 0, 0))
     thirds.paste((0, 255, 0), (300, 0, 600, 300))
     thirds.paste((0, 0, 255), (600, 0, 900, 300))
-    specs = [FULL, VariantSpec("square", width=100, height=100, fit="cover", quality=95), VariantSpec("s", width=450)]
+    specs = [
+        FULL,
+        VariantSpec("square", width=100, height=100, fit="cover", quality=95),
+        VariantSpec("s", width=450),
+    ]
     with opened(process(encode(thirds, "PNG"), specs), "square") as square:
         assert square.size == (100, 100)
         assert difference(square, Image.new("RGB", (100, 100), (0, 255, 0))) < 6
@@ -196,7 +222,9 @@ def corners() -> Image.Image:
     """A picture that none of the eight orientations maps onto itself."""
     image = Image.new("RGB", (96, 64), (128, 128, 128))
     for box, rgb in zip(
-        [(0, 0, 48, 32), (48, 0, 96, 32), (0, 32, 48, 64)], [(255, 0, 0), (0, 255, 0), (0, 0, 255)], strict=True
+        [(0, 0, 48, 32), (48, 0, 96, 32), (0, 32, 48, 64)],
+        [(255, 0, 0), (0, 255, 0), (0, 0, 255)],
+        strict=True,
     ):
         image.paste(rgb, box)
     return image
@@ -209,7 +237,9 @@ def test_picture_comes_out_upright(orientation: int, image_format: str) -> None:
     assert result.original_dimensions == (96, 64)
     with opened(result, "full") as image:
         assert image.getexif() == {}
-        assert difference(image, corners()) < 8  # WebP blurs the edges; turned wrongly it is above 50
+        assert (
+            difference(image, corners()) < 8
+        )  # WebP blurs the edges; turned wrongly it is above 50
 
 
 @pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
@@ -218,7 +248,8 @@ def test_photos_of_all_orientations_look_like_the_upright_one(shape: str, orient
     if not CORPUS.exists():
         pytest.skip("the corpus of photos is not beside the checkout")
     upright, turned = (
-        process(CORPUS / "orientation" / f"{shape}_{number}.jpg", [SMALL]) for number in (1, orientation)
+        process(CORPUS / "orientation" / f"{shape}_{number}.jpg", [SMALL])
+        for number in (1, orientation)
     )
     assert turned.original_dimensions == upright.original_dimensions
     assert difference(opened(upright, "small"), opened(turned, "small")) < 6
@@ -240,7 +271,9 @@ def test_nothing_but_the_picture_reaches_an_output(data: bytes) -> None:
     for variant in process(data).variants.values():
         assert {name for name, _ in webp_chunks(variant.data)} <= {b"VP8 ", b"VP8X", b"ALPH"}
         assert not any(sentinel in variant.data for sentinel in SENTINELS)
-        assert not any(mark in variant.data for mark in (b"Exif", b"ICCP", b"<x:xmpmeta", b"JFIF", b"acsp"))
+        assert not any(
+            mark in variant.data for mark in (b"Exif", b"ICCP", b"<x:xmpmeta", b"JFIF", b"acsp")
+        )
 
 
 def test_alpha_is_kept_where_some_pixel_needs_it() -> None:
@@ -249,13 +282,20 @@ def test_alpha_is_kept_where_some_pixel_needs_it() -> None:
     image.putalpha(Image.linear_gradient("L").resize((300, 200)))
     with opened(process(encode(image, "PNG"), [FULL]), "full") as full:
         assert full.mode == "RGBA"
-        assert np.abs(np.asarray(full.getchannel("A")).astype(int) - np.asarray(image.getchannel("A"))).max() <= 2
+        assert (
+            np.abs(
+                np.asarray(full.getchannel("A")).astype(int) - np.asarray(image.getchannel("A"))
+            ).max()
+            <= 2
+        )
 
 
 def test_color_under_transparent_pixels_does_not_bleed_into_the_edge() -> None:
     image = Image.new("RGBA", (400, 400), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (200, 0, 400, 400))
-    with opened(process(encode(image, "PNG"), [VariantSpec("s", width=50, quality=100)]), "s") as small:
+    with opened(
+        process(encode(image, "PNG"), [VariantSpec("s", width=50, quality=100)]), "s"
+    ) as small:
         red, _, _, alpha = (np.asarray(small.getchannel(band)).astype(int) for band in "RGBA")
     assert red[alpha > 200].max() < 40
 
@@ -263,25 +303,41 @@ def test_color_under_transparent_pixels_does_not_bleed_into_the_edge() -> None:
 @pytest.mark.parametrize(
     ("data", "specs", "warnings"),
     [
-        (LANDSCAPE, DEFAULT_VARIANTS, ()),  # smaller than "original" alone: its width is an upper bound
+        (
+            LANDSCAPE,
+            DEFAULT_VARIANTS,
+            (),
+        ),  # smaller than "original" alone: its width is an upper bound
         (encode(photo(1000, 9), "PNG"), DEFAULT_VARIANTS, ("not_enlarged",)),
         (encode(photo(99, 9), "PNG"), [VariantSpec("a", width=100)], ("not_enlarged",)),
         (encode(photo(100, 9), "PNG"), [VariantSpec("a", width=100)], ()),
         (encode(photo(99, 50), "PNG"), [VariantSpec("a", width=100, height=20)], ()),
-        (encode(photo(99, 50), "PNG"), [VariantSpec("a", width=90, height=60, fit="cover")], ("not_enlarged",)),
+        (
+            encode(photo(99, 50), "PNG"),
+            [VariantSpec("a", width=90, height=60, fit="cover")],
+            ("not_enlarged",),
+        ),
         (encode(photo(99, 60), "PNG"), [VariantSpec("a", width=90, height=60, fit="cover")], ()),
         (apng(), [VariantSpec("a", width=9)], ("animation_flattened",)),
         (animated_webp(), [VariantSpec("a", width=9)], ("animation_flattened",)),
-        (encode(photo(9, 9), "PNG", icc_profile=b"x"), [VariantSpec("a", width=9)], ("icc_invalid",)),
+        (
+            encode(photo(9, 9), "PNG", icc_profile=b"x"),
+            [VariantSpec("a", width=9)],
+            ("icc_invalid",),
+        ),
         (planted_jpeg(), [VariantSpec("a", width=9)], ("hdr_gain_map_dropped",)),
         (
-            encode(photo(9, 9), "PNG", icc_profile=b"x", save_all=True, append_images=[photo(9, 9, 1)]),
+            encode(
+                photo(9, 9), "PNG", icc_profile=b"x", save_all=True, append_images=[photo(9, 9, 1)]
+            ),
             DEFAULT_VARIANTS,
             ("animation_flattened", "icc_invalid", "not_enlarged"),
         ),
     ],
 )
-def test_what_was_lost_is_told(data: bytes, specs: list[VariantSpec], warnings: tuple[str, ...]) -> None:
+def test_what_was_lost_is_told(
+    data: bytes, specs: list[VariantSpec], warnings: tuple[str, ...]
+) -> None:
     assert process(data, specs).warnings == warnings
 
 
@@ -295,7 +351,9 @@ def test_animation_gives_its_first_frame() -> None:
 # Dominant colour
 
 
-@pytest.mark.parametrize("data", [LANDSCAPE, encode(photo(70, 90).convert("LA"), "PNG"), planted_jpeg(), apng()])
+@pytest.mark.parametrize(
+    "data", [LANDSCAPE, encode(photo(70, 90).convert("LA"), "PNG"), planted_jpeg(), apng()]
+)
 def test_dominant_color_is_that_of_process(data: bytes) -> None:
     assert dominant_color(data) == process(data).dominant_color
 
@@ -308,7 +366,9 @@ def test_bytes_path_and_file_give_the_same(tmp_path: Path) -> None:
     path.write_bytes(LANDSCAPE)
     with path.open("rb") as file:
         file.seek(7)
-        results: list[ProcessedImage] = [process(source) for source in (LANDSCAPE, path, str(path), file)]
+        results: list[ProcessedImage] = [
+            process(source) for source in (LANDSCAPE, path, str(path), file)
+        ]
         assert file.tell() == 7
     assert all(result == results[0] for result in results)
 
@@ -332,7 +392,11 @@ def test_pictures_that_cannot_be_taken_raise_their_error(
 
 
 def test_same_input_gives_the_same_bytes_from_many_threads() -> None:
-    sources = [LANDSCAPE, encode(photo(500, 300).convert("CMYK"), "JPEG"), encode(photo(80, 90).quantize(9), "PNG")] * 3
+    sources = [
+        LANDSCAPE,
+        encode(photo(500, 300).convert("CMYK"), "JPEG"),
+        encode(photo(80, 90).quantize(9), "PNG"),
+    ] * 3
     alone = [process(source) for source in sources[:3]] * 3
     with ThreadPoolExecutor(9) as threads:
         assert list(threads.map(process, sources)) == alone

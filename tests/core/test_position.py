@@ -23,11 +23,16 @@ def gps_exif(gps: dict[int, object]) -> bytes:
 
 HERE = gps_exif({1: "S", 2: (33.0, 51.0, 36.0), 3: "E", 4: (151.0, 12.0, 42.0)})
 NOWHERE = gps_exif({0: b"\2\3\0\0", 5: 0})
-RAW_PROFILE = b"\nexif\n%8d\n" % (6 + len(HERE)) + (b"Exif\0\0" + HERE).hex("\n", 36).encode() + b"\n"
+RAW_PROFILE = (
+    b"\nexif\n%8d\n" % (6 + len(HERE)) + (b"Exif\0\0" + HERE).hex("\n", 36).encode() + b"\n"
+)
 
 
 def unannounced(webp: bytes) -> bytes:
-    """Clear the flag by which a WebP says that it has EXIF: decoders then do not look for it, others may."""
+    """Clear the flag by which a WebP says that it has EXIF.
+
+    Decoders then do not look for it, others may.
+    """
     return webp[:20] + bytes([webp[20] & ~0x08]) + webp[21:]
 
 
@@ -36,7 +41,9 @@ def test_position_is_in_signed_degrees() -> None:
 
 
 def test_position_in_signed_rationals_is_read_as_of_some_phones() -> None:
-    signed = HERE.replace(b"\x00\x02\x00\x05", b"\x00\x02\x00\x0a").replace(b"\x00\x04\x00\x05", b"\x00\x04\x00\x0a")
+    signed = HERE.replace(b"\x00\x02\x00\x05", b"\x00\x02\x00\x0a").replace(
+        b"\x00\x04\x00\x05", b"\x00\x04\x00\x0a"
+    )
     assert signed != HERE
     assert read_position(signed) == read_position(HERE)
 
@@ -50,11 +57,17 @@ def test_gps_tags_without_a_place_are_none(exif: bytes) -> None:
     ("xmp", "expected"),
     [
         (XMP, True),
-        (b"<exif:GPSLatitude>33,51.6S</exif:GPSLatitude>\n<exif:GPSLongitude> 151,12E</exif:GPSLongitude>", True),
+        (
+            b"<exif:GPSLatitude>33,51.6S</exif:GPSLatitude>\n<exif:GPSLongitude> 151,12E</exif:GPSLongitude>",
+            True,
+        ),
         (b"<x exif:GPSLatitude = '3N' exif:GPSLongitude='4E'/>", True),
         (b'<x exif:GPSLatitude="33,51.6S"/>', False),
         (b'<x exif:GPSLatitude="" exif:GPSLongitude=""/>', False),
-        (b'<x exif:GPSVersionID="2.2.0.0" exif:GPSLatitudeRef="0" exif:GPSLongitudeRef="0"/>', False),
+        (
+            b'<x exif:GPSVersionID="2.2.0.0" exif:GPSLatitudeRef="0" exif:GPSLongitudeRef="0"/>',
+            False,
+        ),
     ],
 )
 def test_xmp_has_a_place_if_it_has_both_numbers(xmp: bytes, expected: bool) -> None:
@@ -68,8 +81,12 @@ def test_xmp_has_a_place_if_it_has_both_numbers(xmp: bytes, expected: bool) -> N
         insert_segments(PLAIN_JPEG, jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
         insert_chunks(PLAIN_PNG, png_chunk(b"eXIf", HERE)),
         insert_chunks(PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
-        insert_chunks(PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0\0" + zlib.compress(XMP))),
-        insert_chunks(PLAIN_PNG, png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE))),
+        insert_chunks(
+            PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0\0" + zlib.compress(XMP))
+        ),
+        insert_chunks(
+            PLAIN_PNG, png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE))
+        ),
         insert_chunks(PLAIN_PNG, png_chunk(b"tEXt", b"Raw profile type APP1\0" + RAW_PROFILE)),
         encode(photo(9, 9), "WEBP", exif=HERE),
         encode(photo(9, 9), "WEBP", xmp=XMP),

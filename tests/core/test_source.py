@@ -8,7 +8,9 @@ import pytest
 from imageprocessor.core.source import ImageSource, open_source
 
 
-@pytest.mark.parametrize("data", [b"pixels", bytearray(b"pixels"), memoryview(b"pixels"), io.BytesIO(b"pixels")])
+@pytest.mark.parametrize(
+    "data", [b"pixels", bytearray(b"pixels"), memoryview(b"pixels"), io.BytesIO(b"pixels")]
+)
 def test_bytes_and_files_in_memory_are_read_from_their_start(data: ImageSource) -> None:
     with open_source(data) as file:
         assert file.tell() == 0
@@ -49,5 +51,8 @@ def test_a_callers_file_is_left_open_at_its_former_position(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("data", [None, 7, io.StringIO("text")])
 def test_what_is_no_binary_source_is_refused_with_the_accepted_kinds(data: ImageSource) -> None:
-    with pytest.raises(TypeError, match="pass bytes, a path, or a file opened in binary mode"), open_source(data):
+    with (
+        pytest.raises(TypeError, match="pass bytes, a path, or a file opened in binary mode"),
+        open_source(data),
+    ):
         pass

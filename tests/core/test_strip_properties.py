@@ -42,19 +42,28 @@ PNGS = [
 ]
 WEBPS = [
     encode(SMALL, "WEBP", exif=orientation_exif(1)),
-    encode(SMALL.convert("RGBA"), "WEBP", lossless=True, icc_profile=SRGB_PROFILE, exif=orientation_exif(1)),
+    encode(
+        SMALL.convert("RGBA"),
+        "WEBP",
+        lossless=True,
+        icc_profile=SRGB_PROFILE,
+        exif=orientation_exif(1),
+    ),
     animated_webp(2, (20, 14)),
 ]
 ORIENTATION_BYTES = len(orientation_exif(6)) + 10  # the block, and its segment's or chunk's header
 
 payloads = st.binary(max_size=60)
-exifs = st.one_of(payloads, st.integers(0, 9).map(orientation_exif), st.integers(1, 8).map(planted_exif))
+exifs = st.one_of(
+    payloads, st.integers(0, 9).map(orientation_exif), st.integers(1, 8).map(planted_exif)
+)
 tails = st.one_of(st.just(b""), payloads)
 
 segments = st.one_of(
     st.builds(lambda exif: jpeg_segment(0xE1, b"Exif\0\0" + exif), exifs),
     st.builds(
-        lambda xmp: jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp), payloads | st.just(planted_xmp())
+        lambda xmp: jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp),
+        payloads | st.just(planted_xmp()),
     ),
     st.builds(lambda text: jpeg_segment(0xE0, b"JFXX\0" + text), payloads),
     st.builds(lambda index: jpeg_segment(0xE2, b"MPF\0" + index), payloads),
@@ -63,7 +72,11 @@ segments = st.one_of(
 )
 chunks = st.one_of(
     st.builds(lambda exif: png_chunk(b"eXIf", exif), exifs),
-    st.builds(png_chunk, st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"tIME", b"caBX", b"prVt", b"eXIf"]), payloads),
+    st.builds(
+        png_chunk,
+        st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"tIME", b"caBX", b"prVt", b"eXIf"]),
+        payloads,
+    ),
     st.builds(lambda text: png_chunk(b"iTXt", b"XML:com.adobe.xmp\0" + text), payloads),
     st.builds(lambda text: png_chunk(b"tEXt", b"Raw profile type exif\0" + text), payloads),
 )
@@ -78,7 +91,9 @@ def put_into_webp(data: bytes, added: Sequence[bytes]) -> bytes:
     (_, header), *others = webp_chunks(data)
     announced = bytes([header[0] | 0x0C]) + header[1:]
     return riff(
-        webp_chunk(b"VP8X", announced), *(webp_chunk(*chunk) for chunk in others if chunk[0] != b"EXIF"), *added
+        webp_chunk(b"VP8X", announced),
+        *(webp_chunk(*chunk) for chunk in others if chunk[0] != b"EXIF"),
+        *added,
     )
 
 
@@ -88,18 +103,24 @@ def check(data: bytes, plain: bytes) -> None:
     assert pixels(clean) == pixels(plain)
     told, tells = read_metadata(data), read_metadata(clean)
     assert tells.orientation == told.orientation
-    assert set(tells.kinds) == ({"icc"} & set(told.kinds)) | ({"exif"} if told.orientation != 1 else set())
+    assert set(tells.kinds) == ({"icc"} & set(told.kinds)) | (
+        {"exif"} if told.orientation != 1 else set()
+    )
     assert (tells.icc, tells.gps, tells.camera, tells.taken_at) == (told.icc, None, None, None)
     assert len(clean) <= len(data) + ORIENTATION_BYTES
     assert strip_metadata(clean) == clean
 
 
 @given(st.sampled_from(JPEGS), st.lists(segments, max_size=6), tails)
-def test_stripped_jpeg_is_the_same_picture_and_no_more(plain: bytes, added: list[bytes], tail: bytes) -> None:
+def test_stripped_jpeg_is_the_same_picture_and_no_more(
+    plain: bytes, added: list[bytes], tail: bytes
+) -> None:
     check(insert_segments(plain, *added) + tail, plain)
 
 
-@given(st.sampled_from(PNGS), st.lists(chunks, max_size=6), st.sampled_from([b"IDAT", b"IEND"]), tails)
+@given(
+    st.sampled_from(PNGS), st.lists(chunks, max_size=6), st.sampled_from([b"IDAT", b"IEND"]), tails
+)
 def test_stripped_png_is_the_same_picture_and_no_more(
     plain: bytes, added: list[bytes], place: bytes, tail: bytes
 ) -> None:
@@ -107,16 +128,25 @@ def test_stripped_png_is_the_same_picture_and_no_more(
 
 
 @given(st.sampled_from(WEBPS), st.lists(riff_chunks, max_size=6), tails)
-def test_stripped_webp_is_the_same_picture_and_no_more(plain: bytes, added: list[bytes], tail: bytes) -> None:
+def test_stripped_webp_is_the_same_picture_and_no_more(
+    plain: bytes, added: list[bytes], tail: bytes
+) -> None:
     check(put_into_webp(plain, added) + tail, plain)
 
 
-@given(st.sampled_from([(JPEGS[0], insert_segments), (PNGS[0], insert_chunks)]), st.integers(0, 65_535))
+@given(
+    st.sampled_from([(JPEGS[0], insert_segments), (PNGS[0], insert_chunks)]), st.integers(0, 65_535)
+)
 def test_any_orientation_that_is_told_is_one_of_eight(
     kind: tuple[bytes, Callable[..., bytes]], orientation: int
 ) -> None:
     plain, insert = kind
     block = orientation_exif(orientation)
-    data = insert(plain, jpeg_segment(0xE1, b"Exif\0\0" + block) if plain[:1] == b"\xff" else png_chunk(b"eXIf", block))
+    data = insert(
+        plain,
+        jpeg_segment(0xE1, b"Exif\0\0" + block)
+        if plain[:1] == b"\xff"
+        else png_chunk(b"eXIf", block),
+    )
     told = read_metadata(strip_metadata(data)).orientation
     assert told == read_orientation(block) == (orientation if 1 <= orientation <= 8 else 1)

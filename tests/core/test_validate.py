@@ -42,7 +42,9 @@ def test_the_header_is_told(image_format: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.txt"
     path.write_bytes(data)
     info = ImageInfo(image_format, f"image/{image_format.lower()}", 40, 30, 1)
-    assert validate(data) == validate(path) == validate(str(path)) == validate(BytesIO(data)) == info
+    assert (
+        validate(data) == validate(path) == validate(str(path)) == validate(BytesIO(data)) == info
+    )
 
 
 def test_format_is_a_plain_string() -> None:
@@ -91,7 +93,9 @@ def test_a_file_cut_in_half_passes_since_only_decoding_tells(image_format: str) 
         (b"\x89PNGnonsense" + bytes(40), InvalidImageError),
     ],
 )
-def test_what_cannot_be_taken_is_refused_from_its_header(data: bytes, error: type[InputError]) -> None:
+def test_what_cannot_be_taken_is_refused_from_its_header(
+    data: bytes, error: type[InputError]
+) -> None:
     with pytest.raises(error):
         validate(data)
 
@@ -128,7 +132,9 @@ class CountingFile(BytesIO):
         return data
 
 
-@pytest.mark.parametrize("data", [encode(photo(800, 600), "PNG"), planted_jpeg(photo(800, 600)), animated_webp(9)])
+@pytest.mark.parametrize(
+    "data", [encode(photo(800, 600), "PNG"), planted_jpeg(photo(800, 600)), animated_webp(9)]
+)
 def test_no_more_than_the_header_is_read(data: bytes) -> None:
     file = CountingFile(data)
     validate(file)

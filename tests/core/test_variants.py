@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from imageprocessor.core.variants import DEFAULT_VARIANTS, Dimensions, Variant, VariantSpec, fit_inside
+from imageprocessor.core.variants import (
+    DEFAULT_VARIANTS,
+    Dimensions,
+    Variant,
+    VariantSpec,
+    fit_inside,
+)
 from imageprocessor.errors import InvalidVariantError
 
 
@@ -52,7 +58,12 @@ def test_inside_keeps_every_bound_and_never_enlarges(
         ((3000, 2000), (300, 300), (2000, 2000), (300, 300)),
         ((2000, 3000), (400, 300), (2000, 1500), (400, 300)),
         ((300, 300), (300, 300), (300, 300), (300, 300)),
-        ((200, 1000), (400, 300), (200, 150), (200, 150)),  # too narrow: the largest crop of that aspect
+        (
+            (200, 1000),
+            (400, 300),
+            (200, 150),
+            (200, 150),
+        ),  # too narrow: the largest crop of that aspect
         ((1000, 200), (300, 400), (150, 200), (150, 200)),
         ((1, 1), (300, 100), (1, 1), (1, 1)),
         ((65535, 2), (20000, 20000), (2, 2), (2, 2)),
@@ -113,7 +124,9 @@ def test_names_that_make_good_paths_are_accepted(name: str) -> None:
         ({"effort": 7}, "effort is 7"),
     ],
 )
-def test_values_out_of_range_are_named_with_what_is_accepted(asked: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_named_with_what_is_accepted(
+    asked: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidVariantError, match=message) as caught:
         VariantSpec(**{"name": "card", "width": 400, **asked})
     assert len(str(caught.value)) < 250
@@ -126,8 +139,12 @@ def test_specs_and_variants_cannot_be_changed() -> None:
         Variant(b"", 1, 1).width = 2  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("effort", "width", "used"), [(None, 2048, 4), (None, 2049, 2), (0, 4096, 0), (6, 10, 6)])
-def test_effort_falls_for_wide_outputs_unless_asked(effort: int | None, width: int, used: int) -> None:
+@pytest.mark.parametrize(
+    ("effort", "width", "used"), [(None, 2048, 4), (None, 2049, 2), (0, 4096, 0), (6, 10, 6)]
+)
+def test_effort_falls_for_wide_outputs_unless_asked(
+    effort: int | None, width: int, used: int
+) -> None:
     assert VariantSpec("x", width=9, effort=effort).effort_for(width) == used
 
 

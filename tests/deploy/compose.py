@@ -1,4 +1,7 @@
-"""The compose files, as Compose itself reads them: checked against its schema, merged, and with `.env` filled in."""
+"""The compose files, as Compose itself reads them.
+
+Checked against its schema, merged, and with `.env` filled in.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ KEY = "0123456789abcdef" * 4
 
 
 def make_project(folder: Path, *lines: str) -> Path:
-    """Copy what `docker compose` reads into *folder*, with `.env` made from its example and *lines* added to it."""
+    """Copy what `docker compose` reads into *folder*.
+
+    With `.env` made from its example and *lines* added to it.
+    """
     for name in ("Dockerfile", *PRODUCTION):
         shutil.copy(ROOT / name, folder)
     example = (ROOT / ".env.example").read_text()
@@ -26,17 +32,25 @@ def make_project(folder: Path, *lines: str) -> Path:
     return folder
 
 
-def read_project(folder: Path, files: Sequence[str] = BASE, profiles: Sequence[str] = ()) -> dict[str, Any]:
+def read_project(
+    folder: Path, files: Sequence[str] = BASE, profiles: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the configuration that Compose makes of the project in *folder*."""
     ran = compose(
-        folder, files, *[part for name in profiles for part in ("--profile", name)], "config", "--format=json"
+        folder,
+        files,
+        *[part for name in profiles for part in ("--profile", name)],
+        "config",
+        "--format=json",
     )
     assert ran.returncode == 0, ran.stderr
     config: dict[str, Any] = json.loads(ran.stdout)
     return config
 
 
-def compose(folder: Path, files: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def compose(
+    folder: Path, files: Sequence[str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     named = [part for name in files for part in ("--file", name)]
     command = [require_program("docker-compose"), *named, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -1,4 +1,6 @@
-"""What a container is, but for the engine: a user without rights, a read-only root file system, one data folder.
+"""What a container is, but for the engine.
+
+A user without rights, a read-only root file system, one data folder.
 
 The programs are those of this Python, mounted where that user may read them.
 """
@@ -20,7 +22,11 @@ from tests.deploy.compose import ROOT
 USER = 10001
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PYTHON = f"/mnt/python/bin/{Path(os.path.realpath(sys.executable)).name}"
-PROGRAMS = {"imageprocessor": [PYTHON, "-m", "imageprocessor"], "celery": [PYTHON, "-m", "celery"], "python": [PYTHON]}
+PROGRAMS = {
+    "imageprocessor": [PYTHON, "-m", "imageprocessor"],
+    "celery": [PYTHON, "-m", "celery"],
+    "python": [PYTHON],
+}
 ENVIRONMENT = {
     "LD_LIBRARY_PATH": "/mnt/python/lib",
     "PYTHONPATH": "/mnt/source:/mnt/packages",
@@ -43,8 +49,13 @@ exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs --inh-c
 
 
 def instruction(name: str) -> list[str]:
-    """Return the arguments of the last *name* in the Dockerfile, which is in the stage that is built."""
-    arguments: list[str] = json.loads(re.findall(rf"^ *{name} (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+    """Return the arguments of the last *name* in the Dockerfile.
+
+    Which is in the stage that is built.
+    """
+    arguments: list[str] = json.loads(
+        re.findall(rf"^ *{name} (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1]
+    )
     return arguments
 
 
@@ -54,10 +65,28 @@ def health_check() -> list[str]:
 
 def contained(data: Path, environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
     """Return the command that runs *command* as a container would, with its `/data` in *data*."""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["unshare", "--mount", "true"], check=False, capture_output=True
+        ).returncode
+    ):
         missing("only root may mount")
     places = [sys.base_prefix, sysconfig.get_paths()["platlib"], str(ROOT / "src"), str(data)]
-    variables = [f"{name}={value}".replace("/data", "/mnt/data") for name, value in environment.items()]
+    variables = [
+        f"{name}={value}".replace("/data", "/mnt/data") for name, value in environment.items()
+    ]
     program = [*PROGRAMS.get(command[0], command[:1]), *command[1:]]
     own = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    return [require_program("unshare"), "--mount", "sh", "-c", ENTER, "sh", *places, *own, *variables, *program]
+    return [
+        require_program("unshare"),
+        "--mount",
+        "sh",
+        "-c",
+        ENTER,
+        "sh",
+        *places,
+        *own,
+        *variables,
+        *program,
+    ]

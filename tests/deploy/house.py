@@ -30,7 +30,13 @@ class House:
         settings = {"PATH": path, "DATA_DIR": "data", "JWT_SECRET_KEY": KEY, **environment}
         inherited = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
         return subprocess.run(
-            command, cwd=self.folder, env=inherited | settings, capture_output=True, text=True, check=False, timeout=60
+            command,
+            cwd=self.folder,
+            env=inherited | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     def add_program(self, name: str, command: str) -> None:

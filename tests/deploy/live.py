@@ -43,7 +43,11 @@ class Place:
         return closing(HTTPSConnection("127.0.0.1", self.port, timeout=20, context=self.trust))
 
     def ask(
-        self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request whose path is exactly *path*."""
         with self.connect() as connection:
@@ -85,6 +89,13 @@ def run_service(folder: Path, **environment: str) -> Iterator[Place]:
     """Run ``imageprocessor serve`` with its data in *folder* until the end of the context."""
     port = find_free_port()
     command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port)]
-    settings = {"DATA_DIR": str(folder), "JWT_SECRET_KEY": KEY, "WORKER_CONCURRENCY": "1", **environment}
-    with run_server(command, port, folder.with_suffix(".log"), env={**os.environ, **settings}, cwd=folder.parent):
+    settings = {
+        "DATA_DIR": str(folder),
+        "JWT_SECRET_KEY": KEY,
+        "WORKER_CONCURRENCY": "1",
+        **environment,
+    }
+    with run_server(
+        command, port, folder.with_suffix(".log"), env={**os.environ, **settings}, cwd=folder.parent
+    ):
         yield Place(port)

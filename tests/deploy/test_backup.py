@@ -37,7 +37,9 @@ def test_backup_of_a_running_service_restores_to_one_that_has_everything(tmp_pat
         first = house.back_up(tmp_path / "backups")
         time.sleep(1.1)  # backups are named by the second
         second = house.back_up(tmp_path / "backups")
-    assert (first / path[1:]).samefile(second / path[1:]), "what is there already takes no space again"
+    assert (first / path[1:]).samefile(second / path[1:]), (
+        "what is there already takes no space again"
+    )
     shutil.rmtree(house.data)
     bring_back(house, second)
     with run_service(house.data) as place:
@@ -46,12 +48,19 @@ def test_backup_of_a_running_service_restores_to_one_that_has_everything(tmp_pat
 
 def bring_back(house: House, backup: Path) -> None:
     for name in ("storage", "staging"):
-        assert house.run("rsync", "--archive", "--mkpath", f"{backup}/{name}/", f"data/{name}/").returncode == 0
+        assert (
+            house.run(
+                "rsync", "--archive", "--mkpath", f"{backup}/{name}/", f"data/{name}/"
+            ).returncode
+            == 0
+        )
     restored = house.run("imageprocessor", "restore", f"{backup}/database")
     assert restored.returncode == 0, restored.stderr
 
 
-def test_backup_holds_uploads_that_wait_and_no_drafts_and_is_its_owners_alone(house: House, tmp_path: Path) -> None:
+def test_backup_holds_uploads_that_wait_and_no_drafts_and_is_its_owners_alone(
+    house: House, tmp_path: Path
+) -> None:
     backup = house.back_up(tmp_path / "backups")
     assert (backup / "staging/photos/job").read_bytes() == SECRET
     assert not (backup / "storage/.tmp").exists()
@@ -59,10 +68,20 @@ def test_backup_holds_uploads_that_wait_and_no_drafts_and_is_its_owners_alone(ho
 
 
 def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path) -> None:
-    for name in ("2024-01-01T02-00-00Z", "2024-01-02T02-00-00Z", "notes", ".unfinished/storage/half"):
+    for name in (
+        "2024-01-01T02-00-00Z",
+        "2024-01-02T02-00-00Z",
+        "notes",
+        ".unfinished/storage/half",
+    ):
         (tmp_path / name).mkdir(parents=True)
     newest = house.back_up(tmp_path, KEEP="2")
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes", "2024-01-02T02-00-00Z", newest.name}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
+        "notes",
+        "2024-01-02T02-00-00Z",
+        newest.name,
+    }
     assert not (newest / "storage/half").exists(), "it was left by a backup that was cut off"
 
 
@@ -82,7 +101,9 @@ def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> Non
         (["backups"], {"STORAGE_BACKEND": "s3", "S3_BUCKET": "images"}),
     ],
 )
-def test_wrong_use_is_told(tmp_path: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
+def test_wrong_use_is_told(
+    tmp_path: Path, arguments: Sequence[str], environment: dict[str, str]
+) -> None:
     ran = make_house(tmp_path).run(BACKUP, *arguments, **environment)
     assert (ran.returncode, "backup.sh: " in ran.stderr, ran.stdout) == (2, True, "")
     assert not (tmp_path / "backups").exists()
@@ -94,13 +115,24 @@ def test_backup_of_nothing_fails_and_leaves_no_backup(tmp_path: Path) -> None:
     assert list(tmp_path.glob("backups/20*")) == []
 
 
-def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(tmp_path: Path, postgres: int, s3: str) -> None:
+def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(
+    tmp_path: Path, postgres: int, s3: str
+) -> None:
     aws = require_program("aws")
-    url, bucket, second = create_database(postgres), f"images-{uuid.uuid4().hex}", f"backup-{uuid.uuid4().hex}"
+    url, bucket, second = (
+        create_database(postgres),
+        f"images-{uuid.uuid4().hex}",
+        f"backup-{uuid.uuid4().hex}",
+    )
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     storage = {"STORAGE_BACKEND": "s3", "S3_BUCKET": bucket, "S3_ENDPOINT_URL": s3}
     settings = {"DATABASE_URL": url, "BACKUP_BUCKET": second, **storage, **keys}
-    libpq = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres), "PGUSER": "postgres", "PGDATABASE": url.rpartition("/")[2]}
+    libpq = {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(postgres),
+        "PGUSER": "postgres",
+        "PGDATABASE": url.rpartition("/")[2],
+    }
     client = open_s3(s3)
     for name in (bucket, second):
         client.create_bucket(Bucket=name)

@@ -37,11 +37,14 @@ def test_without_profile_it_is_sqlite_local_disk_and_celery(project: Path) -> No
     assert set(config["services"]) == {"api", "worker", "redis", "flower"}
     settings = load_settings(config["services"]["api"]["environment"], project / "none")
     assert (settings.sqlite_path, settings.storage_backend) == (Path("/data/processor.db"), "local")
-    assert (settings.queue_backend, settings.redis_url.get_secret_value()) == ("celery", "redis://redis:6379/0")
+    assert (settings.queue_backend, settings.redis_url.get_secret_value()) == (
+        "celery",
+        "redis://redis:6379/0",
+    )
     for name in ("api", "worker"):
-        assert [(mount["source"], mount["target"]) for mount in config["services"][name]["volumes"]] == [
-            ("data", "/data")
-        ]
+        assert [
+            (mount["source"], mount["target"]) for mount in config["services"][name]["volumes"]
+        ] == [("data", "/data")]
 
 
 def test_example_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
@@ -50,7 +53,9 @@ def test_example_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_worker_has_no_key_to_sign_with(project: Path) -> None:
-    worker = load_settings(read_project(project)["services"]["worker"]["environment"], project / "none")
+    worker = load_settings(
+        read_project(project)["services"]["worker"]["environment"], project / "none"
+    )
     assert worker.jwt_secret_key is None
 
 
@@ -67,7 +72,11 @@ def test_ports_are_open_to_this_machine_only(project: Path, files: tuple[str, ..
         for name, found in services.items()
         for port in found.get("ports", ())
     }
-    assert ports == {"api": ("127.0.0.1", "8000"), "flower": ("127.0.0.1", "5555"), "s3": ("127.0.0.1", "7070")}
+    assert ports == {
+        "api": ("127.0.0.1", "8000"),
+        "flower": ("127.0.0.1", "5555"),
+        "s3": ("127.0.0.1", "7070"),
+    }
 
 
 def test_production_starts_no_flower(project: Path) -> None:
@@ -77,7 +86,11 @@ def test_production_starts_no_flower(project: Path) -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_production_container_can_do_little(project: Path, name: str) -> None:
     service = read_project(project, PRODUCTION, PROFILES)["services"][name]
-    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"])
+    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (
+        True,
+        ["ALL"],
+        ["/tmp"],
+    )
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
 
@@ -86,14 +99,20 @@ def test_production_restarts_what_ends_and_rotates_its_logs(project: Path) -> No
     services = read_project(project, PRODUCTION, PROFILES)["services"]
     rotation = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
     assert [name for name, service in services.items() if service["logging"] != rotation] == []
-    assert {name for name, service in services.items() if service.get("restart") != "unless-stopped"} == {"s3-bucket"}
+    assert {
+        name for name, service in services.items() if service.get("restart") != "unless-stopped"
+    } == {"s3-bucket"}
 
 
 @pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
-def test_worker_may_finish_its_job_before_it_is_killed(project: Path, files: tuple[str, ...]) -> None:
+def test_worker_may_finish_its_job_before_it_is_killed(
+    project: Path, files: tuple[str, ...]
+) -> None:
     services = read_project(project, files)["services"]
     seconds = int(services["worker"]["environment"]["JOB_TIMEOUT_SECONDS"]) + KILL_MARGIN_SECONDS
-    assert parse_duration(services["worker"]["stop_grace_period"]) > max(seconds, SOFT_SHUTDOWN_SECONDS)
+    assert parse_duration(services["worker"]["stop_grace_period"]) > max(
+        seconds, SOFT_SHUTDOWN_SECONDS
+    )
 
 
 def parse_duration(text: str) -> int:
@@ -110,7 +129,9 @@ def test_redis_evicts_nothing_and_outlives_a_restart(project: Path) -> None:
 def test_bucket_of_the_trial_server_is_made_once(project: Path, s3: str) -> None:
     bucket = f"images-{uuid.uuid4().hex}"
     keys = ["AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"]
-    make_project(project, f"JWT_SECRET_KEY={KEY}", f"S3_BUCKET={bucket}", f"S3_ENDPOINT_URL={s3}", *keys)
+    make_project(
+        project, f"JWT_SECRET_KEY={KEY}", f"S3_BUCKET={bucket}", f"S3_ENDPOINT_URL={s3}", *keys
+    )
     service = read_project(project, profiles=["s3"])["services"]["s3-bucket"]
     program = [sys.executable, *service["entrypoint"][1:], *service["command"]]
     for _ in range(2):

@@ -44,9 +44,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         environments = {name: services[name]["environment"] for name in ("api", "worker")}
         port = find_free_port()
         api = contained(
-            data, environments["api"], [*instruction("ENTRYPOINT"), *services["api"]["command"], f"--port={port}"]
+            data,
+            environments["api"],
+            [*instruction("ENTRYPOINT"), *services["api"]["command"], f"--port={port}"],
         )
-        worker = contained(data, environments["worker"], [*instruction("ENTRYPOINT"), *services["worker"]["command"]])
+        worker = contained(
+            data,
+            environments["worker"],
+            [*instruction("ENTRYPOINT"), *services["worker"]["command"]],
+        )
         with run_server(api, port, folder / "api.log"), (folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(worker, stdout=log, stderr=log)
             yield Stack(data, Place(port), environments)
@@ -69,7 +75,9 @@ def test_upload_is_processed_by_the_worker(stack: Stack) -> None:
     assert (stored.stat().st_uid, stored.read_bytes()[8:12]) == (USER, b"WEBP")
 
 
-def test_health_check_of_the_image_passes_while_it_answers_and_fails_otherwise(stack: Stack) -> None:
+def test_health_check_of_the_image_passes_while_it_answers_and_fails_otherwise(
+    stack: Stack,
+) -> None:
     for port, passes in ((stack.api.port, True), (find_free_port(), False)):
         check = [part.replace("8000", str(port)) for part in health_check()]
         assert (stack.run("api", *check).returncode == 0) is passes
@@ -89,7 +97,9 @@ def test_operators_commands_run_beside_the_service(stack: Stack) -> None:
 
 def test_health_check_of_the_worker_passes(stack: Stack, tmp_path: Path) -> None:
     stack.api.make_image()  # the worker is there
-    check = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))["services"]["worker"]["healthcheck"]["test"]
+    check = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))["services"]["worker"][
+        "healthcheck"
+    ]["test"]
     host = subprocess.run(["hostname"], capture_output=True, text=True, check=True).stdout.strip()
     line = check[1].replace("$$", "$").replace("$HOSTNAME", host)
     name, *arguments = line.split()

@@ -1,4 +1,7 @@
-"""The page on deployment is followed as it stands; only names, ports and folders are those of the test."""
+"""The page on deployment is followed as it stands.
+
+Only names, ports and folders are those of the test.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from tests.deploy.live import Place, image_path, run_service
 from tests.servers import create_database
 
 PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^<!-- run: (?P<name>[^>]+) -->\n```(?:bash|ini)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^<!-- run: (?P<name>[^>]+) -->\n```(?:bash|ini)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL
+)
 UNMARKED = re.compile(r"(?<! -->)\n```bash\n.*?\n```", re.DOTALL)
 COMPOSE_LINE = re.compile(r"^docker compose (.*)$", re.MULTILINE)
 
@@ -38,8 +43,16 @@ def house(tmp_path: Path) -> House:
 
 
 def follow(house: House, lines: str, **names: str) -> None:
-    """Run *lines* of the page in the folder of *house*, where the page's *names* have other values."""
-    for name, value in {"/data/": "data/", "deploy/": f"{ROOT}/deploy/", "/backups": "backups", **names}.items():
+    """Run *lines* of the page in the folder of *house*.
+
+    Where the page's *names* have other values.
+    """
+    for name, value in {
+        "/data/": "data/",
+        "deploy/": f"{ROOT}/deploy/",
+        "/backups": "backups",
+        **names,
+    }.items():
         lines = lines.replace(name, value)
     ran = house.run("bash", "-euo", "pipefail", "-c", lines)
     assert ran.returncode == 0, f"{lines}\n{ran.stdout}\n{ran.stderr}"
@@ -61,7 +74,9 @@ def test_compose_knows_the_commands_and_services(tmp_path: Path, arguments: str)
 
 def test_key_is_put_into_the_example_by_the_line_on_the_page(tmp_path: Path) -> None:
     make_project(tmp_path)
-    lines = [line for line in PAGE.splitlines() if line.startswith("sed ") and line.endswith(" .env")]
+    lines = [
+        line for line in PAGE.splitlines() if line.startswith("sed ") and line.endswith(" .env")
+    ]
     subprocess.run(["sh", "-c", lines[0]], cwd=tmp_path, check=True)
     assert compose(tmp_path, BASE, "config", "--quiet").returncode == 0
 
@@ -83,7 +98,9 @@ def test_way_to_s3_by_sync_keeps_every_image(house: House, s3: str) -> None:
     with run_service(house.data) as place:
         path = image_path(place.make_image())
         picture = place.ask(path).body
-    credentials = "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
+    credentials = (
+        "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
+    )
     follow(house, credentials + block("sync"), **{"my-images": bucket})
     check_switched(house, bucket, path, picture)
 
@@ -91,7 +108,9 @@ def test_way_to_s3_by_sync_keeps_every_image(house: House, s3: str) -> None:
 def prepare_s3(house: House, url: str) -> str:
     """Make a bucket and write into `.env` what the page says of it."""
     bucket = f"images-{uuid.uuid4().hex}"
-    open_s3(url).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    open_s3(url).create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
     settings = block("settings").replace("…", "a") + f"S3_ENDPOINT_URL={url}\n"
     (house.folder / ".env").write_text(settings)
     return bucket

@@ -28,17 +28,33 @@ def test_build_ends_at_an_unknown_imaging(imaging: str, code: int) -> None:
     check = re.search(r"^RUN (case .*?esac)$", DOCKERFILE, re.MULTILINE | re.DOTALL)
     assert check
     ran = run("sh", "-c", f"IMAGING={imaging}\n{check[1]}")
-    assert (ran.returncode, "IMAGING=pillow (the default) or IMAGING=simd" in ran.stderr) == (code, code == 1)
+    assert (ran.returncode, "IMAGING=pillow (the default) or IMAGING=simd" in ran.stderr) == (
+        code,
+        code == 1,
+    )
 
 
 def test_pillow_simd_is_built_alike_everywhere() -> None:
-    pages = {name: (ROOT / name).read_text() for name in ("Dockerfile", "noxfile.py", "docs/deployment.md")}
-    for needed in ("pillow-simd==12.1.1.post0", "cc -mavx2", "webp=enable", "lcms=enable", "--no-cache"):
+    pages = {
+        name: (ROOT / name).read_text()
+        for name in ("Dockerfile", "noxfile.py", "docs/deployment.md")
+    }
+    for needed in (
+        "pillow-simd==12.1.1.post0",
+        "cc -mavx2",
+        "webp=enable",
+        "lcms=enable",
+        "--no-cache",
+    ):
         assert [name for name, page in pages.items() if needed not in page] == []
 
 
 def test_build_sees_only_what_it_copies() -> None:
-    copied = {name for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+    copied = {
+        name
+        for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE)
+        for name in line.split()
+    }
     seen = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert copied == set(seen)
     assert all((ROOT / name).exists() for name in seen)

@@ -22,13 +22,17 @@ SHORT_WAITS = {
 }
 SECRET = b"still with GPS"
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
-# What says who answered, when, and how to hang up; nginx makes its ETag from time and size, the service a hash of them.
+# What says who answered, when, and how to hang up; nginx makes its ETag from time and size, the
+# service a hash of them.
 OWN_HEADERS = {"date", "server", "connection", "etag", "x-request-id"}
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A service with one image, nginx that passes everything to it, and nginx that sends images itself."""
+    """A service with one image, nginx that passes everything to it.
+
+    And nginx that sends images itself.
+    """
 
     data: Path
     service: Place
@@ -63,10 +67,16 @@ def secure(nginx: Nginx) -> Place:
 def plant_secrets(site: Site) -> None:
     """Put what nobody may fetch where a proxy could find it."""
     storage = site.data / "storage"
-    for path in (site.data / "staging/photos/job", storage / ".tmp/draft", storage / "photos/processed/notes.txt"):
+    for path in (
+        site.data / "staging/photos/job",
+        storage / ".tmp/draft",
+        storage / "photos/processed/notes.txt",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(SECRET)
-    (storage / image_path(UNKNOWN).removeprefix("/storage/")).symlink_to(site.data / "staging/photos/job")
+    (storage / image_path(UNKNOWN).removeprefix("/storage/")).symlink_to(
+        site.data / "staging/photos/job"
+    )
 
 
 each_nginx = pytest.mark.parametrize(
@@ -85,9 +95,13 @@ def test_upload_and_image_pass_through(site: Site, place: Choice) -> None:
 @each_nginx
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
-    "headers", [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=0-1,4-5"}, {"Range": "bytes=-5"}], ids=str
+    "headers",
+    [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=0-1,4-5"}, {"Range": "bytes=-5"}],
+    ids=str,
 )
-def test_file_has_the_headers_of_the_service(site: Site, place: Choice, method: str, headers: dict[str, str]) -> None:
+def test_file_has_the_headers_of_the_service(
+    site: Site, place: Choice, method: str, headers: dict[str, str]
+) -> None:
     expected = site.service.ask(site.path, method, headers=headers)
     answer = place(site).ask(site.path, method, headers=headers)
     own = {"strict-transport-security": "max-age=31536000"}
@@ -97,13 +111,19 @@ def test_file_has_the_headers_of_the_service(site: Site, place: Choice, method: 
 
 
 def shared_headers(headers: dict[str, str]) -> dict[str, str]:
-    own = OWN_HEADERS | ({"accept-ranges"} if "content-range" in headers else set())  # which says the same
+    own = OWN_HEADERS | (
+        {"accept-ranges"} if "content-range" in headers else set()
+    )  # which says the same
     return {name: value for name, value in headers.items() if name not in own}
 
 
 def test_nginx_sends_the_file_without_asking_the_service(site: Site) -> None:
-    assert site.serving.ask(site.path).headers["etag"] != site.service.ask(site.path).headers["etag"]
-    assert site.passing.ask(site.path).headers["etag"] == site.service.ask(site.path).headers["etag"]
+    assert (
+        site.serving.ask(site.path).headers["etag"] != site.service.ask(site.path).headers["etag"]
+    )
+    assert (
+        site.passing.ask(site.path).headers["etag"] == site.service.ask(site.path).headers["etag"]
+    )
 
 
 @each_nginx
@@ -166,9 +186,13 @@ def test_file_that_takes_no_post_is_a_problem(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "said_by"), [(10.5, "The form"), (12, "The upload is larger than this server takes")], ids=str
+    ("megabytes", "said_by"),
+    [(10.5, "The form"), (12, "The upload is larger than this server takes")],
+    ids=str,
 )
-def test_upload_that_is_too_large_is_a_problem_whoever_refuses_it(site: Site, megabytes: float, said_by: str) -> None:
+def test_upload_that_is_too_large_is_a_problem_whoever_refuses_it(
+    site: Site, megabytes: float, said_by: str
+) -> None:
     answer = site.passing.upload(b"x" * int(megabytes * MEGABYTE))
     told = problem(answer.body)
     assert (answer.status, told["code"], answer.headers["content-type"]) == (
@@ -195,7 +219,11 @@ def test_client_that_is_slow_with_its_header_is_cut_off(site: Site) -> None:
 
 def test_client_that_stops_within_its_body_is_cut_off_and_leaves_nothing(site: Site) -> None:
     with site.passing.connect() as connection:
-        start_upload(connection, {**upload_headers(), "Content-Length": str(MEGABYTE)}, form_start() + b"x" * 1000)
+        start_upload(
+            connection,
+            {**upload_headers(), "Content-Length": str(MEGABYTE)},
+            form_start() + b"x" * 1000,
+        )
         assert_hung_up_soon(connection)
     assert list((site.data / "incoming").iterdir()) == []
 

@@ -19,19 +19,31 @@ ACTIONS = {
 
 
 def test_access_policy_permits_what_the_storage_calls_and_no_more() -> None:
-    called = re.findall(r"client\.(\w+_\w+)\(", (ROOT / "src/imageprocessor/storage/s3.py").read_text())
-    needed = {ACTIONS[name] for name in called if name != "generate_presigned_url"}  # which asks nobody
+    called = re.findall(
+        r"client\.(\w+_\w+)\(", (ROOT / "src/imageprocessor/storage/s3.py").read_text()
+    )
+    needed = {
+        ACTIONS[name] for name in called if name != "generate_presigned_url"
+    }  # which asks nobody
     permitted = [statement["Action"] for statement in read("access-policy")["Statement"]]
-    assert {action for entry in permitted for action in ([entry] if isinstance(entry, str) else entry)} == needed
+    assert {
+        action for entry in permitted for action in ([entry] if isinstance(entry, str) else entry)
+    } == needed
 
 
 def test_lifecycle_keeps_uploads_longer_than_the_service_does() -> None:
-    (staging,) = [rule for rule in read("lifecycle")["Rules"] if rule["Filter"]["Prefix"] == STAGING_PREFIX]
-    assert timedelta(days=staging["Expiration"]["Days"]) > timedelta(hours=Settings().failed_source_hours)
+    (staging,) = [
+        rule for rule in read("lifecycle")["Rules"] if rule["Filter"]["Prefix"] == STAGING_PREFIX
+    ]
+    assert timedelta(days=staging["Expiration"]["Days"]) > timedelta(
+        hours=Settings().failed_source_hours
+    )
 
 
 def test_lifecycle_expires_no_image() -> None:
-    assert [rule["Filter"]["Prefix"] for rule in read("lifecycle")["Rules"] if "Expiration" in rule] == [STAGING_PREFIX]
+    assert [
+        rule["Filter"]["Prefix"] for rule in read("lifecycle")["Rules"] if "Expiration" in rule
+    ] == [STAGING_PREFIX]
 
 
 def test_bucket_policy_denies_uploads_to_everyone_else() -> None:
@@ -44,11 +56,17 @@ def test_s3_accepts_both(s3: str) -> None:
     import boto3
 
     client = boto3.client(
-        "s3", endpoint_url=s3, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
+        "s3",
+        endpoint_url=s3,
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+        region_name="us-east-1",
     )
     bucket = f"images-{uuid.uuid4().hex}"
     client.create_bucket(Bucket=bucket)
-    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=read("lifecycle"))
+    client.put_bucket_lifecycle_configuration(
+        Bucket=bucket, LifecycleConfiguration=read("lifecycle")
+    )
     client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(read("bucket-policy")))
     assert len(client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]) == 3
 

@@ -11,7 +11,12 @@ import pytest
 from tests.e2e.deployments import Deployment, connect, make_bucket, run_deployment
 from tests.servers import Server, create_database, run_redis
 
-ENGINES = ["sqlite-local-embedded", "sqlite-local-celery", "postgresql-s3-celery", "postgresql-s3-embedded"]
+ENGINES = [
+    "sqlite-local-embedded",
+    "sqlite-local-celery",
+    "postgresql-s3-celery",
+    "postgresql-s3-embedded",
+]
 ONCE_EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ENGINES]
 
 
@@ -22,7 +27,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module", params=ONCE_EACH)
-def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     settings: dict[str, str] = {}
     for engine in request.param.split("-"):
         settings |= choose_engine(engine, request)

@@ -1,4 +1,7 @@
-"""Deployments of the service: real processes on real engines, told apart by environment variables alone."""
+"""Deployments of the service.
+
+Real processes on real engines, told apart by environment variables alone.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,20 @@ SETTINGS = {
     "JWT_SECRET_KEY": KEY,
     "WORKER_CONCURRENCY": "1",
     "RATE_LIMIT_MAX_UPLOADS": str(UPLOADS_PER_USER),
-    "RATE_LIMIT_WINDOW_MINUTES": "10080",  # a window that ends during the tests would begin to count anew
+    # a window that ends during the tests would begin to count anew
+    "RATE_LIMIT_WINDOW_MINUTES": "10080",
 }
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 SERVE = [sys.executable, "-m", "imageprocessor", "serve"]
-CELERY_WORKER = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker", "--concurrency=1"]
+CELERY_WORKER = [
+    sys.executable,
+    "-m",
+    "celery",
+    "-A",
+    "imageprocessor.queue.celery_app",
+    "worker",
+    "--concurrency=1",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +61,17 @@ class Deployment:
         """Run a command of the operator, and return what it prints."""
         command = [sys.executable, "-m", "imageprocessor", *arguments]
         environ = {**os.environ, **self.settings}
-        done = subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, env=environ, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def files(self) -> dict[str, bytes]:
-        """Return names and bytes of all that storage and staging hold, but for what goes while they are read."""
+        """Return names and bytes of all that storage and staging hold.
+
+        But for what goes while they are read.
+        """
         found: dict[str, bytes] = {}
         if self.redirects:
             bucket = connect_s3(self.settings["S3_ENDPOINT_URL"]).Bucket(self.settings["S3_BUCKET"])
@@ -62,7 +79,11 @@ class Deployment:
                 with suppress(bucket.meta.client.exceptions.NoSuchKey):
                     found[stored.key] = stored.get()["Body"].read()
             return found
-        for path in (path for name in ("storage", "staging") for path in (self.folder / "data" / name).rglob("*")):
+        for path in (
+            path
+            for name in ("storage", "staging")
+            for path in (self.folder / "data" / name).rglob("*")
+        ):
             with suppress(FileNotFoundError, IsADirectoryError):
                 found[str(path)] = path.read_bytes()
         return found
@@ -70,7 +91,10 @@ class Deployment:
 
 @contextmanager
 def run_deployment(settings: Mapping[str, str], folder: Path) -> Iterator[Deployment]:
-    """Run what the documentation tells to run for these *settings*, until the end of the context."""
+    """Run what the documentation tells to run for these *settings*.
+
+    Until the end of the context.
+    """
     settings = {**SETTINGS, "DATA_DIR": str(folder / "data"), **settings}
     place: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **settings}}
     celery = settings.get("QUEUE_BACKEND") == "celery"
@@ -93,14 +117,20 @@ def make_bucket(endpoint_url: str) -> dict[str, str]:
 
 def connect_s3(endpoint_url: str) -> Any:
     return boto3.resource(
-        "s3", "us-east-1", aws_access_key_id="t", aws_secret_access_key="t", endpoint_url=endpoint_url
+        "s3",
+        "us-east-1",
+        aws_access_key_id="t",
+        aws_secret_access_key="t",
+        endpoint_url=endpoint_url,
     )
 
 
 def connect(url: str, user: str, **claims: str) -> httpx.Client:
     """Return a client of the service at *url* that speaks for *user*."""
     token = jwt.encode({"sub": user, **claims}, KEY, algorithm="HS256")
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False)
+    return httpx.Client(
+        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
+    )
 
 
 def count_workers(http: httpx.Client) -> int:
@@ -108,7 +138,9 @@ def count_workers(http: httpx.Client) -> int:
     return workers
 
 
-def upload(http: httpx.Client, data: bytes, *, metadata: str = "{}", **headers: str) -> httpx.Response:
+def upload(
+    http: httpx.Client, data: bytes, *, metadata: str = "{}", **headers: str
+) -> httpx.Response:
     return http.post(
         "/api/v1/images/upload",
         files={"file": ("photo.jpg", data, "image/jpeg")},

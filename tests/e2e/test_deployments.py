@@ -11,7 +11,15 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from tests.e2e.deployments import KEY, UPLOADS_PER_USER, Deployment, count_workers, process, upload, wait_for_end
+from tests.e2e.deployments import (
+    KEY,
+    UPLOADS_PER_USER,
+    Deployment,
+    count_workers,
+    process,
+    upload,
+    wait_for_end,
+)
 from tests.images import SENTINELS, encode, oriented, photo, planted_jpeg, truncated
 from tests.servers.processes import wait_for
 
@@ -50,7 +58,9 @@ def test_quick_start_of_the_specification(deployment: Deployment, http: httpx.Cl
     assert result["context"] == {"context": "test_upload"}
 
 
-def test_every_size_is_fetched_by_its_url_and_directly(deployment: Deployment, http: httpx.Client) -> None:
+def test_every_size_is_fetched_by_its_url_and_directly(
+    deployment: Deployment, http: httpx.Client
+) -> None:
     result = process(http, PICTURE)
     image_url = f"/api/v1/images/{result['image_id']}"
     for size, dimensions in SIZES.items():
@@ -82,7 +92,9 @@ def test_deleted_image_is_gone_with_its_bytes(deployment: Deployment, http: http
     assert not [name for name in deployment.files() if result["image_id"] in name]
 
 
-def test_stranger_can_neither_delete_an_image_nor_read_its_context(http: httpx.Client, stranger: httpx.Client) -> None:
+def test_stranger_can_neither_delete_an_image_nor_read_its_context(
+    http: httpx.Client, stranger: httpx.Client
+) -> None:
     result = process(http, SMALL, metadata='{"note":"mine"}')
     image_url = f"/api/v1/images/{result['image_id']}"
     assert stranger.delete(image_url).status_code == 404
@@ -106,7 +118,11 @@ def test_broken_picture_fails_with_its_cause(
 ) -> None:
     accepted = upload(http, truncated(PICTURE, 0.5))
     status = wait_for_end(http, accepted)
-    assert (status["status"], status["error_code"], status["attempts"]) == ("failed", "image_truncated", 1)
+    assert (status["status"], status["error_code"], status["attempts"]) == (
+        "failed",
+        "image_truncated",
+        1,
+    )
     result = http.get(f"{accepted.json()['status_url']}/result")
     assert (result.status_code, result.json()["code"]) == (422, "image_truncated")
     wait_for(lambda: not [name for name in deployment.files() if status["job_id"] in name])
@@ -123,14 +139,18 @@ def test_upload_sent_twice_under_one_key_is_one_job(http: httpx.Client) -> None:
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_user_who_has_uploaded_enough_is_refused_and_others_are_not(http: httpx.Client, stranger: httpx.Client) -> None:
+def test_user_who_has_uploaded_enough_is_refused_and_others_are_not(
+    http: httpx.Client, stranger: httpx.Client
+) -> None:
     taken = [upload(http, SMALL) for _ in range(UPLOADS_PER_USER)]
     assert [answer.headers["x-ratelimit-remaining"] for answer in taken] == ["3", "2", "1", "0"]
     refused = upload(http, SMALL)
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) > 0
     assert upload(stranger, SMALL).status_code == 202
-    assert [wait_for_end(http, answer)["status"] for answer in taken] == ["completed"] * UPLOADS_PER_USER
+    assert [wait_for_end(http, answer)["status"] for answer in taken] == [
+        "completed"
+    ] * UPLOADS_PER_USER
 
 
 def test_statistics_count_jobs_and_workers(deployment: Deployment, http: httpx.Client) -> None:
@@ -160,7 +180,9 @@ def test_specifications_client_works_unchanged(deployment: Deployment, http: htt
         assert picture.size == (120, 90)
 
 
-def test_operators_commands_work_in_the_same_environment(deployment: Deployment, http: httpx.Client) -> None:
+def test_operators_commands_work_in_the_same_environment(
+    deployment: Deployment, http: httpx.Client
+) -> None:
     image_id = process(http, SMALL)["image_id"]
     listed = json.loads(deployment.run("jobs", "list", "--json"))
     assert (listed[0]["image_id"], listed[0]["status"]) == (image_id, "completed")

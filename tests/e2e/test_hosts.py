@@ -84,9 +84,18 @@ class Cluster:
 def run_on(
     host: Host, command: Sequence[str], home: Path, settings: Mapping[str, str]
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """Run *command* on *host* in the folder *home*, which its data and the file ``log`` are in, too."""
+    """Run *command* on *host* in the folder *home*, which its data and the file ``log`` are in.
+
+    Too.
+    """
     home.mkdir()
-    environ = {**os.environ, **SETTINGS, **settings, "NO_PROXY": "*", "DATA_DIR": str(home / "data")}
+    environ = {
+        **os.environ,
+        **SETTINGS,
+        **settings,
+        "NO_PROXY": "*",
+        "DATA_DIR": str(home / "data"),
+    }
     return host.run(command, home / "log", cwd=home, env=environ)
 
 
@@ -106,14 +115,25 @@ def share(engines: Host) -> dict[str, str]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("hosts")
     names = ("engines", "api-1", "api-2", "worker-1", "worker-2", "worker-3")
-    with run_hosts(*names) as (engines, *hosts), run_engines(engines, folder), ExitStack() as running:
+    with (
+        run_hosts(*names) as (engines, *hosts),
+        run_engines(engines, folder),
+        ExitStack() as running,
+    ):
         apis, settings, workers = hosts[:2], share(engines), []
         for host in hosts[2:]:
-            process = running.enter_context(run_on(host, CELERY_WORKER, folder / host.name, settings))
+            process = running.enter_context(
+                run_on(host, CELERY_WORKER, folder / host.name, settings)
+            )
             workers.append(Worker(host, process, folder / host.name / "log"))
         for host in apis:
-            running.enter_context(run_on(host, [*SERVE, *listen(host, PORT)], folder / host.name, settings))
-        clients = [running.enter_context(connect(f"http://{host.address}:{PORT}", "somebody")) for host in apis]
+            running.enter_context(
+                run_on(host, [*SERVE, *listen(host, PORT)], folder / host.name, settings)
+            )
+        clients = [
+            running.enter_context(connect(f"http://{host.address}:{PORT}", "somebody"))
+            for host in apis
+        ]
         for host in apis:
             host.wait_for_port(PORT)
         wait_for(lambda: count_workers(clients[0]) == len(workers))
@@ -128,12 +148,17 @@ def test_upload_through_either_api_is_read_through_the_other(cluster: Cluster) -
     for taker, reader in (cluster.clients, reversed(cluster.clients)):
         accepted = upload(taker, SMALL)
         assert wait_for_end(reader, accepted)["status"] == "completed"
-        answer = reader.get(f"/api/v1/images/{accepted.json()['image_id']}/direct", follow_redirects=True)
+        answer = reader.get(
+            f"/api/v1/images/{accepted.json()['image_id']}/direct", follow_redirects=True
+        )
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
 
 
 def freeze_in_the_middle_of_a_job(cluster: Cluster, worker: Worker) -> str:
-    """Freeze a worker's host while it has a job of which nothing is stored yet; return the job's id."""
+    """Freeze a worker's host while it has a job of which nothing is stored yet.
+
+    Return the job's id.
+    """
     caught: list[str] = []
 
     def is_caught() -> bool:
@@ -141,7 +166,11 @@ def freeze_in_the_middle_of_a_job(cluster: Cluster, worker: Worker) -> str:
             _keep_busy(cluster)
             return False
         worker.freeze()
-        caught.extend(job["job_id"] for job in list_held(cluster, worker) if not cluster.is_stored(job["image_id"]))
+        caught.extend(
+            job["job_id"]
+            for job in list_held(cluster, worker)
+            if not cluster.is_stored(job["image_id"])
+        )
         if not caught:
             worker.wake()
         return bool(caught)
@@ -172,7 +201,9 @@ def all_completed(cluster: Cluster) -> bool:
 
 def list_completions(cluster: Cluster) -> list[str]:
     """Return the job of every ``completed`` event."""
-    completed = "SELECT job_id FROM image_upload_events WHERE event_type = 'completed' ORDER BY job_id"
+    completed = (
+        "SELECT job_id FROM image_upload_events WHERE event_type = 'completed' ORDER BY job_id"
+    )
     return [event["job_id"] for event in cluster.query(completed)]
 
 
@@ -183,7 +214,9 @@ def wait_until_working(cluster: Cluster, worker: Worker) -> None:
 
     def has_worked() -> bool:
         _keep_busy(cluster)
-        return bool({event["job_id"] for event in cluster.query(started, f"%@{worker.host.name}%")} - before)
+        return bool(
+            {event["job_id"] for event in cluster.query(started, f"%@{worker.host.name}%")} - before
+        )
 
     wait_for(has_worked)
 
@@ -194,7 +227,9 @@ def test_jobs_of_hosts_that_are_cut_off_or_freeze_complete_once_elsewhere(cluste
     cut_off.host.cut_off()
     cut_off.wake()
     meanwhile = [upload(client, SMALL) for client in cluster.clients]
-    assert [wait_for_end(cluster.clients[0], answer)["status"] for answer in meanwhile] == ["completed"] * 2
+    assert [wait_for_end(cluster.clients[0], answer)["status"] for answer in meanwhile] == [
+        "completed"
+    ] * 2
     wait_for(lambda: all_completed(cluster))
     jobs = read_jobs(cluster)
     assert lost <= {job["job_id"] for job in jobs if job["attempt_count"] > 1}
@@ -218,9 +253,15 @@ def test_second_host_with_sqlite_on_the_same_redis_is_refused(cluster: Cluster) 
     first, second = cluster.apis
     with run_on(first, [*SERVE, *listen(first, OTHER_PORT)], cluster.folder / "first", sqlite):
         first.wait_for_port(OTHER_PORT)
-        refused = {"serve": ([*SERVE, *listen(second, OTHER_PORT)], 2), "worker": (CELERY_WORKER, 1)}
+        refused = {
+            "serve": ([*SERVE, *listen(second, OTHER_PORT)], 2),
+            "worker": (CELERY_WORKER, 1),
+        }
         for name, (command, status) in refused.items():
             home = cluster.folder / f"second-{name}"
             with run_on(second, command, home, sqlite) as process:
                 assert process.wait(90) == status
-            assert "several hosts cannot share a SQLite file. Set DATABASE_URL=" in (home / "log").read_text()
+            assert (
+                "several hosts cannot share a SQLite file. Set DATABASE_URL="
+                in (home / "log").read_text()
+            )

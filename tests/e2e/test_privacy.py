@@ -1,4 +1,7 @@
-"""What a stranger finds in what we give out: a byte search for planted marks, and ExifTool's second opinion."""
+"""What a stranger finds in what we give out.
+
+A byte search for planted marks, and ExifTool's second opinion.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,15 @@ import pytest
 
 import imageprocessor as ip
 from tests.conftest import require_program
-from tests.images import PRIVATE_PROFILE, SENTINELS, encode, photo, planted_jpeg, planted_png, planted_webp
+from tests.images import (
+    PRIVATE_PROFILE,
+    SENTINELS,
+    encode,
+    photo,
+    planted_jpeg,
+    planted_png,
+    planted_webp,
+)
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 PLANTED = pytest.mark.parametrize("plant", [planted_jpeg, planted_png, planted_webp])
@@ -81,12 +92,16 @@ def test_no_variant_has_any_metadata(plant: Callable[..., bytes], tmp_path: Path
         (lambda: encode(photo(9, 9), "WEBP"), ""),
     ],
 )
-def test_the_receipt_names_what_was_there_and_nothing_else(plant: Callable[[], bytes], receipt: str) -> None:
+def test_the_receipt_names_what_was_there_and_nothing_else(
+    plant: Callable[[], bytes], receipt: str
+) -> None:
     assert ip.process(plant()).removed == tuple(receipt.split())
 
 
 @PLANTED
-def test_stripped_file_keeps_orientation_and_profile_only(plant: Callable[[], bytes], tmp_path: Path) -> None:
+def test_stripped_file_keeps_orientation_and_profile_only(
+    plant: Callable[[], bytes], tmp_path: Path
+) -> None:
     clean = ip.strip_metadata(plant())
     assert not [mark for mark in SENTINELS if mark in clean]
     [tags] = read_tags(tmp_path, clean)
@@ -104,10 +119,18 @@ def test_no_variant_of_a_real_photo_has_any_metadata(path: Path, tmp_path: Path)
     check_bare(tmp_path, image, texts_of(tags))
     found = {RECEIPT[group] for group in groups(tags) & set(RECEIPT)}
     assert set(image.removed) & set(RECEIPT.values()) == found
-    assert ("gps" in image.removed) == any(name in tags for name in ("EXIF:GPSLatitude", "XMP:GPSLatitude"))
+    assert ("gps" in image.removed) == any(
+        name in tags for name in ("EXIF:GPSLatitude", "XMP:GPSLatitude")
+    )
 
 
 def texts_of(tags: Tags) -> list[bytes]:
     """Return what the metadata says in texts long enough not to occur in a picture by chance."""
-    private = {name: value for name, value in tags.items() if name.partition(":")[0] not in OF_THE_FILE_ITSELF}
-    return [value.encode() for value in private.values() if isinstance(value, str) and len(value) >= 6]
+    private = {
+        name: value
+        for name, value in tags.items()
+        if name.partition(":")[0] not in OF_THE_FILE_ITSELF
+    }
+    return [
+        value.encode() for value in private.values() if isinstance(value, str) and len(value) >= 6
+    ]

@@ -1,4 +1,7 @@
-"""Redis is disposable: emptied, killed, full or silent, uploads are taken as quickly, and every accepted job ends."""
+"""Redis is disposable.
+
+Emptied, killed, full or silent, uploads are taken as quickly, and every accepted job ends.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,14 @@ class Deployment:
         return answer.json()["job_id"], seconds
 
     def status(self, job_id: str) -> str:
-        return str(httpx.get(f"{self.url}/api/v1/images/jobs/{job_id}", timeout=60).json()["status"])
+        return str(
+            httpx.get(f"{self.url}/api/v1/images/jobs/{job_id}", timeout=60).json()["status"]
+        )
 
     def redis_cli(self, *command: str) -> None:
-        subprocess.run(["redis-cli", "-p", str(self.redis.port), *command], check=True, capture_output=True)
+        subprocess.run(
+            ["redis-cli", "-p", str(self.redis.port), *command], check=True, capture_output=True
+        )
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +81,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         serve = [*program, "serve", "--port", str(port)]
         stack.enter_context(run_server(serve, port, folder / "serve.log", env=environ, cwd=folder))
         stack.enter_context(_run_worker([*program, "worker"], folder / "worker.log", environ))
-        yield Deployment(f"http://127.0.0.1:{port}", sign_token(load_settings(settings), "me"), redis)
+        yield Deployment(
+            f"http://127.0.0.1:{port}", sign_token(load_settings(settings), "me"), redis
+        )
 
 
 @contextmanager
 def _run_worker(command: list[str], log: Path, environ: dict[str, str]) -> Iterator[None]:
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environ, cwd=log.parent)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environ, cwd=log.parent
+        )
     try:
         wait_for(lambda: " ready." in log.read_text())
         yield
@@ -97,8 +108,13 @@ def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
 
 
 @contextmanager
-def load(deployment: Deployment, uploads_per_second: float = 4) -> Iterator[list[tuple[str, float]]]:
-    """Upload at a steady rate during the body. At the end, all that was accepted has to come to its end."""
+def load(
+    deployment: Deployment, uploads_per_second: float = 4
+) -> Iterator[list[tuple[str, float]]]:
+    """Upload at a steady rate during the body.
+
+    At the end, all that was accepted has to come to its end.
+    """
     accepted: list[tuple[str, float]] = []
     stopping = threading.Event()
 
@@ -121,7 +137,10 @@ def load(deployment: Deployment, uploads_per_second: float = 4) -> Iterator[list
 
 
 def check_quick(accepted: list[tuple[str, float]]) -> None:
-    """The median is the service's, the slowest ones are this machine's: none of them may have waited for Redis."""
+    """The median is the service's, the slowest ones are this machine's.
+
+    None of them may have waited for Redis.
+    """
     seconds = [seconds for _, seconds in accepted]
     assert statistics.median(seconds) < ACCEPT_SECONDS
     assert max(seconds) < 2

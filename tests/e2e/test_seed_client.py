@@ -45,13 +45,17 @@ def processor(base_url: str, settings: Settings) -> Any:
     """The specification's class, from its text: formatted and typed it would not be unchanged."""
     names: dict[str, Any] = {"asyncio": asyncio, "httpx": httpx, "json": json}
     exec(Path(__file__).with_name("seed_client.txt").read_text(), names)
-    return names["ImageProcessorClient"](base_url=base_url, jwt_token=sign_token(settings, "test-user-123"))
+    return names["ImageProcessorClient"](
+        base_url=base_url, jwt_token=sign_token(settings, "test-user-123")
+    )
 
 
 def send(processor: Any, data: bytes) -> Any:
     async def upload_and_wait() -> Any:
         accepted = await processor.upload_image(
-            file_data=data, bucket="activity-images", metadata={"activity_id": "xyz", "user_id": "abc"}
+            file_data=data,
+            bucket="activity-images",
+            metadata={"activity_id": "xyz", "user_id": "abc"},
         )
         return await processor.poll_until_complete(accepted["job_id"])
 
@@ -67,7 +71,10 @@ def test_the_specifications_client_gets_what_it_stores(processor: Any, base_url:
     for size, url in result["urls"].items():
         expected = result["metadata"]["variants"][size]
         with Image.open(BytesIO(httpx.get(f"{base_url}{url}").content)) as picture:
-            assert (picture.format, picture.size) == ("WEBP", (expected["width"], expected["height"]))
+            assert (picture.format, picture.size) == (
+                "WEBP",
+                (expected["width"], expected["height"]),
+            )
 
 
 def test_the_specifications_client_learns_that_a_picture_is_bad(processor: Any) -> None:

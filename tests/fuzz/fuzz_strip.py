@@ -1,4 +1,7 @@
-"""Looks for bytes that `check_strip` does not stand: `python -m tests.fuzz.fuzz_strip -max_total_time=60`."""
+"""Looks for bytes that `check_strip` does not stand.
+
+`python -m tests.fuzz.fuzz_strip -max_total_time=60`.
+"""
 
 from __future__ import annotations
 

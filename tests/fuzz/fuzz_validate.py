@@ -1,4 +1,7 @@
-"""Looks for bytes that `check_validate` does not stand: `python -m tests.fuzz.fuzz_validate -max_total_time=60`."""
+"""Looks for bytes that `check_validate` does not stand.
+
+`python -m tests.fuzz.fuzz_validate -max_total_time=60`.
+"""
 
 from __future__ import annotations
 

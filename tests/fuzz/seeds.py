@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.images import animated_webp, apng, encode, photo, planted_jpeg, planted_png, planted_webp, png_bomb
+from tests.images import (
+    animated_webp,
+    apng,
+    encode,
+    photo,
+    planted_jpeg,
+    planted_png,
+    planted_webp,
+    png_bomb,
+)
 
 
 def make_seeds() -> list[bytes]:

@@ -12,8 +12,13 @@ from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.orientation import orientation_exif
 
 LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000)
-SIZES = (ip.VariantSpec("small", width=16, effort=0), ip.VariantSpec("square", 24, 24, "cover", effort=0))
-LONGEST_ORIENTATION = len(orientation_exif(6)) + 24  # with the header and, in a WebP, the padding of its chunk
+SIZES = (
+    ip.VariantSpec("small", width=16, effort=0),
+    ip.VariantSpec("square", 24, 24, "cover", effort=0),
+)
+LONGEST_ORIENTATION = (
+    len(orientation_exif(6)) + 24
+)  # with the header and, in a WebP, the padding of its chunk
 
 
 def check_validate(data: bytes) -> None:
@@ -25,7 +30,10 @@ def check_validate(data: bytes) -> None:
 
 
 def check_strip(data: bytes) -> None:
-    """What is stripped is the same picture, has no metadata, and stripping it again changes nothing."""
+    """What is stripped is the same picture, has no metadata.
+
+    And stripping it again changes nothing.
+    """
     with suppress(ip.InputError):
         read_metadata(data)
         clean = ip.strip_metadata(data, LIMITS)
@@ -39,5 +47,9 @@ def check_process(data: bytes) -> None:
     """A picture comes out as it was asked for, or is refused."""
     with suppress(ip.InputError):
         image = ip.process(data, SIZES, LIMITS)
-        assert image.original_dimensions.width * image.original_dimensions.height <= LIMITS.max_pixels
-        assert all(ip.validate(variant.data).format == "WEBP" for variant in image.variants.values())
+        assert (
+            image.original_dimensions.width * image.original_dimensions.height <= LIMITS.max_pixels
+        )
+        assert all(
+            ip.validate(variant.data).format == "WEBP" for variant in image.variants.values()
+        )

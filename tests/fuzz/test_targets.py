@@ -1,4 +1,7 @@
-"""What the fuzzers look for holds for where they begin, for what they once found, and for some thousand mutations."""
+"""What the fuzzers look for holds for where they begin, for what they once found.
+
+And for some thousand mutations.
+"""
 
 from __future__ import annotations
 
@@ -42,5 +45,7 @@ def mutate(seed: bytes, rng: random.Random) -> bytes:
             case 2:
                 data[place:place] = data[place : place + 64]
             case _:
-                data[place : place + 4] = rng.choice((b"", bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff"))
+                data[place : place + 4] = rng.choice(
+                    (b"", bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff")
+                )
     return bytes(data)

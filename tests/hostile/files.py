@@ -42,7 +42,8 @@ HEADER = slice(8, 33)  # a PNG's IHDR chunk
 class HostileFile:
     """A file, the row that it stands for, and its outcome.
 
-    *status* is the upload's; what gets a 202 has *code* None and *warnings*, or fails at its first attempt with *code*.
+    *status* is the upload's; what gets a 202 has *code* None and *warnings*, or fails at its first
+    attempt with *code*.
     """
 
     row: int
@@ -62,7 +63,9 @@ def list_files() -> Iterator[HostileFile]:
     yield from refused_types()
     yield HostileFile(4, "PNG in the name of a JPEG", lambda: PNG)
     for kind, data in (("JPEG", JPEG), ("PNG", PNG), ("WebP", WEBP)):
-        yield HostileFile(6, f"{kind} cut in half", given(truncated(data, 0.5)), 202, "image_truncated")
+        yield HostileFile(
+            6, f"{kind} cut in half", given(truncated(data, 0.5)), 202, "image_truncated"
+        )
     yield from corrupt_pngs()
     yield from too_large()
     yield from odd_shapes()
@@ -76,7 +79,10 @@ def refused_types() -> Iterator[HostileFile]:
     files = {
         (3, "text"): b"This is not a picture.",
         (3, "PHP behind the magic bytes of a GIF"): b"GIF89a<?php system($_GET['c']); ?>",
-        (5, "SVG"): b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>',
+        (
+            5,
+            "SVG",
+        ): b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>',
         (5, "EPS"): b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
         (5, "PDF"): b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
         (5, "DjVu"): b"AT&TFORM\0\0\0\x10DJVUINFO" + bytes(20),
@@ -101,14 +107,20 @@ def corrupt_pngs() -> Iterator[HostileFile]:
         data = SMALL_PNG[:8] + png_chunk(b"IHDR", bytes(header[8:-4])) + SMALL_PNG[33:]
         yield HostileFile(7, f"PNG of {name}", given(data), 202, "image_invalid")
     line_ends = PNG.replace(b"\r\n", b"\n", 1)
-    yield HostileFile(7, "PNG whose line ends were changed", lambda: line_ends, 422, "image_invalid")
+    yield HostileFile(
+        7, "PNG whose line ends were changed", lambda: line_ends, 422, "image_invalid"
+    )
     start = SMALL_PNG.index(b"IDAT") - 4
     without_pixels = SMALL_PNG[:start] + png_chunk(b"IEND")
     yield HostileFile(7, "PNG without pixels", lambda: without_pixels, 202, "image_invalid")
     bad_header = SMALL_PNG[:29] + bytes(4) + SMALL_PNG[33:]
-    yield HostileFile(7, "PNG with a wrong checksum of its header", lambda: bad_header, 422, "image_invalid")
+    yield HostileFile(
+        7, "PNG with a wrong checksum of its header", lambda: bad_header, 422, "image_invalid"
+    )
     bad_pixels = SMALL_PNG[:-16] + bytes(4) + SMALL_PNG[-12:]
-    yield HostileFile(7, "PNG with a wrong checksum of its pixels", lambda: bad_pixels, 202, "image_invalid")
+    yield HostileFile(
+        7, "PNG with a wrong checksum of its pixels", lambda: bad_pixels, 202, "image_invalid"
+    )
 
 
 def too_large() -> Iterator[HostileFile]:
@@ -119,8 +131,16 @@ def too_large() -> Iterator[HostileFile]:
     }
     for (row, name), make in bombs.items():
         yield HostileFile(row, name, make, 422, "image_too_large")
-    yield HostileFile(10, "PNG of 65 536 × 65 536", lambda: png_bomb(65_536, 65_536), 422, "dimension_too_large")
-    yield HostileFile(10, "PNG with a thousandth of its pixels", lambda: png_bomb(7_000, 7_000), 202, "image_invalid")
+    yield HostileFile(
+        10, "PNG of 65 536 × 65 536", lambda: png_bomb(65_536, 65_536), 422, "dimension_too_large"
+    )
+    yield HostileFile(
+        10,
+        "PNG with a thousandth of its pixels",
+        lambda: png_bomb(7_000, 7_000),
+        202,
+        "image_invalid",
+    )
 
 
 def odd_shapes() -> Iterator[HostileFile]:
@@ -131,15 +151,23 @@ def odd_shapes() -> Iterator[HostileFile]:
 
 
 def long_files() -> Iterator[HostileFile]:
-    yield HostileFile(14, "PNG of 5 000 frames", lambda: many_frames_png(5_000), warnings=("animation_flattened",))
     yield HostileFile(
-        14, "WebP of 5 000 frames", lambda: many_frames_webp(5_000), warnings=("animation_flattened", "not_enlarged")
+        14, "PNG of 5 000 frames", lambda: many_frames_png(5_000), warnings=("animation_flattened",)
+    )
+    yield HostileFile(
+        14,
+        "WebP of 5 000 frames",
+        lambda: many_frames_webp(5_000),
+        warnings=("animation_flattened", "not_enlarged"),
     )
     bomb = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 20)))
     yield HostileFile(15, "PNG with 65 texts of 1 MiB", lambda: insert_chunks(PNG, *[bomb] * 65))
     profile = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(16 << 20)))
     yield HostileFile(
-        15, "PNG with 65 profiles of 16 MiB", lambda: insert_chunks(PNG, *[profile] * 65), warnings=("icc_invalid",)
+        15,
+        "PNG with 65 profiles of 16 MiB",
+        lambda: insert_chunks(PNG, *[profile] * 65),
+        warnings=("icc_invalid",),
     )
     yield HostileFile(16, "JPEG of 20 scans", lambda: many_scans(20))
     yield HostileFile(16, "JPEG of 10 000 scans", lambda: many_scans(10_000), 202, "image_invalid")
@@ -179,12 +207,17 @@ def broken_metadata() -> Iterator[HostileFile]:
     yield HostileFile(18, "JPEG stored lying", lambda: oriented(photo(80, 60), 6))
     hdr = ("hdr_gain_map_dropped",)
     yield HostileFile(
-        19, "JPEG with a second picture and a gain map", lambda: planted_jpeg(photo(80, 60)), warnings=hdr
+        19,
+        "JPEG with a second picture and a gain map",
+        lambda: planted_jpeg(photo(80, 60)),
+        warnings=hdr,
     )
     broken = encode(photo(80, 60), "PNG", icc_profile=b"no profile")
     yield HostileFile(21, "PNG with a broken profile", lambda: broken, warnings=("icc_invalid",))
     yield HostileFile(22, "PNG with planted metadata", lambda: planted_png(photo(80, 60)))
-    yield HostileFile(22, "WebP with planted metadata", planted_webp, warnings=("animation_flattened",))
+    yield HostileFile(
+        22, "WebP with planted metadata", planted_webp, warnings=("animation_flattened",)
+    )
 
 
 def every_coding() -> Iterator[HostileFile]:
@@ -208,8 +241,12 @@ def every_coding() -> Iterator[HostileFile]:
 def polyglots() -> Iterator[HostileFile]:
     page = b"<html><script>alert(1)</script></html>"
     archive = b"PK\x05\x06" + bytes(18)
-    yield HostileFile(23, "JPEG that is a page", lambda: insert_segments(JPEG, jpeg_segment(0xFE, page)) + page)
+    yield HostileFile(
+        23, "JPEG that is a page", lambda: insert_segments(JPEG, jpeg_segment(0xFE, page)) + page
+    )
     yield HostileFile(23, "PNG that is an archive", lambda: PNG + archive)
     yield HostileFile(
-        23, "WebP that is a page", lambda: riff(*(webp_chunk(*c) for c in [*webp_chunks(WEBP), (b"<htm", page)])) + page
+        23,
+        "WebP that is a page",
+        lambda: riff(*(webp_chunk(*c) for c in [*webp_chunks(WEBP), (b"<htm", page)])) + page,
     )

@@ -1,6 +1,9 @@
-"""What Schemathesis cannot know of this API from its document: pictures, keys that were used, and images that exist.
+"""What Schemathesis cannot know of this API from its document.
 
-Everything else it makes up. SCHEMATHESIS_IMAGES holds the completed images, a JSON list of answers to uploads.
+Pictures, keys that were used, and images that exist.
+
+Everything else it makes up. SCHEMATHESIS_IMAGES holds the completed images, a JSON list of answers
+to uploads.
 """
 
 from __future__ import annotations
@@ -26,28 +29,49 @@ for name in ("JPEG", "PNG", "WEBP"):
 
 
 @schemathesis.hook
-def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
+def before_call(
+    _context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]
+) -> None:
     """Let valid requests be valid in what no schema can say."""
     if case.meta is None:
         return
     if "Idempotency-Key" in case.headers and not case.meta.is_negative_at(ParameterLocation.HEADER):
-        case.headers["Idempotency-Key"] = f"key-{next(NUMBERS)}"  # a key is one upload's: not another's, too
+        case.headers["Idempotency-Key"] = (
+            f"key-{next(NUMBERS)}"  # a key is one upload's: not another's, too
+        )
     if (
         isinstance(case.body, dict)
         and case.body.get("bucket") == ""
         and not case.meta.is_negative_at(ParameterLocation.BODY)
     ):
-        case.body["bucket"] = "photos"  # Schemathesis 4.32 loses the pattern where it sends required fields only
-    invented = case.meta.phase.name is not TestPhase.STATEFUL and not case.meta.is_negative_at(ParameterLocation.PATH)
+        case.body["bucket"] = (
+            "photos"  # Schemathesis 4.32 loses the pattern where it sends required fields only
+        )
+    invented = case.meta.phase.name is not TestPhase.STATEFUL and not case.meta.is_negative_at(
+        ParameterLocation.PATH
+    )
     if invented and case.method != "DELETE" and next(NUMBERS) % 2:
         image = next(IMAGES)
-        known = image | {"bucket": "photos", "size": "medium", "name": f"{image['image_id']}_medium.webp"}
+        known = image | {
+            "bucket": "photos",
+            "size": "medium",
+            "name": f"{image['image_id']}_medium.webp",
+        }
         case.path_parameters.update({name: known[name] for name in case.path_parameters})
 
 
 @schemathesis.hook
 def filter_failure(
-    _context: schemathesis.HookContext, failure: Failure, case: schemathesis.Case[Any], _response: schemathesis.Response
+    _context: schemathesis.HookContext,
+    failure: Failure,
+    case: schemathesis.Case[Any],
+    _response: schemathesis.Response,
 ) -> bool:
-    """Excuse that a header which nobody knows is ignored, because RFC 9110, 5.1, demands that; and nothing else."""
-    return not (isinstance(failure, AcceptedNegativeData) and "x-schemathesis-unknown-property" in case.headers)
+    """Excuse that a header which nobody knows is ignored, because RFC 9110, 5.1, demands that.
+
+    And nothing else.
+    """
+    return not (
+        isinstance(failure, AcceptedNegativeData)
+        and "x-schemathesis-unknown-property" in case.headers
+    )

@@ -1,4 +1,7 @@
-"""Rows 1 to 23 of the acceptance table: no file takes the service or the command line down, and each is told apart."""
+"""Rows 1 to 23 of the acceptance table.
+
+No file takes the service or the command line down, and each is told apart.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class House:
 
     def upload(self, data: bytes) -> Any:
         files = {"file": ("holiday.jpg", data, "image/jpeg")}
-        return self.client.post(UPLOAD, files=files, data={"bucket": "photos"}, headers=self.headers)
+        return self.client.post(
+            UPLOAD, files=files, data={"bucket": "photos"}, headers=self.headers
+        )
 
     def finish(self, answer: Any) -> dict[str, Any]:
         """Run the accepted job and return what became of it."""
@@ -115,7 +120,9 @@ def check_bytes(answer: Any) -> None:
     assert "sandbox" in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.status != 202], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.status != 202], ids=lambda file: file.name
+)
 def test_what_is_refused_leaves_no_job_and_costs_no_quota(file: HostileFile, house: House) -> None:
     before = house.upload(JPEG)
     house.finish(before)
@@ -123,13 +130,18 @@ def test_what_is_refused_leaves_no_job_and_costs_no_quota(file: HostileFile, hou
     assert house.upload(file.make()).status_code == file.status
     assert count_jobs(house.service) == jobs
     after = house.upload(JPEG)
-    assert int(after.headers["X-RateLimit-Remaining"]) == int(before.headers["X-RateLimit-Remaining"]) - 1
+    assert (
+        int(after.headers["X-RateLimit-Remaining"])
+        == int(before.headers["X-RateLimit-Remaining"]) - 1
+    )
     house.finish(after)
 
 
 def test_a_form_has_one_file(house: House) -> None:
     fields = {"bucket": "photos"}
-    none = house.client.post(UPLOAD, data=fields, headers=house.headers, files={"other": ("a", b"")})
+    none = house.client.post(
+        UPLOAD, data=fields, headers=house.headers, files={"other": ("a", b"")}
+    )
     assert (none.status_code, none.json()["code"]) == (422, "file_missing")
     files = [("file", ("a", JPEG)), ("file", ("b", JPEG))]
     two = house.client.post(UPLOAD, data=fields, headers=house.headers, files=files)
@@ -138,7 +150,9 @@ def test_a_form_has_one_file(house: House) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("file", [file for file in FILES if file.row in (10, 11)], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.row in (10, 11)], ids=lambda file: file.name
+)
 def test_a_bomb_is_refused_within_20_megabytes(file: HostileFile, house: House) -> None:
     data = file.make()
     house.finish(house.upload(JPEG))
@@ -155,7 +169,9 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.code], ids=lambda file: f"{file.row}: {file.name}")
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.code], ids=lambda file: f"{file.row}: {file.name}"
+)
 def test_the_command_line_says_one_line_about_a_bad_file(
     file: HostileFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

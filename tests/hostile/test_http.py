@@ -1,6 +1,9 @@
-"""Requests that no honest client sends: rows 24 to 35 of the service's acceptance table, over real sockets.
+"""Requests that no honest client sends.
 
-What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in tests/test_tokens.py.
+Rows 24 to 35 of the service's acceptance table, over real sockets.
+
+What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in
+tests/test_tokens.py.
 """
 
 from __future__ import annotations
@@ -29,7 +32,17 @@ from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
 from tests.server.conftest import count_jobs
-from tests.server.live import BOUNDARY, Wire, chunk, form_body, form_start, get, serve, upload_head, wire
+from tests.server.live import (
+    BOUNDARY,
+    Wire,
+    chunk,
+    form_body,
+    form_start,
+    get,
+    serve,
+    upload_head,
+    wire,
+)
 from tests.servers import create_database, find_free_port, run_server
 
 MEGABYTE = 1024 * 1024
@@ -74,7 +87,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 @pytest.fixture(autouse=True)
-def next_good_upload_is_accepted_and_nothing_remains(request: pytest.FixtureRequest) -> Iterator[None]:
+def next_good_upload_is_accepted_and_nothing_remains(
+    request: pytest.FixtureRequest,
+) -> Iterator[None]:
     yield
     if "target" in request.fixturenames:
         target: Target = request.getfixturevalue("target")
@@ -154,7 +169,9 @@ def test_boundary_is_there_and_short(target: Target, content_type: str, status: 
         pytest.param(form_body(JPEG) + b"\r\n" * (5 * MEGABYTE // 2), id="epilogue"),
         pytest.param(f"--{BOUNDARY}\r\n".encode() + b"X: y\r\n" * 800_000, id="headers of a part"),
         pytest.param(f"--{BOUNDARY}\r\nX: ".encode() + b"y" * 5 * MEGABYTE, id="header of a part"),
-        pytest.param(form_start() + f"\r\n--{BOUNDARY}".encode()[:-1] * 200_000, id="almost boundaries"),
+        pytest.param(
+            form_start() + f"\r\n--{BOUNDARY}".encode()[:-1] * 200_000, id="almost boundaries"
+        ),
         pytest.param(f"--{BOUNDARY}\r\n\r\n\r\n".encode() * 160_000, id="empty parts"),
     ],
 )
@@ -166,8 +183,12 @@ def test_five_megabytes_of_form_without_a_picture_cost_little(target: Target, bo
 
 
 @pytest.mark.parametrize("ends_by", ["FIN", "RST"])
-@pytest.mark.parametrize("sent", ["half a head", "head", "half a file", "all but the last byte", "chunk"])
-def test_client_that_goes_away_leaves_no_row_and_no_file(target: Target, ends_by: str, sent: str) -> None:
+@pytest.mark.parametrize(
+    "sent", ["half a head", "head", "half a file", "all but the last byte", "chunk"]
+)
+def test_client_that_goes_away_leaves_no_row_and_no_file(
+    target: Target, ends_by: str, sent: str
+) -> None:
     before = count_jobs(target.service)
     body = form_body(JPEG + bytes(2 * MEGABYTE))
     head = upload_head(target.authorization, f"Content-Length: {len(body)}")
@@ -258,7 +279,10 @@ def test_body_of_a_request_that_has_none_is_not_taken_for_the_next_one(target: T
     smuggled = b"DELETE /api/v1/images/1 HTTP/1.1\r\n\r\n"
     with wire(target.port) as line:
         for method in ("GET", "HEAD", "DELETE", "OPTIONS"):
-            line.send(f"{method} /livez HTTP/1.1\r\nContent-Length: {len(smuggled)}\r\n\r\n".encode() + smuggled)
+            line.send(
+                f"{method} /livez HTTP/1.1\r\nContent-Length: {len(smuggled)}\r\n\r\n".encode()
+                + smuggled
+            )
             line.answer(method)
         line.send(b"GET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 \d+", line.rest()) == [b"HTTP/1.1 404"]
@@ -267,25 +291,47 @@ def test_body_of_a_request_that_has_none_is_not_taken_for_the_next_one(target: T
 @pytest.fixture(params=["sqlite", "postgres"])
 def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     """The port of two API processes that share one database; nobody does their jobs."""
-    settings = {"DATA_DIR": str(tmp_path / "data"), "JWT_SECRET_KEY": KEY, "WORKER_CONCURRENCY": "0"}
+    settings = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "JWT_SECRET_KEY": KEY,
+        "WORKER_CONCURRENCY": "0",
+    }
     settings["RATE_LIMIT_MAX_UPLOADS"] = str(UPLOADS_PER_USER)
     settings["RATE_LIMIT_WINDOW_MINUTES"] = "10080"
     if request.param == "postgres":
         settings["DATABASE_URL"] = create_database(request.getfixturevalue("postgres"))
     port = find_free_port()
-    command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port), "--api-processes", "2"]
-    with run_server(command, port, tmp_path / "serve.log", cwd=tmp_path, env={**os.environ, **settings}):
+    command = [
+        sys.executable,
+        "-m",
+        "imageprocessor",
+        "serve",
+        "--port",
+        str(port),
+        "--api-processes",
+        "2",
+    ]
+    with run_server(
+        command, port, tmp_path / "serve.log", cwd=tmp_path, env={**os.environ, **settings}
+    ):
         wait_until(lambda: get(port, "/readyz")[0].status == 200)
         yield port
 
 
-def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permitted(processes: int) -> None:
+def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permitted(
+    processes: int,
+) -> None:
     authorization = f"Authorization: Bearer {sign_token(Settings.model_validate({'jwt_secret_key': KEY}), 'ann')}"
     body = form_body(JPEG)
 
     def upload(key: str) -> tuple[int, dict[str, Any], str]:
         with wire(processes) as line:
-            line.send(upload_head(authorization, f"Content-Length: {len(body)}", f"Idempotency-Key: {key}") + body)
+            line.send(
+                upload_head(
+                    authorization, f"Content-Length: {len(body)}", f"Idempotency-Key: {key}"
+                )
+                + body
+            )
             response, answer = line.answer()
             return response.status, json.loads(answer), response.headers["X-RateLimit-Remaining"]
 
@@ -296,7 +342,11 @@ def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permi
     assert len({answer["job_id"] for _, answer, _ in same}) == 1
     accepted = [int(remaining) for status, _, remaining in answers if status == 202]
     assert sorted(accepted) == list(range(UPLOADS_PER_USER - 1))
-    refused = [(status, answer["code"], remaining) for status, answer, remaining in answers if status != 202]
+    refused = [
+        (status, answer["code"], remaining)
+        for status, answer, remaining in answers
+        if status != 202
+    ]
     assert refused == [(429, "rate_limit_exceeded", "0")] * (100 - len(accepted))
     with wire(processes) as line:
         line.send(b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 1_000 + b"\r\n")

@@ -1,4 +1,7 @@
-"""One limit of memory fits every picture that is permitted. WORST_IMAGES=all: all of them, half a minute each."""
+"""One limit of memory fits every picture that is permitted.
+
+WORST_IMAGES=all: all of them, half a minute each.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +44,23 @@ def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path
     assert info.width * info.height > 0.999 * Settings().limits.max_pixels or kind == "PNG, narrow"
     usual = tmp_path / "usual"
     usual.write_bytes(encode(photo(4000, 3000), "JPEG"))
-    command = [sys.executable, "-c", PROCESS, str(Settings().job_memory_limit_mb), str(picture), str(usual)]
+    command = [
+        sys.executable,
+        "-c",
+        PROCESS,
+        str(Settings().job_memory_limit_mb),
+        str(picture),
+        str(usual),
+    ]
     environment = os.environ | dict([LARGE_PAGES])
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     made, peak_kib = map(int, done.stdout.split())
     print(f"{kind}: {peak_kib // 1024} MB of {Settings().job_memory_limit_mb} MB")  # noqa: T201 - with -rP
     assert made == len(Settings().image_sizes)
-    assert peak_kib / 1024 < 0.9 * Settings().job_memory_limit_mb, "the jobs before leave something behind"
+    assert peak_kib / 1024 < 0.9 * Settings().job_memory_limit_mb, (
+        "the jobs before leave something behind"
+    )
 
 
 REFUSE = """
@@ -74,4 +86,7 @@ def test_damage_under_the_default_limit_is_not_taken_for_lack_of_memory(
     picture = tmp_path / "picture"
     picture.write_bytes(make(4096, 12207))
     command = [sys.executable, "-c", REFUSE, str(Settings().job_memory_limit_mb), str(picture)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "image_invalid\n"
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        == "image_invalid\n"
+    )

@@ -1,4 +1,7 @@
-"""The running service keeps to its own OpenAPI document, whatever is sent: Schemathesis with every check it has."""
+"""The running service keeps to its own OpenAPI document, whatever is sent.
+
+Schemathesis with every check it has.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,23 @@ from tests.servers.processes import wait_for
 KEY = "tests-only-tests-only-tests-only-tests-only"
 ROOT = Path(__file__).parents[2]
 IMAGES = 4
-OPTIONS = ["--checks=all", "--mode=all", "--phases=examples,coverage,fuzzing,stateful", "--max-response-time=5"]
+OPTIONS = [
+    "--checks=all",
+    "--mode=all",
+    "--phases=examples,coverage,fuzzing,stateful",
+    "--max-response-time=5",
+]
 SEED = ["--generation-deterministic", "--max-examples=10"]
 
 
 @contextmanager
 def run_service(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
     port = find_free_port()
-    own = {"DATA_DIR": str(folder / "data"), "JWT_SECRET_KEY": KEY, "RATE_LIMIT_MAX_UPLOADS": "1000000"}
+    own = {
+        "DATA_DIR": str(folder / "data"),
+        "JWT_SECRET_KEY": KEY,
+        "RATE_LIMIT_MAX_UPLOADS": "1000000",
+    }
     environ = {**os.environ, **own, "WORKER_CONCURRENCY": "1", **settings}
     command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port)]
     with run_server(command, port, folder / "serve.log", cwd=folder, env=environ):
@@ -40,9 +52,14 @@ def run_service(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
 def process_images(url: str, authorization: str) -> list[dict[str, str]]:
     """Upload some pictures, and return the answers once they are processed."""
     picture = {"file": encode(photo(80, 60), "JPEG")}
-    with httpx.Client(base_url=url, headers={"Authorization": authorization}, trust_env=False) as http:
+    with httpx.Client(
+        base_url=url, headers={"Authorization": authorization}, trust_env=False
+    ) as http:
         wait_for(lambda: http.get("/readyz").status_code == 200)
-        answers = [http.post("/api/v1/images/upload", files=picture, data={"bucket": "photos"}) for _ in range(IMAGES)]
+        answers = [
+            http.post("/api/v1/images/upload", files=picture, data={"bucket": "photos"})
+            for _ in range(IMAGES)
+        ]
         accepted: list[dict[str, str]] = [answer.json() for answer in answers]
         for path in [image["status_url"] for image in accepted]:
             wait_for(partial(_is_completed, http, path))
@@ -54,12 +71,23 @@ def _is_completed(http: httpx.Client, path: str) -> bool:
 
 
 @pytest.mark.parametrize(("public_reads", "admin"), [("true", False), ("false", True)])
-def test_every_answer_is_as_the_document_says(tmp_path: Path, public_reads: str, admin: bool) -> None:
-    authorization = f"Bearer {sign_token(Settings.model_validate({'jwt_secret_key': KEY}), 'ann', admin=admin)}"
+def test_every_answer_is_as_the_document_says(
+    tmp_path: Path, public_reads: str, admin: bool
+) -> None:
+    authorization = (
+        f"Bearer {sign_token(Settings.model_validate({'jwt_secret_key': KEY}), 'ann', admin=admin)}"
+    )
     with run_service(tmp_path, {"PUBLIC_READS": public_reads}) as url:
         hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.hostile.schemathesis_hooks"}
         images = {"SCHEMATHESIS_IMAGES": json.dumps(process_images(url, authorization))}
-        command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{url}/openapi.json"]
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--no-color",
+            "run",
+            f"{url}/openapi.json",
+        ]
         done = subprocess.run(
             [*command, *OPTIONS, *SEED, "--header", f"Authorization: {authorization}"],
             cwd=tmp_path,

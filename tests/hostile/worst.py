@@ -1,4 +1,6 @@
-"""The largest pictures that an upload may be: 50 megapixels of noise, alpha where the format has it, in 10 MB.
+"""The largest pictures that an upload may be.
+
+50 megapixels of noise, alpha where the format has it, in 10 MB.
 
 The width of 4096 px is that of the largest size, so nothing is made smaller before it is encoded.
 """
@@ -15,12 +17,22 @@ from tests.core.pngs import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, palette, trans
 from tests.images import encode, png_chunk
 
 WIDTH, HEIGHT = 4096, 12207
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
 UP = b"\2"  # the filter by which each row is what lies above it plus what is stored
 
 
-def noisy_png(width: int, height: int, depth: int, color_type: int, *chunks: bytes, interlaced: bool = False) -> bytes:
+def noisy_png(
+    width: int, height: int, depth: int, color_type: int, *chunks: bytes, interlaced: bool = False
+) -> bytes:
     """A PNG whose stored rows are all alike, so that it is small, and whose pixels are not."""
     noise = np.random.default_rng(0).integers(0, 256, 256, np.uint8).tobytes()
     deflate = zlib.compressobj(1)
@@ -31,7 +43,13 @@ def noisy_png(width: int, height: int, depth: int, color_type: int, *chunks: byt
         data += [deflate.compress(row) for _ in range(top, height, line_step)]
     header = width.to_bytes(4) + height.to_bytes(4) + bytes((depth, color_type, 0, 0, interlaced))
     pixels = png_chunk(b"IDAT", b"".join([*data, deflate.flush()]))
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + pixels + png_chunk(b"IEND")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + b"".join(chunks)
+        + pixels
+        + png_chunk(b"IEND")
+    )
 
 
 def noise(mode: str, block: int = 1) -> Image.Image:
@@ -41,17 +59,25 @@ def noise(mode: str, block: int = 1) -> Image.Image:
     tile = np.random.default_rng(0).integers(0, 256, (side, side, channels), np.uint8)
     tile = tile.repeat(block, 0).repeat(block, 1)
     repeats = (HEIGHT // 512 + 1, WIDTH // 512 + 1, 1)
-    return Image.fromarray(np.tile(tile, repeats)[:HEIGHT, :WIDTH], "CMYK" if mode == "CMYK" else None)
+    return Image.fromarray(
+        np.tile(tile, repeats)[:HEIGHT, :WIDTH], "CMYK" if mode == "CMYK" else None
+    )
 
 
-def png(depth: int, color_type: int, *chunks: bytes, interlaced: bool = False) -> Callable[[], bytes]:
+def png(
+    depth: int, color_type: int, *chunks: bytes, interlaced: bool = False
+) -> Callable[[], bytes]:
     return lambda: noisy_png(WIDTH, HEIGHT, depth, color_type, *chunks, interlaced=interlaced)
 
 
 WORST: dict[str, Callable[[], bytes]] = {
     "JPEG": lambda: encode(noise("RGB"), "JPEG", quality=3),
-    "progressive JPEG": lambda: encode(noise("RGB"), "JPEG", quality=1, progressive=True, subsampling=0),
-    "progressive CMYK JPEG": lambda: encode(noise("CMYK", 16), "JPEG", quality=5, progressive=True, subsampling=0),
+    "progressive JPEG": lambda: encode(
+        noise("RGB"), "JPEG", quality=1, progressive=True, subsampling=0
+    ),
+    "progressive CMYK JPEG": lambda: encode(
+        noise("CMYK", 16), "JPEG", quality=5, progressive=True, subsampling=0
+    ),
     "PNG, RGBA": png(8, RGBA),
     "PNG, RGBA of 16 bits": png(16, RGBA),
     "PNG, RGBA, interlaced": png(8, RGBA, interlaced=True),

@@ -1,4 +1,7 @@
-"""No tests are here: locust, which reads the file, replaces sockets and threads wherever it is imported."""
+"""No tests are here.
+
+Locust, which reads the file, replaces sockets and threads wherever it is imported.
+"""
 
 from __future__ import annotations
 

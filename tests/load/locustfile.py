@@ -1,9 +1,12 @@
-"""Load on a running service, as its clients make it: upload, poll until the job has ended, read result and image.
+"""Load on a running service, as its clients make it.
+
+Upload, poll until the job has ended, read result and image.
 
     JWT_SECRET_KEY=… locust -f tests/load/locustfile.py --host https://images.example.com
 
-Needs locust, PyJWT and Pillow, and nothing of this project. Each user has a name of its own, and so its own limit of
-uploads; an upload that comes back with 429 counts as answered, and the user waits a while.
+Needs locust, PyJWT and Pillow, and nothing of this project. Each user has a name of its own, and so
+its own limit of uploads; an upload that comes back with 429 counts as answered, and the user waits
+a while.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ def make_token(user: str) -> str:
     optional = {"aud": os.environ.get("JWT_AUDIENCE"), "iss": os.environ.get("JWT_ISSUER")}
     claims: dict[str, Any] = {"sub": user, "exp": int(time.time()) + 86_400}
     claims.update({name: value for name, value in optional.items() if value})
-    return jwt.encode(claims, os.environ["JWT_SECRET_KEY"], algorithm=os.environ.get("JWT_ALGORITHM", "HS256"))
+    return jwt.encode(
+        claims, os.environ["JWT_SECRET_KEY"], algorithm=os.environ.get("JWT_ALGORITHM", "HS256")
+    )
 
 
 class Client(HttpUser):  # type: ignore[misc] # as above
@@ -46,7 +51,9 @@ class Client(HttpUser):  # type: ignore[misc] # as above
     wait_time = between(0.5, 2)
 
     def on_start(self) -> None:
-        self.client.headers["Authorization"] = f"Bearer {make_token(f'load-{uuid.uuid4().hex[:12]}')}"
+        self.client.headers["Authorization"] = (
+            f"Bearer {make_token(f'load-{uuid.uuid4().hex[:12]}')}"
+        )
         self.picture = make_picture()
 
     @task  # type: ignore[untyped-decorator] # as above
@@ -62,10 +69,15 @@ class Client(HttpUser):  # type: ignore[misc] # as above
             self.read(answer.json())
 
     def wait_until_completed(self, status_url: str) -> bool:
-        """Poll as clients do; tell whether there is a result. A failed job counts as a failed request."""
+        """Poll as clients do; tell whether there is a result.
+
+        A failed job counts as a failed request.
+        """
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
-            with self.client.get(status_url, name=f"{API}/jobs/[id]", catch_response=True) as answer:
+            with self.client.get(
+                status_url, name=f"{API}/jobs/[id]", catch_response=True
+            ) as answer:
                 status = answer.json().get("status")
                 if status == "failed":
                     answer.failure(f"the job failed: {answer.json()['error_code']}")
@@ -77,4 +89,6 @@ class Client(HttpUser):  # type: ignore[misc] # as above
     def read(self, accepted: dict[str, str]) -> None:
         """Read the result and one image."""
         self.client.get(f"{accepted['status_url']}/result", name=f"{API}/jobs/[id]/result")
-        self.client.get(f"{API}/{accepted['image_id']}/direct?size=medium", name=f"{API}/[id]/direct")
+        self.client.get(
+            f"{API}/{accepted['image_id']}/direct?size=medium", name=f"{API}/[id]/direct"
+        )

@@ -1,4 +1,7 @@
-"""A real service on local disk in a temporary folder, on SQLite and on PostgreSQL, and a way to submit to it."""
+"""A real service on local disk in a temporary folder, on SQLite and on PostgreSQL.
+
+And a way to submit to it.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,20 @@ Submit = Callable[..., Job]
 @pytest.fixture(params=["sqlite", "postgres"])
 def new_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """The settings of a service whose database is still without tables."""
-    url = create_database(request.getfixturevalue("postgres")) if request.param == "postgres" else None
+    url = (
+        create_database(request.getfixturevalue("postgres"))
+        if request.param == "postgres"
+        else None
+    )
     return Settings.model_validate({"data_dir": tmp_path / "data", "database_url": url})
 
 
 @pytest.fixture(scope="session")
 def migrated(postgres: int) -> str:
-    """The URL of a PostgreSQL database with tables: to make one for each test takes half a second."""
+    """The URL of a PostgreSQL database with tables.
+
+    To make one for each test takes half a second.
+    """
     url = create_database(postgres)
     database = open_database(Settings.model_validate({"database_url": url}))
     migrate(database)
@@ -50,7 +60,9 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if url:
         empty(url)
     sizes = {"thumbnail": 20, "medium": 60}
-    return Settings.model_validate({"data_dir": tmp_path / "data", "image_sizes": sizes, "database_url": url})
+    return Settings.model_validate(
+        {"data_dir": tmp_path / "data", "image_sizes": sizes, "database_url": url}
+    )
 
 
 @pytest.fixture
@@ -74,7 +86,9 @@ def receive(service: Service) -> Callable[..., Upload]:
 
 @pytest.fixture
 def submit_image(service: Service, receive: Callable[..., Upload]) -> Submit:
-    def send(data: bytes | None = None, user_id: str = "ann", key: str | None = None, **fields: str) -> Job:
+    def send(
+        data: bytes | None = None, user_id: str = "ann", key: str | None = None, **fields: str
+    ) -> Job:
         return submit(service, receive(data, **fields), Sender(user_id, key, "request-1"))[0]
 
     return send
@@ -101,15 +115,25 @@ def empty(url: str) -> None:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Let no other write through before *connection*'s transaction ends; on SQLite, being open is enough."""
+    """Let no other write through before *connection*'s transaction ends.
+
+    On SQLite, being open is enough.
+    """
     if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql("LOCK TABLE processing_jobs, upload_rate_limits IN EXCLUSIVE MODE")
+        connection.exec_driver_sql(
+            "LOCK TABLE processing_jobs, upload_rate_limits IN EXCLUSIVE MODE"
+        )
 
 
 @pytest.fixture(scope="session")
 def slow_image() -> bytes:
-    """A picture that takes a third of a second: long enough to be interrupted. A JPEG would be decoded small."""
-    return encode(photo(800, 600).resize((7200, 5400), Image.Resampling.NEAREST), "PNG", compress_level=1)
+    """A picture that takes a third of a second: long enough to be interrupted.
+
+    A JPEG would be decoded small.
+    """
+    return encode(
+        photo(800, 600).resize((7200, 5400), Image.Resampling.NEAREST), "PNG", compress_level=1
+    )
 
 
 def list_files(folder: Path) -> list[Path]:

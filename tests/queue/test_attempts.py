@@ -48,12 +48,19 @@ def stored_keys(service: Service) -> set[str]:
     return {stored.key for stored in service.storage.list()}
 
 
-def test_completed_job_has_every_variant_and_no_source(service: Service, submit_image: Submit) -> None:
+def test_completed_job_has_every_variant_and_no_source(
+    service: Service, submit_image: Submit
+) -> None:
     data = encode(photo(80, 60), "JPEG")
     job = submit_image(data)
     run_job(service, job.job_id, "worker")
     done = find(service, job)
-    assert (done.status, done.attempts, done.error, done.staging_key) == (JobStatus.COMPLETED, 1, None, None)
+    assert (done.status, done.attempts, done.error, done.staging_key) == (
+        JobStatus.COMPLETED,
+        1,
+        None,
+        None,
+    )
     assert done.variant_keys
     expected = process(data, service.settings.image_sizes)
     for name, key in done.variant_keys.items():
@@ -70,7 +77,11 @@ def test_truncated_image_fails_at_its_first_attempt_and_loses_its_source(
     job = submit_image(truncated(encode(photo(200, 200), image_format), 0.5))
     run_job(service, job.job_id, "worker")
     failed = find(service, job)
-    assert (failed.status, failed.error_code, failed.attempts) == (JobStatus.FAILED, "image_truncated", 1)
+    assert (failed.status, failed.error_code, failed.attempts) == (
+        JobStatus.FAILED,
+        "image_truncated",
+        1,
+    )
     assert list(service.staging.list()) == []
     assert event_types(service, job)[-1] == "failed"
 
@@ -84,7 +95,9 @@ class RefusingStorage(MemoryStorage):
         super().put(key, data)
 
 
-def test_failed_job_leaves_no_pixels_to_the_garbage_collector(service: Service, submit_image: Submit) -> None:
+def test_failed_job_leaves_no_pixels_to_the_garbage_collector(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image(png_bomb(300, 200))
     gc.collect()
     gc.disable()
@@ -109,7 +122,9 @@ def test_storage_fault_retries_with_backoff_then_fails_and_keeps_the_source(
     for attempt in range(1, 5):
         set_clock(timedelta(minutes=2 * attempt))
         run_job(broken, job.job_id, "worker")
-        assert find(service, job).status is (JobStatus.FAILED if attempt == 4 else JobStatus.RETRYING)
+        assert find(service, job).status is (
+            JobStatus.FAILED if attempt == 4 else JobStatus.RETRYING
+        )
     failed = find(service, job)
     assert (failed.error_code, failed.attempts) == ("storage_unavailable", 4)
     assert service.staging.exists(failed.staging_key or "")
@@ -146,7 +161,9 @@ def test_source_of_a_given_up_job_is_kept_for_its_hours_and_then_dropped(
     assert find(service, job).staging_key is None
 
 
-@pytest.mark.parametrize(("tamper", "code"), [("delete", "source_missing"), ("put", "source_corrupt")])
+@pytest.mark.parametrize(
+    ("tamper", "code"), [("delete", "source_missing"), ("put", "source_corrupt")]
+)
 def test_source_that_is_not_what_was_received_fails_the_job(
     tamper: str, code: str, service: Service, submit_image: Submit
 ) -> None:
@@ -159,9 +176,15 @@ def test_source_that_is_not_what_was_received_fails_the_job(
     assert (find(service, job).status, find(service, job).error_code) == (JobStatus.FAILED, code)
 
 
-@pytest.mark.parametrize(("fault", "code"), [(MemoryError(), "memory_exceeded"), (ZeroDivisionError(), "internal_error")])
+@pytest.mark.parametrize(
+    ("fault", "code"), [(MemoryError(), "memory_exceeded"), (ZeroDivisionError(), "internal_error")]
+)
 def test_whatever_goes_wrong_ends_the_attempt_and_not_the_worker(
-    fault: BaseException, code: str, service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+    fault: BaseException,
+    code: str,
+    service: Service,
+    submit_image: Submit,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise fault
@@ -185,7 +208,9 @@ def test_stale_worker_can_neither_finish_nor_fail_what_another_has_finished(
 ) -> None:
     job = submit_image()
     with service.database.write() as connection:
-        stale = job_store.claim(connection, job.job_id, "slow", clock.utc_now(), timedelta(seconds=1))
+        stale = job_store.claim(
+            connection, job.job_id, "slow", clock.utc_now(), timedelta(seconds=1)
+        )
     assert stale
     set_clock(timedelta(minutes=1))
     assert sweep(service)["lost_jobs"] == 1
@@ -218,16 +243,23 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
     assert event_types(service, job)[-1] == "deleted"
 
 
-def test_variants_are_stored_side_by_side_and_none_after_a_failure(service: Service, submit_image: Submit) -> None:
+def test_variants_are_stored_side_by_side_and_none_after_a_failure(
+    service: Service, submit_image: Submit
+) -> None:
     storage = MeetingStorage()
     job = submit_image()
     run_job(replace(service, storage=storage), job.job_id, "worker")
     assert find(service, job).status is JobStatus.RETRYING
-    assert [stored.key for stored in storage.list()] == [variant_key("photos", "medium", job.image_id)]
+    assert [stored.key for stored in storage.list()] == [
+        variant_key("photos", "medium", job.image_id)
+    ]
 
 
 class MeetingStorage(MemoryStorage):
-    """Stores nothing before both variants are there; refuses the thumbnail, and takes its time for the other."""
+    """Stores nothing before both variants are there.
+
+    Refuses the thumbnail, and takes its time for the other.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +273,9 @@ class MeetingStorage(MemoryStorage):
         super().put(key, data)
 
 
-def test_outcome_is_written_once_the_database_answers_again(service: Service, submit_image: Submit) -> None:
+def test_outcome_is_written_once_the_database_answers_again(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image()
     run_while_locked = _Lock(service, times=1)
     run_job(replace(service, storage=run_while_locked), job.job_id, "worker")

@@ -10,8 +10,14 @@ from imageprocessor.errors import InvalidMetadataError
 from imageprocessor.queue.client_metadata import parse_context
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -62,4 +68,8 @@ def test_what_is_accepted_comes_back_as_it_was(value: dict[str, object]) -> None
     try:
         assert parse_context(json.dumps(value)) == value
     except InvalidMetadataError:
-        assert "\\ud" in json.dumps(value) or len(json.dumps(value)) > 16_000 or json.dumps(value).count("[") > 1
+        assert (
+            "\\ud" in json.dumps(value)
+            or len(json.dumps(value)) > 16_000
+            or json.dumps(value).count("[") > 1
+        )

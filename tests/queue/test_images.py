@@ -81,7 +81,9 @@ def test_ids_are_uuids(service: Service) -> None:
             read_job(service, text, ANYONE)
 
 
-def test_batch_keeps_the_order_asked_and_names_what_is_missing(service: Service, submit_image: Submit) -> None:
+def test_batch_keeps_the_order_asked_and_names_what_is_missing(
+    service: Service, submit_image: Submit
+) -> None:
     jobs = [submit_image() for _ in range(3)]
     for job in jobs[:2]:
         run_job(service, job.job_id, "worker")
@@ -107,7 +109,9 @@ def test_deleted_image_is_gone_with_all_its_bytes(service: Service, done: Job) -
         delete_image(service, done.image_id, ANN)
 
 
-def test_pending_image_is_deleted_with_its_upload_and_never_runs(service: Service, submit_image: Submit) -> None:
+def test_pending_image_is_deleted_with_its_upload_and_never_runs(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image()
     delete_image(service, job.image_id, ANN)
     assert list(service.staging.list()) == []
@@ -121,9 +125,13 @@ def test_worker_that_claims_while_the_image_is_deleted_keeps_its_upload_until_it
     job = submit_image()
     with ThreadPoolExecutor(1) as pool:
         with service.database.write() as connection:
-            claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+            claimed = job_store.claim(
+                connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
+            )
             deletion = pool.submit(delete_image, service, job.image_id, ANN)
-            time.sleep(0.3)  # by now it waits for this transaction, on PostgreSQL with the job as it was before
+            time.sleep(
+                0.3
+            )  # by now it waits for this transaction, on PostgreSQL with the job as it was before
             assert not deletion.done()
         deletion.result(10)
     assert claimed
@@ -164,7 +172,9 @@ def test_admin_deletes_anything(service: Service, done: Job) -> None:
         read_image(service, done.image_id, ANN)
 
 
-def test_idempotency_key_of_a_deleted_image_may_be_used_again(service: Service, submit_image: Submit) -> None:
+def test_idempotency_key_of_a_deleted_image_may_be_used_again(
+    service: Service, submit_image: Submit
+) -> None:
     first = submit_image(key="k")
     delete_image(service, first.image_id, ANN)
     assert submit_image(key="k").job_id != first.job_id

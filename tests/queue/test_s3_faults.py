@@ -44,7 +44,9 @@ def proxy(s3: str) -> Iterator[FaultyProxy]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     sizes = {"thumbnail": 20, "medium": 60}
-    return Settings.model_validate({"data_dir": tmp_path / "data", "image_sizes": sizes, "max_retries": 1})
+    return Settings.model_validate(
+        {"data_dir": tmp_path / "data", "image_sizes": sizes, "max_retries": 1}
+    )
 
 
 @pytest.fixture
@@ -65,16 +67,28 @@ def attempt(service: Service, job: Job) -> Job:
 def assert_whole(service: Service, job: Job) -> None:
     """All variants are there, and they are those of the picture."""
     assert job.status is JobStatus.COMPLETED
-    expected = {name: variant.data for name, variant in process(DATA, service.settings.image_sizes).variants.items()}
-    assert {name: service.storage.get(key) for name, key in (job.variant_keys or {}).items()} == expected
+    expected = {
+        name: variant.data
+        for name, variant in process(DATA, service.settings.image_sizes).variants.items()
+    }
+    assert {
+        name: service.storage.get(key) for name, key in (job.variant_keys or {}).items()
+    } == expected
 
 
 def assert_redriven(service: Service, job: Job, proxy: FaultyProxy, set_clock: SetClock) -> None:
-    """Attempts fail until there are no more; then S3 is well again, an operator retries, and all is done."""
+    """Attempts fail until there are no more.
+
+    Then S3 is well again, an operator retries, and all is done.
+    """
     assert attempt(service, job).status is JobStatus.RETRYING
     set_clock(timedelta(minutes=2))
     failed = attempt(service, job)
-    assert (failed.status, failed.error_code, failed.attempts) == (JobStatus.FAILED, "storage_unavailable", 2)
+    assert (failed.status, failed.error_code, failed.attempts) == (
+        JobStatus.FAILED,
+        "storage_unavailable",
+        2,
+    )
     proxy.fail("none")
     assert service.staging.get(failed.staging_key or "") == DATA
     retry_job(service, job.job_id)
@@ -111,7 +125,9 @@ def test_fault_that_ends_before_the_attempts_do_is_outlived(
     assert_whole(service, attempt(service, job))
 
 
-def test_slow_answers_are_waited_for(service: Service, submit_image: Submit, proxy: FaultyProxy) -> None:
+def test_slow_answers_are_waited_for(
+    service: Service, submit_image: Submit, proxy: FaultyProxy
+) -> None:
     job = submit_image(DATA)
     proxy.fail("slow")
     assert_whole(service, attempt(service, job))

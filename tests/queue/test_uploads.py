@@ -41,7 +41,9 @@ def remaining(service: Service, user_id: str = "ann") -> int:
     return check_quota(service, Sender(user_id)).remaining
 
 
-def test_accepted_upload_is_staged_counted_and_pending(service: Service, submit_image: Submit) -> None:
+def test_accepted_upload_is_staged_counted_and_pending(
+    service: Service, submit_image: Submit
+) -> None:
     data = encode(photo(80, 60), "JPEG")
     job = submit_image(data, metadata='{"album": 7}')
     assert service.staging.get(job.staging_key or "") == data
@@ -80,7 +82,9 @@ def test_bucket_must_be_among_the_allowed_ones(service: Service, receive: Receiv
         submit(service, receive(bucket="others"), Sender("ann"))
 
 
-def test_parallel_uploads_at_the_edge_are_counted_exactly(service: Service, receive: Receive) -> None:
+def test_parallel_uploads_at_the_edge_are_counted_exactly(
+    service: Service, receive: Receive
+) -> None:
     service = with_settings(service, rate_limit_max_uploads=50)
 
     def send(upload: Upload) -> bool:
@@ -94,14 +98,19 @@ def test_parallel_uploads_at_the_edge_are_counted_exactly(service: Service, rece
         accepted = list(pool.map(send, [receive() for _ in range(100)]))
     assert sum(accepted) == 50
     assert len(all_jobs(service)) == 50
-    assert {stored.key for stored in service.staging.list()} == {job.staging_key for job in all_jobs(service)}
+    assert {stored.key for stored in service.staging.list()} == {
+        job.staging_key for job in all_jobs(service)
+    }
 
 
 @pytest.mark.parametrize("max_uploads", [50, 1])
 def test_parallel_uploads_with_one_idempotency_key_are_one_job(
     max_uploads: int, service: Service, receive: Receive
 ) -> None:
-    service, start = with_settings(service, rate_limit_max_uploads=max_uploads), threading.Barrier(6)
+    service, start = (
+        with_settings(service, rate_limit_max_uploads=max_uploads),
+        threading.Barrier(6),
+    )
 
     def send(upload: Upload) -> Job:
         start.wait()
@@ -117,7 +126,9 @@ def test_parallel_uploads_with_one_idempotency_key_are_one_job(
 def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
     service: Service, receive: Receive
 ) -> None:
-    losing = replace(service, database=AnswersAreLost(service.database.writer, service.database.reader))
+    losing = replace(
+        service, database=AnswersAreLost(service.database.writer, service.database.reader)
+    )
     with pytest.raises(DatabaseUnavailableError):
         submit(losing, receive(), Sender("ann", "k1"))
     (queued,) = all_jobs(service)
@@ -135,7 +146,9 @@ class AnswersAreLost(Database):
         raise DatabaseUnavailableError("The connection is lost.")
 
 
-def test_whatever_a_client_may_send_is_kept_alike_by_every_database(service: Service, receive: Receive) -> None:
+def test_whatever_a_client_may_send_is_kept_alike_by_every_database(
+    service: Service, receive: Receive
+) -> None:
     sender = Sender("ü图" * 127 + "é", "k" * 255, "r" * 64)
     context = '{"nul \\u0000": "\\u0000\\ud83d\\ude00 图", "number": 1e300}'
     job, _ = submit(service, receive(metadata=context, bucket="b" * 63), sender)
@@ -167,21 +180,27 @@ def test_same_idempotency_key_and_payload_gives_the_same_job_and_spends_no_quota
     assert remaining(service) == service.settings.rate_limit_max_uploads - 1
 
 
-def test_same_idempotency_key_is_let_through_when_the_window_is_full(service: Service, receive: Receive) -> None:
+def test_same_idempotency_key_is_let_through_when_the_window_is_full(
+    service: Service, receive: Receive
+) -> None:
     service, sender = with_settings(service, rate_limit_max_uploads=1), Sender("ann", "k1")
     first, _ = submit(service, receive(), sender)
     assert check_quota(service, sender).remaining == 0
     assert submit(service, receive(), sender)[0].job_id == first.job_id
 
 
-def test_same_idempotency_key_with_another_payload_is_refused(service: Service, submit_image: Submit) -> None:
+def test_same_idempotency_key_with_another_payload_is_refused(
+    service: Service, submit_image: Submit
+) -> None:
     submit_image(key="k1")
     with pytest.raises(IdempotencyKeyReusedError):
         submit_image(encode(photo(30, 30), "PNG"), key="k1")
     assert len(list(service.staging.list())) == 1
 
 
-def test_locked_database_refuses_the_upload_and_keeps_nothing(service: Service, receive: Receive) -> None:
+def test_locked_database_refuses_the_upload_and_keeps_nothing(
+    service: Service, receive: Receive
+) -> None:
     with service.database.write() as connection:
         lock_tables(connection)
         with pytest.raises(DatabaseUnavailableError, match=r"locked|lock timeout"):

@@ -1,4 +1,7 @@
-"""The application on SQLite and local disk in a temporary folder, a client for it, and its jobs run at a word."""
+"""The application on SQLite and local disk in a temporary folder, a client for it.
+
+And its jobs run at a word.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ UPLOAD = "/api/v1/images/upload"
 @pytest.fixture
 def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(**changes: Any) -> Settings:
-        values = {"data_dir": tmp_path / "data", "version": "1.0.0", "image_sizes": {"thumbnail": 20, "medium": 60}}
+        values = {
+            "data_dir": tmp_path / "data",
+            "version": "1.0.0",
+            "image_sizes": {"thumbnail": 20, "medium": 60},
+        }
         return Settings.model_validate(values | changes)
 
     return make
@@ -31,7 +38,10 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
-    """The defaults, changed by what ``@pytest.mark.parametrize("settings", [{…}], indirect=True)`` names."""
+    """The defaults, changed by what ``@pytest.mark.parametrize("settings", [{…}].
+
+    Indirect=True)`` names.
+    """
     return make_settings(**getattr(request, "param", {}))
 
 
@@ -64,7 +74,9 @@ def jpeg() -> bytes:
 
 
 @pytest.fixture
-def upload(client: TestClient, token: Callable[..., dict[str, str]], jpeg: bytes) -> Callable[..., Any]:
+def upload(
+    client: TestClient, token: Callable[..., dict[str, str]], jpeg: bytes
+) -> Callable[..., Any]:
     """Upload a picture and return the answer."""
 
     def send(data: bytes | None = None, user: str = "ann", **options: Any) -> Any:

@@ -21,7 +21,10 @@ BOUNDARY = "live-server-boundary"
 
 @contextmanager
 def serve(settings: Settings, finish_seconds: int | None = None) -> Iterator[int]:
-    """Run uvicorn in a thread and yield its port; at the end let requests finish, for that long at most."""
+    """Run uvicorn in a thread and yield its port.
+
+    At the end let requests finish, for that long at most.
+    """
     config = uvicorn.Config(
         create_app(settings),
         port=0,
@@ -78,7 +81,9 @@ def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTP
     """Send a request; ``if_none_match=`` is ``If-None-Match:``."""
     connection = HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         response = connection.getresponse()
         return response, response.read()
     finally:
@@ -98,7 +103,9 @@ def upload_head(*lines: str) -> bytes:
 def form_start(bucket: str = "photos") -> bytes:
     """A form up to the first byte of its picture."""
     fields = (f'name="bucket"\r\n\r\n{bucket}\r\n', 'name="file"; filename="a.jpg"\r\n\r\n')
-    return "".join(f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields).encode()
+    return "".join(
+        f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields
+    ).encode()
 
 
 def form_body(data: bytes, bucket: str = "photos") -> bytes:

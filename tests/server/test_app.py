@@ -27,7 +27,10 @@ FACTORY = "imageprocessor.server.app:create_app_from_environment"
 
 
 def preflight(client: TestClient, origin: str) -> Any:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,idempotency-key",
+    }
     return client.options("/api/v1/images/upload", headers={"Origin": origin} | asked)
 
 
@@ -88,7 +91,9 @@ def test_a_site_that_stands_for_many_is_refused_at_the_start(
 
 
 def test_without_named_sites_no_page_may(client: TestClient) -> None:
-    assert "access-control-allow-origin" not in client.get("/livez", headers={"Origin": SITE}).headers
+    assert (
+        "access-control-allow-origin" not in client.get("/livez", headers={"Origin": SITE}).headers
+    )
 
 
 def test_building_the_app_opens_nothing(settings: Settings) -> None:
@@ -110,10 +115,26 @@ def free_port() -> int:
 
 
 @contextmanager
-def run_uvicorn(folder: Path, port: int, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "uvicorn", "--factory", FACTORY, "--port", str(port), "--no-access-log", *options]
+def run_uvicorn(
+    folder: Path, port: int, *options: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        FACTORY,
+        "--port",
+        str(port),
+        "--no-access-log",
+        *options,
+    ]
     source = Path(__file__).parents[2] / "src"
-    variables = os.environ | {"PYTHONPATH": str(source), "DATA_DIR": str(folder), "VERSION": "1.0.0"} | environment
+    variables = (
+        os.environ
+        | {"PYTHONPATH": str(source), "DATA_DIR": str(folder), "VERSION": "1.0.0"}
+        | environment
+    )
     with (
         (folder.parent / "log").open("wb") as log,
         subprocess.Popen(command, env=variables, stderr=log, cwd=folder.parent) as process,
@@ -139,14 +160,20 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_the_factory_takes_its_settings_from_the_environment(tmp_path: Path, free_port: int) -> None:
-    with run_uvicorn(tmp_path / "data", free_port, SERVICE_NAME="pictures", LOG_FORMAT="json") as process:
+def test_the_factory_takes_its_settings_from_the_environment(
+    tmp_path: Path, free_port: int
+) -> None:
+    with run_uvicorn(
+        tmp_path / "data", free_port, SERVICE_NAME="pictures", LOG_FORMAT="json"
+    ) as process:
         wait_until(lambda: answers(free_port))
         with urlopen(f"http://127.0.0.1:{free_port}/api/v1/health") as answer:
             assert b'"service":"pictures"' in answer.read()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {0, -signal.SIGTERM}
-    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "/api/v1/health" in line]
+    lines = [
+        line for line in (tmp_path / "log").read_text().splitlines() if "/api/v1/health" in line
+    ]
     assert [json.loads(line)["status"] for line in lines] == [200]
 
 
@@ -181,16 +208,26 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         yield opened
 
 
-def test_the_documentation_works_with_nothing_but_this_server(settings: Settings, browser: Any) -> None:
+def test_the_documentation_works_with_nothing_but_this_server(
+    settings: Settings, browser: Any
+) -> None:
     with serve(settings) as port:
         origin = f"http://127.0.0.1:{port}/"
         browser.get(f"{origin}docs")
         wait_until(lambda: len(browser.find_elements("css selector", ".opblock")) >= 14)
-        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [
-            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        events = [
+            json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
         ]
-        faults = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [url for url in asked if url.startswith(("http", "ws")) and not url.startswith(origin)] == []
+        asked = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        faults = [
+            entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
+        ]
+    assert [
+        url for url in asked if url.startswith(("http", "ws")) and not url.startswith(origin)
+    ] == []
     assert any("swagger-ui-bundle.js" in url for url in asked)
     assert faults == []

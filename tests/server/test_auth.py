@@ -23,12 +23,19 @@ OLD_KEY = "an old key that is long enough, 32+"
 UNSIGNED = jwt.encode({"sub": "ann"}, "", algorithm="none")
 
 
-def sign(settings: Settings, algorithm: str = "HS256", key: str | None = None, **claims: Any) -> str:
-    return jwt.encode({"sub": "ann"} | claims, key or load_keys(settings).signing, algorithm=algorithm)
+def sign(
+    settings: Settings, algorithm: str = "HS256", key: str | None = None, **claims: Any
+) -> str:
+    return jwt.encode(
+        {"sub": "ann"} | claims, key or load_keys(settings).signing, algorithm=algorithm
+    )
 
 
 def reads(image: dict[str, str]) -> list[str]:
-    job, image_path = f"/api/v1/images/jobs/{image['job_id']}", f"/api/v1/images/{image['image_id']}"
+    job, image_path = (
+        f"/api/v1/images/jobs/{image['job_id']}",
+        f"/api/v1/images/{image['image_id']}",
+    )
     file = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
     return [job, f"{job}/result", image_path, f"{image_path}/all", f"{image_path}/direct", file]
 
@@ -44,7 +51,10 @@ def test_an_upload_and_a_delete_need_a_token(client: TestClient, image: dict[str
 
 
 def _forged(header: dict[str, str], settings: Settings) -> str:
-    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, {"sub": "ann"})]
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in (header, {"sub": "ann"})
+    ]
     return b".".join([*parts, b"c2lnbmF0dXJl"]).decode()
 
 
@@ -71,7 +81,10 @@ def test_every_bad_token_gets_the_same_401(
 ) -> None:
     none, bad = (
         client.post(UPLOAD, headers=headers).json()
-        for headers in ({"X-Request-ID": "1"}, {"X-Request-ID": "1", "Authorization": f"Bearer {make(settings)}"})
+        for headers in (
+            {"X-Request-ID": "1"},
+            {"X-Request-ID": "1", "Authorization": f"Bearer {make(settings)}"},
+        )
     )
     assert bad == none
     assert bad["status"] == 401
@@ -83,7 +96,9 @@ def test_a_number_for_a_subject_is_a_401(client: TestClient, settings: Settings)
     assert client.post(UPLOAD, headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
-@pytest.mark.parametrize("header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer \x7f"])
+@pytest.mark.parametrize(
+    "header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer \x7f"]
+)
 def test_another_scheme_is_a_401(client: TestClient, header: str) -> None:
     assert client.post(UPLOAD, headers={"Authorization": header}).status_code == 401
 
@@ -95,16 +110,25 @@ def test_a_token_of_a_previous_key_is_accepted(client: TestClient, settings: Set
 
 
 @pytest.mark.parametrize(
-    "settings", [{"jwt_require_exp": True}, {"jwt_audience": "images"}, {"jwt_issuer": "us"}], indirect=True
+    "settings",
+    [{"jwt_require_exp": True}, {"jwt_audience": "images"}, {"jwt_issuer": "us"}],
+    indirect=True,
 )
-def test_a_claim_that_the_settings_ask_for_is_required(client: TestClient, settings: Settings) -> None:
-    assert client.post(UPLOAD, headers={"Authorization": f"Bearer {sign(settings)}"}).status_code == 401
+def test_a_claim_that_the_settings_ask_for_is_required(
+    client: TestClient, settings: Settings
+) -> None:
+    assert (
+        client.post(UPLOAD, headers={"Authorization": f"Bearer {sign(settings)}"}).status_code
+        == 401
+    )
     good = sign(settings, exp=datetime.now(UTC) + timedelta(hours=1), aud="images", iss="us")
     if settings.jwt_audience:
         assert client.post(UPLOAD, headers={"Authorization": f"Bearer {good}"}).status_code == 400
 
 
-def test_public_reads_need_no_token_and_ignore_a_bad_one(client: TestClient, image: dict[str, str]) -> None:
+def test_public_reads_need_no_token_and_ignore_a_bad_one(
+    client: TestClient, image: dict[str, str]
+) -> None:
     for path in [*reads(image), batch_path(image)]:
         assert client.get(path).status_code == 200
         assert client.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 200
@@ -113,12 +137,17 @@ def test_public_reads_need_no_token_and_ignore_a_bad_one(client: TestClient, ima
 @PRIVATE
 def test_private_reads_need_a_good_token(client: TestClient, image: dict[str, str]) -> None:
     for path in [*reads(image), batch_path(image)]:
-        for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": f"Bearer {UNSIGNED}"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer nonsense"},
+            {"Authorization": f"Bearer {UNSIGNED}"},
+        ):
             assert client.get(path, headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize(
-    "scope", ["images:admins", "Images:Admin", "xximages:admin", ["images:admin"], {"images:admin": 1}]
+    "scope",
+    ["images:admins", "Images:Admin", "xximages:admin", ["images:admin"], {"images:admin": 1}],
 )
 def test_what_only_looks_like_an_admins_scope_gives_nothing(
     client: TestClient, settings: Settings, image: dict[str, str], scope: Any
@@ -130,7 +159,11 @@ def test_what_only_looks_like_an_admins_scope_gives_nothing(
 
 def fill(path: str, image: dict[str, str]) -> str:
     """Return a route's path with the ids of *image*."""
-    values = {"job_id": image["job_id"], "image_id": image["image_id"], "image_id:image_id": image["image_id"]}
+    values = {
+        "job_id": image["job_id"],
+        "image_id": image["image_id"],
+        "image_id:image_id": image["image_id"],
+    }
     file = {"bucket": "photos", "size": "medium", "name": f"{image['image_id']}_medium.webp"}
     for name, value in (values | file).items():
         path = path.replace(f"{{{name}}}", value)
@@ -139,7 +172,10 @@ def fill(path: str, image: dict[str, str]) -> str:
 
 @PRIVATE
 def test_private_images_exist_for_their_owner_and_admins_only(
-    client: TestClient, settings: Settings, image: dict[str, str], token: Callable[..., dict[str, str]]
+    client: TestClient,
+    settings: Settings,
+    image: dict[str, str],
+    token: Callable[..., dict[str, str]],
 ) -> None:
     routes = [
         (method, fill(route.path, image))
@@ -150,10 +186,17 @@ def test_private_images_exist_for_their_owner_and_admins_only(
     assert {path for _, path in routes} == {*reads(image)}, "a route that this test does not know"
     for method, path in sorted(routes, key=lambda route: route[0] == "DELETE"):
         assert client.request(method, path).status_code == 401
-        assert client.request(method, path, headers={"Authorization": f"Bearer {UNSIGNED}"}).status_code == 401
+        assert (
+            client.request(
+                method, path, headers={"Authorization": f"Bearer {UNSIGNED}"}
+            ).status_code
+            == 401
+        )
         assert client.request(method, path, headers=token("bob")).status_code == 404
         for headers in (token("root", admin=True), token("ann"))[method == "DELETE" :]:
-            assert client.request(method, path, headers=headers).status_code == (204 if method == "DELETE" else 200)
+            assert client.request(method, path, headers=headers).status_code == (
+                204 if method == "DELETE" else 200
+            )
 
 
 @PRIVATE
@@ -162,7 +205,9 @@ def test_another_users_image_answers_as_one_that_never_was(
 ) -> None:
     nobodys = dict.fromkeys(image, "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13")
     headers = token("bob") | {"X-Request-ID": "1"}
-    for theirs, none in zip([*reads(image), batch_path(image)], [*reads(nobodys), batch_path(nobodys)], strict=True):
+    for theirs, none in zip(
+        [*reads(image), batch_path(image)], [*reads(nobodys), batch_path(nobodys)], strict=True
+    ):
         answers = [client.get(path, headers=headers) for path in (theirs, none)]
         bodies = [re.sub("[0-9a-f-]{36}", "ID", answer.text) for answer in answers]
         assert bodies[0] == bodies[1]
@@ -170,7 +215,10 @@ def test_another_users_image_answers_as_one_that_never_was(
 
 
 def spellings(image: dict[str, str]) -> list[str]:
-    """Ways to write the path of a stored file that a server between, or this one, might take for it."""
+    """Ways to write the path of a stored file that a server between, or this one.
+
+    Might take for it.
+    """
     name = f"{image['image_id']}_medium.webp"
     path = f"/storage/photos/processed/medium/{name}"
     return [
@@ -206,7 +254,10 @@ def spellings(image: dict[str, str]) -> list[str]:
 
 @PRIVATE
 def test_bytes_of_a_private_image_are_reached_by_no_spelling_of_its_path(
-    settings: Settings, service: Service, image: dict[str, str], token: Callable[..., dict[str, str]]
+    settings: Settings,
+    service: Service,
+    image: dict[str, str],
+    token: Callable[..., dict[str, str]],
 ) -> None:
     with serve(settings) as port:
         assert get(port, spellings(image)[0], **token("ann"))[1].startswith(b"RIFF")
@@ -221,11 +272,16 @@ def test_bytes_of_a_private_image_are_reached_by_no_spelling_of_its_path(
 def test_private_images_of_others_are_missing_from_a_batch(
     client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
 ) -> None:
-    assert client.get(batch_path(image), headers=token("bob")).json() == {"images": [], "missing": [image["image_id"]]}
+    assert client.get(batch_path(image), headers=token("bob")).json() == {
+        "images": [],
+        "missing": [image["image_id"]],
+    }
     assert client.get(batch_path(image), headers=token("ann")).json()["missing"] == []
 
 
-def test_only_an_admin_sees_failed_jobs(client: TestClient, token: Callable[..., dict[str, str]]) -> None:
+def test_only_an_admin_sees_failed_jobs(
+    client: TestClient, token: Callable[..., dict[str, str]]
+) -> None:
     answers = [
         client.get("/api/v1/health/failed", headers=headers)
         for headers in ({}, token("ann"), token("root", admin=True))

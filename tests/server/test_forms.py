@@ -13,14 +13,24 @@ from imageprocessor.errors import (
     MissingFileError,
     TooManyFilesError,
 )
-from imageprocessor.server.forms import MARGIN_BYTES, MAX_FIELD_BYTES, MAX_PARTS, UploadForm, check_body_size
+from imageprocessor.server.forms import (
+    MARGIN_BYTES,
+    MAX_FIELD_BYTES,
+    MAX_PARTS,
+    UploadForm,
+    check_body_size,
+)
 
 TYPE = "multipart/form-data; boundary=b"
 MAX_BYTES = 1000
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
-    return f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+    return (
+        f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode()
+        + value
+        + b"\r\n"
+    )
 
 
 END = b"--b--\r\n"
@@ -87,7 +97,9 @@ def test_an_absent_text_field_is_empty() -> None:
         (WHOLE[:60], InvalidFormError),
     ],
 )
-def test_a_bad_form_is_refused_by_its_own_name(body: bytes, error: type[ImageProcessorError]) -> None:
+def test_a_bad_form_is_refused_by_its_own_name(
+    body: bytes, error: type[ImageProcessorError]
+) -> None:
     with pytest.raises(error):
         read(body)
 
@@ -96,8 +108,12 @@ def test_a_file_of_exactly_the_limit_passes() -> None:
     assert len(read(part("file", b"x" * MAX_BYTES) + END).file_bytes) == MAX_BYTES
 
 
-@pytest.mark.parametrize(("name", "error"), [("bucket", InvalidBucketError), ("metadata", InvalidMetadataError)])
-def test_text_that_is_not_utf8_is_refused_by_its_field(name: str, error: type[ImageProcessorError]) -> None:
+@pytest.mark.parametrize(
+    ("name", "error"), [("bucket", InvalidBucketError), ("metadata", InvalidMetadataError)]
+)
+def test_text_that_is_not_utf8_is_refused_by_its_field(
+    name: str, error: type[ImageProcessorError]
+) -> None:
     with pytest.raises(error, match="UTF-8"):
         read(part(name, b"\xff\xfe") + FILE + END).text(name)
 

@@ -55,16 +55,22 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         assert name in document["components"]["schemas"]
 
 
-def test_the_uploads_form_is_described_though_the_server_reads_it_itself(document: dict[str, Any]) -> None:
+def test_the_uploads_form_is_described_though_the_server_reads_it_itself(
+    document: dict[str, Any],
+) -> None:
     operation = document["paths"]["/api/v1/images/upload"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["file", "bucket"]
     assert set(form["properties"]) == {"file", "bucket", "metadata"}
-    assert {"202", "400", "401", "413", "415", "422", "429", "503", "507"} == set(operation["responses"])
+    assert {"202", "400", "401", "413", "415", "422", "429", "503", "507"} == set(
+        operation["responses"]
+    )
     assert "Idempotency-Key" in str(operation["parameters"]).title()
 
 
-def test_the_ids_of_an_accepted_upload_lead_to_operations_that_exist(document: dict[str, Any]) -> None:
+def test_the_ids_of_an_accepted_upload_lead_to_operations_that_exist(
+    document: dict[str, Any],
+) -> None:
     links = document["paths"]["/api/v1/images/upload"]["post"]["responses"]["202"]["links"]
     known = {operation["operationId"] for operation in operations(document).values()}
     assert {link["operationId"] for link in links.values()} <= known
@@ -84,7 +90,9 @@ def test_where_reads_are_private_a_reader_must_send_one_too(document: dict[str, 
     assert operations(document)["GET /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
 
 
-def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(document: dict[str, Any]) -> None:
+def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(
+    document: dict[str, Any],
+) -> None:
     found = {
         operation["operationId"]: parameter["schema"].get("enum")
         for operation in operations(document).values()
@@ -92,7 +100,12 @@ def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(docu
         if parameter["name"] == "size"
     }
     sizes = ["thumbnail", "medium"]
-    assert found == {"getImage": sizes, "getImageFile": sizes, "getStoredFile": sizes, "getImages": None}
+    assert found == {
+        "getImage": sizes,
+        "getImageFile": sizes,
+        "getStoredFile": sizes,
+        "getImages": None,
+    }
 
 
 def test_every_failing_answer_is_declared_as_a_problem(document: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 
 
-def every_class(of: type[ImageProcessorError] = ImageProcessorError) -> Iterator[type[ImageProcessorError]]:
+def every_class(
+    of: type[ImageProcessorError] = ImageProcessorError,
+) -> Iterator[type[ImageProcessorError]]:
     yield of
     for child in of.__subclasses__():
         yield from every_class(child)
@@ -37,14 +39,20 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("error_class", [found for found in every_class() if not found.__subclasses__()])
-def test_every_error_has_its_row_or_is_none_of_a_requests(error_class: type[ImageProcessorError]) -> None:
+@pytest.mark.parametrize(
+    "error_class", [found for found in every_class() if not found.__subclasses__()]
+)
+def test_every_error_has_its_row_or_is_none_of_a_requests(
+    error_class: type[ImageProcessorError],
+) -> None:
     assert (error_class in PROBLEMS) != (error_class in ELSEWHERE)
     assert find_problem(error_class)[0] == 500 or error_class in PROBLEMS
 
 
 @pytest.mark.parametrize("error_class", [errors.InputError, errors.StorageError, errors.JobError])
-def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(error_class: type[ImageProcessorError]) -> None:
+def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(
+    error_class: type[ImageProcessorError],
+) -> None:
     assert find_problem(error_class)[0] == 500
 
 
@@ -127,4 +135,6 @@ def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_lin
     with capture_logs() as logs:
         answer = client.get("/api/v1/health/stats")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert [line["code"] for line in logs if line["log_level"] == "error"] == ["database_unavailable"]
+    assert [line["code"] for line in logs if line["log_level"] == "error"] == [
+        "database_unavailable"
+    ]

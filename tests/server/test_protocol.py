@@ -71,7 +71,9 @@ def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
         pytest.param(LIVE + b"X: a\r\n b\r\n\r\n", 400, id="folded header"),
     ],
 )
-def test_what_is_no_request_is_refused_as_a_problem_at_once(port: int, sent: bytes, status: int) -> None:
+def test_what_is_no_request_is_refused_as_a_problem_at_once(
+    port: int, sent: bytes, status: int
+) -> None:
     with wire(port) as line:
         started = time.process_time()
         line.send(sent)
@@ -80,7 +82,9 @@ def test_what_is_no_request_is_refused_as_a_problem_at_once(port: int, sent: byt
     assert response.status == status
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["X-Request-ID"] == problem["request_id"]
-    assert {name.decode(): value.decode() for name, value in INERT_HEADERS}.items() <= dict(response.headers).items()
+    assert {name.decode(): value.decode() for name, value in INERT_HEADERS}.items() <= dict(
+        response.headers
+    ).items()
     assert get(port, "/livez")[0].status == 200
 
 
@@ -104,13 +108,17 @@ def test_a_chunked_body_that_is_none_is_refused_at_once(
 
 
 @pytest.mark.parametrize("sent", [b"\r\n", b"GET /li", LIVE, LIVE + b"X: y"])
-def test_a_client_that_stops_in_the_middle_of_a_head_gets_a_408(port: int, hurry: None, sent: bytes) -> None:
+def test_a_client_that_stops_in_the_middle_of_a_head_gets_a_408(
+    port: int, hurry: None, sent: bytes
+) -> None:
     with wire(port) as line:
         line.send(sent)
         assert refusal(line)[0].status == 408
 
 
-@pytest.mark.parametrize(("length", "start"), [("Content-Length: 1000", b"--liv"), (CHUNKED, b"5\r\n--liv")])
+@pytest.mark.parametrize(
+    ("length", "start"), [("Content-Length: 1000", b"--liv"), (CHUNKED, b"5\r\n--liv")]
+)
 def test_a_client_that_stops_in_the_middle_of_a_body_gets_a_408(
     port: int, hurry: None, settings: Settings, authorization: str, length: str, start: bytes
 ) -> None:
@@ -125,7 +133,9 @@ def test_a_head_that_comes_in_small_pieces_has_no_more_time(port: int, hurry: No
     assert _last(port, LIVE + b"X: ") < 5
 
 
-def test_a_body_that_comes_in_small_pieces_is_cut_off(port: int, hurry: None, authorization: str) -> None:
+def test_a_body_that_comes_in_small_pieces_is_cut_off(
+    port: int, hurry: None, authorization: str
+) -> None:
     assert _last(port, upload_head(authorization, "Content-Length: 1000000") + form_start()) < 5
 
 
@@ -150,7 +160,9 @@ def test_a_client_that_says_nothing_is_hung_up_on_without_a_word(port: int, hurr
         assert line.connection.recv(1) == b""
 
 
-def test_a_body_that_comes_slowly_but_steadily_is_accepted(port: int, hurry: None, authorization: str) -> None:
+def test_a_body_that_comes_slowly_but_steadily_is_accepted(
+    port: int, hurry: None, authorization: str
+) -> None:
     body = form_body(encode(photo(80, 60), "PNG") + bytes(100_000))
     with wire(port) as line:
         line.send(upload_head(authorization, f"Content-Length: {len(body)}"))
@@ -179,7 +191,9 @@ def test_the_rest_of_a_body_that_nobody_reads_ends_the_connection(port: int, hur
 
 def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
     with wire(port) as line:
-        line.send(LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc")
+        line.send(
+            LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc"
+        )
         line.send(LIVE + b"Connection: close\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 (\d+)", line.rest()) == [b"200", b"404", b"200", b"200"]
 
@@ -211,14 +225,18 @@ def test_nonsense_after_a_request_never_passes_for_its_answer(port: int) -> None
 
 
 def test_a_client_that_does_not_read_is_hung_up_on(port: int, hurry: None) -> None:
-    asset = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
+    asset = (
+        b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
+    )
     with wire(port) as line:
         line.send(asset * 20)
         time.sleep(1)
         assert len(line.rest()) < 15_000_000
 
 
-def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "max_connections", lambda: 3)
     with ExitStack() as stack:
         lines = [stack.enter_context(wire(port)) for _ in range(4)]

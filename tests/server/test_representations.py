@@ -7,7 +7,12 @@ import pytest
 
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.server.representations import represent_failed, represent_job, represent_result, represent_variant
+from imageprocessor.server.representations import (
+    represent_failed,
+    represent_job,
+    represent_result,
+    represent_variant,
+)
 
 MOMENT = datetime(2024, 11, 8, 14, tzinfo=UTC)
 SIZE = {"width": 150, "height": 200, "aspect_ratio": 0.75, "format": "webp", "size_bytes": 12453}
@@ -37,19 +42,23 @@ def job(**changes: Any) -> Job:
 
 
 def test_times_are_iso_in_utc() -> None:
-    assert represent_job(job(), ANYONE).model_dump(mode="json")["created_at"] == "2024-11-08T14:00:00Z"
+    assert (
+        represent_job(job(), ANYONE).model_dump(mode="json")["created_at"] == "2024-11-08T14:00:00Z"
+    )
 
 
 @pytest.mark.parametrize(
     ("status", "shown"),
-    [(status, status.value) for status in JobStatus if status != "retrying"] + [(JobStatus.RETRYING, "pending")],
+    [(status, status.value) for status in JobStatus if status != "retrying"]
+    + [(JobStatus.RETRYING, "pending")],
 )
 def test_a_job_that_will_be_tried_again_is_pending(status: JobStatus, shown: str) -> None:
     assert represent_job(job(status=status), ANYONE).status == shown
 
 
 @pytest.mark.parametrize(
-    ("caller", "sees"), [(Caller("ann"), True), (OPERATOR, True), (Caller("bob"), False), (ANYONE, False)]
+    ("caller", "sees"),
+    [(Caller("ann"), True), (OPERATOR, True), (Caller("bob"), False), (ANYONE, False)],
 )
 def test_context_is_the_owners(caller: Caller, sees: bool) -> None:
     for body in (represent_job(job(), caller), represent_result(job(), caller, "")):

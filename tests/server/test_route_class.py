@@ -29,6 +29,9 @@ def test_what_the_path_names_reaches_the_route_and_its_response_the_client(app: 
 
 
 def test_the_route_is_described_and_answers_no_other_method(app: FastAPI) -> None:
-    names = [parameter["name"] for parameter in app.openapi()["paths"]["/{folder}/{name}"]["get"]["parameters"]]
+    names = [
+        parameter["name"]
+        for parameter in app.openapi()["paths"]["/{folder}/{name}"]["get"]["parameters"]
+    ]
     assert names == ["folder", "name"]
     assert TestClient(app).post("/a/b").status_code == 405

@@ -20,4 +20,6 @@ def test_an_example_is_an_answer_that_can_be_given(model: type[BaseModel]) -> No
 
 
 def test_the_bodies_of_the_specification_have_examples() -> None:
-    assert {"UploadAccepted", "JobState", "ImageResult", "Statistics", "Problem"} <= {model.__name__ for model in SHOWN}
+    assert {"UploadAccepted", "JobState", "ImageResult", "Statistics", "Problem"} <= {
+        model.__name__ for model in SHOWN
+    }

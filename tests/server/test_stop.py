@@ -1,4 +1,7 @@
-"""What clients hear when the server stops and they are not done: `uvicorn` cancels their requests after a while."""
+"""What clients hear when the server stops and they are not done.
+
+`uvicorn` cancels their requests after a while.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,11 @@ def test_upload_that_does_not_end_in_time_is_a_503_and_keeps_nothing(
             line = begin_upload(stack, port, f"Authorization: {token()['Authorization']}")
         response, body = line.answer()
     problem = json.loads(body)
-    assert (response.status, problem["code"], response.getheader("Retry-After")) == (503, "service_unavailable", "5")
+    assert (response.status, problem["code"], response.getheader("Retry-After")) == (
+        503,
+        "service_unavailable",
+        "5",
+    )
     assert "stopped" in problem["detail"]
     assert statuses(logs) == [503]
     assert not any(record.exc_info for record in caplog.records), "no traceback"

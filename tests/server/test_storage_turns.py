@@ -43,10 +43,14 @@ def settings(make_settings: Callable[..., Settings], s3: str, proxy: FaultyProxy
 
 
 @pytest.fixture
-def send(settings: Settings, jpeg: bytes) -> Callable[[int], tuple[int, dict[str, Any], str | None]]:
+def send(
+    settings: Settings, jpeg: bytes
+) -> Callable[[int], tuple[int, dict[str, Any], str | None]]:
     """Upload a picture; return the answer's status, body and Retry-After."""
     body = form_body(jpeg)
-    head = upload_head(f"Authorization: Bearer {sign_token(settings, 'ann')}", f"Content-Length: {len(body)}")
+    head = upload_head(
+        f"Authorization: Bearer {sign_token(settings, 'ann')}", f"Content-Length: {len(body)}"
+    )
 
     def upload(port: int) -> tuple[int, dict[str, Any], str | None]:
         with wire(port) as line:
@@ -93,7 +97,9 @@ def test_uploads_that_hang_leave_everything_else_quick(
     assert list((settings.data_dir / "incoming").iterdir()) == []
 
 
-def test_one_disk_is_written_to_by_few_threads(settings: Settings, make_settings: Callable[..., Settings]) -> None:
+def test_one_disk_is_written_to_by_few_threads(
+    settings: Settings, make_settings: Callable[..., Settings]
+) -> None:
     counts = []
     for each in (settings, make_settings()):
         with open_service(each) as service, storage_turns.open_turns(service) as turns:

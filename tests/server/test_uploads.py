@@ -24,7 +24,13 @@ from tests.server.conftest import UPLOAD, count_jobs
 from tests.server.live import BOUNDARY, chunk, form_body, form_start, serve, upload_head, wire
 
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-QUOTA_HEADERS = {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit", "ratelimit-policy"}
+QUOTA_HEADERS = {
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "ratelimit",
+    "ratelimit-policy",
+}
 ONE_MB = pytest.mark.parametrize("settings", [{"max_upload_size_mb": 1}], indirect=True)
 
 
@@ -69,11 +75,16 @@ def test_an_accepted_upload_tells_the_quota_in_all_its_names(upload: Callable[..
     assert headers["ratelimit"].startswith('"uploads";r=48;t=')
 
 
-def test_name_and_type_that_the_client_gives_decide_nothing(upload: Callable[..., Any], service: Service) -> None:
-    answer = upload(files={"file": ("../../etc/\x00passwd.php", encode(photo(9, 9), "PNG"), "text/html")})
+def test_name_and_type_that_the_client_gives_decide_nothing(
+    upload: Callable[..., Any], service: Service
+) -> None:
+    answer = upload(
+        files={"file": ("../../etc/\x00passwd.php", encode(photo(9, 9), "PNG"), "text/html")}
+    )
     assert answer.status_code == 202
     assert (
-        images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key == f"photos/{answer.json()['job_id']}"
+        images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key
+        == f"photos/{answer.json()['job_id']}"
     )
 
 
@@ -157,7 +168,9 @@ def test_a_bucket_that_is_not_allowed_is_refused(upload: Callable[..., Any]) -> 
         ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "form_invalid"),
     ],
 )
-def test_a_form_needs_exactly_one_file(upload: Callable[..., Any], files: list[Any], status: int, code: str) -> None:
+def test_a_form_needs_exactly_one_file(
+    upload: Callable[..., Any], files: list[Any], status: int, code: str
+) -> None:
     answer = upload(files=files)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
@@ -182,7 +195,9 @@ def test_a_body_that_is_no_form_is_a_400(
 
 
 @pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
-def test_a_spent_window_is_a_429_that_says_when_to_come_back(upload: Callable[..., Any], service: Service) -> None:
+def test_a_spent_window_is_a_429_that_says_when_to_come_back(
+    upload: Callable[..., Any], service: Service
+) -> None:
     upload()
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limit_exceeded")
@@ -229,7 +244,9 @@ def test_an_idempotency_key_is_the_users_own(upload: Callable[..., Any]) -> None
     assert upload(headers=key).json() != upload(headers=key, user="bob").json()
 
 
-@pytest.mark.parametrize("changed", [{"fields": {"bucket": "others"}}, {"data": encode(photo(9, 9), "PNG")}])
+@pytest.mark.parametrize(
+    "changed", [{"fields": {"bucket": "others"}}, {"data": encode(photo(9, 9), "PNG")}]
+)
 def test_an_idempotency_key_with_another_payload_is_refused(
     upload: Callable[..., Any], service: Service, changed: dict[str, Any]
 ) -> None:
@@ -240,19 +257,25 @@ def test_an_idempotency_key_with_another_payload_is_refused(
 
 
 @pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
-def test_a_repeated_upload_is_answered_though_the_window_is_spent(upload: Callable[..., Any]) -> None:
+def test_a_repeated_upload_is_answered_though_the_window_is_spent(
+    upload: Callable[..., Any],
+) -> None:
     first = upload(headers={"Idempotency-Key": "key-1"})
     assert upload(headers={"Idempotency-Key": "key-1"}).json() == first.json()
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "tab\tkey", "käse".encode("latin-1")])
-def test_an_idempotency_key_that_is_none_is_refused(upload: Callable[..., Any], key: str | bytes) -> None:
+def test_an_idempotency_key_that_is_none_is_refused(
+    upload: Callable[..., Any], key: str | bytes
+) -> None:
     answer = upload(headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_invalid")
     assert set(answer.headers) >= QUOTA_HEADERS
 
 
-def test_a_full_disk_is_a_507(upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_507(
+    upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = uuid.uuid4()
     monkeypatch.setattr("imageprocessor.server.uploads.uuid.uuid4", lambda: name)
     monkeypatch.setattr(uploads, "BLOCK_BYTES", 1)
@@ -263,9 +286,15 @@ def test_a_full_disk_is_a_507(upload: Callable[..., Any], service: Service, monk
     assert count_jobs(service) == 0
 
 
-@pytest.mark.parametrize(("block_bytes", "folder"), [(1, "incoming"), (uploads.BLOCK_BYTES, "staging")])
+@pytest.mark.parametrize(
+    ("block_bytes", "folder"), [(1, "incoming"), (uploads.BLOCK_BYTES, "staging")]
+)
 def test_a_disk_that_refuses_is_a_503(
-    upload: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, block_bytes: int, folder: str
+    upload: Callable[..., Any],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    block_bytes: int,
+    folder: str,
 ) -> None:
     monkeypatch.setattr(uploads, "BLOCK_BYTES", block_bytes)
     used = settings.data_dir / folder
@@ -287,7 +316,10 @@ def test_a_picture_that_comes_in_one_block_is_never_in_incoming(
 
 
 def test_a_picture_of_several_blocks_goes_through_incoming_and_is_staged_whole(
-    port: int, token: Callable[..., dict[str, str]], service: Service, monkeypatch: pytest.MonkeyPatch
+    port: int,
+    token: Callable[..., dict[str, str]],
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(uploads, "BLOCK_BYTES", 1000)
     picture = encode(photo(400, 300), "JPEG")
@@ -318,7 +350,11 @@ def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
 
 def test_a_bad_token_is_refused_before_the_body_is_sent(port: int) -> None:
     with wire(port) as line:
-        line.send(upload_head("Authorization: Bearer nonsense", "Content-Length: 9000000", "Expect: 100-continue"))
+        line.send(
+            upload_head(
+                "Authorization: Bearer nonsense", "Content-Length: 9000000", "Expect: 100-continue"
+            )
+        )
         response, _ = line.answer()
     assert response.status == 401
     assert not QUOTA_HEADERS & {name.lower() for name in response.headers}
@@ -329,7 +365,9 @@ def test_a_declared_length_above_the_limit_is_refused_before_the_body_is_sent(
     port: int, token: Callable[..., dict[str, str]]
 ) -> None:
     with wire(port) as line:
-        line.send(upload_head(authorization(token()), "Content-Length: 1200000", "Expect: 100-continue"))
+        line.send(
+            upload_head(authorization(token()), "Content-Length: 1200000", "Expect: 100-continue")
+        )
         response, body = line.answer()
     assert (response.status, json.loads(body)["code"]) == (413, "file_too_large")
     assert {name.lower() for name in response.headers} >= QUOTA_HEADERS
@@ -343,12 +381,18 @@ def test_a_spent_window_is_refused_before_the_body_is_sent(
     with wire(port) as line:
         line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body)
         assert line.answer()[0].status == 202
-        line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        line.send(
+            upload_head(
+                authorization(token()), f"Content-Length: {len(body)}", "Expect: 100-continue"
+            )
+        )
         assert line.answer()[0].status == 429
 
 
 @ONE_MB
-def test_a_chunked_file_is_cut_at_the_limit(port: int, token: Callable[..., dict[str, str]]) -> None:
+def test_a_chunked_file_is_cut_at_the_limit(
+    port: int, token: Callable[..., dict[str, str]]
+) -> None:
     with wire(port) as line:
         line.send(upload_head(authorization(token()), "Transfer-Encoding: chunked"))
         line.send(chunk(form_start()))
@@ -358,7 +402,9 @@ def test_a_chunked_file_is_cut_at_the_limit(port: int, token: Callable[..., dict
     assert (response.status, json.loads(body)["code"]) == (413, "file_too_large")
 
 
-def test_a_chunked_upload_is_accepted(port: int, token: Callable[..., dict[str, str]], jpeg: bytes) -> None:
+def test_a_chunked_upload_is_accepted(
+    port: int, token: Callable[..., dict[str, str]], jpeg: bytes
+) -> None:
     body = form_body(jpeg)
     with wire(port) as line:
         line.send(upload_head(authorization(token()), "Transfer-Encoding: chunked"))
@@ -367,7 +413,9 @@ def test_a_chunked_upload_is_accepted(port: int, token: Callable[..., dict[str, 
 
 
 @pytest.mark.parametrize("length", ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6"])
-def test_a_nonsensical_length_is_a_400(port: int, token: Callable[..., dict[str, str]], length: str) -> None:
+def test_a_nonsensical_length_is_a_400(
+    port: int, token: Callable[..., dict[str, str]], length: str
+) -> None:
     with wire(port) as line:
         line.send(upload_head(authorization(token()), length))
         assert line.answer()[0].status == 400
@@ -378,7 +426,9 @@ def test_a_connection_stays_usable_after_a_refusal(
 ) -> None:
     body = form_body(jpeg * 200)
     with wire(port) as line:
-        line.send(upload_head("Authorization: Bearer nonsense", f"Content-Length: {len(body)}") + body)
+        line.send(
+            upload_head("Authorization: Bearer nonsense", f"Content-Length: {len(body)}") + body
+        )
         assert line.answer()[0].status == 401
         body = form_body(jpeg)
         line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body)
@@ -387,12 +437,19 @@ def test_a_connection_stays_usable_after_a_refusal(
 
 @ONE_MB
 def test_a_client_that_goes_away_leaves_nothing(
-    port: int, token: Callable[..., dict[str, str]], service: Service, monkeypatch: pytest.MonkeyPatch
+    port: int,
+    token: Callable[..., dict[str, str]],
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(uploads, "BLOCK_BYTES", 10_000)
     with capture_logs() as logs:
         with wire(port) as line:
-            line.send(upload_head(authorization(token()), "Content-Length: 1000000") + form_start() + b"x" * 500_000)
+            line.send(
+                upload_head(authorization(token()), "Content-Length: 1000000")
+                + form_start()
+                + b"x" * 500_000
+            )
             _wait_until(lambda: list(service.incoming.iterdir()) != [])
         _wait_until(lambda: [line for line in logs if line["event"] == "request"] != [])
     assert {line["log_level"] for line in logs} == {"info"}

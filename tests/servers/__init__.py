@@ -1,4 +1,7 @@
-"""The servers that tests need, each started on a free port of 127.0.0.1 in a folder of its own, and stopped after."""
+"""The servers that tests need, each started on a free port of 127.0.0.1 in a folder of its own.
+
+And stopped after.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +56,22 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def run_server(
-    command: Sequence[str], port: int, log: Path, is_ready: Callable[[int], bool] = listens, **options: Any
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    is_ready: Callable[[int], bool] = listens,
+    **options: Any,
 ) -> Iterator[Server]:
-    """Run *command*, which listens on *port*, until the end of the context. What it says goes to the file *log*."""
+    """Run *command*, which listens on *port*, until the end of the context.
+
+    What it says goes to the file *log*.
+    """
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, **options)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, **options
+            )
         wait_for_port(port, process, log, is_ready)
         return process
 
@@ -75,7 +87,10 @@ def run_server(
 
 
 def wait_for_port(
-    port: int, process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[int], bool] = listens
+    port: int,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    is_ready: Callable[[int], bool] = listens,
 ) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
@@ -83,14 +98,24 @@ def wait_for_port(
             return
         time.sleep(0.02)
     process.kill()
-    raise AssertionError(f"{process.args!r} does not listen on port {port}: {log.read_text()[-2000:]}")
+    raise AssertionError(
+        f"{process.args!r} does not listen on port {port}: {log.read_text()[-2000:]}"
+    )
 
 
 @contextmanager
 def run_redis(folder: Path, *options: str) -> Iterator[Server]:
     """Run redis-server; its URL is ``redis://127.0.0.1:PORT/0``."""
     port = find_free_port()
-    command = [require_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command = [
+        require_program("redis-server"),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(folder),
+    ]
     durable = ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
     with run_server([*command, *durable, *options], port, folder / "redis.log") as server:
         yield server
@@ -98,23 +123,48 @@ def run_redis(folder: Path, *options: str) -> Iterator[Server]:
 
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[Server]:
-    """Run PostgreSQL; user ``postgres`` needs no password. As root, it runs as the user that Debian made for it.
+    """Run PostgreSQL; user ``postgres`` needs no password.
+
+    As root, it runs as the user that Debian made for it.
 
     Its files are in ``folder / "postgres"``.
     """
     port = find_free_port()
     user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    place = tempfile.TemporaryDirectory(prefix="postgres-")  # pytest's folders are their owner's only
+    place = tempfile.TemporaryDirectory(
+        prefix="postgres-"
+    )  # pytest's folders are their owner's only
     data = place.name
     (folder / "postgres").symlink_to(data)
     if user:
         shutil.chown(data, "postgres")
-    initdb = [find_postgres("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [
+        find_postgres("initdb"),
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
-    options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "200"}
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "max_connections": "200",
+    }
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     command = [find_postgres("postgres"), "-D", data, "-p", str(port), *settings]
-    with place, run_server(command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user) as server:
+    with (
+        place,
+        run_server(
+            command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user
+        ) as server,
+    ):
         yield server
 
 
@@ -123,7 +173,9 @@ def create_database(port: int) -> str:
     import psycopg
 
     name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", autocommit=True) as connection:
+    with psycopg.connect(
+        f"postgresql://postgres@127.0.0.1:{port}/postgres", autocommit=True
+    ) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
     return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
 
@@ -146,4 +198,6 @@ def _accepts_clients(port: int) -> bool:
 def find_postgres(program: str) -> str:
     """Return the path of a program that Debian keeps off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
-    return shutil.which(program) or (str(found[-1]) if found else missing(f"PostgreSQL's {program!r} is not installed"))
+    return shutil.which(program) or (
+        str(found[-1]) if found else missing(f"PostgreSQL's {program!r} is not installed")
+    )

@@ -22,15 +22,31 @@ NETWORK = "host all all 198.18.0.0/15 trust\n"
 
 @contextmanager
 def run_engines(host: Host, folder: Path) -> Iterator[None]:
-    """Run all three on *host* until the end of the context. PostgreSQL's user ``postgres`` needs no password."""
-    with TemporaryDirectory() as data, ExitStack() as running:  # pytest's own folders are closed to other users
+    """Run all three on *host* until the end of the context.
+
+    PostgreSQL's user ``postgres`` needs no password.
+    """
+    with (
+        TemporaryDirectory() as data,
+        ExitStack() as running,
+    ):  # pytest's own folders are closed to other users
         commands = {
-            REDIS_PORT: [require_program("redis-server"), "--protected-mode", "no", "--dir", str(folder), "--save", ""],
+            REDIS_PORT: [
+                require_program("redis-server"),
+                "--protected-mode",
+                "no",
+                "--dir",
+                str(folder),
+                "--save",
+                "",
+            ],
             POSTGRES_PORT: _prepare_postgres(Path(data)),
             S3_PORT: [sys.executable, "-m", "moto.server", "-H", host.address, "-p", str(S3_PORT)],
         }
         for port, command in commands.items():
-            running.enter_context(host.run(command, folder / f"{port}.log", stop=signal.SIGINT, cwd="/"))
+            running.enter_context(
+                host.run(command, folder / f"{port}.log", stop=signal.SIGINT, cwd="/")
+            )
         for port in commands:
             host.wait_for_port(port)
         yield
@@ -39,10 +55,29 @@ def run_engines(host: Host, folder: Path) -> Iterator[None]:
 def _prepare_postgres(data: Path) -> list[str]:
     """Make the files of a server in the folder *data*, and return the command that runs it."""
     shutil.chown(data, "postgres")
-    initdb = [find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [
+        find_postgres("initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     subprocess.run([*AS_POSTGRES, *initdb], check=True, capture_output=True, cwd="/")
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write(NETWORK)
     options = {"listen_addresses": "*", "unix_socket_directories": "", "fsync": "off"}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    return [*AS_POSTGRES, find_postgres("postgres"), "-D", str(data), "-p", str(POSTGRES_PORT), *settings]
+    return [
+        *AS_POSTGRES,
+        find_postgres("postgres"),
+        "-D",
+        str(data),
+        "-p",
+        str(POSTGRES_PORT),
+        *settings,
+    ]

@@ -17,10 +17,13 @@ SLOW_SECONDS = 0.3
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to *upstream_port* of 127.0.0.1; those that hold the text *only* meet the *fault*.
+    """Passes requests on to *upstream_port* of 127.0.0.1.
 
-    A fault is a status to answer, ``reset`` (RST at once), ``hang`` (no answer), ``stall`` (half of the body, then
-    nothing), ``cut`` (half of the body, then the end of the connection) or ``slow`` (an answer after some time).
+    Those that hold the text *only* meet the *fault*.
+
+    A fault is a status to answer, ``reset`` (RST at once), ``hang`` (no answer), ``stall`` (half of
+    the body, then nothing), ``cut`` (half of the body, then the end of the connection) or ``slow``
+    (an answer after some time).
     """
 
     daemon_threads = True
@@ -74,7 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int) -> None:
         body = f"<Error><Code>{self.server.code}</Code><Message>as the test asks</Message></Error>".encode()
-        self._answer(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
+        self._answer(
+            status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body
+        )
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -85,12 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, body: bytes, fault: Fault) -> None:
         upstream = HTTPConnection("127.0.0.1", self.server.upstream_port)
-        upstream.request(self.command, self.path, body, dict(self.headers) | {"Connection": "close"})
+        upstream.request(
+            self.command, self.path, body, dict(self.headers) | {"Connection": "close"}
+        )
         response = upstream.getresponse()
         data = response.read()
         upstream.close()
         half = fault in {"stall", "cut"} and len(data) > 1
-        self._answer(response.status, _end_to_end(response), data[: len(data) // 2] if half else data)
+        self._answer(
+            response.status, _end_to_end(response), data[: len(data) // 2] if half else data
+        )
         if half and fault == "stall":
             self._hang()
 

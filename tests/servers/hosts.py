@@ -1,4 +1,7 @@
-"""Hosts as network namespaces: each has an address and a name of its own; their switch can cut one off."""
+"""Hosts as network namespaces: each has an address and a name of its own.
+
+Their switch can cut one off.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class Host:
     address: str
     switch: str
 
-    def run(self, command: Sequence[str], log: Path, **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    def run(
+        self, command: Sequence[str], log: Path, **options: Any
+    ) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """Run *command* on this host as `tests.servers.processes.run_process` does."""
         enter = ["ip", "netns", "exec", self.name, "unshare", "--uts", "sh", "-c", NAMED, self.name]
         return run_process([*enter, *command], log, **options)
@@ -50,11 +55,19 @@ class Host:
 
 @contextmanager
 def run_hosts(*names: str) -> Iterator[list[Host]]:
-    """Make a host for each of *names*, with a mark added that tells this run's from others; remove them after."""
+    """Make a host for each of *names*, with a mark added that tells this run's from others.
+
+    Remove them after.
+    """
     _require_namespaces()
-    mark, subnet = secrets.token_hex(2), f"198.{18 + os.getpid() // 256 % 2}.{os.getpid() % 256}"  # RFC 2544: for tests
+    mark, subnet = (
+        secrets.token_hex(2),
+        f"198.{18 + os.getpid() // 256 % 2}.{os.getpid() % 256}",
+    )  # RFC 2544: for tests
     switch = f"switch-{mark}"
-    hosts = [Host(f"{name}-{mark}", f"{subnet}.{number}", switch) for number, name in enumerate(names, 1)]
+    hosts = [
+        Host(f"{name}-{mark}", f"{subnet}.{number}", switch) for number, name in enumerate(names, 1)
+    ]
     with ExitStack() as undo:
         for namespace in (switch, *(host.name for host in hosts)):
             _ip("netns", "add", namespace)
@@ -68,7 +81,10 @@ def run_hosts(*names: str) -> Iterator[list[Host]]:
 
 
 def _plug_in(switch: str, port: str, address: str, *namespace: str) -> None:
-    """Give *namespace*, or this machine, a network card *port* with *address*, and plug it into *switch*."""
+    """Give *namespace*, or this machine, a network card *port* with *address*.
+
+    And plug it into *switch*.
+    """
     _ip(*namespace, "link", "add", port, "type", "veth", "peer", "name", port, "netns", switch)
     _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
     _ip(*namespace, "address", "add", f"{address}/24", "dev", port)
@@ -78,7 +94,9 @@ def _plug_in(switch: str, port: str, address: str, *namespace: str) -> None:
 
 def _require_namespaces() -> None:
     require_program("ip")
-    trial = subprocess.run([require_program("unshare"), "--net", "--uts", "true"], capture_output=True, check=False)
+    trial = subprocess.run(
+        [require_program("unshare"), "--net", "--uts", "true"], capture_output=True, check=False
+    )
     if os.geteuid() != 0 or trial.returncode != 0:
         missing(f"only root may make network namespaces: {trial.stderr.decode().strip()}")
 

@@ -1,4 +1,7 @@
-"""nginx with the configuration of `deploy/`, in front of a service, on free ports and with a certificate of its own."""
+"""nginx with the configuration of `deploy/`, in front of a service.
+
+On free ports and with a certificate of its own.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ class Nginx:
 def run_nginx(
     folder: Path, service_port: int, storage: Path, changes: Mapping[str, str] | None = None
 ) -> Iterator[Nginx]:
-    """Run nginx before the service on *service_port*, with *changes* to the text of its configuration."""
+    """Run nginx before the service on *service_port*.
+
+    With *changes* to the text of its configuration.
+    """
     program = require_program("nginx")
     folder.mkdir()
     http_port, https_port = find_free_port(), find_free_port()
@@ -71,7 +77,10 @@ def run_nginx(
 
 def render(folder: Path, changes: Mapping[str, str]) -> None:
     """Copy the configuration into *folder* with *changes*, each of which must find its text."""
-    texts = {path.name: path.read_text() for path in [DEPLOY / "nginx.conf", *DEPLOY.glob("nginx/*.conf")]}
+    texts = {
+        path.name: path.read_text()
+        for path in [DEPLOY / "nginx.conf", *DEPLOY.glob("nginx/*.conf")]
+    }
     for old, new in changes.items():
         assert any(old in text for text in texts.values()), f"{old!r} is not in the configuration"
         texts = {name: text.replace(old, new) for name, text in texts.items()}
@@ -86,5 +95,7 @@ def make_certificate(folder: Path) -> ssl.SSLContext:
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     openssl = require_program("openssl")
-    subprocess.run([openssl, "req", "-x509", *kind, *subject, *files], check=True, capture_output=True)
+    subprocess.run(
+        [openssl, "req", "-x509", *kind, *subject, *files], check=True, capture_output=True
+    )
     return ssl.create_default_context(cafile=str(folder / "fullchain.pem"))

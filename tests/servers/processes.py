@@ -18,13 +18,20 @@ STOP_SECONDS = 30
 def run_process(
     command: Sequence[str], log: Path, *, stop: int = signal.SIGKILL, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* in a session of its own until the end of the context; its last signal is *stop*.
+    """Run *command* in a session of its own until the end of the context.
+
+    Its last signal is *stop*.
 
     What it says goes to the file *log*.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, **options
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **options,
         )
     try:
         yield process

@@ -1,4 +1,7 @@
-"""What every storage backend must do: derive a class from StorageContract, named Test…, with a ``store`` fixture."""
+"""What every storage backend must do.
+
+Derive a class from StorageContract, named Test…, with a ``store`` fixture.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,28 @@ from imageprocessor.storage.protocol import Storage
 
 BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys here
 KEY = "avatars/processed/medium/1_medium.webp"
-BAD_KEYS = ["", "/etc/passwd", "../1", "a/../../1", "a//b", "a/", ".tmp/1", "a b", "a\\b", "a\0b", "é", "x" * 1025]
+BAD_KEYS = [
+    "",
+    "/etc/passwd",
+    "../1",
+    "a/../../1",
+    "a//b",
+    "a/",
+    ".tmp/1",
+    "a b",
+    "a\\b",
+    "a\0b",
+    "é",
+    "x" * 1025,
+]
 
 
 class StorageContract:
     writers = 4  # at once, of the same object
 
-    @pytest.mark.parametrize("data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"]
+    )
     def test_what_was_put_is_got_back(self, store: Storage, data: bytes) -> None:
         store.put(KEY, data)
         assert store.get(KEY) == data
@@ -82,7 +100,9 @@ class StorageContract:
         store.adopt(KEY, upload)
         assert store.get(KEY) == b"second"
 
-    def test_adopt_of_no_file_fails_and_keeps_what_was_there(self, store: Storage, tmp_path: Path) -> None:
+    def test_adopt_of_no_file_fails_and_keeps_what_was_there(
+        self, store: Storage, tmp_path: Path
+    ) -> None:
         store.put(KEY, b"first")
         with pytest.raises(StorageUnavailableError, match="take in"):
             store.adopt(KEY, tmp_path / "absent")
@@ -104,7 +124,9 @@ class StorageContract:
             ("/", set()),
         ],
     )
-    def test_list_yields_the_keys_that_begin_with_the_prefix(self, store: Storage, prefix: str, keys: set[str]) -> None:
+    def test_list_yields_the_keys_that_begin_with_the_prefix(
+        self, store: Storage, prefix: str, keys: set[str]
+    ) -> None:
         for key in ["one/1", "one/12", "one/b/3", "one-half/4", "two/1"]:
             store.put(key, b"bytes")
         assert {found.key for found in store.list(prefix)} == keys
@@ -128,7 +150,9 @@ class StorageContract:
         assert list(store.list()) == []
 
     @pytest.mark.parametrize("key", BAD_KEYS)
-    def test_a_bad_key_is_refused_by_every_method(self, store: Storage, tmp_path: Path, key: str) -> None:
+    def test_a_bad_key_is_refused_by_every_method(
+        self, store: Storage, tmp_path: Path, key: str
+    ) -> None:
         upload = tmp_path / "upload"
         upload.write_bytes(b"bytes")
         for use in (

@@ -26,7 +26,9 @@ def test_a_bucket_name_is_returned(name: str) -> None:
     assert check_bucket(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "a", "-ab", "Ab", "a_b", "a.b", "a/b", "ab\n", "ä1", "a" * 64, "٣٣"])
+@pytest.mark.parametrize(
+    "name", ["", "a", "-ab", "Ab", "a_b", "a.b", "a/b", "ab\n", "ä1", "a" * 64, "٣٣"]
+)
 def test_another_bucket_name_is_refused_with_its_value(name: str) -> None:
     with pytest.raises(InvalidBucketError) as caught:
         check_bucket(name)
@@ -42,7 +44,9 @@ def test_a_long_value_is_shortened_in_the_message(check: object) -> None:
 
 
 @given(text_near_keys)
-def test_what_is_accepted_as_a_key_is_a_relative_path_that_reads_the_same_everywhere(key: str) -> None:
+def test_what_is_accepted_as_a_key_is_a_relative_path_that_reads_the_same_everywhere(
+    key: str,
+) -> None:
     if is_key(key):
         path = PurePosixPath("/root") / key
         assert str(path) == f"/root/{key}"
@@ -66,7 +70,9 @@ def test_the_key_of_a_variant_holds_bucket_size_and_image(bucket: str, image_id:
     assert key == f"{bucket}/processed/thumbnail/{image_id}_thumbnail.webp"
 
 
-@pytest.mark.parametrize(("size", "image_id"), [("a/b", "1"), ("..", "1"), ("", "1"), ("a", "../1"), ("a", "")])
+@pytest.mark.parametrize(
+    ("size", "image_id"), [("a/b", "1"), ("..", "1"), ("", "1"), ("a", "../1"), ("a", "")]
+)
 def test_a_variants_key_cannot_climb(size: str, image_id: str) -> None:
     with pytest.raises(InvalidKeyError):
         variant_key("avatars", size, image_id)

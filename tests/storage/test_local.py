@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
-from imageprocessor.errors import ObjectNotFoundError, StorageError, StorageFullError, StorageUnavailableError
+from imageprocessor.errors import (
+    ObjectNotFoundError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from imageprocessor.storage.local import LocalStorage
 from tests.storage.contract import KEY, StorageContract
 
@@ -114,9 +119,13 @@ def test_delete_is_flushed(store: LocalStorage, steps: list[tuple[str, str]]) ->
     assert steps == [("fsync", str(store.root))]
 
 
-def test_a_new_root_is_flushed_into_its_parents(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
+def test_a_new_root_is_flushed_into_its_parents(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
     LocalStorage(tmp_path / "a" / "b")
-    assert steps == [("fsync", str(path)) for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
+    assert steps == [
+        ("fsync", str(path)) for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")
+    ]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -130,7 +139,11 @@ def test_a_new_root_is_flushed_into_its_parents(tmp_path: Path, steps: list[tupl
     ],
 )
 def test_a_failed_put_keeps_the_old_object_and_leaves_no_draft(
-    store: LocalStorage, monkeypatch: pytest.MonkeyPatch, call: str, number: int, expected: type[StorageError]
+    store: LocalStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    number: int,
+    expected: type[StorageError],
 ) -> None:
     store.put(KEY, b"old")
 
@@ -155,7 +168,9 @@ def test_killing_the_writer_leaves_a_whole_object(store: LocalStorage) -> None:
         f"while True: store.put({KEY!r}, bytes([1]) * {MEGABYTE}); store.put({KEY!r}, bytes([0]) * {MEGABYTE})"
     )
     for reads in (0, 50, 100, 150, 200):
-        with subprocess.Popen([sys.executable, "-c", program, str(store.root)], stdout=subprocess.PIPE) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(store.root)], stdout=subprocess.PIPE
+        ) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()
             assert all(store.get(KEY) in versions for _ in range(reads))
@@ -251,8 +266,17 @@ def test_directories_are_0750_and_files_0640(tmp_path: Path) -> None:
         store.adopt("avatars/adopted", upload)
     finally:
         os.umask(umask)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [store.root, *store.root.rglob("*")]}
-    assert modes == {"storage": 0o750, ".tmp": 0o750, "avatars": 0o750, "put": 0o640, "adopted": 0o640}
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in [store.root, *store.root.rglob("*")]
+    }
+    assert modes == {
+        "storage": 0o750,
+        ".tmp": 0o750,
+        "avatars": 0o750,
+        "put": 0o640,
+        "adopted": 0o640,
+    }
 
 
 def test_the_umask_does_not_hide_files_from_the_group(store: LocalStorage) -> None:

@@ -28,12 +28,20 @@ def test_memory_location_opens_an_empty_store_each_time() -> None:
 
 @pytest.mark.parametrize(
     ("location", "key"),
-    [("s3://photos", "avatars/1"), ("s3://photos/", "avatars/1"), ("s3://photos/a/b/", "a/b/avatars/1")],
+    [
+        ("s3://photos", "avatars/1"),
+        ("s3://photos/", "avatars/1"),
+        ("s3://photos/a/b/", "a/b/avatars/1"),
+    ],
 )
 def test_s3_location_opens_that_bucket_with_what_boto3_finds(
     s3: str, location: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret"}
+    found = {
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_ACCESS_KEY_ID": "AKIDTEST",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     store = open_storage(location)

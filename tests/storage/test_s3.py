@@ -26,7 +26,11 @@ from tests.servers.faults import FaultyProxy, run_faulty_proxy
 from tests.storage.contract import BUCKETS, KEY, StorageContract
 
 SECRET = "a-secret-that-nobody-may-see"
-KEYS: dict[str, Any] = {"access_key_id": "AKIDTEST", "secret_access_key": SECRET, "region": "eu-west-1"}
+KEYS: dict[str, Any] = {
+    "access_key_id": "AKIDTEST",
+    "secret_access_key": SECRET,
+    "region": "eu-west-1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +60,9 @@ def make_bucket(opened: S3Storage) -> Iterator[Callable[[str], str]]:
     made = []
 
     def make(name: str) -> str:
-        opened.client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        opened.client.create_bucket(
+            Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        )
         made.append(name)
         return name
 
@@ -76,7 +82,9 @@ def store(opened: S3Storage, bucket: str) -> S3Storage:
     return in_bucket(opened, bucket)
 
 
-def in_bucket(opened: S3Storage, bucket: str | None, buckets: tuple[str, ...] = (), prefix: str = "") -> S3Storage:
+def in_bucket(
+    opened: S3Storage, bucket: str | None, buckets: tuple[str, ...] = (), prefix: str = ""
+) -> S3Storage:
     store = opened.at_prefix(prefix)
     store.bucket, store.buckets = bucket, buckets
     return store
@@ -115,7 +123,9 @@ class TestABucketEach(StorageContract):
 
 
 def names_in(store: S3Storage, bucket: str) -> list[str]:
-    return [found["Key"] for found in store.client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return [
+        found["Key"] for found in store.client.list_objects_v2(Bucket=bucket).get("Contents", [])
+    ]
 
 
 def test_one_bucket_holds_the_whole_key_after_the_prefix(opened: S3Storage, bucket: str) -> None:
@@ -124,7 +134,9 @@ def test_one_bucket_holds_the_whole_key_after_the_prefix(opened: S3Storage, buck
     assert names_in(store, bucket) == ["_staging/avatars/1"]
 
 
-def test_a_bucket_each_is_the_first_name_of_the_key(opened: S3Storage, make_bucket: Callable[[str], str]) -> None:
+def test_a_bucket_each_is_the_first_name_of_the_key(
+    opened: S3Storage, make_bucket: Callable[[str], str]
+) -> None:
     make_bucket("avatars")
     in_bucket(opened, None, ("avatars",), "_staging/").put("avatars/1", b"bytes")
     assert names_in(opened, "avatars") == ["_staging/1"]
@@ -133,14 +145,22 @@ def test_a_bucket_each_is_the_first_name_of_the_key(opened: S3Storage, make_buck
 @pytest.mark.parametrize("key", ["payroll/1", "payroll", "avatars"])
 def test_no_bucket_but_the_permitted_ones_is_touched(proxy: FaultyProxy, key: str) -> None:
     store = S3Storage(S3Access(proxy.url, **KEYS), bucket=None, buckets=["avatars"])
-    for use in (store.get, store.exists, store.delete, store.url, lambda key: store.put(key, b"bytes")):
+    for use in (
+        store.get,
+        store.exists,
+        store.delete,
+        store.url,
+        lambda key: store.put(key, b"bytes"),
+    ):
         with pytest.raises(StorageUnavailableError, match="ALLOWED_BUCKETS"):
             use(key)
     assert list(store.list("payroll/")) == []
     assert proxy.heads == []
 
 
-def test_listing_goes_on_over_pages_and_passes_over_what_is_staged(opened: S3Storage, bucket: str) -> None:
+def test_listing_goes_on_over_pages_and_passes_over_what_is_staged(
+    opened: S3Storage, bucket: str
+) -> None:
     images, staging = in_bucket(opened, bucket), in_bucket(opened, bucket, prefix="_staging/")
     for number in range(20):
         staging.put(f"avatars/{number}", b"bytes")
@@ -163,8 +183,12 @@ def test_listing_goes_on_over_pages_and_passes_over_what_is_staged(opened: S3Sto
         images.client.meta.events.unregister("provide-client-params.s3.ListObjectsV2", small_pages)
 
 
-@pytest.mark.parametrize(("key", "kind"), [("avatars/1.webp", "image/webp"), ("avatars/1", "application/octet-stream")])
-def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(store: S3Storage, key: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "kind"), [("avatars/1.webp", "image/webp"), ("avatars/1", "application/octet-stream")]
+)
+def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(
+    store: S3Storage, key: str, kind: str
+) -> None:
     store.put(key, b"bytes")
     with urlopen(store.url(key)) as answer:
         assert answer.read() == b"bytes"
@@ -176,15 +200,22 @@ def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(store: S3Sto
     assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
 
 
-def test_stored_images_are_marked_as_webp_that_never_changes(store: S3Storage, tmp_path: Path) -> None:
+def test_stored_images_are_marked_as_webp_that_never_changes(
+    store: S3Storage, tmp_path: Path
+) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
     store.adopt(KEY, upload)
     head = store.client.head_object(Bucket=store.bucket, Key=KEY)
-    assert (head["ContentType"], head["CacheControl"]) == ("image/webp", "private, max-age=31536000, immutable")
+    assert (head["ContentType"], head["CacheControl"]) == (
+        "image/webp",
+        "private, max-age=31536000, immutable",
+    )
 
 
-def test_urls_lead_to_the_public_endpoint_and_bytes_go_to_the_other(s3: str, bucket: str, proxy: FaultyProxy) -> None:
+def test_urls_lead_to_the_public_endpoint_and_bytes_go_to_the_other(
+    s3: str, bucket: str, proxy: FaultyProxy
+) -> None:
     store = S3Storage(S3Access(s3, public_endpoint_url=proxy.url, **KEYS), bucket=bucket)
     store.put(KEY, b"bytes")
     assert proxy.heads == []
@@ -208,15 +239,23 @@ def test_other_servers_than_awss_get_path_style_plain_bodies_and_the_given_keys(
 ) -> None:
     failing.put(KEY, b"bytes")
     line, *headers = proxy.heads[-1].splitlines()
-    said = {name.lower(): value for name, _, value in (header.partition(": ") for header in headers)}
+    said = {
+        name.lower(): value for name, _, value in (header.partition(": ") for header in headers)
+    }
     assert line == f"PUT /{bucket}/{KEY} HTTP/1.1"
     assert said["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDTEST/")
-    assert re.fullmatch("[0-9a-f]{64}", said["x-amz-content-sha256"]), "the signature vouches for the bytes"
+    assert re.fullmatch("[0-9a-f]{64}", said["x-amz-content-sha256"]), (
+        "the signature vouches for the bytes"
+    )
     assert "content-encoding" not in said
-    assert not [name for name in said if "checksum" in name or "trailer" in name or "encryption" in name]
+    assert not [
+        name for name in said if "checksum" in name or "trailer" in name or "encryption" in name
+    ]
 
 
-def request_to_aws(access: S3Access, use: Callable[[S3Storage], object], bucket: str = "images") -> Any:
+def request_to_aws(
+    access: S3Access, use: Callable[[S3Storage], object], bucket: str = "images"
+) -> Any:
     """Return the request that *use* would send to AWS."""
     store = S3Storage(access, bucket=bucket)
     sent = []
@@ -239,13 +278,19 @@ def test_aws_is_asked_to_encrypt_in_the_buckets_own_region() -> None:
 
 
 def test_temporary_keys_send_their_token() -> None:
-    request = request_to_aws(S3Access(session_token="of an hour", **KEYS), lambda store: store.get(KEY))
+    request = request_to_aws(
+        S3Access(session_token="of an hour", **KEYS), lambda store: store.get(KEY)
+    )
     assert request.headers["X-Amz-Security-Token"] == b"of an hour"
 
 
 def test_keys_of_a_profile_are_used(tmp_path: Path) -> None:
-    (tmp_path / "credentials").write_text(f"[images]\naws_access_key_id=AKIDFILE\naws_secret_access_key={SECRET}\n")
-    request = request_to_aws(S3Access(profile="images", region="eu-west-1"), lambda store: store.get(KEY))
+    (tmp_path / "credentials").write_text(
+        f"[images]\naws_access_key_id=AKIDFILE\naws_secret_access_key={SECRET}\n"
+    )
+    request = request_to_aws(
+        S3Access(profile="images", region="eu-west-1"), lambda store: store.get(KEY)
+    )
     assert b"Credential=AKIDFILE/" in request.headers["Authorization"]
 
 
@@ -299,7 +344,11 @@ USES: dict[str, Callable[[S3Storage], object]] = {
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("fault", [500, 503, 403, "reset", "hang"])
 def test_every_fault_is_told_with_bucket_and_without_secrets(
-    failing: S3Storage, proxy: FaultyProxy, bucket: str, fault: Any, use: Callable[[S3Storage], object]
+    failing: S3Storage,
+    proxy: FaultyProxy,
+    bucket: str,
+    fault: Any,
+    use: Callable[[S3Storage], object],
 ) -> None:
     proxy.fail(fault)
     with pytest.raises(StorageUnavailableError, match=bucket) as caught:
@@ -334,7 +383,12 @@ def test_nobody_listening_is_told_within_the_attempts(bucket: str) -> None:
     ],
 )
 def test_refusals_say_what_to_do(
-    failing: S3Storage, proxy: FaultyProxy, status: int, code: str, kind: type[StorageError], remedy: str
+    failing: S3Storage,
+    proxy: FaultyProxy,
+    status: int,
+    code: str,
+    kind: type[StorageError],
+    remedy: str,
 ) -> None:
     proxy.fail(status, code=code)
     with pytest.raises(StorageError, match=remedy) as caught:
@@ -344,12 +398,20 @@ def test_refusals_say_what_to_do(
 
 def test_bucket_that_is_not_there_is_no_missing_object(opened: S3Storage) -> None:
     store = in_bucket(opened, f"absent-{uuid.uuid4().hex}")
-    for use in (store.get, store.exists, store.delete, lambda key: store.put(key, b"bytes"), lambda _: [*store.list()]):
+    for use in (
+        store.get,
+        store.exists,
+        store.delete,
+        lambda key: store.put(key, b"bytes"),
+        lambda _: [*store.list()],
+    ):
         with pytest.raises(StorageUnavailableError, match=r"absent-.*no such bucket"):
             use(KEY)
 
 
-def test_file_that_could_not_be_taken_in_is_kept(failing: S3Storage, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_file_that_could_not_be_taken_in_is_kept(
+    failing: S3Storage, proxy: FaultyProxy, tmp_path: Path
+) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
     proxy.fail(500)
@@ -361,7 +423,9 @@ def test_file_that_could_not_be_taken_in_is_kept(failing: S3Storage, proxy: Faul
     assert failing.get(KEY) == b"bytes"
 
 
-def test_one_fault_that_passes_is_nobodys_concern(failing: S3Storage, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_one_fault_that_passes_is_nobodys_concern(
+    failing: S3Storage, proxy: FaultyProxy, tmp_path: Path
+) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
     proxy.fail(503)

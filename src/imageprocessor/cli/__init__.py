@@ -9,8 +9,12 @@ from imageprocessor.errors import MissingExtraError
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 the work failed, 2 wrong usage or settings, 130 interrupted."""
-    gc.disable()  # what is imported stays: looking through it while it grows takes a tenth of the start
+    """Run the command line and exit.
+
+    0 done, 1 the work failed, 2 wrong usage or settings, 130 interrupted.
+    """
+    # what is imported stays: looking through it while it grows takes a tenth of the start
+    gc.disable()
     try:
         from imageprocessor.cli.app import run  # noqa: PLC0415 - without the extra `cli` it says how to install it
     except ModuleNotFoundError as error:

@@ -1,4 +1,7 @@
-"""The Typer application: its commands in panels, and the one boundary where errors become a line and an exit code."""
+"""The Typer application.
+
+Its commands in panels, and the one boundary where errors become a line and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,21 @@ def print_version(asked: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    bool,
+    typer.Option(
+        "--version", help="Print the version and exit.", is_eager=True, callback=print_version
+    ),
 ]
 
 
 @app.callback()
 def describe(version: Version = False) -> None:
-    """Turn untrusted uploads into clean, upright, metadata-free web images: files here, or a service.
+    """Turn untrusted uploads into clean, upright, metadata-free web images.
 
-    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings.
+    Files here, or a service.
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong
+    usage or settings.
     """
 
 
@@ -73,7 +82,10 @@ def _fail(message: str, status: int) -> int:
 
 
 def _name_extra(error: ModuleNotFoundError) -> str:
-    """Return the install line; only the extra `server` has all that the commands of the service use."""
+    """Return the install line.
+
+    Only the extra `server` has all that the commands of the service use.
+    """
     if (error.name or "imageprocessor").partition(".")[0] == "imageprocessor":
         raise error
     return str(MissingExtraError(f"This command (it uses {error.name})", "server"))

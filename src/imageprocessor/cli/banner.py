@@ -15,20 +15,35 @@ from imageprocessor.settings import Settings
 UPLOAD_PATH = "/api/v1/images/upload"
 
 
-def describe_service(settings: Settings, listener: socket.socket, environ: Mapping[str, str]) -> str:
+def describe_service(
+    settings: Settings, listener: socket.socket, environ: Mapping[str, str]
+) -> str:
     """Return the banner, several lines."""
     url = reachable_url(listener)
-    facts = {"listens on": url, "API docs": f"{url}/docs", **_places(settings), "workers": _workers(settings)}
+    facts = {
+        "listens on": url,
+        "API docs": f"{url}/docs",
+        **_places(settings),
+        "workers": _workers(settings),
+    }
     lines = [f"  {name:<11} {value}" for name, value in facts.items()]
     trial = [f"    {line}" for line in try_lines(settings, url, environ)]
     return "\n".join(
-        [f"imageprocessor {imageprocessor.__version__}", *lines, "", "  Try it in another terminal:", *trial]
+        [
+            f"imageprocessor {imageprocessor.__version__}",
+            *lines,
+            "",
+            "  Try it in another terminal:",
+            *trial,
+        ]
     )
 
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return two lines for a shell: get a token, upload a photo."""
-    elsewhere = find_origin("data_dir", environ) == "environment"  # another terminal does not have it
+    elsewhere = (
+        find_origin("data_dir", environ) == "environment"
+    )  # another terminal does not have it
     prefix = f"DATA_DIR={shlex.quote(str(settings.data_dir.resolve()))} " if elsewhere else ""
     bucket = next(iter(settings.allowed_buckets), "photos")
     return (
@@ -50,7 +65,9 @@ def _places(settings: Settings) -> dict[str, str]:
     """Name the folder of all data, and what is kept elsewhere."""
     data_dir = settings.data_dir.resolve()
     buckets = settings.s3_bucket or ", ".join(settings.allowed_buckets)
-    images = settings.storage_path.resolve() if settings.storage_backend == "local" else f"S3: {buckets}"
+    images = (
+        settings.storage_path.resolve() if settings.storage_backend == "local" else f"S3: {buckets}"
+    )
     database = settings.sqlite_path.resolve() if settings.sqlite_path else "PostgreSQL"
     places = {"database": database, "images": images}
     return {"data": str(data_dir)} | {

@@ -1,4 +1,7 @@
-"""Many pictures at once: each in a thread, since Pillow lets others run, and each at its own risk."""
+"""Many pictures at once.
+
+Each in a thread, since Pillow lets others run, and each at its own risk.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,22 @@ class Outcome:
         """Return the line that ``--json`` prints."""
         if self.error is None:
             return {"file": str(self.path), **self.report}
-        return {"file": str(self.path), "error": describe_error(self.error), "error_code": error_code(self.error)}
+        return {
+            "file": str(self.path),
+            "error": describe_error(self.error),
+            "error_code": error_code(self.error),
+        }
 
 
-def process_each(plan: Plan, variants: Sequence[VariantSpec], limits: Limits, threads: int) -> Iterator[Outcome]:
-    """Process the pictures of *plan* and write their results; yield the outcome of each as it is done.
+def process_each(
+    plan: Plan, variants: Sequence[VariantSpec], limits: Limits, threads: int
+) -> Iterator[Outcome]:
+    """Process the pictures of *plan* and write their results.
 
-    The threads only compute. This one writes, so that an interruption finds no other in the middle of a file.
+    Yield the outcome of each as it is done.
+
+    The threads only compute. This one writes, so that an interruption finds no other in the middle
+    of a file.
     """
     waiting = iter(plan.items())
     running: dict[Future[ProcessedImage], tuple[Source, Mapping[str, Path]]] = {}
@@ -57,10 +69,15 @@ def process_each(plan: Plan, variants: Sequence[VariantSpec], limits: Limits, th
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """Draw a bar of *total* files on stderr if that is a terminal; yield what moves it on by one."""
+    """Draw a bar of *total* files on stderr if that is a terminal.
+
+    Yield what moves it on by one.
+    """
     console = Console(stderr=True)
     columns = TextColumn("processing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("files", total=total)
         yield lambda: progress.advance(task)
 
@@ -73,14 +90,20 @@ def describe_error(error: Exception) -> str:
 
 
 def error_code(error: Exception) -> str:
-    """Return the stable code of an error; what the system reports has ``file_error``, or ``out_of_memory``."""
+    """Return the stable code of an error.
+
+    What the system reports has ``file_error``, or ``out_of_memory``.
+    """
     if isinstance(error, ImageProcessorError):
         return error.code
     return "out_of_memory" if isinstance(error, MemoryError) else "file_error"
 
 
 def end_now(status: int) -> NoReturn:
-    """End the process without waiting for its threads: none can be interrupted, and none writes a file."""
+    """End the process without waiting for its threads.
+
+    None can be interrupted, and none writes a file.
+    """
     os._exit(status)
 
 
@@ -102,7 +125,8 @@ def _report(image: ProcessedImage, paths: Mapping[str, Path], bytes_in: int) -> 
         "dominant_color": image.dominant_color,
         "size_bytes": bytes_in,
         "variants": {
-            name: {"path": str(paths[name]), **variant.describe()} for name, variant in image.variants.items()
+            name: {"path": str(paths[name]), **variant.describe()}
+            for name, variant in image.variants.items()
         },
         "warnings": list(image.warnings),
         "removed": list(image.removed),

@@ -13,11 +13,16 @@ from imageprocessor.settings import Settings, accepted_form, is_secret
 
 
 def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return ``name``, ``value``, ``origin``, ``meaning`` and ``accepted`` of every setting; secrets are hidden."""
+    """Return ``name``, ``value``, ``origin``, ``meaning`` and ``accepted`` of every setting.
+
+    Secrets are hidden.
+    """
     return [
         {
             "name": name.upper(),
-            "value": "(hidden)" if is_secret(name) and getattr(settings, name) else show_value(getattr(settings, name)),
+            "value": "(hidden)"
+            if is_secret(name) and getattr(settings, name)
+            else show_value(getattr(settings, name)),
             "origin": find_origin(name, environ),
             "meaning": field.description or "",
             "accepted": accepted_form(name),
@@ -38,9 +43,13 @@ def show_value(value: Any) -> str:
         return json.dumps(dict(map(_show_size, value)))
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+    return (
+        str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+    )
 
 
 def _show_size(spec: VariantSpec) -> tuple[str, dict[str, Any]]:
     options = asdict(spec)
-    return options.pop("name"), {option: value for option, value in options.items() if value is not None}
+    return options.pop("name"), {
+        option: value for option, value in options.items() if value is not None
+    }

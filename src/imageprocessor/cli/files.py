@@ -1,4 +1,7 @@
-"""Which pictures are meant, what their results are called, and how a result gets there whole or not at all."""
+"""Which pictures are meant, what their results are called.
+
+And how a result gets there whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ Plan = Mapping[Source, Mapping[str, Path]]
 
 
 def find_sources(named: Sequence[Path], out: Path) -> list[Source]:
-    """Return the files *named*, whatever they are called, and the images in the folders *named*, each once.
+    """Return the files *named*, whatever they are called, and the images in the folders *named*.
+
+    Each once.
 
     What is below *out* is left out of folders: it is results, and would be processed again.
     """
@@ -43,7 +48,9 @@ def find_sources(named: Sequence[Path], out: Path) -> list[Source]:
 
 
 def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> Plan:
-    """Name the results of each source: ``{stem}_{size}.webp``, or with the full file name where two would collide.
+    """Name the results of each source.
+
+    ``{stem}_{size}.webp``, or with the full file name where two would collide.
 
     Raises:
         typer.BadParameter: Two sources would still write one file, or one would overwrite a source.
@@ -58,7 +65,10 @@ def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> 
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write *data* at *path*, whole or not at all; a file that was there is replaced and its mode kept."""
+    """Write *data* at *path*, whole or not at all.
+
+    A file that was there is replaced and its mode kept.
+    """
     path = path.resolve()  # a link is followed, not replaced
     draft = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

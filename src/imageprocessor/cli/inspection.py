@@ -22,7 +22,10 @@ TOLD = {"taken_at": "time", "camera": "camera", "software": "software"}
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return all that is known of the image at *path*, ready for JSON; or ``file``, ``error`` and ``error_code``."""
+    """Return all that is known of the image at *path*, ready for JSON.
+
+    Or ``file``, ``error`` and ``error_code``.
+    """
     try:
         info, metadata = validate(path, NO_LIMITS), read_metadata(path)
         size_bytes = path.stat().st_size
@@ -41,7 +44,9 @@ def read_report(path: Path) -> dict[str, Any]:
         "camera": metadata.camera,
         "software": metadata.software,
         "taken_at": metadata.taken_at,
-        "gps": {"latitude": metadata.gps[0], "longitude": metadata.gps[1]} if metadata.gps else None,
+        "gps": {"latitude": metadata.gps[0], "longitude": metadata.gps[1]}
+        if metadata.gps
+        else None,
         "metadata": list(metadata.kinds),
     }
 
@@ -70,9 +75,14 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def list_removed(before: bytes, after: bytes) -> list[str]:
-    """Name what *before* gives away and *after* does not: kinds of metadata, then what they told."""
+    """Name what *before* gives away and *after* does not.
+
+    Kinds of metadata, then what they told.
+    """
     had, has = read_metadata(before), read_metadata(after)
     gone = [kind for kind in had.kinds if kind not in has.kinds]
     if "exif" in has.kinds and before != after:
         gone.append("exif except orientation")
-    return gone + [name for field, name in TOLD.items() if getattr(had, field) and not getattr(has, field)]
+    return gone + [
+        name for field, name in TOLD.items() if getattr(had, field) and not getattr(has, field)
+    ]

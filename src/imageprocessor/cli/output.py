@@ -1,4 +1,7 @@
-"""What reaches the terminal: results on stdout, all else on stderr, and nothing that the terminal would obey."""
+"""What reaches the terminal.
+
+Results on stdout, all else on stderr, and nothing that the terminal would obey.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,19 @@ def print_json(value: Any, *, lines: bool = False) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, whole: str | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    whole: str | None = None,
 ) -> None:
-    """Print a table. Its cells wrap rather than lose what they say, but those of the column *whole* never do."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    """Print a table.
+
+    Its cells wrap rather than lose what they say, but those of the column *whole* never do.
+    """
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == whole)
     for row in rows:
@@ -58,7 +70,9 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return *text* with every character that a terminal might obey, or cannot show, written as an escape.
+    r"""Return *text* with every character that a terminal might obey, or cannot show.
+
+    Written as an escape.
 
     >>> printable("cat\x1b[2J.jpg")
     'cat\\x1b[2J.jpg'
@@ -91,9 +105,14 @@ def show_failure(message: str) -> Text:
 
 
 def _open_stdout() -> Console:
-    """Return stdout as wide as the terminal, or, where it is a file or a pipe, wide enough not to wrap."""
+    """Return stdout as wide as the terminal, or, where it is a file or a pipe.
+
+    Wide enough not to wrap.
+    """
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _cell(value: object) -> RenderableType:
-    return value if isinstance(value, Text) else Text("" if value is None else printable(str(value)))
+    return (
+        value if isinstance(value, Text) else Text("" if value is None else printable(str(value)))
+    )

@@ -1,7 +1,10 @@
-"""The running service: its socket, the processes that answer, the workers beside them, and how all of it stops.
+"""The running service.
 
-The first SIGINT or SIGTERM stops the API, then the workers, and lets both finish what they have in hand. The next one
-ends the process at once. No child outlives it in either case: workers and the application watch for its end.
+Its socket, the processes that answer, the workers beside them, and how all of it stops.
+
+The first SIGINT or SIGTERM stops the API, then the workers, and lets both finish what they have in
+hand. The next one ends the process at once. No child outlives it in either case: workers and the
+application watch for its end.
 """
 
 from __future__ import annotations
@@ -43,7 +46,10 @@ log = logging.getLogger(__name__)
 
 
 def load_app() -> None:
-    """Import the server: what it lacks is told now, in this process, not by each one that will answer."""
+    """Import the server.
+
+    What it lacks is told now, in this process, not by each one that will answer.
+    """
     import_from_string(APP)
 
 
@@ -57,7 +63,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]  # the rest says again where it was to listen
+        reason = (error.strerror or str(error)).partition(" (")[
+            0
+        ]  # the rest says again where it was to listen
         raise ImageProcessorError(
             f"Port {port} of {host} cannot be listened on ({reason}): "
             "stop what uses it, or choose others with --port and --host."
@@ -84,15 +92,23 @@ def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> N
 
 
 def run_api_process(sockets: list[socket.socket] | None) -> None:
-    """Answer requests in this process until SIGTERM, which the app also sends when its parent is gone."""
+    """Answer requests in this process until SIGTERM.
+
+    Which the app also sends when its parent is gone.
+    """
     server = import_from_string(SERVER)(_configure())
-    for number in STOP_SIGNALS:  # uvicorn listens for them too, but later: an exception before that breaks its start
+    for number in (
+        STOP_SIGNALS
+    ):  # uvicorn listens for them too, but later: an exception before that breaks its start
         signal.signal(number, server.handle_exit)
     server.run(sockets)
 
 
 def choose_background(service: Service) -> Supervisor | Sweeper | None:
-    """Return what runs beside the API: the workers; for Celery, whose workers are elsewhere, the sweep."""
+    """Return what runs beside the API: the workers.
+
+    For Celery, whose workers are elsewhere, the sweep.
+    """
     settings = service.settings
     if settings.queue_backend == "celery":
         return Sweeper(service)
@@ -100,13 +116,17 @@ def choose_background(service: Service) -> Supervisor | Sweeper | None:
 
 
 def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> None:
-    """Run *body* beside *background* until a signal or a failure of that interrupts it; then stop the background.
+    """Run *body* beside *background* until a signal or a failure of that interrupts it.
+
+    Then stop the background.
 
     Raises:
         ImageProcessorError: The workers failed.
     """
     faults = list[Exception]()
-    thread = threading.Thread(target=_run_background, args=(background, faults), name="background", daemon=True)
+    thread = threading.Thread(
+        target=_run_background, args=(background, faults), name="background", daemon=True
+    )
     try:
         with _never_in_children(*STOP_SIGNALS):  # nor in the thread itself
             thread.start()
@@ -119,23 +139,37 @@ def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> 
             background.stop()
         if thread.is_alive():
             thread.join()
-        for child in multiprocessing.active_children():  # none, unless the supervisor failed; they ignore SIGTERM
+        for child in (
+            multiprocessing.active_children()
+        ):  # none, unless the supervisor failed; they ignore SIGTERM
             child.kill()
     if faults:
-        raise ImageProcessorError("The workers failed, so the service was stopped: the log has the cause.")
+        raise ImageProcessorError(
+            "The workers failed, so the service was stopped: the log has the cause."
+        )
 
 
 def become_celery(settings: Settings) -> NoReturn:
     """Replace this process by Celery's worker.
 
     Raises:
-        ImageProcessorError: The service cannot be opened, which Celery would tell at greater length.
+        ImageProcessorError: The service cannot be opened, which Celery would tell at greater
+            length.
     """
     with open_service(settings):
         pass
-    # Gossip and mingle serve nothing here, and workers that had them did not come back after Redis was restarted.
+    # Gossip and mingle serve nothing here, and workers that had them did not come back after Redis
+    # was restarted.
     flags = ["--without-gossip", "--without-mingle", f"--concurrency={settings.worker_concurrency}"]
-    command = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "imageprocessor.queue.celery_app",
+        "worker",
+        *flags,
+    ]
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
@@ -175,7 +209,9 @@ def _configure(**options: Any) -> Config:
 def _run_background(background: Supervisor | Sweeper, faults: list[Exception]) -> None:
     try:
         background.run()
-    except Exception as error:  # the boundary of this thread: a service without its workers must not go on
+    except (
+        Exception
+    ) as error:  # the boundary of this thread: a service without its workers must not go on
         log.exception("the workers failed")
         faults.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -186,7 +222,10 @@ def _supervise_processes(listener: socket.socket, count: int) -> None:
     try:
         while True:
             connection.wait([process.sentinel for process in processes])
-            processes = [process if process.is_alive() else _replace(process, listener) for process in processes]
+            processes = [
+                process if process.is_alive() else _replace(process, listener)
+                for process in processes
+            ]
     except KeyboardInterrupt:
         end_at_next_signal()
     finally:
@@ -198,7 +237,9 @@ def _supervise_processes(listener: socket.socket, count: int) -> None:
 
 def _start_process(listener: socket.socket) -> BaseProcess:
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True)
+    process = context.Process(
+        target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True
+    )
     with _never_in_children(signal.SIGINT):  # Ctrl-C is the parent's, who then sends SIGTERM
         process.start()
     return process
@@ -206,8 +247,12 @@ def _start_process(listener: socket.socket) -> BaseProcess:
 
 @contextmanager
 def _never_in_children(*numbers: int) -> Iterator[None]:
-    """Hold back signals that go to the whole group: a process or thread started meanwhile never gets them."""
-    resource_tracker.ensure_running()  # not later: its start would let SIGINT and SIGTERM through again
+    """Hold back signals that go to the whole group.
+
+    A process or thread started meanwhile never gets them.
+    """
+    # not later: its start would let SIGINT and SIGTERM through again
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -218,6 +263,12 @@ def _never_in_children(*numbers: int) -> Iterator[None]:
 def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
     """Start another in place of a process that was killed; one that gave up would do so again."""
     if (process.exitcode or 0) >= 0:
-        raise ImageProcessorError(f"An API process ended with exit code {process.exitcode}: the log has the cause.")
-    log.warning("API process %s was killed by signal %s: starting another", process.pid, -(process.exitcode or 0))
+        raise ImageProcessorError(
+            f"An API process ended with exit code {process.exitcode}: the log has the cause."
+        )
+    log.warning(
+        "API process %s was killed by signal %s: starting another",
+        process.pid,
+        -(process.exitcode or 0),
+    )
     return _start_process(listener)

@@ -1,4 +1,7 @@
-"""What decodes and encodes on this machine: Pillow, the libraries in it, and whether every format really works."""
+"""What decodes and encodes on this machine.
+
+Pillow, the libraries in it, and whether every format really works.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,19 @@ def pillow_version() -> tuple[int, ...]:
 
 
 def list_libraries() -> dict[str, str]:
-    """Return the versions of Pillow, or Pillow-SIMD, under its name, and of the libraries that it was built with."""
+    """Return the versions of Pillow, or Pillow-SIMD, under its name.
+
+    And of the libraries that it was built with.
+    """
     versions = {name: features.version(feature) for name, feature in LIBRARIES.items()}
     return {_engine(): PIL.__version__} | {name: found for name, found in versions.items() if found}
 
 
 def _engine() -> str:
-    """Tell the two that install PIL/ apart: where both are installed, the one whose version runs."""
+    """Tell the two that install PIL/ apart.
+
+    Where both are installed, the one whose version runs.
+    """
     try:
         return SIMD if version(SIMD) == PIL.__version__ else "Pillow"
     except PackageNotFoundError:
@@ -43,7 +52,10 @@ def _engine() -> str:
 
 
 def find_broken() -> dict[str, str]:
-    """Make an image of one pixel in each format, decode it, encode it as WebP; return what failed, and why."""
+    """Make an image of one pixel in each format, decode it, encode it as WebP.
+
+    Return what failed, and why.
+    """
     return {name.value: fault for name in ImageFormat if (fault := _try_format(name))}
 
 
@@ -52,6 +64,11 @@ def _try_format(name: ImageFormat) -> str:
         file = BytesIO()
         Image.new("RGB", (1, 1)).save(file, name.value)
         process(file.getvalue(), [VariantSpec("probe", width=1)])
-    except (OSError, KeyError, AttributeError, InputError) as error:  # as Pillow tells of a codec that it lacks
+    except (
+        OSError,
+        KeyError,
+        AttributeError,
+        InputError,
+    ) as error:  # as Pillow tells of a codec that it lacks
         return str(error)
     return ""

@@ -1,7 +1,7 @@
 """Reading the few EXIF tags that matter here out of a TIFF block that may be hostile.
 
-Figures are those of TIFF 6.0 and EXIF 2.32. Pillow's reader warns on damage and can raise nearly anything, so it
-does not fit a place where damage is normal.
+Figures are those of TIFF 6.0 and EXIF 2.32. Pillow's reader warns on damage and can raise nearly
+anything, so it does not fit a place where damage is normal.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Tags = dict[int, Value]
 def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None) -> Tags:
     """Read the ``wanted`` tags of one directory: the one at ``offset``, or the block's first.
 
-    An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL and SRATIONAL as numerators and
-    denominators in turn. What is damaged, of another type, or larger than 1 KiB is left out; the first of several
-    entries wins.
+    An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL and SRATIONAL as
+    numerators and denominators in turn. What is damaged, of another type, or larger than 1 KiB is
+    left out; the first of several entries wins.
 
     >>> read_tags(bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000"), {0x0112})
     {274: (6,)}
@@ -37,7 +37,11 @@ def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None
         for index in range(struct.unpack_from(f"{order}H", tiff, start)[0]):
             entry = start + 2 + 12 * index
             tag, kind, count = struct.unpack_from(f"{order}HHI", tiff, entry)
-            if tag in wanted and tag not in tags and (value := _read_value(tiff, order, entry, kind, count)):
+            if (
+                tag in wanted
+                and tag not in tags
+                and (value := _read_value(tiff, order, entry, kind, count))
+            ):
                 tags[tag] = value
     return tags
 

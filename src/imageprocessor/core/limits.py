@@ -41,7 +41,9 @@ def check_dimensions(width: int, height: int, limits: Limits) -> None:
         TooManyPixelsError: there are more than ``max_pixels``.
     """
     if min(width, height) < 1:
-        raise InvalidImageError(f"The header says {width} x {height} pixels: a picture needs at least one.")
+        raise InvalidImageError(
+            f"The header says {width} x {height} pixels: a picture needs at least one."
+        )
     if max(width, height) > limits.max_side:
         raise DimensionTooLargeError(
             f"The picture is {width} x {height} pixels, a side may have {limits.max_side}: scale it down."

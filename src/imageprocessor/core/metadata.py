@@ -29,11 +29,12 @@ _DATE_TIME_ORIGINAL = 0x9003
 class Metadata:
     """What a file tells besides its picture.
 
-    ``kinds`` names what is there, in the order of the file: "exif", "gps" (a place, in EXIF or XMP), "xmp", "icc",
-    "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further pictures), "gain_map", "time", "trailer" (bytes
-    after the picture), "other".
-    ``gps`` is EXIF's latitude and longitude in degrees, north and east positive. ``taken_at`` is local time as in
-    "2021-06-01T12:00:00". ``icc`` is the colour profile's description. Texts hold printable characters only.
+    ``kinds`` names what is there, in the order of the file: "exif", "gps" (a place, in EXIF or
+    XMP), "xmp", "icc", "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further
+    pictures), "gain_map", "time", "trailer" (bytes after the picture), "other". ``gps`` is EXIF's
+    latitude and longitude in degrees, north and east positive. ``taken_at`` is local time as in
+    "2021-06-01T12:00:00". ``icc`` is the colour profile's description. Texts hold printable
+    characters only.
     """
 
     kinds: tuple[str, ...] = ()
@@ -48,12 +49,14 @@ class Metadata:
 def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """Return the same file without its metadata; no pixel is decoded or changed.
 
-    Orientation and the ICC profile are kept, since the picture would look different without them. Text, previews,
-    places, names, edit history, further pictures and whatever follows the picture are not. The cost is that of
+    Orientation and the ICC profile are kept, since the picture would look different without them.
+    Text, previews, places, names, edit history, further pictures and whatever follows the picture
+    are not. The cost is that of
     copying the file, which is read in blocks: about as much memory is taken as the result needs.
 
     Raises:
-        InputError: as ``validate`` does; also ``TruncatedImageError`` if the file ends before the picture does, and
+        InputError: as ``validate`` does; also ``TruncatedImageError`` if the file ends before the
+            picture does, and
             ``InvalidImageError`` if a part of it does not follow the format.
     """
     with open_source(data) as file:
@@ -70,7 +73,11 @@ def read_metadata(data: ImageSource) -> Metadata:
     """
     with open_source(data) as file:
         image_format = sniff(file, Limits())
-        pieces = [piece._replace(clean=b"") for piece in _readable_pieces(file, image_format) if piece.kinds]
+        pieces = [
+            piece._replace(clean=b"")
+            for piece in _readable_pieces(file, image_format)
+            if piece.kinds
+        ]
     profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
     exif = next((piece.exif for piece in pieces if piece.exif), b"")
     root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
@@ -80,13 +87,18 @@ def read_metadata(data: ImageSource) -> Metadata:
         gps=read_position(exif),
         camera=_camera(_text(root.get(_MAKE)), _text(root.get(_MODEL))),
         software=_text(root.get(_SOFTWARE)),
-        taken_at=_read_time(_read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})),
+        taken_at=_read_time(
+            _read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})
+        ),
         icc=_describe_profile(CONTAINERS[image_format].decode_icc(profile)) if profile else None,
     )
 
 
 def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
-    """Yield what is left of each piece, and in the place of the first EXIF one of the orientation alone."""
+    """Yield what is left of each piece.
+
+    And in the place of the first EXIF one of the orientation alone.
+    """
     pieces = container.read_pieces(file)
     for piece in pieces:
         yield piece.clean
@@ -119,14 +131,21 @@ def _read_time(tags: Tags) -> str | None:
 
 
 def _camera(make: str | None, model: str | None) -> str | None:
-    """Join make and model: many models ("NIKON D90") start with the make ("NIKON CORPORATION") already."""
+    """Join make and model.
+
+    Many models ("NIKON D90") start with the make ("NIKON CORPORATION") already.
+    """
     if make and model and not model.lower().startswith(make.split()[0].lower()):
         return f"{make} {model}"
     return model or make
 
 
 def _text(value: Value | None) -> str | None:
-    return _printable(value.partition(b"\0")[0].decode(errors="replace")) if isinstance(value, bytes) else None
+    return (
+        _printable(value.partition(b"\0")[0].decode(errors="replace"))
+        if isinstance(value, bytes)
+        else None
+    )
 
 
 def _printable(text: str) -> str | None:
@@ -136,6 +155,8 @@ def _printable(text: str) -> str | None:
 
 def _describe_profile(profile: bytes) -> str | None:
     try:
-        return _printable(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))))
+        return _printable(
+            ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile)))
+        )
     except (ImageCms.PyCMSError, OSError):
         return None

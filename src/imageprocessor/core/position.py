@@ -12,7 +12,10 @@ _IN_XMP = re.compile(rb"exif:GPS(Latitude|Longitude)\s*(?:=\s*[\"']|>)\s*\d")
 
 
 def read_position(exif: bytes) -> tuple[float, float] | None:
-    """Return latitude and longitude in degrees, north and east positive, from an EXIF block; None if there are none."""
+    """Return latitude and longitude in degrees, north and east positive, from an EXIF block.
+
+    None if there are none.
+    """
     pointer = read_tags(exif, {_GPS_DIRECTORY}).get(_GPS_DIRECTORY)
     wanted = {_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE}
     tags: Tags = read_tags(exif, wanted, offset=int(pointer[0])) if pointer else {}

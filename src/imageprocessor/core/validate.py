@@ -10,15 +10,19 @@ from imageprocessor.core.formats.registry import ImageFormat, sniff
 from imageprocessor.core.limits import Limits, check_dimensions, check_size
 from imageprocessor.core.source import ImageSource, open_source
 
-CONTAINERS: dict[str, Container] = {ImageFormat.JPEG: jpeg, ImageFormat.PNG: png, ImageFormat.WEBP: webp}
+CONTAINERS: dict[str, Container] = {
+    ImageFormat.JPEG: jpeg,
+    ImageFormat.PNG: png,
+    ImageFormat.WEBP: webp,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What the header says.
 
-    ``format`` is "JPEG", "PNG" or "WEBP"; width and height are pixels as stored, before orientation. A JPEG that
-    carries further pictures is a JPEG of one frame.
+    ``format`` is "JPEG", "PNG" or "WEBP"; width and height are pixels as stored, before
+    orientation. A JPEG that carries further pictures is a JPEG of one frame.
     """
 
     format: str
@@ -47,4 +51,6 @@ def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
         image_format = sniff(file, limits)
         header = CONTAINERS[image_format].read_header(file)
     check_dimensions(header.width, header.height, limits)
-    return ImageInfo(image_format.value, image_format.mime_type, header.width, header.height, header.frames)
+    return ImageInfo(
+        image_format.value, image_format.mime_type, header.width, header.height, header.frames
+    )

@@ -28,7 +28,10 @@ class Dimensions(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What to take of a picture, always from its middle, and how large that shall become; in pixels."""
+    """What to take of a picture, always from its middle, and how large that shall become.
+
+    In pixels.
+    """
 
     crop: Dimensions
     size: Dimensions
@@ -49,13 +52,16 @@ class VariantSpec:
     """One size to make of a picture.
 
     Args:
-        name: what the size is called; it becomes part of paths. Lower-case letters, digits, ``-`` and ``_``.
+        name: what the size is called; it becomes part of paths. Lower-case letters, digits, ``-``
+            and ``_``.
         width: upper bound of the width in pixels.
         height: upper bound of the height in pixels.
-        fit: ``"inside"`` keeps the whole picture within the bounds; ``"cover"`` fills width × height exactly and
+        fit: ``"inside"`` keeps the whole picture within the bounds; ``"cover"`` fills width ×
+            height exactly and
             crops what is over, evenly on both sides. Neither enlarges.
         quality: WebP quality, 1 to 100.
-        effort: WebP effort, 0 (fast) to 6 (small); None takes 2 for an output wider than 2048 px, else 4: a large one
+        effort: WebP effort, 0 (fast) to 6 (small); None takes 2 for an output wider than 2048 px,
+            else 4: a large one
             takes 0.4 times as long that way, for 6 % more bytes at equal SSIM (docs/benchmarks.md).
 
     Raises:
@@ -90,8 +96,8 @@ class VariantSpec:
     def cut(self, source: Dimensions) -> Cut:
         """Tell what to take of a picture of that size, and the size of the result.
 
-        The aspect ratio of what is taken is kept to the pixel: rounded (halves to even), at least 1. No side of the
-        result is longer than its bound, the source's, or WebP's 16 383 px.
+        The aspect ratio of what is taken is kept to the pixel: rounded (halves to even), at least
+        1. No side of the result is longer than its bound, the source's, or WebP's 16 383 px.
         """
         if self.fit == "inside":
             return Cut(source, fit_inside(source, self.width, self.height))
@@ -99,11 +105,20 @@ class VariantSpec:
         assert self.height is not None
         bounds = fit_inside(Dimensions(self.width, self.height))
         crop = _largest_crop(source, bounds)
-        return Cut(crop, bounds if crop.width >= bounds.width and crop.height >= bounds.height else fit_inside(crop))
+        return Cut(
+            crop,
+            bounds
+            if crop.width >= bounds.width and crop.height >= bounds.height
+            else fit_inside(crop),
+        )
 
     def asks_more_than(self, source: Dimensions) -> bool:
         """Tell whether a picture of that size would have to be enlarged to reach the bounds."""
-        short = [bound > side for bound, side in zip((self.width, self.height), source, strict=True) if bound]
+        short = [
+            bound > side
+            for bound, side in zip((self.width, self.height), source, strict=True)
+            if bound
+        ]
         return any(short) if self.fit == "cover" else all(short)
 
     def effort_for(self, width: int) -> int:
@@ -124,11 +139,17 @@ class VariantSpec:
 
     def _check_fit(self) -> None:
         if self.fit not in _FITS:
-            raise InvalidVariantError(f"Size {self.name!r}: fit is {self.fit!r:.80}; use 'inside' or 'cover'.")
+            raise InvalidVariantError(
+                f"Size {self.name!r}: fit is {self.fit!r:.80}; use 'inside' or 'cover'."
+            )
         if self.fit == "cover" and None in (self.width, self.height):
-            raise InvalidVariantError(f"Size {self.name!r}: fit 'cover' needs both a width and a height.")
+            raise InvalidVariantError(
+                f"Size {self.name!r}: fit 'cover' needs both a width and a height."
+            )
         if self.width is None and self.height is None:
-            raise InvalidVariantError(f"Size {self.name!r} has no bound: give a width, a height or both.")
+            raise InvalidVariantError(
+                f"Size {self.name!r} has no bound: give a width, a height or both."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +177,10 @@ class Variant:
 
     def describe(self) -> dict[str, int | float | str]:
         """Return everything but the bytes, ready for JSON."""
-        return {name: getattr(self, name) for name in ("width", "height", "aspect_ratio", "format", "size_bytes")}
+        return {
+            name: getattr(self, name)
+            for name in ("width", "height", "aspect_ratio", "format", "size_bytes")
+        }
 
 
 DEFAULT_VARIANTS = (
@@ -168,8 +192,12 @@ DEFAULT_VARIANTS = (
 """What is made unless something else is asked."""
 
 
-def fit_inside(source: Dimensions, width: int | None = None, height: int | None = None) -> Dimensions:
-    """Return the largest size of the source's aspect ratio within the bounds and WebP's, never above the source's.
+def fit_inside(
+    source: Dimensions, width: int | None = None, height: int | None = None
+) -> Dimensions:
+    """Return the largest size of the source's aspect ratio within the bounds and WebP's.
+
+    Never above the source's.
 
     >>> fit_inside(Dimensions(3024, 4032), width=150)
     Dimensions(width=150, height=200)

@@ -1,1 +1,4 @@
-"""Everything that remembers work: job states, the database, dispatch, the one task body and the use cases."""
+"""Everything that remembers work.
+
+Job states, the database, dispatch, the one task body and the use cases.
+"""

@@ -1,4 +1,7 @@
-"""The one task body: claim, load, process, store, finish. Embedded workers call it; any other queue would too."""
+"""The one task body: claim, load, process, store, finish.
+
+Embedded workers call it; any other queue would too.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,14 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import DATABASE_FAULTS
 from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus, after_failure, backoff
+from imageprocessor.queue.jobs.job import (
+    LEASE_MARGIN_SECONDS,
+    EventType,
+    Job,
+    JobStatus,
+    after_failure,
+    backoff,
+)
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
@@ -38,31 +48,46 @@ log = structlog.get_logger(__name__)
 
 
 def run_job(
-    service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext, threads: int = 1
+    service: Service,
+    job_id: str,
+    worker_id: str,
+    time_limit: TimeLimit = nullcontext,
+    threads: int = 1,
 ) -> None:
-    """Run one attempt of the job *job_id*, if it is there to be had, and write down what came of it.
+    """Run one attempt of the job *job_id*, if it is there to be had.
 
-    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, who started this process
-    must watch the time. *threads* is how many processors the work may use at once.
+    And write down what came of it.
+
+    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, who
+    started this process must watch the time. *threads* is how many processors the work may use at
+    once.
 
     Raises:
-        DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs out and the job
+        DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs
+            out and the job
             is tried again.
     """
     job = _claim(service, job_id, worker_id)
     if job is None:
         return
-    with structlog.contextvars.bound_contextvars(job_id=job_id, image_id=job.image_id, request_id=job.request_id):
+    with structlog.contextvars.bound_contextvars(
+        job_id=job_id, image_id=job.image_id, request_id=job.request_id
+    ):
         started = time.perf_counter()
         _run_attempt(service, job, time_limit, threads)
-        log.info("attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3))
+        log.info(
+            "attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3)
+        )
 
 
 def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> None:
-    """End the attempts that the worker *worker_id*, or any worker of the supervisor *worker_id*, left unfinished.
+    """End the attempts that the worker *worker_id*, or any worker of the supervisor *worker_id*.
+
+    Left unfinished.
 
     Raises:
-        DatabaseUnavailableError, StorageFullError: Some may not have been given back; their leases run out.
+        DatabaseUnavailableError, StorageFullError: Some may not have been given back; their leases
+            run out.
     """
     with service.database.read() as connection:
         held = job_store.list_held_by(connection, worker_id)
@@ -71,7 +96,10 @@ def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> N
 
 
 def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
-    """Write that this attempt failed: the job is tried again later, or ends and leaves no bytes it does not need."""
+    """Write that this attempt failed.
+
+    The job is tried again later, or ends and leaves no bytes it does not need.
+    """
     now = clock.utc_now()
     outcome = after_failure(job, error, now)
     event = EventType.FAILED if outcome.status is JobStatus.FAILED else EventType.RETRYING
@@ -83,7 +111,9 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
         _log_failure(job, outcome.status, error)
     if ended and outcome.status is JobStatus.FAILED and not outcome.keeps_source:
         with suppress(StorageError):  # the sweep removes what is left over
-            delete_variants(service, job)  # else they stay with the upload: another worker may be retrying already
+            delete_variants(
+                service, job
+            )  # else they stay with the upload: another worker may be retrying already
             _delete_source(service, job)
 
 
@@ -105,9 +135,13 @@ def load_source(service: Service, job: Job) -> bytes:
     try:
         data = service.staging.get(job.staging_key or "")
     except ObjectNotFoundError as error:
-        raise SourceMissingError("The upload is gone from staging: send the image again.") from error
+        raise SourceMissingError(
+            "The upload is gone from staging: send the image again."
+        ) from error
     if hashlib.sha256(data).hexdigest() != job.source_sha256:
-        raise SourceCorruptError("The upload in staging is not what was received: send the image again.")
+        raise SourceCorruptError(
+            "The upload in staging is not what was received: send the image again."
+        )
     return data
 
 
@@ -118,7 +152,12 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
         job = job_store.claim(connection, job_id, worker_id, now, lease)
         if job:
             job_store.add_event(
-                connection, EventType.PROCESSING_STARTED, job, now, attempt=job.attempts, worker=worker_id
+                connection,
+                EventType.PROCESSING_STARTED,
+                job,
+                now,
+                attempt=job.attempts,
+                worker=worker_id,
             )
     return job
 
@@ -136,7 +175,9 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
         failure = MemoryLimitError(
             f"The image needs more than {limit} MB: raise JOB_MEMORY_LIMIT_MB or send a smaller one."
         )
-    except Exception as error:  # the boundary: whatever goes wrong ends this attempt, not the worker
+    except (
+        Exception
+    ) as error:  # the boundary: whatever goes wrong ends this attempt, not the worker
         log.exception("unexpected_error")
         failure = UnexpectedError(
             f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log."
@@ -148,15 +189,23 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
 
 
 def _forget_frames(error: ImageProcessorError) -> ImageProcessorError:
-    """Return *error* without the frames it passed: they would keep the pixels until the garbage collector comes."""
+    """Return *error* without the frames it passed.
+
+    They would keep the pixels until the garbage collector comes.
+    """
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
-    """Store all variants side by side, because each one waits for a disk or a network; return their keys."""
+    """Store all variants side by side, because each one waits for a disk or a network.
+
+    Return their keys.
+    """
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
-    with ThreadPoolExecutor(min(len(keys), MAX_STORE_THREADS)) as stores:  # none goes on after this, however it ends
+    with ThreadPoolExecutor(
+        min(len(keys), MAX_STORE_THREADS)
+    ) as stores:  # none goes on after this, however it ends
         for _ in stores.map(service.storage.put, keys.values(), _contents(image)):
             pass
     return keys
@@ -194,7 +243,10 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
 
 
 def _give_way(service: Service, job: Job) -> None:
-    """Let go of a finished job that was deleted meanwhile. If its lease is another worker's, so are the bytes."""
+    """Let go of a finished job that was deleted meanwhile.
+
+    If its lease is another worker's, so are the bytes.
+    """
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:
@@ -202,7 +254,11 @@ def _give_way(service: Service, job: Job) -> None:
 
 
 def _log_failure(job: Job, status: JobStatus, error: ImageProcessorError) -> None:
-    ids = {"job_id": job.job_id, "image_id": job.image_id, "request_id": job.request_id}  # the supervisor binds none
+    ids = {
+        "job_id": job.job_id,
+        "image_id": job.image_id,
+        "request_id": job.request_id,
+    }  # the supervisor binds none
     log.warning("attempt_failed", **ids, outcome=status.value, code=error.code, cause=str(error))
 
 

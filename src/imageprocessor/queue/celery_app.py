@@ -1,8 +1,10 @@
-"""Celery's worker: how a wake-up becomes an attempt. ``celery -A imageprocessor.queue.celery_app worker`` runs it.
+"""Celery's worker: how a wake-up becomes an attempt.
 
-The row in the database is the job. A message carries its id and nothing else: if it is lost the sweep sends another, if
-it comes twice the second claim finds nothing to do. Importing this module builds nothing; ``app`` is made when it is
-asked for.
+``celery -A imageprocessor.queue.celery_app worker`` runs it.
+
+The row in the database is the job. A message carries its id and nothing else: if it is lost the
+sweep sends another, if it comes twice the second claim finds nothing to do. Importing this module
+builds nothing; ``app`` is made when it is asked for.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One Celery worker: a main process, which must not touch the database because it forks, and its children."""
+    """One Celery worker.
+
+    A main process, which must not touch the database because it forks, and its children.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.app = create_celery(settings)
@@ -99,7 +104,9 @@ class Worker:
         assert self._service
         assert self._ends
         seconds = self._settings.job_timeout_seconds
-        run_patiently(self._service, job_id, name_attempt(task_id, self._name), lambda: time_limit(seconds))
+        run_patiently(
+            self._service, job_id, name_attempt(task_id, self._name), lambda: time_limit(seconds)
+        )
         self._ends.put(None)
 
     def report_loss(self, task_id: str, *, timed_out: bool) -> None:
@@ -111,7 +118,11 @@ class Worker:
         assert self._service
         seconds = self._settings.job_timeout_seconds
         late = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
-        give_back(self._service, worker_id, late if timed_out else WorkerLostError("The worker ended during the job."))
+        give_back(
+            self._service,
+            worker_id,
+            late if timed_out else WorkerLostError("The worker ended during the job."),
+        )
 
 
 def name_attempt(task_id: str, worker_name: str) -> str:
@@ -123,8 +134,8 @@ def name_attempt(task_id: str, worker_name: str) -> str:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise DecodeTimeoutError in the body after *seconds*. Only in the main thread of a process.
 
-    Where C code lets no exception through, the process ends 10 s later. Celery would kill it, too, but not while its
-    main process waits for Redis.
+    Where C code lets no exception through, the process ends 10 s later. Celery would kill it, too,
+    but not while its main process waits for Redis.
     """
 
     def expire(_number: int, _frame: FrameType | None) -> None:

@@ -18,18 +18,25 @@ def parse_context(text: str) -> dict[str, Any]:
     {'activity_id': 'xyz'}
 
     Raises:
-        InvalidMetadataError: Not JSON, not an object, above 16 KiB, nested deeper than 8, or with values that JSON
+        InvalidMetadataError: Not JSON, not an object, above 16 KiB, nested deeper than 8, or with
+            values that JSON
             cannot carry (NaN, infinities, lone surrogates).
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise InvalidMetadataError(f"metadata is longer than {MAX_BYTES} bytes: send less, and keep the rest yourself.")
+        raise InvalidMetadataError(
+            f"metadata is longer than {MAX_BYTES} bytes: send less, and keep the rest yourself."
+        )
     if not text.strip():
         return {}
     value = _parse(text)
     if not isinstance(value, dict):
-        raise InvalidMetadataError(f"metadata is a JSON {_json_type(value)}: send an object, such as {{}}.")
+        raise InvalidMetadataError(
+            f"metadata is a JSON {_json_type(value)}: send an object, such as {{}}."
+        )
     if _is_deeper(value, MAX_DEPTH):
-        raise InvalidMetadataError(f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it.")
+        raise InvalidMetadataError(
+            f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it."
+        )
     return value
 
 
@@ -38,9 +45,13 @@ def _parse(text: str) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except RecursionError:
-        raise InvalidMetadataError(f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it.") from None
+        raise InvalidMetadataError(
+            f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it."
+        ) from None
     except ValueError as error:
-        raise InvalidMetadataError(f"metadata is not valid JSON ({error}): send a JSON object.") from None
+        raise InvalidMetadataError(
+            f"metadata is not valid JSON ({error}): send a JSON object."
+        ) from None
     return value
 
 

@@ -1,4 +1,7 @@
-"""Reading and deleting images and their jobs. What the caller may not see does not exist for them."""
+"""Reading and deleting images and their jobs.
+
+What the caller may not see does not exist for them.
+"""
 
 from __future__ import annotations
 
@@ -83,24 +86,38 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
         raise ImageNotFoundError(f"There is no image {image_id}.")
     sizes = _completed(job).variant_keys or {}
     if size is not None and size not in sizes:
-        raise UnknownSizeError(f"There is no size {size[:40]!r}: this image has {', '.join(sizes)}.")
+        raise UnknownSizeError(
+            f"There is no size {size[:40]!r}: this image has {', '.join(sizes)}."
+        )
     return job
 
 
-def read_images(service: Service, image_ids: Sequence[str], caller: Caller, size: str) -> tuple[list[Job], list[str]]:
-    """Return the completed jobs of *image_ids* in their order, and the ids that have no variant *size* to show.
+def read_images(
+    service: Service, image_ids: Sequence[str], caller: Caller, size: str
+) -> tuple[list[Job], list[str]]:
+    """Return the completed jobs of *image_ids* in their order.
+
+    And the ids that have no variant *size* to show.
 
     Raises:
         TooManyIdsError: More than 50 ids, or none.
         InvalidIdError: One is no UUID.
     """
     if not 0 < len(image_ids) <= MAX_BATCH:
-        raise TooManyIdsError(f"image_ids has {len(image_ids)} ids: send 1 to {MAX_BATCH}, separated by commas.")
+        raise TooManyIdsError(
+            f"image_ids has {len(image_ids)} ids: send 1 to {MAX_BATCH}, separated by commas."
+        )
     wanted = [parse_id(image_id) for image_id in image_ids]
     with service.database.read() as connection:
         found = {job.image_id: job for job in job_store.find_images(connection, wanted)}
-    ready = {image_id for image_id, job in found.items() if _may_read(service, job, caller) and _has_size(job, size)}
-    return [found[id_] for id_ in wanted if id_ in ready], [id_ for id_ in wanted if id_ not in ready]
+    ready = {
+        image_id
+        for image_id, job in found.items()
+        if _may_read(service, job, caller) and _has_size(job, size)
+    }
+    return [found[id_] for id_ in wanted if id_ in ready], [
+        id_ for id_ in wanted if id_ not in ready
+    ]
 
 
 def delete_image(service: Service, image_id: str, caller: Caller) -> None:
@@ -119,7 +136,8 @@ def delete_image(service: Service, image_id: str, caller: Caller) -> None:
         if deleted is None:  # by another request, meanwhile
             raise ImageNotFoundError(f"There is no image {image_id}.")
         job_store.add_event(connection, EventType.DELETED, deleted, now, by=caller.user_id)
-    # The row as the UPDATE found it: a worker may have claimed it since it was read. It, or the sweep, cleans up then.
+    # The row as the UPDATE found it: a worker may have claimed it since it was read. It, or the
+    # sweep, cleans up then.
     if deleted.status is not JobStatus.PROCESSING:
         purge(service, deleted)
 
@@ -138,7 +156,9 @@ def purge(service: Service, job: Job) -> None:
 
 def delete_variants(service: Service, job: Job) -> None:
     """Remove the variants of a job that are, or may have been, stored."""
-    keys = {variant_key(job.bucket, spec.name, job.image_id) for spec in service.settings.image_sizes}
+    keys = {
+        variant_key(job.bucket, spec.name, job.image_id) for spec in service.settings.image_sizes
+    }
     for key in keys.union((job.variant_keys or {}).values()):
         service.storage.delete(key)
 
@@ -157,7 +177,9 @@ def _has_size(job: Job, size: str) -> bool:
 
 def _completed(job: Job) -> Job:
     if job.status is JobStatus.FAILED:
-        raise JobFailedError(job.error or "The job failed.", job_code=job.error_code or JobFailedError.code)
+        raise JobFailedError(
+            job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
+        )
     if job.status is not JobStatus.COMPLETED:
         raise JobNotReadyError(f"Job {job.job_id} is {shown_status(job)}: ask again in a moment.")
     return job
@@ -189,7 +211,9 @@ def _why_not_retryable(job: Job | None, job_id: str) -> JobNotFoundError | JobNo
     if job is None:
         return JobNotFoundError(f"There is no job {job_id}.")
     if job.status is not JobStatus.FAILED:
-        return JobNotRetryableError(f"Job {job_id} is {job.status.value}: only a failed job can be tried again.")
+        return JobNotRetryableError(
+            f"Job {job_id} is {job.status.value}: only a failed job can be tried again."
+        )
     return JobNotRetryableError(
         f"The upload of job {job_id} is no longer kept ({job.error_code}): send the image again."
     )

@@ -1,4 +1,7 @@
-"""How many uploads a user has left in this window: counted in the job's own transaction, so exact under any load."""
+"""How many uploads a user has left in this window.
+
+Counted in the job's own transaction, so exact under any load.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Database, Transaction
 from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
-STEP_GRACE = timedelta(hours=1)  #: a clock set forward by mistake, and back again, must not give a window anew
+STEP_GRACE = timedelta(
+    hours=1
+)  #: a clock set forward by mistake, and back again, must not give a window anew
 
 COUNT_USED = select(limits.c.upload_count).where(
     limits.c.user_id == bindparam("user_id"), limits.c.window_start == bindparam("window_start")
@@ -34,7 +39,9 @@ class Quota:
     window: timedelta
 
 
-def read_quota(database: Database, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+def read_quota(
+    database: Database, user_id: str, now: datetime, max_uploads: int, window: timedelta
+) -> Quota:
     """Return what *user_id* has left, without taking any."""
     start = window_start(now, window)
     row = database.first(COUNT_USED, user_id=user_id, window_start=clock.to_text(start))
@@ -42,7 +49,9 @@ def read_quota(database: Database, user_id: str, now: datetime, max_uploads: int
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 
-def take_upload(connection: Transaction, user_id: str, now: datetime, max_uploads: int, window: timedelta) -> Quota:
+def take_upload(
+    connection: Transaction, user_id: str, now: datetime, max_uploads: int, window: timedelta
+) -> Quota:
     """Count one upload of *user_id*.
 
     Raises:
@@ -81,7 +90,9 @@ def delete_window(connection: Connection, start: str) -> None:
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:
-    """Return the start of the window that *now* lies in; windows follow each other from the Unix epoch.
+    """Return the start of the window that *now* lies in.
+
+    Windows follow each other from the Unix epoch.
 
     >>> window_start(datetime(2024, 11, 8, 14, 42, tzinfo=UTC), timedelta(hours=1)).isoformat()
     '2024-11-08T14:00:00+00:00'

@@ -1,4 +1,7 @@
-"""The parts that every use case works with, and the one function that wires them together from the settings."""
+"""The parts that every use case works with.
+
+And the one function that wires them together from the settings.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,20 @@ class Service:
     settings: Settings
     database: Database
     storage: Storage  #: processed images
-    staging: Storage  #: uploads that wait; never reachable by a URL, since they still hold their metadata
+    #: uploads that wait; never reachable by a URL, since they still hold their metadata
+    staging: Storage
     incoming: Path  #: folder for uploads while they arrive, on the file system of local staging
-    drafts: tuple[Path, ...]  #: folders of unfinished files: what is old in them was left by a crash
+    drafts: tuple[
+        Path, ...
+    ]  #: folders of unfinished files: what is old in them was left by a crash
     dispatcher: Dispatcher
 
 
 @contextmanager
 def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Service]:
-    """Open everything that *settings* name, the database brought to this version's tables; close it at the end.
+    """Open everything that *settings* name, the database brought to this version's tables.
+
+    Close it at the end.
 
     Raises:
         DatabaseUnavailableError: The database cannot be opened or migrated.
@@ -55,7 +63,11 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
             if settings.sqlite_path:
                 _warn_of_old_sqlite()
         storage, staging = open_storages(settings)
-        scratch = [store.scratch_directory for store in (storage, staging) if isinstance(store, LocalStorage)]
+        scratch = [
+            store.scratch_directory
+            for store in (storage, staging)
+            if isinstance(store, LocalStorage)
+        ]
         with open_dispatcher(settings, database.identity()) as dispatcher:
             yield Service(
                 settings=settings,
@@ -79,7 +91,9 @@ def open_storages(settings: Settings) -> tuple[Storage, Storage]:
     """
     if settings.storage_backend == "local":
         return LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
-    images = S3Storage(s3_access(settings), bucket=settings.s3_bucket, buckets=settings.allowed_buckets)
+    images = S3Storage(
+        s3_access(settings), bucket=settings.s3_bucket, buckets=settings.allowed_buckets
+    )
     return images, images.at_prefix(STAGING_PREFIX)
 
 
@@ -94,7 +108,9 @@ def s3_access(settings: Settings) -> S3Access:
         access_key_id=settings.aws_access_key_id,
         secret_access_key=secret_key.get_secret_value() if secret_key else None,
         session_token=token.get_secret_value() if token else None,
-        timeout_seconds=min(10.0, settings.job_timeout_seconds / 6),  # a job must learn that S3 hangs
+        timeout_seconds=min(
+            10.0, settings.job_timeout_seconds / 6
+        ),  # a job must learn that S3 hangs
     )
 
 

@@ -15,7 +15,10 @@ PROBE_NAME = "health-probe"  #: looked for, not there
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
-    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, what is stored, who works."""
+    """Return the body of ``/health/stats``.
+
+    Jobs by status, the last 24 hours, what is stored, who works.
+    """
     since = clock.utc_now() - timedelta(hours=24)
     with service.database.read() as connection:
         counts = job_store.count_by_status(connection)
@@ -30,9 +33,14 @@ def collect_statistics(service: Service) -> dict[str, Any]:
         "status_breakdown": counts,
         "performance_24h": {
             "completed_24h": len(seconds),
-            "avg_processing_time_seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
+            "avg_processing_time_seconds": round(sum(seconds) / len(seconds), 3)
+            if seconds
+            else None,
         },
-        "storage": {"total_images": counts[JobStatus.COMPLETED], "total_jobs": sum(counts.values())},
+        "storage": {
+            "total_images": counts[JobStatus.COMPLETED],
+            "total_jobs": sum(counts.values()),
+        },
         "workers": workers,
         **({"celery": workers} if workers["backend"] == "celery" else {}),
     }
@@ -50,8 +58,14 @@ def check_health(service: Service) -> dict[str, str]:
 
 
 def check_readiness(service: Service) -> dict[str, str]:
-    """Return ``ok`` or what is wrong for each part that an upload needs; a queue that is away is none of them."""
-    return {"database": _outcome(_check_database, service), "storage": _outcome(_check_storage, service)}
+    """Return ``ok`` or what is wrong for each part that an upload needs.
+
+    A queue that is away is none of them.
+    """
+    return {
+        "database": _outcome(_check_database, service),
+        "storage": _outcome(_check_storage, service),
+    }
 
 
 def oldest_open_seconds(service: Service) -> float | None:

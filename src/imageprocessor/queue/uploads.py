@@ -34,7 +34,10 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What arrived: the picture, in memory or as a file in the service's ``incoming``, and the form's other fields."""
+    """What arrived.
+
+    The picture, in memory or as a file in the service's ``incoming``, and the form's other fields.
+    """
 
     picture: bytes | Path
     sha256: str
@@ -55,23 +58,29 @@ def check_quota(service: Service, sender: Sender) -> Quota:
     """Return what the sender has left in this window, before a body is read.
 
     Raises:
-        RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through all the same.
+        RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through
+            all the same.
     """
-    quota = rate_limits.read_quota(service.database, sender.user_id, clock.utc_now(), *_rate_limit(service))
+    quota = rate_limits.read_quota(
+        service.database, sender.user_id, clock.utc_now(), *_rate_limit(service)
+    )
     if quota.remaining == 0 and not _find_repeated(service, sender):
         rate_limits.refuse_spent(quota)
     return quota
 
 
 def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota]:
-    """Check the upload, make it durable, count it and queue its job, in this order. Refused: nothing is left.
+    """Check the upload, make it durable, count it and queue its job, in this order.
+
+    Refused: nothing is left.
 
     Raises:
         InputError: The header is not one of an acceptable image.
         InvalidBucketError, InvalidMetadataError: The form's other fields are not acceptable.
         RateLimitedError: The sender's window is full.
         IdempotencyKeyReusedError: The key came before with another payload.
-        StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try again later.
+        StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try
+            again later.
     """
     job = _new_job(service, upload, sender)
     staged = staging_key(job.bucket, job.job_id)
@@ -92,8 +101,13 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
 
 
 def _take_back(service: Service, job: Job, staged: str) -> None:
-    """Remove the staged upload of a job that was not queued. A lost connection may hide that it was: look first."""
-    with suppress(DatabaseUnavailableError, StorageError):  # the sweep removes what no job waits for
+    """Remove the staged upload of a job that was not queued.
+
+    A lost connection may hide that it was: look first.
+    """
+    with suppress(
+        DatabaseUnavailableError, StorageError
+    ):  # the sweep removes what no job waits for
         with service.database.read() as connection:
             queued = job_store.find_job(connection, job.job_id)
         if queued is None:
@@ -124,29 +138,40 @@ def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
 def _make_ids() -> tuple[str, str]:
     """Return two random UUIDs, for one system call."""
     random = os.urandom(32)
-    return str(uuid.UUID(bytes=random[:16], version=4)), str(uuid.UUID(bytes=random[16:], version=4))
+    return str(uuid.UUID(bytes=random[:16], version=4)), str(
+        uuid.UUID(bytes=random[16:], version=4)
+    )
 
 
 def _check_allowed(service: Service, bucket: str) -> None:
     allowed = service.settings.allowed_buckets
     check_bucket(bucket)
     if allowed and bucket not in allowed:
-        raise InvalidBucketError(f"bucket {bucket!r} is not one of the allowed buckets: {', '.join(allowed)}.")
+        raise InvalidBucketError(
+            f"bucket {bucket!r} is not one of the allowed buckets: {', '.join(allowed)}."
+        )
 
 
 def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     try:
         return _queue(service, job, sender)
-    except (IntegrityError, RateLimitedError):  # perhaps because of an upload with the same key, by now committed
+    except (
+        IntegrityError,
+        RateLimitedError,
+    ):  # perhaps because of an upload with the same key, by now committed
         return _queue(service, job, sender)
 
 
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
-        return repeated, rate_limits.read_quota(service.database, job.user_id, job.created_at, *_rate_limit(service))
+        return repeated, rate_limits.read_quota(
+            service.database, job.user_id, job.created_at, *_rate_limit(service)
+        )
     with service.database.take_in() as transaction:
-        quota = rate_limits.take_upload(transaction, job.user_id, job.created_at, *_rate_limit(service))
+        quota = rate_limits.take_upload(
+            transaction, job.user_id, job.created_at, *_rate_limit(service)
+        )
         job_store.insert_job(transaction, job)
         told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
         job_store.add_event(transaction, EventType.UPLOAD_INITIATED, job, job.created_at, **told)

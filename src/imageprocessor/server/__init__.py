@@ -1,1 +1,4 @@
-"""HTTP in, HTTP out: translates requests to the use cases of ``queue``, and holds no rule of its own."""
+"""HTTP in, HTTP out.
+
+Translates requests to the use cases of ``queue``, and holds no rule of its own.
+"""

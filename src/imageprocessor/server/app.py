@@ -45,7 +45,10 @@ DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in s
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application for *settings*. It opens the service when it starts, in the process that runs it."""
+    """Return the application for *settings*.
+
+    It opens the service when it starts, in the process that runs it.
+    """
     app: FastAPI = FastAPIOffline(
         docs_url=DOCS_PATH,
         redoc_url=None,
@@ -57,28 +60,43 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.routes = [route for router in ROUTERS for route in router.routes]
-    app.router.routes[:0] = app.state.routes  # first: include_router would put them last, and look into routers
+    app.router.routes[:0] = (
+        app.state.routes
+    )  # first: include_router would put them last, and look into routers
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app
 
 
 def create_app_from_environment() -> FastAPI:
-    """Return the application for the settings in the environment: what an ASGI server calls as a factory."""
+    """Return the application for the settings in the environment.
+
+    What an ASGI server calls as a factory.
+    """
     settings = load_settings(os.environ)
     configure_logs(settings.log_format, settings.log_level)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
+    logging.getLogger("python_multipart").setLevel(
+        logging.ERROR
+    )  # it warns of every malformed form
     app = create_app(settings)
-    gc.freeze()  # what is there by now stays: the collector need not look through it again and again
+    # what is there by now stays: the collector need not look through it again and again
+    gc.freeze()
     return app
 
 
-def _make_lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
+def _make_lifespan(
+    settings: Settings,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _end_with_parent()
         with open_service(settings) as service, open_turns(service) as turns:
-            yield {"service": service, "keys": load_keys(settings), "turns": turns, "examinations": {}}
+            yield {
+                "service": service,
+                "keys": load_keys(settings),
+                "turns": turns,
+                "examinations": {},
+            }
 
     return lifespan
 
@@ -103,7 +121,10 @@ def _make_middleware(settings: Settings) -> list[Middleware]:
 
 
 def _end_with_parent() -> None:
-    """Where this process is one of several under a parent, end it when the parent dies, however that happens."""
+    """Where this process is one of several under a parent, end it when the parent dies.
+
+    However that happens.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -23,7 +23,10 @@ READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 async def provide_service(request: Request) -> Service:
-    """Return the service that the lifespan opened in this process; async, or else FastAPI would use a thread for it."""
+    """Return the service that the lifespan opened in this process.
+
+    Async, or else FastAPI would use a thread for it.
+    """
     service: Service = request.state.service
     return service
 
@@ -54,13 +57,17 @@ async def require_admin(caller: Annotated[Caller, Depends(require_user)]) -> Cal
 
 
 async def read_caller(request: Request) -> Caller:
-    """Return who reads: where PUBLIC_READS is true, a bad token or none makes the reader an anonymous one.
+    """Return who reads.
+
+    Where PUBLIC_READS is true, a bad token or none makes the reader an anonymous one.
 
     Raises:
         UnauthorizedError: PUBLIC_READS is false and there is no acceptable token.
     """
     public: bool = request.state.service.settings.public_reads
-    if public and "authorization" not in request.headers:  # most readers: refusing them first would cost them time
+    if (
+        public and "authorization" not in request.headers
+    ):  # most readers: refusing them first would cost them time
         return ANYONE
     try:
         return await require_user(request, await bearer(request))

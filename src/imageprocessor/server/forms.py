@@ -1,4 +1,7 @@
-"""The upload's form, read as it streams in: two bounded text fields, and the bytes of one file, which are passed on."""
+"""The upload's form, read as it streams in.
+
+Two bounded text fields, and the bytes of one file, which are passed on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ MARGIN_BYTES = 64 * 1024  #: what a body may have besides its file
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 32 * 1024
 FILE = "file"
-FIELDS: dict[str, type[RequestError]] = {"bucket": InvalidBucketError, "metadata": InvalidMetadataError}
+FIELDS: dict[str, type[RequestError]] = {
+    "bucket": InvalidBucketError,
+    "metadata": InvalidMetadataError,
+}
 
 
 @dataclass(slots=True)
@@ -35,7 +41,9 @@ class Part:
 
 
 class UploadForm:
-    """Reads ``multipart/form-data``: ``feed`` it the body, take ``file_bytes`` now and then, ``finish`` it.
+    """Reads ``multipart/form-data``.
+
+    ``feed`` it the body, take ``file_bytes`` now and then, ``finish`` it.
 
     Raises:
         InvalidFormError: *content_type* is not that of such a form, or has no boundary.
@@ -57,14 +65,17 @@ class UploadForm:
 
         Raises:
             FileTooLargeError: The file, or the body as a whole, is above the limit.
-            InvalidFormError, TooManyFilesError, InvalidBucketError, InvalidMetadataError: The form is not acceptable.
+            InvalidFormError, TooManyFilesError, InvalidBucketError, InvalidMetadataError: The form
+                is not acceptable.
         """
         self._body_size += len(chunk)
         check_body_size(self._body_size, self._max_file_bytes)
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise InvalidFormError(f"The form cannot be read ({error}): send multipart/form-data.") from error
+            raise InvalidFormError(
+                f"The form cannot be read ({error}): send multipart/form-data."
+            ) from error
 
     def take_file_bytes(self) -> bytearray:
         """Return what came of the file since the last call."""
@@ -92,12 +103,16 @@ class UploadForm:
         try:
             return self._fields.get(name, b"").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise FIELDS[name](f"{name} is not UTF-8 text ({error.reason}): encode it so.") from error
+            raise FIELDS[name](
+                f"{name} is not UTF-8 text ({error.reason}): encode it so."
+            ) from error
 
     def begin_part(self) -> None:
         self._part_count += 1
         if self._part_count > MAX_PARTS:
-            raise InvalidFormError(f"The form has more than {MAX_PARTS} parts: send file, bucket and metadata only.")
+            raise InvalidFormError(
+                f"The form has more than {MAX_PARTS} parts: send file, bucket and metadata only."
+            )
         self._part = Part()
 
     def add_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -116,9 +131,13 @@ class UploadForm:
     def end_headers(self) -> None:
         name = self._part.name
         if name is None:
-            raise InvalidFormError("A part of the form has no name: each needs a Content-Disposition header with one.")
+            raise InvalidFormError(
+                "A part of the form has no name: each needs a Content-Disposition header with one."
+            )
         if name in self._fields and name == FILE:
-            raise TooManyFilesError("The form has more than one part called 'file': send one picture per request.")
+            raise TooManyFilesError(
+                "The form has more than one part called 'file': send one picture per request."
+            )
         if name in self._fields:
             raise InvalidFormError(f"The form has more than one part called {name!r}: send one.")
         if name in FIELDS or name == FILE:
@@ -163,7 +182,9 @@ def _make_parser(form: UploadForm, content_type: str) -> MultipartParser:
     media_type, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if media_type != b"multipart/form-data" or not boundary:
-        raise InvalidFormError(f"Content-Type is {content_type[:80]!r}: send multipart/form-data with a boundary.")
+        raise InvalidFormError(
+            f"Content-Type is {content_type[:80]!r}: send multipart/form-data with a boundary."
+        )
     try:
         return MultipartParser(
             boundary,
@@ -178,4 +199,6 @@ def _make_parser(form: UploadForm, content_type: str) -> MultipartParser:
             },
         )
     except FormParserError as error:
-        raise InvalidFormError(f"The form's boundary cannot be used ({error}): choose a shorter one.") from error
+        raise InvalidFormError(
+            f"The form's boundary cannot be used ({error}): choose a shorter one."
+        ) from error

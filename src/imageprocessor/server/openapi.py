@@ -1,4 +1,7 @@
-"""What ``/openapi.json`` says beyond the routes' own signatures: problems, the upload's form, who must send a token."""
+"""What ``/openapi.json`` says beyond the routes' own signatures.
+
+Problems, the upload's form, who must send a token.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,11 @@ FORM = {
     "type": "object",
     "required": ["file", "bucket"],
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "The picture: JPEG, PNG or WebP."},
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "The picture: JPEG, PNG or WebP.",
+        },
         "bucket": {
             "type": "string",
             "pattern": f"^{BUCKET_PATTERN.pattern}$",
@@ -76,11 +83,16 @@ ImageIds = Annotated[
         },
     ),
 ]
-Size = Annotated[str, Query(description="One of the sizes that the service makes.", examples=["medium"])]
+Size = Annotated[
+    str, Query(description="One of the sizes that the service makes.", examples=["medium"])
+]
 
 
 def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for the errors that a route raises, and for those that every route may raise."""
+    """Return the OpenAPI responses for the errors that a route raises.
+
+    And for those that every route may raise.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
     every: list[type[ImageProcessorError]] = [*error_classes, errors.DatabaseUnavailableError]
     for error_class in every:
@@ -91,8 +103,14 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
 
 
 def describe_upload() -> dict[str, Any]:
-    """Return what OpenAPI says of the upload's request, which the server reads itself: FastAPI knows nothing of it."""
-    encoding = {"file": {"contentType": ", ".join(MIME_TYPES)}, "metadata": {"contentType": "application/json"}}
+    """Return what OpenAPI says of the upload's request, which the server reads itself.
+
+    FastAPI knows nothing of it.
+    """
+    encoding = {
+        "file": {"contentType": ", ".join(MIME_TYPES)},
+        "metadata": {"contentType": "application/json"},
+    }
     content = {"schema": FORM, "encoding": encoding}
     return {
         "security": [{"bearer": []}],
@@ -115,11 +133,18 @@ def describe_accepted() -> dict[str, Any]:
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the document, made once, as *settings* have it: the sizes there are, and who must send a token."""
+    """Return the document, made once, as *settings* have it.
+
+    The sizes there are, and who must send a token.
+    """
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+        for operation in (
+            operation for path in schema["paths"].values() for operation in path.values()
+        ):
             _drop_foreign_errors(operation)
             _name_sizes(operation, settings)
             if not settings.public_reads and {} in operation.get("security", []):
@@ -131,18 +156,29 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
 def _describe_status(status: int) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     response: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}:", "content": content}
-    if status in {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    if status in {
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    }:
+        response["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+        }
     return response
 
 
 def _drop_foreign_errors(operation: dict[str, Any]) -> None:
-    """Remove the 422 that FastAPI adds to whatever has a parameter: this API answers with problems only."""
+    """Remove the 422 that FastAPI adds to whatever has a parameter.
+
+    This API answers with problems only.
+    """
     if "application/json" in operation["responses"].get("422", {}).get("content", {}):
         del operation["responses"]["422"]
 
 
 def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", []):
-        if parameter["name"] == "size" and operation["operationId"] != "getImages":  # that refuses none
+        if (
+            parameter["name"] == "size" and operation["operationId"] != "getImages"
+        ):  # that refuses none
             parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]

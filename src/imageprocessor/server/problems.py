@@ -1,4 +1,7 @@
-"""Errors as RFC 9457 problems. The one table from an error to its HTTP status; every failing answer is made here."""
+"""Errors as RFC 9457 problems.
+
+The one table from an error to its HTTP status; every failing answer is made here.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,24 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imageprocessor import errors
-from imageprocessor.errors import ImageProcessorError, JobFailedError, RateLimitedError, RequestError, UnexpectedError
+from imageprocessor.errors import (
+    ImageProcessorError,
+    JobFailedError,
+    RateLimitedError,
+    RequestError,
+    UnexpectedError,
+)
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 
 MEDIA_TYPE = "application/problem+json"
 #: As in RFC 9110; Python before 3.13 has those of older standards.
-PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 RETRY_AFTER_SECONDS = {409: 1, 503: 5, 507: 60}
 
 #: The nearest class in an error's ancestry counts.
@@ -75,14 +89,19 @@ class Fault:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make *app* answer every expected error with a problem. ``UnexpectedErrors`` is for the others."""
+    """Make *app* answer every expected error with a problem.
+
+    ``UnexpectedErrors`` is for the others.
+    """
     app.add_exception_handler(ImageProcessorError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
 
 
 class UnexpectedErrors:
-    """ASGI middleware, the server's one boundary: one traceback in the log, a 500 without details for the client.
+    """ASGI middleware, the server's one boundary.
+
+    One traceback in the log, a 500 without details for the client.
 
     A request that the server gives up, because it stops and has waited long enough, is a 503.
     """
@@ -101,7 +120,9 @@ class UnexpectedErrors:
         try:
             await self.app(scope, receive, send_noted)
         except Exception:
-            if started or scope["type"] != "http":  # nothing can be said any more: the server logs it and hangs up
+            if (
+                started or scope["type"] != "http"
+            ):  # nothing can be said any more: the server logs it and hangs up
                 raise
             log.exception("unexpected_error")
             await _make_unexpected(Request(scope))(scope, receive, send)
@@ -123,7 +144,9 @@ def fault_of(status: HTTPStatus) -> Fault:
     return Fault(status, phrase.lower().replace(" ", "_"), phrase, f"{status.description}.")
 
 
-def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JSONResponse:
+def make_problem(
+    request: Request, fault: Fault, headers: dict[str, str] | None = None
+) -> JSONResponse:
     """Return the answer for *fault*, with the quota of the user where one was read."""
     body = {
         "type": f"urn:imageprocessor:error:{fault.code}",
@@ -139,14 +162,19 @@ def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None 
 
 
 def describe_delay(status: int) -> dict[str, str]:
-    """Return the header that says after how many seconds to try again, for a *status* that may pass."""
+    """Return the header that says after how many seconds to try again.
+
+    For a *status* that may pass.
+    """
     seconds = RETRY_AFTER_SECONDS.get(status)
     return {} if seconds is None else {"Retry-After": str(seconds)}
 
 
 def _make_unexpected(request: Request) -> JSONResponse:
     title = find_problem(ImageProcessorError)[1]
-    return make_problem(request, Fault(500, UnexpectedError.code, title, "The log has the details."))
+    return make_problem(
+        request, Fault(500, UnexpectedError.code, title, "The log has the details.")
+    )
 
 
 def _make_stopped(request: Request) -> JSONResponse:
@@ -161,13 +189,17 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     code = error.job_code if isinstance(error, JobFailedError) else error.code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request_failed", code=code, cause=str(error))
-    return make_problem(request, Fault(status, code, title, str(error)), _headers(request, error, status))
+    return make_problem(
+        request, Fault(status, code, title, str(error)), _headers(request, error, status)
+    )
 
 
 def _headers(request: Request, error: ImageProcessorError, status: int) -> dict[str, str]:
     if isinstance(error, RateLimitedError):
         settings = request.state.service.settings
-        quota = Quota(settings.rate_limit_max_uploads, 0, error.reset_at, settings.rate_limit_window)
+        quota = Quota(
+            settings.rate_limit_max_uploads, 0, error.reset_at, settings.rate_limit_window
+        )
         return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
@@ -194,5 +226,10 @@ async def _answer_validation_error(request: Request, error: Exception) -> JSONRe
 def _allowed_methods(request: Request) -> str:
     """Return what *all* routes of this path accept; Starlette names those of the first one only."""
     routes: list[Any] = request.app.state.routes
-    methods = {name for route in routes if route.matches(request.scope)[0] is not Match.NONE for name in route.methods}
+    methods = {
+        name
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for name in route.methods
+    }
     return ", ".join(sorted(methods or {"GET", "HEAD"}))

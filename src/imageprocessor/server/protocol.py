@@ -1,6 +1,9 @@
-"""One client's connection: uvicorn's, with bounds on what may be sent before a request is known, and on how slowly.
+"""One client's connection.
 
-The application sees a request only once its head is whole, so what an endless or very slow one costs is bounded here.
+Uvicorn's, with bounds on what may be sent before a request is known, and on how slowly.
+
+The application sees a request only once its head is whole, so what an endless or very slow one
+costs is bounded here.
 """
 
 from __future__ import annotations
@@ -45,7 +48,10 @@ class Stage(Enum):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server. What is left when it has stopped is cut off: uvloop would wait for clients that do not read."""
+    """uvicorn's server.
+
+    What is left when it has stopped is cut off: uvloop would wait for clients that do not read.
+    """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -60,11 +66,16 @@ class TooMuchError(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol. It tells a client that sends too much, or too slowly, what was wrong, and hangs up."""
+    """uvicorn's protocol.
+
+    It tells a client that sends too much, or too slowly, what was wrong, and hangs up.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # whatever waits to be read is waited for, and not for ever
+        transport.set_write_buffer_limits(
+            high=0
+        )  # whatever waits to be read is waited for, and not for ever
         self._stage = Stage.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -108,7 +119,9 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
         self._pending_bytes = 0
         self._head_bytes += len(name) + len(value)
-        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:  # trailers are counted, too
+        if (
+            len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES
+        ):  # trailers are counted, too
             self._stop_parser(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
@@ -130,7 +143,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._stage is Stage.BODY and self.cycle.response_complete:  # LingeringClose has heard enough of it
+        if (
+            self._stage is Stage.BODY and self.cycle.response_complete
+        ):  # LingeringClose has heard enough of it
             self.transport.close()
 
     def pause_writing(self) -> None:
@@ -181,7 +196,10 @@ class Connection(HttpToolsProtocol):
         return not self._is_answerable()  # an earlier request has no answer yet
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer with *status* if the client can still take it for the answer to what it sends now; then hang up."""
+        """Answer with *status* if the client can still take it for the answer to what it sends now.
+
+        Then hang up.
+        """
         if self._stage is Stage.END or self.transport.is_closing():
             return
         answerable, self._stage = self._is_answerable(), Stage.END

@@ -1,4 +1,7 @@
-"""What a user has left, as headers: the older X-RateLimit names, and those of the IETF draft ``RateLimit``."""
+"""What a user has left, as headers.
+
+The older X-RateLimit names, and those of the IETF draft ``RateLimit``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,20 @@ from math import ceil
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.rate_limits import Quota
 
-NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit-Policy", "RateLimit")
+NAMES = (
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "RateLimit-Policy",
+    "RateLimit",
+)
 
 
 def describe_quota(quota: Quota) -> dict[str, str]:
-    """Return the headers that describe *quota*; ``X-RateLimit-Reset`` is a time, ``t`` in ``RateLimit`` seconds."""
+    """Return the headers that describe *quota*.
+
+    ``X-RateLimit-Reset`` is a time, ``t`` in ``RateLimit`` seconds.
+    """
     window_seconds = int(quota.window.total_seconds())
     values = (
         str(quota.limit),

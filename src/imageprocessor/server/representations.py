@@ -15,9 +15,16 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 
 
-def answer(body: BaseModel, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
-    """Return *body* as JSON, without what was not set. FastAPI would check again what was checked when it was built."""
-    return Response(body.model_dump_json(exclude_unset=True), status, headers, media_type="application/json")
+def answer(
+    body: BaseModel, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return *body* as JSON, without what was not set.
+
+    FastAPI would check again what was checked when it was built.
+    """
+    return Response(
+        body.model_dump_json(exclude_unset=True), status, headers, media_type="application/json"
+    )
 
 
 def represent_job(job: Job, caller: Caller) -> JobState:

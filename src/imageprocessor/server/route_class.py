@@ -1,4 +1,7 @@
-"""The routes that clients poll and send pictures to: FastAPI describes them, and leaves the request to them."""
+"""The routes that clients poll and send pictures to.
+
+FastAPI describes them, and leaves the request to them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from starlette.routing import request_response
 
 
 class DirectRoute(APIRoute):
-    """A route for a coroutine that takes the request and what its path names, all text, and returns the response.
+    """A route for a coroutine that takes the request and what its path names, all text.
+
+    And returns the response.
 
     Solving dependencies that are not there would take a fifth of a status check.
     """

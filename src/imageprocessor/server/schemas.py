@@ -85,11 +85,19 @@ class ImageMetadata(BaseModel):
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
     warnings: list[str] = Field(description="What the result lost, such as `animation_flattened`.")
-    removed: list[str] = Field([], description="The metadata that the upload had and no size has, such as `gps`.")
+    removed: list[str] = Field(
+        [], description="The metadata that the upload had and no size has, such as `gps`."
+    )
 
 
 VARIANTS = {
-    name: {"width": width, "height": height, "aspect_ratio": 0.75, "format": "webp", "size_bytes": size_bytes}
+    name: {
+        "width": width,
+        "height": height,
+        "aspect_ratio": 0.75,
+        "format": "webp",
+        "size_bytes": size_bytes,
+    }
     for name, width, height, size_bytes in (
         ("thumbnail", 150, 200, 12453),
         ("medium", 600, 800, 73120),
@@ -128,7 +136,9 @@ class ImageResult(BaseModel):
 class ImageVariant(BaseModel):
     """One size of an image."""
 
-    model_config = example(image_id=IMAGE_ID, size="medium", url=URLS["medium"], **VARIANTS["medium"])
+    model_config = example(
+        image_id=IMAGE_ID, size="medium", url=URLS["medium"], **VARIANTS["medium"]
+    )
 
     image_id: str
     size: str
@@ -172,7 +182,9 @@ class Health(BaseModel):
     service: str
     version: str
     checks: dict[str, str] = Field(description="`ok`, or what is wrong.")
-    oldest_open_job_seconds: float | None = Field(description="Age of the oldest job that has not ended.")
+    oldest_open_job_seconds: float | None = Field(
+        description="Age of the oldest job that has not ended."
+    )
 
 
 class Performance(BaseModel):
@@ -201,7 +213,13 @@ class Statistics(BaseModel):
     """Jobs by status, the last 24 hours, what is stored, and who works."""
 
     model_config = example(
-        status_breakdown={"completed": 1543, "pending": 2, "processing": 1, "failed": 12, "retrying": 0},
+        status_breakdown={
+            "completed": 1543,
+            "pending": 2,
+            "processing": 1,
+            "failed": 12,
+            "retrying": 0,
+        },
         performance_24h={"completed_24h": 234, "avg_processing_time_seconds": 4.23},
         storage={"total_images": 1543, "total_jobs": 1558},
         workers={"backend": "embedded", "active_workers": 4, "active_tasks": 1},
@@ -211,7 +229,9 @@ class Statistics(BaseModel):
     performance_24h: Performance
     storage: StorageFigures
     workers: WorkerFigures
-    celery: WorkerFigures | None = Field(None, description="The same once more, where Celery runs the jobs.")
+    celery: WorkerFigures | None = Field(
+        None, description="The same once more, where Celery runs the jobs."
+    )
 
 
 class FailedJob(BaseModel):

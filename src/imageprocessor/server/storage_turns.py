@@ -1,4 +1,7 @@
-"""A bound on the threads that wait for the storage: while it hangs, there are some left for everything else."""
+"""A bound on the threads that wait for the storage.
+
+While it hangs, there are some left for everything else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.service import Service
 
 MAX_STORAGE_THREADS = 20
-MAX_DISK_THREADS = 4  #: where all is on one disk: of an upload's three flushes one waits for that of the upload before
+#: where all is on one disk: of an upload's three flushes one waits for that of the upload before
+MAX_DISK_THREADS = 4
 TURN_SECONDS = 5.0  #: how long a request waits for one of them
 
 P = ParamSpec("P")
@@ -32,10 +36,13 @@ class Turns:
 
 @contextmanager
 def open_turns(service: Service) -> Iterator[Turns]:
-    """Have the threads until the end of the context; one that waits for the storage then ends when that answers.
+    """Have the threads until the end of the context.
 
-    On one disk SQLite's one writer decides how many uploads there are in a second: more threads than keep it busy take
-    the interpreter from each other and from the event loop (eight clients: 5 % fewer uploads with 20 than with 4).
+    One that waits for the storage then ends when that answers.
+
+    On one disk SQLite's one writer decides how many uploads there are in a second: more threads
+    than keep it busy take the interpreter from each other and from the event loop (eight clients: 5
+    % fewer uploads with 20 than with 4).
     """
     on_disk = service.database.sqlite and service.settings.storage_backend == "local"
     threads = ThreadPoolExecutor(MAX_DISK_THREADS if on_disk else MAX_STORAGE_THREADS, "storage")
@@ -58,7 +65,9 @@ async def in_turn(turns: Turns, function: Callable[P, T], *args: P.args, **kwarg
         raise StorageUnavailableError(
             f"{MAX_STORAGE_THREADS} requests wait for the storage already: try again later."
         ) from None
-    call = partial(copy_context().run, function, *args, **kwargs)  # with the request's id for the log
+    call = partial(
+        copy_context().run, function, *args, **kwargs
+    )  # with the request's id for the log
     try:
         return await asyncio.get_running_loop().run_in_executor(turns.threads, call)
     finally:

@@ -1,4 +1,7 @@
-"""An upload on its way in: refused before its body is read if it must be, then streamed and hashed."""
+"""An upload on its way in.
+
+Refused before its body is read if it must be, then streamed and hashed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,13 @@ from imageprocessor.errors import (
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS, Sender, Upload, check_quota, submit
+from imageprocessor.queue.uploads import (
+    MAX_IDEMPOTENCY_KEY_CHARACTERS,
+    Sender,
+    Upload,
+    check_quota,
+    submit,
+)
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.forms import UploadForm, check_body_size
 from imageprocessor.server.lookups import query
@@ -33,7 +42,10 @@ BLOCK_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class IncomingFile:
-    """What arrived of a picture: its SHA-256, and the file in *folder* that holds it unless it came in one block."""
+    """What arrived of a picture.
+
+    Its SHA-256, and the file in *folder* that holds it unless it came in one block.
+    """
 
     folder: Path
     path: Path | None = None
@@ -52,7 +64,9 @@ class IncomingFile:
                 file.write(block)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StorageFullError("No space is left to receive the upload: try again later.") from error
+                raise StorageFullError(
+                    "No space is left to receive the upload: try again later."
+                ) from error
             raise StorageUnavailableError(
                 f"The upload cannot be written ({error.strerror}): try again later."
             ) from error
@@ -75,12 +89,15 @@ async def admit(request: Request) -> Sender:
     """Refuse what can be refused before the body is read; note the quota, for the answer's headers.
 
     Raises:
-        UnauthorizedError, RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
+        UnauthorizedError, RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this
+            order.
     """
     service: Service = request.state.service
     user = await require_user(request, await bearer(request))
     assert user.user_id is not None
-    sender = Sender(user.user_id, _unquote(request.headers.get("idempotency-key")), request.state.request_id)
+    sender = Sender(
+        user.user_id, _unquote(request.headers.get("idempotency-key")), request.state.request_id
+    )
     request.state.quota = await query(service, check_quota, sender)
     _check_key(sender.idempotency_key)
     length = request.headers.get("content-length", "")
@@ -89,10 +106,13 @@ async def admit(request: Request) -> Sender:
 
 
 async def receive(request: Request, sender: Sender) -> tuple[Job, Quota]:
-    """Read the form, a large file by way of ``incoming``, and submit it. Whatever comes of it, nothing remains there.
+    """Read the form, a large file by way of ``incoming``, and submit it.
+
+    Whatever comes of it, nothing remains there.
 
     Raises:
-        InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError: The form is not acceptable.
+        InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError: The form is not
+            acceptable.
         StorageFullError, StorageUnavailableError: The file could not be written.
         ImageProcessorError: As ``submit``.
     """
@@ -117,7 +137,9 @@ async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> 
     form.finish()
 
 
-def _submit(service: Service, sender: Sender, form: UploadForm, file: IncomingFile) -> tuple[Job, Quota]:
+def _submit(
+    service: Service, sender: Sender, form: UploadForm, file: IncomingFile
+) -> tuple[Job, Quota]:
     picture = file.end(form.take_file_bytes())
     upload = Upload(picture, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"))
     return submit(service, upload, sender)
@@ -129,7 +151,9 @@ def _unquote(key: str | None) -> str | None:
 
 
 def _check_key(key: str | None) -> None:
-    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS and key.isascii() and key.isprintable()):
+    if key is not None and not (
+        0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS and key.isascii() and key.isprintable()
+    ):
         raise InvalidIdempotencyKeyError(
             f"Idempotency-Key {key[:40]!r} is no key: send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} printable ASCII"
             " characters."

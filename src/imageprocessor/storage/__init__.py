@@ -1,1 +1,4 @@
-"""Where bytes live: one small Protocol, one module a backend, and the only place that builds or checks keys."""
+"""Where bytes live.
+
+One small Protocol, one module a backend, and the only place that builds or checks keys.
+"""

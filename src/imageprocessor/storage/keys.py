@@ -1,7 +1,8 @@
 """The names under which bytes are stored: built and checked here, nowhere else.
 
-A key is one or more names joined by ``/``, in every backend. A name begins with a letter or a digit, so that no key
-is absolute, climbs (``..``) or is hidden, and has nothing in it that a file system or a URL could read differently.
+A key is one or more names joined by ``/``, in every backend. A name begins with a letter or a
+digit, so that no key is absolute, climbs (``..``) or is hidden, and has nothing in it that a file
+system or a URL could read differently.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # dots are S3's own
 MAX_KEY_CHARACTERS = 1024  # as in S3
-_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # 255: the longest file name on Linux
-_VARIANT_KEY_PATTERN = re.compile(r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)\.webp")
+_NAME_PATTERN = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
+)  # 255: the longest file name on Linux
+_VARIANT_KEY_PATTERN = re.compile(
+    r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)\.webp"
+)
 _SHOWN_CHARACTERS = 80
 
 
@@ -25,7 +30,8 @@ def check_bucket(name: str) -> str:
     'profile-pictures'
 
     Raises:
-        InvalidBucketError: It is not 2 to 63 lower-case letters, digits and hyphens, the first one no hyphen.
+        InvalidBucketError: It is not 2 to 63 lower-case letters, digits and hyphens, the first one
+            no hyphen.
     """
     if not BUCKET_PATTERN.fullmatch(name):
         raise InvalidBucketError(
@@ -39,7 +45,8 @@ def check_key(key: str) -> str:
     """Return *key* if every backend can store under it.
 
     Raises:
-        InvalidKeyError: It is empty, too long, absolute, climbing, or has a character that keys do not have.
+        InvalidKeyError: It is empty, too long, absolute, climbing, or has a character that keys do
+            not have.
     """
     if not is_key(key):
         raise InvalidKeyError(
@@ -95,7 +102,9 @@ def staging_key(bucket: str, job_id: str) -> str:
 
 def _check_name(name: str) -> str:
     if "/" in name:
-        raise InvalidKeyError(f"{_shown(name)} cannot be one name of a storage key: it has a '/' in it.")
+        raise InvalidKeyError(
+            f"{_shown(name)} cannot be one name of a storage key: it has a '/' in it."
+        )
     return check_key(name)
 
 

@@ -1,8 +1,9 @@
 """Objects as files below one directory of this machine.
 
-A file is written and flushed under ``.tmp``, renamed to its place, and then its directory is flushed: a crash leaves
-the old object, the new one or a draft in ``.tmp``, never half an object (Pillai et al., OSDI '14). Directories are
-opened one by one without following symbolic links, so that no key leads out of the root.
+A file is written and flushed under ``.tmp``, renamed to its place, and then its directory is
+flushed: a crash leaves the old object, the new one or a draft in ``.tmp``, never half an object
+(Pillai et al., OSDI '14). Directories are opened one by one without following symbolic links, so
+that no key leads out of the root.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ class LocalStorage:
         try:
             return os.open(self.root, _DIRECTORY)
         except FileNotFoundError as error:
-            raise StorageUnavailableError("The storage directory is gone: is its disk mounted?") from error
+            raise StorageUnavailableError(
+                "The storage directory is gone: is its disk mounted?"
+            ) from error
 
 
 @contextmanager
@@ -151,7 +154,9 @@ def _storage_errors(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise StorageFullError(f"No space is left to {action}: make room, or raise the quota.") from error
+            raise StorageFullError(
+                f"No space is left to {action}: make room, or raise the quota."
+            ) from error
         raise StorageUnavailableError(
             f"Cannot {action}: {error.strerror}. Check the storage directory, its owner and its disk."
         ) from error
@@ -186,7 +191,11 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
 
 
 def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory))
+    return open(
+        path,
+        "rb",
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory),
+    )
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -220,7 +229,9 @@ def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if S_ISREG(status.st_mode) and is_key(key):
-                    yield StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+                    yield StoredObject(
+                        key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
+                    )
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -16,9 +16,11 @@ def open_storage(location: str) -> Storage:
     """Open the storage at *location*.
 
     - ``local:///absolute/path``: a directory, made if it is missing; not percent-decoded.
-    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket that is there, or what begins with ``prefix/`` in it.
-      Keys, region and endpoint are those that boto3 finds, such as in ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
-      ``AWS_DEFAULT_REGION`` and ``AWS_ENDPOINT_URL_S3``, in its files, or from the machine's role.
+    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket that is there, or what begins with
+    ``prefix/`` in it.
+      Keys, region and endpoint are those that boto3 finds, such as in ``AWS_ACCESS_KEY_ID``,
+      ``AWS_PROFILE``, ``AWS_DEFAULT_REGION`` and ``AWS_ENDPOINT_URL_S3``, in its files, or from the
+      machine's role.
     - ``memory://``: a new, empty one that ends with the process.
 
     >>> store = open_storage("memory://")

@@ -32,7 +32,9 @@ class MemoryStorage:
             self.put(key, path.read_bytes())
             path.unlink()
         except OSError as error:
-            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error.strerror}.") from error
+            raise StorageUnavailableError(
+                f"Cannot take in a file as {key!r}: {error.strerror}."
+            ) from error
 
     def get(self, key: str) -> bytes:
         try:

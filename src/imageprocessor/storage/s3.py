@@ -1,7 +1,7 @@
 """Objects in S3, at AWS or wherever else it is spoken, such as MinIO, R2 or Ceph.
 
-Objects are put in one request each: at most some megabytes, so that no upload in parts is ever left half done.
-Whoever fetches an image gets a presigned URL; no bucket has to be public.
+Objects are put in one request each: at most some megabytes, so that no upload in parts is ever left
+half done. Whoever fetches an image gets a presigned URL; no bucket has to be public.
 """
 
 # ruff: noqa: PLC0415 - boto3 takes 0.3 s and is an extra: only who stores in S3 needs it
@@ -35,26 +35,37 @@ URL_SECONDS = 15 * 60
 IMMUTABLE = "private, max-age=31536000, immutable"  # who may fetch it is decided anew for everybody
 ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
-AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}  # else presigned URLs lead through another region
+AWS_OPTIONS = {
+    "s3": {"addressing_style": "virtual"}
+}  # else presigned URLs lead through another region
 OTHER_OPTIONS = {
     "s3": {"addressing_style": "path"},
-    "request_checksum_calculation": "when_required",  # R2 and others do not know the trailers that AWS uses
+    # R2 and others do not know the trailers that AWS uses
+    "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
 _NO_SPACE = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
-_WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+_WRONG_REGION = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """Where S3 is and who asks. What is not given boto3 looks for: in the environment, its files, the machine's role.
+    """Where S3 is and who asks.
 
-    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so that an operation may take a
-    little more than three times as long.
+    What is not given boto3 looks for: in the environment, its files, the machine's role.
+
+    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so that an
+    operation may take a little more than three times as long.
     """
 
     endpoint_url: str = ""  #: empty: AWS
-    public_endpoint_url: str = ""  #: the same for those who fetch images; empty: as ``endpoint_url``
+    public_endpoint_url: str = (
+        ""  #: the same for those who fetch images; empty: as ``endpoint_url``
+    )
     region: str | None = None
     profile: str | None = None
     access_key_id: str | None = None
@@ -66,17 +77,21 @@ class S3Access:
 class S3Storage:
     """A Storage in S3 buckets, which must be there.
 
-    With *bucket*, the key ``avatars/1`` lies in it as ``avatars/1``; without, in the bucket ``avatars`` as ``1``, and
-    no bucket but those in *buckets* is ever touched. *prefix* comes before all of it. A storage without prefix does
-    not look at objects whose names begin with ``_``.
+    With *bucket*, the key ``avatars/1`` lies in it as ``avatars/1``; without, in the bucket
+    ``avatars`` as ``1``, and no bucket but those in *buckets* is ever touched. *prefix* comes
+    before all of it. A storage without prefix does not look at objects whose names begin with
+    ``_``.
 
     Raises:
         MissingExtraError: boto3 is not installed.
         SettingsError: S3 is that of AWS, and nothing tells the region.
-        StorageUnavailableError: boto3 refuses what it was given, such as a profile that is not there.
+        StorageUnavailableError: boto3 refuses what it was given, such as a profile that is not
+            there.
     """
 
-    def __init__(self, access: S3Access, *, bucket: str | None, buckets: Sequence[str] = (), prefix: str = "") -> None:
+    def __init__(
+        self, access: S3Access, *, bucket: str | None, buckets: Sequence[str] = (), prefix: str = ""
+    ) -> None:
         self.bucket = bucket
         self.buckets = tuple(buckets)
         self.prefix = prefix
@@ -86,7 +101,9 @@ class S3Storage:
             self.client = _open_client(session, access.endpoint_url, access.timeout_seconds)
             self._public_client = self.client
             if access.public_endpoint_url:
-                self._public_client = _open_client(session, access.public_endpoint_url, access.timeout_seconds)
+                self._public_client = _open_client(
+                    session, access.public_endpoint_url, access.timeout_seconds
+                )
         self._encryption = ENCRYPTED if _is_aws(self.client) else {}
 
     def at_prefix(self, prefix: str) -> S3Storage:
@@ -105,7 +122,9 @@ class S3Storage:
                 self._put(key, file)
             path.unlink()
         except OSError as error:
-            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error.strerror}.") from error
+            raise StorageUnavailableError(
+                f"Cannot take in a file as {key!r}: {error.strerror}."
+            ) from error
 
     def get(self, key: str) -> bytes:
         with self._place(key, "read") as place:
@@ -117,8 +136,12 @@ class S3Storage:
             self.client.delete_object(**place)
 
     def exists(self, key: str) -> bool:
-        with self._place(key, "look for") as place:  # a HEAD tells no absent object from an absent bucket
-            page = self.client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], MaxKeys=1)
+        with self._place(
+            key, "look for"
+        ) as place:  # a HEAD tells no absent object from an absent bucket
+            page = self.client.list_objects_v2(
+                Bucket=place["Bucket"], Prefix=place["Key"], MaxKeys=1
+            )
         return any(found["Key"] == place["Key"] for found in page.get("Contents", []))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
@@ -132,8 +155,13 @@ class S3Storage:
 
     def url(self, key: str) -> str:
         with self._place(key, "give a URL for") as place:
-            answer = {"ResponseContentType": _content_type(key), "ResponseContentDisposition": "inline"}
-            url: str = self._public_client.generate_presigned_url("get_object", place | answer, URL_SECONDS)
+            answer = {
+                "ResponseContentType": _content_type(key),
+                "ResponseContentDisposition": "inline",
+            }
+            url: str = self._public_client.generate_presigned_url(
+                "get_object", place | answer, URL_SECONDS
+            )
             return url
 
     def _put(self, key: str, body: bytes | BinaryIO) -> None:
@@ -144,7 +172,11 @@ class S3Storage:
     @contextmanager
     def _place(self, key: str, action: str) -> Iterator[dict[str, str]]:
         """Yield bucket and name of the object; what goes wrong with it becomes an error of ours."""
-        bucket, name = (self.bucket, check_key(key)) if self.bucket is not None else self._split(check_key(key))
+        bucket, name = (
+            (self.bucket, check_key(key))
+            if self.bucket is not None
+            else self._split(check_key(key))
+        )
         with _storage_errors(f"{action} {key!r}", bucket):
             yield {"Bucket": bucket, "Key": self.prefix + name}
 
@@ -169,13 +201,18 @@ class S3Storage:
                     yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
             if not page["IsTruncated"]:
                 return
-            request["StartAfter"] = self.prefix + _skip_others(objects[-1]["Key"].removeprefix(self.prefix))
+            request["StartAfter"] = self.prefix + _skip_others(
+                objects[-1]["Key"].removeprefix(self.prefix)
+            )
 
 
 def _skip_others(last: str) -> str:
-    """Return the name after which a listing goes on: *last*, or the end of all names that begin with ``_``.
+    """Return the name after which a listing goes on.
 
-    S3 lists in the order of bytes, in which nothing but the backtick is between ``_`` and the small letters.
+    *last*, or the end of all names that begin with ``_``.
+
+    S3 lists in the order of bytes, in which nothing but the backtick is between ``_`` and the small
+    letters.
     """
     return "`" if last.startswith("_") else last
 
@@ -208,10 +245,14 @@ def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any
         **(OTHER_OPTIONS if endpoint_url else AWS_OPTIONS),
     )
     client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
-    if not endpoint_url and not _is_aws(client):  # boto3 found an endpoint in its environment or files
+    if not endpoint_url and not _is_aws(
+        client
+    ):  # boto3 found an endpoint in its environment or files
         return _open_client(session, client.meta.endpoint_url, timeout_seconds)
     if not endpoint_url and session.region_name is None:
-        raise SettingsError("AWS_REGION is not set, and boto3 finds no region: set the one that the buckets are in.")
+        raise SettingsError(
+            "AWS_REGION is not set, and boto3 finds no region: set the one that the buckets are in."
+        )
     return client
 
 
@@ -233,15 +274,21 @@ def _storage_errors(action: str, bucket: str | None) -> Iterator[None]:
     except ClientError as error:
         raise _explain_answer(error.response, where) from error
     except BotoCoreError as error:
-        raise StorageUnavailableError(f"Cannot {where}: {_explain_fault(type(error).__name__)}.") from error
+        raise StorageUnavailableError(
+            f"Cannot {where}: {_explain_fault(type(error).__name__)}."
+        ) from error
 
 
 def _explain_answer(answer: Any, where: str) -> StorageError:
     code, status = answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]
     if code in _NO_SPACE or status == HTTPStatus.INSUFFICIENT_STORAGE:
-        return StorageFullError(f"Cannot {where}: no space is left ({code}). Make room, or raise the quota.")
+        return StorageFullError(
+            f"Cannot {where}: no space is left ({code}). Make room, or raise the quota."
+        )
     if code == "NoSuchBucket":
-        return StorageUnavailableError(f"Cannot {where}: there is no such bucket. Create it, or correct its name.")
+        return StorageUnavailableError(
+            f"Cannot {where}: there is no such bucket. Create it, or correct its name."
+        )
     if status == HTTPStatus.NOT_FOUND:
         return ObjectNotFoundError(f"Cannot {where}: there is no such object.")
     return StorageUnavailableError(f"Cannot {where}: {_explain_refusal(code, status)}.")
@@ -258,9 +305,7 @@ def _explain_refusal(code: str, status: int) -> str:
 
 def _explain_fault(kind: str) -> str:
     if "Credential" in kind or "Token" in kind or "SSO" in kind:
-        return (
-            f"no keys are found ({kind}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
-        )
+        return f"no keys are found ({kind}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
     if kind == "ProfileNotFound":
         return "AWS_PROFILE names a profile that is not there. Correct it, or make it"
     return f"S3 does not answer ({kind}). Check S3_ENDPOINT_URL, the network, and S3 itself"

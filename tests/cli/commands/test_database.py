@@ -81,7 +81,9 @@ def test_backup_in_a_wrong_folder_makes_nothing(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_postgres_is_left_to_its_own_tools(command: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgres_is_left_to_its_own_tools(
+    command: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:secret-word@db/images")
     ran = run(command, "saved")
     assert ran.status == 2

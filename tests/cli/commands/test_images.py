@@ -48,7 +48,9 @@ def test_process_writes_what_the_library_makes(run: Run, album: Path) -> None:
     for stem, source in {"a.jpg": "a.jpg", "a.png": "a.png", "deep/b": "deep/b.webp"}.items():
         for name, variant in ip.process(album / source).variants.items():
             expected[f"web/{stem}_{name}.webp"] = variant.data
-    assert {str(path): path.read_bytes() for path in Path("web").rglob("*") if path.is_file()} == expected
+    assert {
+        str(path): path.read_bytes() for path in Path("web").rglob("*") if path.is_file()
+    } == expected
 
 
 def test_process_shows_a_row_for_each_file(run: Run, album: Path) -> None:
@@ -62,13 +64,25 @@ def test_process_shows_a_row_for_each_file(run: Run, album: Path) -> None:
 
 
 def test_process_reports_json_lines(run: Run, album: Path) -> None:
-    reports = {report["file"]: report for report in run("process", "album", "--out", "web", "--json").json_lines}
-    assert set(reports) == {"album/a.jpg", "album/a.png", "album/cut.jpg", "album/deep/b.webp", "album/notes.jpg"}
+    reports = {
+        report["file"]: report
+        for report in run("process", "album", "--out", "web", "--json").json_lines
+    }
+    assert set(reports) == {
+        "album/a.jpg",
+        "album/a.png",
+        "album/cut.jpg",
+        "album/deep/b.webp",
+        "album/notes.jpg",
+    }
     good = reports["album/a.jpg"]
     assert (good["width"], good["height"], good["warnings"]) == (900, 600, ["not_enlarged"])
     assert good["size_bytes"] == (album / "a.jpg").stat().st_size
     assert good["variants"]["thumbnail"]["path"] == "web/a.jpg_thumbnail.webp"
-    assert (good["variants"]["thumbnail"]["width"], good["variants"]["thumbnail"]["height"]) == (150, 100)
+    assert (good["variants"]["thumbnail"]["width"], good["variants"]["thumbnail"]["height"]) == (
+        150,
+        100,
+    )
     assert reports["album/notes.jpg"]["error_code"] == "type_unsupported"
     assert reports["album/cut.jpg"]["error_code"] == "image_truncated"
 
@@ -76,15 +90,29 @@ def test_process_reports_json_lines(run: Run, album: Path) -> None:
 def test_process_takes_sizes_quality_and_limits(run: Run, album: Path) -> None:
     options = ["--size", "card=100", "--size", "wide=250", "--quality", "40"]
     (report,) = run("process", album / "a.jpg", "--out", "web", *options, "--json").json_lines
-    assert {name: variant["width"] for name, variant in report["variants"].items()} == {"card": 100, "wide": 250}
-    specs = [ip.VariantSpec("card", width=100, quality=40), ip.VariantSpec("wide", width=250, quality=40)]
-    assert Path("web/a_card.webp").read_bytes() == ip.process(album / "a.jpg", specs).variants["card"].data
-    for limit, code in ({"--max-megapixels": "0.1"}, "image_too_large"), ({"--max-size-mb": "0.001"}, "file_too_large"):
+    assert {name: variant["width"] for name, variant in report["variants"].items()} == {
+        "card": 100,
+        "wide": 250,
+    }
+    specs = [
+        ip.VariantSpec("card", width=100, quality=40),
+        ip.VariantSpec("wide", width=250, quality=40),
+    ]
+    assert (
+        Path("web/a_card.webp").read_bytes()
+        == ip.process(album / "a.jpg", specs).variants["card"].data
+    )
+    for limit, code in (
+        ({"--max-megapixels": "0.1"}, "image_too_large"),
+        ({"--max-size-mb": "0.001"}, "file_too_large"),
+    ):
         ran = run("process", album / "a.jpg", "--out", "web", *next(iter(limit.items())), "--json")
         assert (ran.status, ran.json["error_code"]) == (1, code)
 
 
-@pytest.mark.parametrize("size", ["card", "card=", "card=0", "card=-1", "Card=3", "../x=3", "=3", "card=4.5"])
+@pytest.mark.parametrize(
+    "size", ["card", "card=", "card=0", "card=-1", "Card=3", "../x=3", "=3", "card=4.5"]
+)
 def test_process_refuses_a_malformed_size(run: Run, album: Path, size: str) -> None:
     ran = run("process", album, "--out", "web", "--size", size)
     assert ran.status == 2
@@ -116,7 +144,11 @@ def test_process_reports_missing_and_unwritable_files_in_their_rows(run: Run, al
 def test_file_names_do_not_command_the_terminal(run: Run, folder: Path) -> None:
     name = "\x1b[2J\x9b[red].png"
     (folder / name).write_bytes(encode(photo(20, 20), "PNG"))
-    for ran in (run("process", name, "--out", "web"), run("inspect", name), run("strip", name, "-o", "clean.png")):
+    for ran in (
+        run("process", name, "--out", "web"),
+        run("inspect", name),
+        run("strip", name, "-o", "clean.png"),
+    ):
         assert ran.status == 0
         assert not {"\x1b", "\x9b"} & set(ran.out + ran.err)
         assert r"\x1b[2J\x9b[red].png" in ran.out + ran.err
@@ -131,14 +163,18 @@ def busy(folder: Path) -> Iterator[subprocess.Popen[str]]:
         (folder / f"in/{number}.jpg").write_bytes(large)
     command = [sys.executable, "-m", "imageprocessor", "process", "in", "--out", "web", "--json"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
         assert process.stdout
         assert "error" not in json.loads(process.stdout.readline())
         yield process
         process.kill()
 
 
-def test_interruption_ends_process_at_once_and_leaves_only_whole_files(busy: subprocess.Popen[str]) -> None:
+def test_interruption_ends_process_at_once_and_leaves_only_whole_files(
+    busy: subprocess.Popen[str],
+) -> None:
     started = time.monotonic()
     os.killpg(busy.pid, signal.SIGINT)
     before = len(list(Path("web").iterdir()))
@@ -153,12 +189,17 @@ def test_interruption_ends_process_at_once_and_leaves_only_whole_files(busy: sub
         Image.open(path).load()
 
 
-def test_strip_writes_what_the_library_makes_and_names_what_is_gone(run: Run, photo_with_gps: Path) -> None:
+def test_strip_writes_what_the_library_makes_and_names_what_is_gone(
+    run: Run, photo_with_gps: Path
+) -> None:
     ran = run("strip", "photo.jpg", "-o", "clean.jpg")
     assert (ran.status, ran.out) == (0, "")
     assert Path("clean.jpg").read_bytes() == ip.strip_metadata(photo_with_gps)
     assert ran.err == "photo.jpg: removed gps, exif except orientation, camera\n"
-    assert run("strip", "clean.jpg", "-o", "again.jpg").err == "clean.jpg: removed nothing: there was no metadata\n"
+    assert (
+        run("strip", "clean.jpg", "-o", "again.jpg").err
+        == "clean.jpg: removed nothing: there was no metadata\n"
+    )
 
 
 @pytest.mark.parametrize(("name", "make"), [("a.jpg", planted_jpeg), ("a.png", planted_png)])
@@ -208,13 +249,20 @@ def test_inspect_tells_place_camera_and_kinds(run: Run, photo_with_gps: Path) ->
     assert "\x1b" not in ran.out
 
 
-def test_inspect_reports_json_lines_and_goes_on_after_a_bad_file(run: Run, photo_with_gps: Path) -> None:
+def test_inspect_reports_json_lines_and_goes_on_after_a_bad_file(
+    run: Run, photo_with_gps: Path
+) -> None:
     ran = run("inspect", "missing.jpg", "photo.jpg", "--json")
     bad, good = ran.json_lines
     assert ran.status == 1
     assert (bad["file"], bad["error_code"]) == ("missing.jpg", "file_error")
     assert good["gps"] == {"latitude": 51.5072222, "longitude": -0.1275}
-    assert (good["format"], good["width"], good["height"], good["orientation"]) == ("JPEG", 80, 60, 6)
+    assert (good["format"], good["width"], good["height"], good["orientation"]) == (
+        "JPEG",
+        80,
+        60,
+        6,
+    )
 
 
 def test_inspect_and_strip_have_no_limits(run: Run, folder: Path) -> None:

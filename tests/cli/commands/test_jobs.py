@@ -25,7 +25,9 @@ UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 @pytest.fixture
 def service(folder: object) -> Iterator[Service]:
     """The service that the commands open as well: its data are in the current folder."""
-    with open_service(load_settings({"MAX_RETRIES": "0", "IMAGE_SIZES": '{"thumbnail": 20}'})) as opened:
+    with open_service(
+        load_settings({"MAX_RETRIES": "0", "IMAGE_SIZES": '{"thumbnail": 20}'})
+    ) as opened:
         yield opened
 
 
@@ -47,19 +49,31 @@ def unlucky(service: Service, send: Callable[..., Job]) -> Job:
     """A job that failed because the storage did; its upload is kept."""
     job = send()
     with service.database.write() as connection:
-        claimed = job_store.claim(connection, job.job_id, "worker", job.created_at, job.created_at - job.created_at)
+        claimed = job_store.claim(
+            connection, job.job_id, "worker", job.created_at, job.created_at - job.created_at
+        )
     assert claimed
     fail_attempt(service, claimed, StorageUnavailableError("The disk\x1b[2J is away."))
     return job
 
 
-def test_list_shows_the_newest_jobs_first(run: Run, service: Service, send: Callable[..., Job], bad: Job) -> None:
+def test_list_shows_the_newest_jobs_first(
+    run: Run, service: Service, send: Callable[..., Job], bad: Job
+) -> None:
     waiting = send(user_id="bob\u202e")
     first, second = run("jobs", "list", "--json").json
     assert (first["job_id"], first["status"], first["attempts"]) == (waiting.job_id, "pending", 0)
-    assert (second["job_id"], second["status"], second["error_code"]) == (bad.job_id, "failed", "image_truncated")
-    assert [job["job_id"] for job in run("jobs", "list", "--limit", "1", "--json").json] == [waiting.job_id]
-    assert [job["job_id"] for job in run("jobs", "list", "--status", "failed", "--json").json] == [bad.job_id]
+    assert (second["job_id"], second["status"], second["error_code"]) == (
+        bad.job_id,
+        "failed",
+        "image_truncated",
+    )
+    assert [job["job_id"] for job in run("jobs", "list", "--limit", "1", "--json").json] == [
+        waiting.job_id
+    ]
+    assert [job["job_id"] for job in run("jobs", "list", "--status", "failed", "--json").json] == [
+        bad.job_id
+    ]
     table = run("jobs", "list").out
     assert bad.job_id in table
     assert waiting.job_id in table
@@ -73,8 +87,12 @@ def test_list_of_nothing_names_the_database(run: Run, service: Service) -> None:
     assert run("jobs", "list", "--json").json == []
 
 
-@pytest.mark.parametrize("command", [("jobs", "list"), ("jobs", "retry", "--all-failed"), ("sweep",)])
-def test_in_a_wrong_folder_nothing_new_is_made(run: Run, folder: Path, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command", [("jobs", "list"), ("jobs", "retry", "--all-failed"), ("sweep",)]
+)
+def test_in_a_wrong_folder_nothing_new_is_made(
+    run: Run, folder: Path, command: tuple[str, ...]
+) -> None:
     ran = run(*command)
     assert ran.status == 2
     assert f"There is no database at {folder / 'data/processor.db'}" in ran.err
@@ -89,15 +107,24 @@ def test_unknown_status_is_wrong_usage(run: Run) -> None:
 def test_show_gives_the_job_and_its_audit_trail(run: Run, bad: Job, name: str) -> None:
     shown = run("jobs", "show", getattr(bad, name), "--json").json
     assert (shown["job"]["job_id"], shown["job"]["source_kept"]) == (bad.job_id, False)
-    assert [event["event_type"] for event in shown["events"]] == ["upload_initiated", "processing_started", "failed"]
+    assert [event["event_type"] for event in shown["events"]] == [
+        "upload_initiated",
+        "processing_started",
+        "failed",
+    ]
     text = run("jobs", "show", getattr(bad, name)).out
     assert "image_truncated" in text
     assert "upload_initiated" in text
 
 
 @pytest.mark.parametrize("name", ["job_id", "image_id"])
-def test_show_tells_what_happened_to_a_deleted_image(run: Run, service: Service, bad: Job, name: str) -> None:
-    """Who sent it, in which request; which worker tried it, how long that took, what came of it; who deleted it."""
+def test_show_tells_what_happened_to_a_deleted_image(
+    run: Run, service: Service, bad: Job, name: str
+) -> None:
+    """Who sent it, in which request; which worker tried it, how long that took, what came of it.
+
+    Who deleted it.
+    """
     delete_image(service, bad.image_id, Caller("bob", admin=True))
     ran = run("jobs", "show", getattr(bad, name), "--json")
     assert (ran.status, ran.json["job"]) == (0, None)
@@ -106,7 +133,9 @@ def test_show_tells_what_happened_to_a_deleted_image(run: Run, service: Service,
     assert started["metadata"] == {"attempt": 1, "worker": "worker"}
     assert failed["metadata"] == {"code": "image_truncated", "attempt": 1}
     assert deleted["metadata"] == {"by": "bob"}
-    assert {(event["job_id"], event["image_id"]) for event in ran.json["events"]} == {(bad.job_id, bad.image_id)}
+    assert {(event["job_id"], event["image_id"]) for event in ran.json["events"]} == {
+        (bad.job_id, bad.image_id)
+    }
     assert uploaded["seconds_later"] is None
     assert all(0 < event["seconds_later"] < 60 for event in (started, failed, deleted))
 
@@ -120,11 +149,16 @@ def test_show_of_a_deleted_image_says_so(run: Run, service: Service, bad: Job) -
     assert re.search(r"Z +\+\d+\.\d{3} +processing_started +attempt=1, worker=worker", line)
 
 
-def test_show_tells_every_attempt_and_what_became_of_it(run: Run, service: Service, unlucky: Job) -> None:
+def test_show_tells_every_attempt_and_what_became_of_it(
+    run: Run, service: Service, unlucky: Job
+) -> None:
     run("jobs", "retry", unlucky.job_id)
     run_job(service, unlucky.job_id, "second")
     events = run("jobs", "show", unlucky.image_id, "--json").json["events"]
-    told = [(event["event_type"], event["metadata"].get("worker"), event["metadata"].get("code")) for event in events]
+    told = [
+        (event["event_type"], event["metadata"].get("worker"), event["metadata"].get("code"))
+        for event in events
+    ]
     assert told[1:] == [  # the first attempt was claimed by hand, without a trail
         ("failed", None, "storage_unavailable"),
         ("retry_requested", None, None),
@@ -139,22 +173,31 @@ def test_show_does_not_let_an_error_command_the_terminal(run: Run, unlucky: Job)
     assert r"The disk\x1b[2J is away." in ran.out
 
 
-@pytest.mark.parametrize(("id_", "message"), [(UNKNOWN, "There is no job and no image"), ("seven", "is not an id")])
+@pytest.mark.parametrize(
+    ("id_", "message"), [(UNKNOWN, "There is no job and no image"), ("seven", "is not an id")]
+)
 def test_show_of_an_unknown_id_fails(run: Run, service: Service, id_: str, message: str) -> None:
     ran = run("jobs", "show", id_)
     assert (ran.status, ran.out) == (1, "")
     assert message in ran.err
 
 
-def test_retry_makes_a_failed_job_pending_and_says_so_in_its_trail(run: Run, service: Service, unlucky: Job) -> None:
+def test_retry_makes_a_failed_job_pending_and_says_so_in_its_trail(
+    run: Run, service: Service, unlucky: Job
+) -> None:
     ran = run("jobs", "retry", unlucky.job_id, "--json")
     assert (ran.status, ran.json) == (0, [{"job_id": unlucky.job_id, "status": "pending"}])
-    assert run("jobs", "show", unlucky.job_id, "--json").json["events"][-1]["event_type"] == "retry_requested"
+    assert (
+        run("jobs", "show", unlucky.job_id, "--json").json["events"][-1]["event_type"]
+        == "retry_requested"
+    )
     run_job(service, unlucky.job_id, "worker")
     assert run("jobs", "show", unlucky.job_id, "--json").json["job"]["status"] == "completed"
 
 
-def test_retry_reports_what_cannot_be_retried_and_retries_the_rest(run: Run, bad: Job, unlucky: Job) -> None:
+def test_retry_reports_what_cannot_be_retried_and_retries_the_rest(
+    run: Run, bad: Job, unlucky: Job
+) -> None:
     ran = run("jobs", "retry", bad.job_id, UNKNOWN, "seven", unlucky.job_id, "--json")
     assert ran.status == 1
     codes = [outcome.get("error_code") for outcome in ran.json]
@@ -162,8 +205,12 @@ def test_retry_reports_what_cannot_be_retried_and_retries_the_rest(run: Run, bad
     assert "is pending: only a failed job" in run("jobs", "retry", unlucky.job_id).out
 
 
-def test_retry_all_takes_the_failed_jobs_whose_upload_is_kept(run: Run, bad: Job, unlucky: Job) -> None:
-    assert [outcome["job_id"] for outcome in run("jobs", "retry", "--all-failed", "--json").json] == [unlucky.job_id]
+def test_retry_all_takes_the_failed_jobs_whose_upload_is_kept(
+    run: Run, bad: Job, unlucky: Job
+) -> None:
+    assert [
+        outcome["job_id"] for outcome in run("jobs", "retry", "--all-failed", "--json").json
+    ] == [unlucky.job_id]
     ran = run("jobs", "retry", "--all-failed")
     assert (ran.status, ran.out) == (0, "")
     assert "no failed job" in ran.err

@@ -20,8 +20,26 @@ from tests.cli.conftest import Run
 from tests.servers.processes import wait_for
 
 KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
-CHECKS = ["database version", "durability", "tables", "writes", "image storage", "upload storage", "taking in uploads"]
-CHECKS += ["workers", "codec versions", "codecs", "clock", "disk", "memory", "open files", "key", "settings"]
+CHECKS = [
+    "database version",
+    "durability",
+    "tables",
+    "writes",
+    "image storage",
+    "upload storage",
+    "taking in uploads",
+]
+CHECKS += [
+    "workers",
+    "codec versions",
+    "codecs",
+    "clock",
+    "disk",
+    "memory",
+    "open files",
+    "key",
+    "settings",
+]
 
 
 @pytest.fixture
@@ -52,12 +70,19 @@ def list_names(folder: Path) -> set[Path]:
 @pytest.fixture
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings about which there is nothing to say."""
-    values = {"JWT_SECRET_KEY": KEY, "JWT_REQUIRE_EXP": "true", "ALLOWED_BUCKETS": "photos", "WORKER_CONCURRENCY": "1"}
+    values = {
+        "JWT_SECRET_KEY": KEY,
+        "JWT_REQUIRE_EXP": "true",
+        "ALLOWED_BUCKETS": "photos",
+        "WORKER_CONCURRENCY": "1",
+    }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
 
 
-def test_doctor_finds_a_running_service_sound_and_leaves_nothing(run: Run, service: Service, sound: None) -> None:
+def test_doctor_finds_a_running_service_sound_and_leaves_nothing(
+    run: Run, service: Service, sound: None
+) -> None:
     with working(service):
         before = list_names(Path("data"))
         ran = run("doctor", "--json")
@@ -81,7 +106,9 @@ def test_doctor_says_how_to_mend_what_is_wrong(run: Run, service: Service) -> No
 def test_doctor_on_a_fresh_machine_only_warns_and_makes_nothing(run: Run, folder: Path) -> None:
     ran = run("doctor", "--json")
     assert ran.status == 0
-    assert {row["verdict"] for row in ran.json if row["name"] in {"database", "storage"}} == {"warning"}
+    assert {row["verdict"] for row in ran.json if row["name"] in {"database", "storage"}} == {
+        "warning"
+    }
     assert list_names(folder) == set()
 
 
@@ -93,7 +120,12 @@ def test_fsck_says_that_all_agrees(run: Run, service: Service) -> None:
     ran = run("fsck")
     assert (ran.status, ran.out) == (0, "")
     assert "Database and storage agree." in ran.err
-    assert run("fsck", "--json").json == {"repair": False, "found": {}, "left": 0, "discrepancies": []}
+    assert run("fsck", "--json").json == {
+        "repair": False,
+        "found": {},
+        "left": 0,
+        "discrepancies": [],
+    }
 
 
 def test_fsck_only_tells_unless_repair_is_said(run: Run, service: Service) -> None:

@@ -18,7 +18,8 @@ KEY = "k" * 40
 
 
 @pytest.mark.parametrize(
-    ("text", "lifetime"), [("30m", timedelta(minutes=30)), ("24h", timedelta(days=1)), ("7d", timedelta(days=7))]
+    ("text", "lifetime"),
+    [("30m", timedelta(minutes=30)), ("24h", timedelta(days=1)), ("7d", timedelta(days=7))],
 )
 def test_lifetimes_are_read(text: str, lifetime: timedelta) -> None:
     assert parse_lifetime(text) == lifetime
@@ -31,7 +32,10 @@ def test_other_lifetimes_are_refused(text: str) -> None:
 
 
 def check(ran: Ran) -> tuple[str | None, bool]:
-    """Return the user that the service takes the printed token for, and whether that is an admin."""
+    """Return the user that the service takes the printed token for.
+
+    And whether that is an admin.
+    """
     settings = load_settings({})
     caller = check_token(ran.out.strip(), load_keys(settings), settings)
     return caller.user_id, caller.admin
@@ -46,32 +50,47 @@ def test_token_is_accepted_and_all_that_stdout_shows(run: Run) -> None:
 
 
 def test_token_that_makes_a_key_says_where(run: Run) -> None:
-    assert f"{Path('data').resolve()} and a key in it are made now" in run("token", "--sub", "me").err
+    assert (
+        f"{Path('data').resolve()} and a key in it are made now" in run("token", "--sub", "me").err
+    )
     assert run("token", "--sub", "me").err == ""
 
 
 def test_token_of_an_admin_that_expires(run: Run) -> None:
     ran = run("token", "--sub", "op", "--admin", "--expires", "2h")
     assert check(ran) == ("op", True)
-    expires = datetime.fromtimestamp(jwt.decode(ran.out.strip(), options={"verify_signature": False})["exp"], UTC)
+    expires = datetime.fromtimestamp(
+        jwt.decode(ran.out.strip(), options={"verify_signature": False})["exp"], UTC
+    )
     assert timedelta(minutes=119) < expires - datetime.now(UTC) <= timedelta(hours=2)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--sub", ""], ["--sub", "x" * 300], ["--sub", "a\x1bb"], [], ["--sub", "a", "--expires", "1w"]]
+    "arguments",
+    [
+        ["--sub", ""],
+        ["--sub", "x" * 300],
+        ["--sub", "a\x1bb"],
+        [],
+        ["--sub", "a", "--expires", "1w"],
+    ],
 )
 def test_token_that_no_service_accepts_is_wrong_usage(run: Run, arguments: list[str]) -> None:
     ran = run("token", *arguments)
     assert (ran.status, ran.out) == (2, "")
 
 
-def test_token_without_expiry_is_refused_where_one_is_required(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_without_expiry_is_refused_where_one_is_required(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JWT_REQUIRE_EXP", "true")
     assert run("token", "--sub", "me").status == 2
     assert run("token", "--sub", "me", "--expires", "1h").status == 0
 
 
-def test_config_shows_value_origin_and_meaning_of_every_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_shows_value_origin_and_meaning_of_every_setting(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path(".env").write_text("MAX_RETRIES=7\n")
     monkeypatch.setenv("JWT_SECRET_KEY", KEY)
     monkeypatch.setenv("IMAGE_SIZES", '{"card": 400}')
@@ -80,14 +99,23 @@ def test_config_shows_value_origin_and_meaning_of_every_setting(run: Run, monkey
     assert set(rows) == {name.upper() for name in Settings.model_fields}
     assert (rows["MAX_RETRIES"]["value"], rows["MAX_RETRIES"]["origin"]) == ("7", ".env")
     assert (rows["PUBLIC_READS"]["value"], rows["PUBLIC_READS"]["origin"]) == ("true", "default")
-    assert rows["IMAGE_SIZES"]["value"] == '{"card": {"width": 400, "fit": "inside", "quality": 85}}'
-    assert (rows["JWT_SECRET_KEY"]["value"], rows["JWT_SECRET_KEY"]["origin"]) == ("(hidden)", "environment")
+    assert (
+        rows["IMAGE_SIZES"]["value"] == '{"card": {"width": 400, "fit": "inside", "quality": 85}}'
+    )
+    assert (rows["JWT_SECRET_KEY"]["value"], rows["JWT_SECRET_KEY"]["origin"]) == (
+        "(hidden)",
+        "environment",
+    )
     assert all(row["meaning"] and row["accepted"] for row in ran.json)
     assert KEY not in ran.out + run("config").out
 
 
 def test_what_config_shows_is_accepted_as_settings(run: Run) -> None:
-    environ = {row["name"]: row["value"] for row in run("config", "--json").json if row["value"] != "(hidden)"}
+    environ = {
+        row["name"]: row["value"]
+        for row in run("config", "--json").json
+        if row["value"] != "(hidden)"
+    }
     assert load_settings(environ) == load_settings({})
 
 
@@ -98,12 +126,18 @@ def test_sweep_counts_what_it_finds(run: Run) -> None:
     Path("data/workers").mkdir(exist_ok=True)
     Path("data/workers/dead.lock").write_text("2")
     found = run("sweep", "--dry-run", "--json").json
-    assert (found["dry_run"], found["found"]["dead_supervisors"], found["oldest_open_seconds"]) == (True, 1, None)
+    assert (found["dry_run"], found["found"]["dead_supervisors"], found["oldest_open_seconds"]) == (
+        True,
+        1,
+        None,
+    )
     assert "dead supervisors   1" in run("sweep").out
     assert "dead supervisors   0" in run("sweep").out
 
 
-def test_worker_without_processes_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_without_processes_is_a_wrong_setting(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORKER_CONCURRENCY", "0")
     ran = run("worker")
     assert ran.status == 2

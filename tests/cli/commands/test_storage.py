@@ -65,7 +65,9 @@ def read_all(service: Service) -> dict[str, bytes]:
 
 
 def printed_settings(ran: Ran) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in ran.out.splitlines() if line.partition("=")[0].isupper())
+    return dict(
+        line.split("=", 1) for line in ran.out.splitlines() if line.partition("=")[0].isupper()
+    )
 
 
 def fetch_through_api(job: Job) -> dict[str, bytes]:
@@ -84,7 +86,9 @@ def test_images_of_the_disk_are_served_from_s3_under_the_printed_settings(
     bucket = create_bucket(s3, f"photos-{uuid.uuid4().hex}")
     with open_current() as service:
         job = process(service, bucket)
-        expected = {size: service.storage.get(key) for size, key in (job.variant_keys or {}).items()}
+        expected = {
+            size: service.storage.get(key) for size, key in (job.variant_keys or {}).items()
+        }
     switch(ALLOWED_BUCKETS=bucket)
     ran = run("migrate-storage", "--to", f"s3://{bucket}" if target == "one-for-all" else "s3://")
     assert ran.status == 0
@@ -95,7 +99,9 @@ def test_images_of_the_disk_are_served_from_s3_under_the_printed_settings(
     assert fetch_through_api(job) == expected
 
 
-def test_images_come_back_to_the_disk_with_the_same_bytes(run: Run, s3: str, switch: Switch, folder: Path) -> None:
+def test_images_come_back_to_the_disk_with_the_same_bytes(
+    run: Run, s3: str, switch: Switch, folder: Path
+) -> None:
     switch(STORAGE_BACKEND="s3", S3_BUCKET=create_bucket(s3))
     with open_current() as service:
         process(service)
@@ -121,7 +127,10 @@ def test_upload_that_waits_is_copied_and_processed_after_the_switch_but_advised_
     switch(STORAGE_BACKEND="s3", S3_BUCKET=bucket)
     with open_current() as service:
         run_job(service, job.job_id, "worker")
-        assert set(read_result(service, job.job_id, OPERATOR).variant_keys or {}) == {"thumbnail", "medium"}
+        assert set(read_result(service, job.job_id, OPERATOR).variant_keys or {}) == {
+            "thumbnail",
+            "medium",
+        }
 
 
 def test_second_run_copies_what_the_first_did_not(run: Run, s3: str) -> None:
@@ -133,7 +142,12 @@ def test_second_run_copies_what_the_first_did_not(run: Run, s3: str) -> None:
     with open_current() as service:
         process(service)
     second = run("migrate-storage", "--to", f"s3://{bucket}", "--json").json
-    assert (second["copied"], second["there"], second["failed"], second["unrest"]) == (2, 2, [], None)
+    assert (second["copied"], second["there"], second["failed"], second["unrest"]) == (
+        2,
+        2,
+        [],
+        None,
+    )
 
 
 def test_dry_run_counts_and_changes_nothing(run: Run, folder: Path) -> None:
@@ -146,13 +160,17 @@ def test_dry_run_counts_and_changes_nothing(run: Run, folder: Path) -> None:
     assert "to copy" in run("migrate-storage", "--to", f"local://{folder}/images", "--dry-run").out
 
 
-def test_images_of_a_bucket_that_is_not_allowed_are_named(run: Run, s3: str, switch: Switch) -> None:
+def test_images_of_a_bucket_that_is_not_allowed_are_named(
+    run: Run, s3: str, switch: Switch
+) -> None:
     with open_current() as service:
         job = process(service, "private")
     switch(ALLOWED_BUCKETS=create_bucket(s3))
     ran = run("migrate-storage", "--to", "s3://", "--json")
     assert ran.status == 1
-    assert {failure["key"] for failure in ran.json["failed"]} == set((job.variant_keys or {}).values())
+    assert {failure["key"] for failure in ran.json["failed"]} == set(
+        (job.variant_keys or {}).values()
+    )
     ran = run("migrate-storage", "--to", "s3://")
     assert ran.status == 1
     assert "'private' to ALLOWED_BUCKETS" in ran.err

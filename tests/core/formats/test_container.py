@@ -78,7 +78,9 @@ def test_what_holds_pixels_comes_in_blocks(kind: str) -> None:
     assert container.join(parts) == data
 
 
-@pytest.mark.parametrize(("work", "share"), [(strip_metadata, 1.5), (unpack_file, 1.5), (read_metadata, 0.1)])
+@pytest.mark.parametrize(
+    ("work", "share"), [(strip_metadata, 1.5), (unpack_file, 1.5), (read_metadata, 0.1)]
+)
 @pytest.mark.parametrize("kind", LONG)
 def test_a_long_file_is_never_whole_in_memory_beside_its_result(
     kind: str, work: Callable[[Path], object], share: float, tmp_path: Path
@@ -103,8 +105,15 @@ def test_who_takes_the_pieces_may_move_the_position(data: bytes) -> None:
 
 @pytest.mark.parametrize("place", [0, BLOCK_BYTES - 9, BLOCK_BYTES, 9 * BLOCK_BYTES - 9])
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
-def test_a_gain_map_is_found_wherever_it_is_behind_the_picture(image_format: str, place: int) -> None:
-    data = encode(photo(9, 9), image_format) + bytes(place) + b"urn:iso:std:iso:ts:21496:-1" + bytes(BLOCK_BYTES)
+def test_a_gain_map_is_found_wherever_it_is_behind_the_picture(
+    image_format: str, place: int
+) -> None:
+    data = (
+        encode(photo(9, 9), image_format)
+        + bytes(place)
+        + b"urn:iso:std:iso:ts:21496:-1"
+        + bytes(BLOCK_BYTES)
+    )
     assert read_metadata(data).kinds == ("trailer", "gain_map")
 
 
@@ -122,7 +131,9 @@ def test_a_file_that_is_cut_while_it_is_read_is_truncated(data: bytes) -> None:
 
 @planted
 @pytest.mark.parametrize("at_most", [30, 100, 512, 1000, 4000])
-def test_a_file_whose_reads_come_short_is_truncated_or_read_whole(data: bytes, at_most: int) -> None:
+def test_a_file_whose_reads_come_short_is_truncated_or_read_whole(
+    data: bytes, at_most: int
+) -> None:
     file = Short(data)
     file.at_most = at_most
     with suppress(TruncatedImageError):

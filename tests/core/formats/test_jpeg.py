@@ -33,7 +33,9 @@ def kinds(data: bytes) -> list[str]:
     return [kind for piece in jpeg.read_pieces(BytesIO(data)) for kind in piece.kinds]
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_the_header_of_every_kind_of_jpeg_is_read(mode: str, options: dict[str, int]) -> None:
     data = encode(photo(40, 30).convert(mode), "JPEG", **options)
@@ -68,10 +70,15 @@ def test_a_file_that_ends_before_its_frame_header_is_truncated() -> None:
         (b"\xff\xd8\xff\xe0\0\1", "length 1"),
         (b"\xff\xd7\xff\xe0", "does not start"),
         (
-            b"\xff\xd8" + 2 * jpeg_segment(0xC0, b"\x08\0\1\0\1\1\1\x11\0") + jpeg_segment(0xDA, b""),
+            b"\xff\xd8"
+            + 2 * jpeg_segment(0xC0, b"\x08\0\1\0\1\1\1\x11\0")
+            + jpeg_segment(0xDA, b""),
             "no proper frame header",
         ),
-        (b"\xff\xd8" + jpeg_segment(0xC0, b"\x08\0\1") + b"\0\1" + jpeg_segment(0xDA, b""), "no proper frame header"),
+        (
+            b"\xff\xd8" + jpeg_segment(0xC0, b"\x08\0\1") + b"\0\1" + jpeg_segment(0xDA, b""),
+            "no proper frame header",
+        ),
     ],
 )
 def test_what_is_no_jpeg_is_invalid(data: bytes, message: str) -> None:
@@ -122,7 +129,10 @@ def test_adobes_colour_transform_is_kept_and_nothing_behind_it() -> None:
 def test_an_icc_profile_in_parts_is_kept_byte_for_byte() -> None:
     profile = SRGB_PROFILE + bytes(range(256)) * 300
     data = encode(photo(8, 8), "JPEG", icc_profile=profile)
-    assert jpeg.decode_icc([piece.payload for piece in jpeg.read_pieces(BytesIO(data)) if piece.kinds]) == profile
+    assert (
+        jpeg.decode_icc([piece.payload for piece in jpeg.read_pieces(BytesIO(data)) if piece.kinds])
+        == profile
+    )
     assert clean(data) == data
 
 
@@ -146,7 +156,9 @@ def test_an_icc_profile_in_parts_is_kept_byte_for_byte() -> None:
         (0xDC, b"\0\x1e", "other"),
     ],
 )
-def test_every_kind_of_metadata_is_named_and_dropped(marker: int, payload: bytes, kind: str) -> None:
+def test_every_kind_of_metadata_is_named_and_dropped(
+    marker: int, payload: bytes, kind: str
+) -> None:
     data = insert_segments(PLAIN, jpeg_segment(marker, payload))
     assert kinds(data) == [kind]
     assert clean(data) == PLAIN
@@ -171,14 +183,18 @@ def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
         clean(PLAIN[:size_bytes])
 
 
-@pytest.mark.parametrize("unit", [b"\xff\xe0\0\2", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2", b"\0"])
+@pytest.mark.parametrize(
+    "unit", [b"\xff\xe0\0\2", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2", b"\0"]
+)
 def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     data = b"\xff\xd8" + unit * (10_000_000 // len(unit))
     started = time.process_time()
     for read in (lambda: jpeg.read_header(BytesIO(data)), lambda: clean(data)):
         with pytest.raises(InputError):
             read()
-    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
+    assert (
+        time.process_time() - started < 10
+    )  # ordinarily half a second; a square would take minutes
 
 
 def test_more_segments_than_any_picture_has_are_invalid() -> None:
@@ -187,6 +203,8 @@ def test_more_segments_than_any_picture_has_are_invalid() -> None:
 
 
 def test_the_exif_piece_is_one_that_pillow_reads() -> None:
-    data = insert_segments(PLAIN, jpeg.exif_piece(b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"))
+    data = insert_segments(
+        PLAIN, jpeg.exif_piece(b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
+    )
     with Image.open(BytesIO(data)) as image:
         assert image.getexif()[0x0112] == 6

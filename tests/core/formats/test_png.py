@@ -85,13 +85,18 @@ def test_what_is_no_png_is_invalid(data: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_a_plain_png_of_any_mode_comes_out_byte_for_byte(mode: str) -> None:
-    image = photo(40, 30).convert("L").convert("I;16") if mode == "I;16" else photo(40, 30).convert(mode)
+    image = (
+        photo(40, 30).convert("L").convert("I;16")
+        if mode == "I;16"
+        else photo(40, 30).convert(mode)
+    )
     data = encode(image, "PNG", dpi=(300, 300))
     assert clean(data) == data
 
 
 @pytest.mark.parametrize(
-    "name", [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"mDCV", b"cLLI"]
+    "name",
+    [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"mDCV", b"cLLI"],
 )
 def test_what_shows_the_picture_right_is_kept(name: bytes) -> None:
     data = insert_chunks(PLAIN, png_chunk(name, b"\0\1\0\1"))
@@ -122,14 +127,20 @@ def test_an_animation_is_kept() -> None:
         (b"prVt", b"", "other"),
     ],
 )
-def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, payload: bytes, kind: str) -> None:
+def test_every_kind_of_metadata_is_named_and_dropped(
+    name: bytes, payload: bytes, kind: str
+) -> None:
     data = insert_chunks(PLAIN, png_chunk(name, payload))
     assert kinds(data) == [kind]
     assert clean(data) == PLAIN
 
 
 def test_a_preview_inside_exif_is_named() -> None:
-    assert kinds(insert_chunks(PLAIN, png_chunk(b"eXIf", planted_exif()))) == ["exif", "gps", "thumbnail"]
+    assert kinds(insert_chunks(PLAIN, png_chunk(b"eXIf", planted_exif()))) == [
+        "exif",
+        "gps",
+        "thumbnail",
+    ]
 
 
 def test_a_gain_map_is_known_by_the_xmp() -> None:
@@ -137,7 +148,9 @@ def test_a_gain_map_is_known_by_the_xmp() -> None:
     assert kinds(insert_chunks(PLAIN, xmp)) == ["xmp", "gain_map"]
 
 
-@pytest.mark.parametrize(("name", "kept"), [(b"Ann's phone, no. 7", b"ICC profile"), (b"Ann", b"ICC")])
+@pytest.mark.parametrize(
+    ("name", "kept"), [(b"Ann's phone, no. 7", b"ICC profile"), (b"Ann", b"ICC")]
+)
 def test_the_profile_is_kept_byte_for_byte_and_its_name_is_not(name: bytes, kept: bytes) -> None:
     compressed = zlib.compress(SRGB_PROFILE)
     data = insert_chunks(PLAIN, png_chunk(b"iCCP", name + b"\0\0" + compressed))
@@ -184,7 +197,9 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
         clean(data)
     with suppress(InvalidImageError):  # an IDAT chunk ends the reading of the header well
         png.read_header(BytesIO(data))
-    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
+    assert (
+        time.process_time() - started < 10
+    )  # ordinarily half a second; a square would take minutes
 
 
 def test_the_exif_piece_is_one_that_pillow_reads() -> None:

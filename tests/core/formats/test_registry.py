@@ -11,7 +11,9 @@ from tests.images import apng, encode, photo, planted_jpeg
 
 
 @pytest.mark.parametrize("image_format", list(ImageFormat))
-def test_each_format_is_told_by_its_bytes_and_the_file_is_rewound(image_format: ImageFormat) -> None:
+def test_each_format_is_told_by_its_bytes_and_the_file_is_rewound(
+    image_format: ImageFormat,
+) -> None:
     file = BytesIO(encode(photo(8, 8), image_format))
     file.seek(5)
     assert sniff(file, Limits()) is image_format
@@ -27,7 +29,11 @@ def test_a_multi_picture_jpeg_is_a_jpeg() -> None:
 
 
 def test_mime_types_are_the_registered_ones() -> None:
-    assert [image_format.mime_type for image_format in ImageFormat] == ["image/jpeg", "image/png", "image/webp"]
+    assert [image_format.mime_type for image_format in ImageFormat] == [
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+    ]
 
 
 def test_an_empty_file_is_refused() -> None:
@@ -45,7 +51,9 @@ def test_an_empty_file_is_refused() -> None:
         (b"\xff\xd8", "unknown type"),
     ],
 )
-def test_other_files_are_refused_with_what_they_are_and_what_is_accepted(data: bytes, name: str) -> None:
+def test_other_files_are_refused_with_what_they_are_and_what_is_accepted(
+    data: bytes, name: str
+) -> None:
     with pytest.raises(UnsupportedTypeError, match=f"{name}.*image/jpeg, image/png, image/webp"):
         sniff(BytesIO(data), Limits())
 

@@ -93,7 +93,13 @@ def test_a_plain_webp_comes_out_byte_for_byte(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(b"EXIF", "exif"), (b"XMP ", "xmp"), (b"C2PA", "c2pa"), (b"prVt", "other"), (b"vp8 ", "other")],
+    [
+        (b"EXIF", "exif"),
+        (b"XMP ", "xmp"),
+        (b"C2PA", "c2pa"),
+        (b"prVt", "other"),
+        (b"vp8 ", "other"),
+    ],
 )
 @pytest.mark.parametrize("data", [LOSSY, EXTENDED])
 def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, kind: str, data: bytes) -> None:
@@ -103,7 +109,9 @@ def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, kind: str, dat
 
 
 def test_the_flags_tell_what_is_left() -> None:
-    flagged = bytearray(with_chunks(EXTENDED, webp_chunk(b"EXIF", planted_exif()), webp_chunk(b"XMP ", b"<x/>")))
+    flagged = bytearray(
+        with_chunks(EXTENDED, webp_chunk(b"EXIF", planted_exif()), webp_chunk(b"XMP ", b"<x/>"))
+    )
     flagged[20] |= 0x0C
     assert clean(bytes(flagged)) == EXTENDED
     with_exif = webp.join([EXTENDED[12:30], EXTENDED[30:], webp.exif_piece(EXIF_BLOCK)])
@@ -114,10 +122,14 @@ def test_the_flags_tell_what_is_left() -> None:
 
 @pytest.mark.parametrize(("flag", "payload"), [(0x08, EXIF_BLOCK), (0, b"")])
 @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
-def test_exif_is_read_as_decoders_do_only_if_the_header_announces_it(flag: int, payload: bytes, prefix: bytes) -> None:
+def test_exif_is_read_as_decoders_do_only_if_the_header_announces_it(
+    flag: int, payload: bytes, prefix: bytes
+) -> None:
     data = bytearray(with_chunks(EXTENDED, webp_chunk(b"EXIF", prefix + EXIF_BLOCK)))
     data[20] |= flag
-    assert [piece.payload for piece in webp.read_pieces(BytesIO(data)) if "exif" in piece.kinds] == [payload]
+    assert [
+        piece.payload for piece in webp.read_pieces(BytesIO(data)) if "exif" in piece.kinds
+    ] == [payload]
 
 
 def test_in_an_animation_frame_only_its_picture_is_kept() -> None:
@@ -133,7 +145,10 @@ def test_in_an_animation_frame_only_its_picture_is_kept() -> None:
 
 
 def test_bytes_hidden_behind_fixed_fields_are_dropped() -> None:
-    chunks = [(name, body + b"hidden" * (name in {b"VP8X", b"ANIM"})) for name, body in webp_chunks(animated_webp())]
+    chunks = [
+        (name, body + b"hidden" * (name in {b"VP8X", b"ANIM"}))
+        for name, body in webp_chunks(animated_webp())
+    ]
     assert clean(riff(*(webp_chunk(*chunk) for chunk in chunks))) == animated_webp()
 
 
@@ -144,7 +159,9 @@ def test_what_follows_the_riff_is_a_trailer_and_dropped() -> None:
 
 
 def test_a_profile_is_given_as_it_is() -> None:
-    (profile,) = [piece.payload for piece in webp.read_pieces(BytesIO(EXTENDED)) if piece.kinds == ("icc",)]
+    (profile,) = [
+        piece.payload for piece in webp.read_pieces(BytesIO(EXTENDED)) if piece.kinds == ("icc",)
+    ]
     assert webp.decode_icc([profile]) == SRGB_PROFILE
 
 
@@ -168,11 +185,15 @@ def test_a_chunk_that_does_not_fit_is_invalid(data: bytes) -> None:
         clean(data)
 
 
-@pytest.mark.parametrize("unit", [webp_chunk(b"prVt", b""), webp_chunk(b"ANMF", bytes(16)), b"ANMF\xff\xff\xff\x7f"])
+@pytest.mark.parametrize(
+    "unit", [webp_chunk(b"prVt", b""), webp_chunk(b"ANMF", bytes(16)), b"ANMF\xff\xff\xff\x7f"]
+)
 def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     data = riff(webp_chunk(b"VP8X", bytes(10)), unit * (10_000_000 // len(unit)))
     started = time.process_time()
     for read in (lambda: webp.read_header(BytesIO(data)), lambda: clean(data)):
         with pytest.raises(InputError):
             read()
-    assert time.process_time() - started < 10  # ordinarily half a second; a square would take minutes
+    assert (
+        time.process_time() - started < 10
+    )  # ordinarily half a second; a square would take minutes

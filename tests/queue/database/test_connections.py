@@ -12,11 +12,20 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from imageprocessor.errors import DatabaseUnavailableError, MissingExtraError, SettingsError, StorageFullError
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    MissingExtraError,
+    SettingsError,
+    StorageFullError,
+)
 from imageprocessor.queue import rate_limits, service
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import migrate
-from imageprocessor.queue.database.sqlite import BUSY_TIMEOUT_SECONDS, find_file_system, sqlite_module
+from imageprocessor.queue.database.sqlite import (
+    BUSY_TIMEOUT_SECONDS,
+    find_file_system,
+    sqlite_module,
+)
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
 from tests.servers import run_postgres
@@ -68,11 +77,16 @@ def test_first_row_of_a_file_that_is_no_database_is_told(tmp_path: Path) -> None
     database.close()
 
 
-def test_write_that_waited_for_its_turn_waits_for_other_processes_as_much_less(tmp_path: Path) -> None:
+def test_write_that_waited_for_its_turn_waits_for_other_processes_as_much_less(
+    tmp_path: Path,
+) -> None:
     database = open_database(Settings(data_dir=tmp_path))
     migrate(database)
     assert database.sqlite is not None
-    with closing(sqlite_module().connect(tmp_path / "processor.db")) as other, ThreadPoolExecutor() as pool:
+    with (
+        closing(sqlite_module().connect(tmp_path / "processor.db")) as other,
+        ThreadPoolExecutor() as pool,
+    ):
         with database.sqlite.write_turn():
             started = time.monotonic()
             waiting = pool.submit(insert_window, database)
@@ -145,14 +159,25 @@ def test_file_system_of_a_path_is_that_of_its_nearest_mount(path: str, kind: str
     assert find_file_system(Path(path), MOUNTS) == kind
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.sshfs", "lustre", "afs"])
-def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.sshfs", "lustre", "afs"]
+)
+def test_sqlite_on_a_network_file_system_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "mountinfo"
-    table.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:40 / {tmp_path} rw - {kind} far:/export rw\n")
+    table.write_text(
+        f"27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:40 / {tmp_path} rw - {kind} far:/export rw\n"
+    )
     monkeypatch.setattr("imageprocessor.queue.database.sqlite.MOUNT_TABLE", table)
-    with pytest.raises(SettingsError, match=r"several hosts cannot share a SQLite file. Set DATABASE_URL=postgresql"):
+    with pytest.raises(
+        SettingsError,
+        match=r"several hosts cannot share a SQLite file. Set DATABASE_URL=postgresql",
+    ):
         open_database(Settings(data_dir=tmp_path))
-    open_database(Settings(data_dir=Path("/var/empty/data"), database_path=Path("/tmp/a.db"))).close()
+    open_database(
+        Settings(data_dir=Path("/var/empty/data"), database_path=Path("/tmp/a.db"))
+    ).close()
 
 
 @pytest.mark.parametrize(
@@ -175,11 +200,19 @@ def test_password_is_in_no_error_and_no_log(url: str, caplog: pytest.LogCaptureF
 def test_wrong_password_is_told_without_it(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
         rules = tmp_path / "postgres/pg_hba.conf"
-        with psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            f"postgresql://postgres@127.0.0.1:{server.port}/postgres", autocommit=True
+        ) as connection:
             rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
             connection.execute("SELECT pg_reload_conf()")
-        with pytest.raises(DatabaseUnavailableError, match="password authentication failed") as caught:
-            migrate(open_url(f"postgresql+psycopg://postgres:{PASSWORD}@127.0.0.1:{server.port}/postgres"))
+        with pytest.raises(
+            DatabaseUnavailableError, match="password authentication failed"
+        ) as caught:
+            migrate(
+                open_url(
+                    f"postgresql+psycopg://postgres:{PASSWORD}@127.0.0.1:{server.port}/postgres"
+                )
+            )
     assert PASSWORD not in str(caught.value) + repr(caught.value.__cause__)
 
 
@@ -220,9 +253,13 @@ def test_restarted_server_costs_no_more_than_what_was_in_hand(tmp_path: Path) ->
         ("25006", DatabaseUnavailableError),  # read_only_sql_transaction
     ],
 )
-def test_faults_of_the_server_are_told_apart(sqlstate: str, error: type[Exception], service: Service) -> None:
+def test_faults_of_the_server_are_told_apart(
+    sqlstate: str, error: type[Exception], service: Service
+) -> None:
     with pytest.raises(error), service.database.write() as connection:
-        connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'a fault' USING ERRCODE = '{sqlstate}'; END $$"))
+        connection.execute(
+            text(f"DO $$ BEGIN RAISE EXCEPTION 'a fault' USING ERRCODE = '{sqlstate}'; END $$")
+        )
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
@@ -232,10 +269,16 @@ def test_wait_for_a_lock_and_for_a_lost_client_are_bounded(service: Service) -> 
             name: connection.scalar(text(f"SHOW {name}"))
             for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
         }
-    assert shown == {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "30s"}
+    assert shown == {
+        "lock_timeout": "5s",
+        "statement_timeout": "30s",
+        "idle_in_transaction_session_timeout": "30s",
+    }
 
 
-def test_full_pool_is_unavailable_and_not_a_wait_for_ever(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_pool_is_unavailable_and_not_a_wait_for_ever(
+    migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = open_url(migrated)
     monkeypatch.setattr(database.writer.pool, "_timeout", 0.1)
     held = [database.writer.connect() for _ in range(15)]
@@ -247,7 +290,9 @@ def test_full_pool_is_unavailable_and_not_a_wait_for_ever(migrated: str, monkeyp
     database.close()
 
 
-def test_sqlite_file_has_an_identity_that_its_copies_keep_and_other_files_have_not(tmp_path: Path) -> None:
+def test_sqlite_file_has_an_identity_that_its_copies_keep_and_other_files_have_not(
+    tmp_path: Path,
+) -> None:
     one, two = (open_database(Settings(data_dir=tmp_path / name)) for name in ("one", "two"))
     migrate(one)
     migrate(two)

@@ -1,4 +1,7 @@
-"""A database that is locked for long, or may not be written to: uploads are refused, reads go on, nothing is lost."""
+"""A database that is locked for long, or may not be written to.
+
+Uploads are refused, reads go on, nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ Receive = Callable[..., Upload]
 
 @pytest.fixture
 def impatient(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The same settings, a writer waiting for the lock as long as the database's own timeout is set to."""
+    """The same settings.
+
+    A writer waiting for the lock as long as the database's own timeout is set to.
+    """
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     return with_options(settings, f"-c%20lock_timeout={PATIENCE_SECONDS * 1000:.0f}ms")
 
@@ -65,7 +71,10 @@ def with_options(settings: Settings, options: str) -> Settings:
 
 @contextmanager
 def locked(settings: Settings, seconds: float | None = None) -> Iterator[None]:
-    """Let another connection hold the write lock until the end of the context, or for *seconds* from now on."""
+    """Let another connection hold the write lock until the end of the context.
+
+    Or for *seconds* from now on.
+    """
     taken, free = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -119,23 +128,34 @@ def test_while_it_is_locked_uploads_are_refused_reads_go_on_and_nothing_is_left(
     assert submit(service, receive(), Sender("ann"))[0].status is JobStatus.PENDING
 
 
-def test_over_http_an_upload_is_503_with_retry_after_and_an_image_200(service: Service, completed: Job) -> None:
+def test_over_http_an_upload_is_503_with_retry_after_and_an_image_200(
+    service: Service, completed: Job
+) -> None:
     user = {"Authorization": f"Bearer {sign_token(service.settings, 'ann')}"}
-    files, before = {"file": encode(photo(80, 60), "JPEG")}, list_files(service.settings.data_dir / "staging")
+    files, before = (
+        {"file": encode(photo(80, 60), "JPEG")},
+        list_files(service.settings.data_dir / "staging"),
+    )
     with TestClient(create_app(service.settings)) as client, locked(service.settings):
-        refused = client.post("/api/v1/images/upload", files=files, data={"bucket": "photos"}, headers=user)
+        refused = client.post(
+            "/api/v1/images/upload", files=files, data={"bucket": "photos"}, headers=user
+        )
         image = client.get(f"/api/v1/images/{completed.image_id}")
         ready, alive = client.get("/readyz"), client.get("/livez")
     assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
     assert int(refused.headers["retry-after"]) > 0
     assert (image.status_code, alive.status_code) == (200, 200)
-    assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, "ok"), "no upload can be taken"
+    assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, "ok"), (
+        "no upload can be taken"
+    )
     assert "lock" in ready.json()["checks"]["database"]
     assert list_files(service.settings.data_dir / "staging") == before
     assert list_files(service.incoming) == []
 
 
-def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(service: Service, submit_image: Submit) -> None:
+def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image()
     holder = locked(service.settings, LOCKED_SECONDS)
 
@@ -146,7 +166,11 @@ def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(service: S
                 holder.__enter__()
 
     started = time.monotonic()
-    run_job(replace(service, storage=LockingStorage(service.settings.storage_path)), job.job_id, "worker")
+    run_job(
+        replace(service, storage=LockingStorage(service.settings.storage_path)),
+        job.job_id,
+        "worker",
+    )
     holder.__exit__(None, None, None)
     assert time.monotonic() - started > LOCKED_SECONDS
     done = read(service, job)
@@ -193,9 +217,14 @@ def test_database_that_may_not_be_written_to_refuses_uploads_and_answers_reads(
 
 @contextmanager
 def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Service, Job]]:
-    """Yield a service whose database may be read and not be written, though uploads can be stored; and its image."""
+    """Yield a service whose database may be read and not be written, though uploads can be stored.
+
+    And its image.
+    """
     folder = Path(mkdtemp())  # pytest's own are closed to other users
-    settings = Settings.model_validate({"data_dir": folder / "data", "database_path": folder / "database/processor.db"})
+    settings = Settings.model_validate(
+        {"data_dir": folder / "data", "database_path": folder / "database/processor.db"}
+    )
     refused = settings
     if what == "server":
         url = request.getfixturevalue("migrated")
@@ -214,7 +243,10 @@ def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Servi
 
 
 def hand_over(folder: Path, what: str) -> None:
-    """Let whom `as_user` stands for write all below *folder* but the database's file, or its folder."""
+    """Let whom `as_user` stands for write all below *folder* but the database's file.
+
+    Or its folder.
+    """
     for path in (folder, *folder.rglob("*")):
         shutil.chown(path, NOBODY if os.geteuid() == 0 else os.geteuid())
     protected = {

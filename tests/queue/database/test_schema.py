@@ -55,7 +55,9 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
-def test_processes_that_start_at_once_migrate_once(database: Database, new_settings: Settings) -> None:
+def test_processes_that_start_at_once_migrate_once(
+    database: Database, new_settings: Settings
+) -> None:
     url = new_settings.database_url.get_secret_value() if new_settings.database_url else ""
     command = [sys.executable, "-W", "error", "-c", MIGRATE, str(new_settings.data_dir), url]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -86,16 +88,23 @@ def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
     migrate(database)
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SettingsError, match=r"newer version \(revision 9999.*: install that version"):
+    with pytest.raises(
+        SettingsError, match=r"newer version \(revision 9999.*: install that version"
+    ):
         migrate(database)
 
 
 @pytest.mark.parametrize(
     ("settings", "explain", "index_alone"),
-    [("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_due"), ("postgres", "EXPLAIN", "ix_jobs_due")],
+    [
+        ("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_due"),
+        ("postgres", "EXPLAIN", "ix_jobs_due"),
+    ],
     indirect=["settings"],
 )
-def test_jobs_that_wait_are_found_by_an_index_alone(service: Service, explain: str, index_alone: str) -> None:
+def test_jobs_that_wait_are_found_by_an_index_alone(
+    service: Service, explain: str, index_alone: str
+) -> None:
     """However many wait: no step of the plans scans the table or sorts."""
     plans: list[str] = []
 
@@ -113,4 +122,6 @@ def test_jobs_that_wait_are_found_by_an_index_alone(service: Service, explain: s
         job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
         connection.invalidate()
     assert len(plans) == 2
-    assert all(index_alone in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans), plans
+    assert all(
+        index_alone in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans
+    ), plans

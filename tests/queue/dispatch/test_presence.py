@@ -27,7 +27,9 @@ def test_live_supervisor_is_listed_with_its_workers_and_gone_after_goodbye(tmp_p
 
 
 def test_killed_supervisor_is_listed_as_dead(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ANNOUNCE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ANNOUNCE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     supervisor_id = process.stdout.readline().strip()
     assert presence.list_live(tmp_path) == {supervisor_id: 3}

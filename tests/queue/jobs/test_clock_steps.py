@@ -1,4 +1,7 @@
-"""A clock that is set an hour forward or back: nothing is lost, done twice, stranded or given away."""
+"""A clock that is set an hour forward or back.
+
+Nothing is lost, done twice, stranded or given away.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ def list_due(service: Service) -> list[str]:
 
 def count_events(service: Service, job: Job, event_type: EventType) -> int:
     with service.database.read() as connection:
-        return [event["event_type"] for event in job_store.list_events(connection, job.job_id)].count(event_type)
+        return [
+            event["event_type"] for event in job_store.list_events(connection, job.job_id)
+        ].count(event_type)
 
 
 def test_retry_is_due_after_the_next_sweep_when_the_clock_goes_back(
@@ -89,9 +94,16 @@ def test_lease_of_a_worker_that_is_gone_ends_in_its_own_time_when_the_clock_goes
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
 def test_job_in_hand_completes_once_however_the_clock_steps(
-    service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch, step: timedelta
+    service: Service,
+    submit_image: Submit,
+    set_clock: SetClock,
+    monkeypatch: pytest.MonkeyPatch,
+    step: timedelta,
 ) -> None:
-    """Forward, its lease is over at once: the sweep gives it to a second worker while the first one is at it."""
+    """Forward, its lease is over at once.
+
+    The sweep gives it to a second worker while the first one is at it.
+    """
     job = submit_image()
     put = type(service.storage).put
     steps = iter([step])
@@ -125,7 +137,9 @@ def test_waiting_job_is_due_and_its_upload_kept_however_the_clock_steps(
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
-def test_upload_that_is_not_queued_yet_survives_a_step(service: Service, set_clock: SetClock, step: timedelta) -> None:
+def test_upload_that_is_not_queued_yet_survives_a_step(
+    service: Service, set_clock: SetClock, step: timedelta
+) -> None:
     """Between its arrival and its row no job knows it: only its age protects it."""
     service.staging.put("photos/just-arrived", b"its row is being written")
     (service.incoming / "arriving").write_bytes(b"half")
@@ -157,4 +171,6 @@ def test_step_there_and_back_gives_no_window_anew(
         with suppress(RateLimitedError):
             submit(strict, receive(), Sender("ann"))
     with service.database.read() as connection:
-        assert len(job_store.list_jobs(connection, None, 10)) == 3, "one for each of the three windows"
+        assert len(job_store.list_jobs(connection, None, 10)) == 3, (
+            "one for each of the three windows"
+        )

@@ -4,7 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imageprocessor.errors import ImageProcessorError, InvalidImageError, StorageFullError, WorkerLostError
+from imageprocessor.errors import (
+    ImageProcessorError,
+    InvalidImageError,
+    StorageFullError,
+    WorkerLostError,
+)
 from imageprocessor.queue.jobs.job import Job, JobStatus, after_failure, backoff
 
 NOW = datetime(2024, 11, 8, 14, tzinfo=UTC)
@@ -26,7 +31,12 @@ def job(attempts: int, max_retries: int = 3) -> Job:
 
 
 def test_row_and_job_say_the_same() -> None:
-    full = {"variant_keys": {"medium": "k"}, "generated": {"x": 1}, "completed_at": NOW, "staging_key": "s"}
+    full = {
+        "variant_keys": {"medium": "k"},
+        "generated": {"x": 1},
+        "completed_at": NOW,
+        "staging_key": "s",
+    }
     for original in (job(1), Job(**{**{f: getattr(job(1), f) for f in Job.__slots__}, **full})):
         assert Job.from_row(original.to_row()) == original
 
@@ -40,12 +50,17 @@ def test_fault_that_may_pass_is_retried_max_retries_times(error: ImageProcessorE
 
 def test_bad_input_ends_at_once_and_loses_its_source() -> None:
     outcome = after_failure(job(1), InvalidImageError("broken"), NOW)
-    assert (outcome.status, outcome.next_attempt_at, outcome.keeps_source) == (JobStatus.FAILED, None, False)
+    assert (outcome.status, outcome.next_attempt_at, outcome.keeps_source) == (
+        JobStatus.FAILED,
+        None,
+        False,
+    )
 
 
 def test_storage_has_longer_to_come_back_than_a_worker() -> None:
     waits = [
-        after_failure(job(1), error, NOW).next_attempt_at for error in (WorkerLostError("x"), StorageFullError("x"))
+        after_failure(job(1), error, NOW).next_attempt_at
+        for error in (WorkerLostError("x"), StorageFullError("x"))
     ]
     assert waits[0]
     assert waits[1]
@@ -57,4 +72,6 @@ def test_storage_has_longer_to_come_back_than_a_worker() -> None:
 def test_backoff_doubles_up_to_a_minute_and_is_spread(attempts: int, longest: int) -> None:
     waits = {backoff(attempts) for _ in range(50)}
     assert len(waits) > 10
-    assert all(timedelta(seconds=longest / 2) <= wait <= timedelta(seconds=longest) for wait in waits)
+    assert all(
+        timedelta(seconds=longest / 2) <= wait <= timedelta(seconds=longest) for wait in waits
+    )

@@ -45,7 +45,9 @@ def failed(service: Service, submit_image: Submit) -> Job:
     return find(service, job)
 
 
-def test_one_of_many_workers_that_claim_at_once_gets_the_job(service: Service, submit_image: Submit) -> None:
+def test_one_of_many_workers_that_claim_at_once_gets_the_job(
+    service: Service, submit_image: Submit
+) -> None:
     job, start = submit_image(), threading.Barrier(8)
 
     def run(number: int) -> Job | None:
@@ -63,7 +65,9 @@ def test_worker_passes_on_while_another_claims(service: Service, submit_image: S
     job = submit_image()
     with service.database.write() as connection:
         assert job_store.claim(connection, job.job_id, "first", clock.utc_now(), LEASE)
-        assert claim(service, job, "second") is None, "it did not wait for the lock, which would have ended in an error"
+        assert claim(service, job, "second") is None, (
+            "it did not wait for the lock, which would have ended in an error"
+        )
 
 
 def test_sweep_is_told_only_of_jobs_that_no_worker_may_be_just_about_to_take(
@@ -77,7 +81,9 @@ def test_sweep_is_told_only_of_jobs_that_no_worker_may_be_just_about_to_take(
         assert job_store.list_due(connection, now, 1) == [old.job_id]
 
 
-def test_jobs_tried_before_are_due_first_whenever_they_were_created(service: Service, submit_image: Submit) -> None:
+def test_jobs_tried_before_are_due_first_whenever_they_were_created(
+    service: Service, submit_image: Submit
+) -> None:
     waiting, retrying = submit_image(), submit_image()
     claimed = claim(service, retrying)
     assert claimed
@@ -86,7 +92,9 @@ def test_jobs_tried_before_are_due_first_whenever_they_were_created(service: Ser
     with service.database.read() as connection:
         assert job_store.list_due(connection, clock.utc_now(), 9) == [waiting.job_id]
         due = job_store.list_due(connection, later, 9, created_before=waiting.created_at)
-        assert due == [retrying.job_id], "its wait is over, so no worker is about to take it by itself"
+        assert due == [retrying.job_id], (
+            "its wait is over, so no worker is about to take it by itself"
+        )
         assert job_store.list_due(connection, later, 9) == [retrying.job_id, waiting.job_id]
 
 
@@ -98,7 +106,9 @@ def test_source_is_forgotten_once(service: Service, failed: Job) -> None:
 
 
 @pytest.mark.parametrize("since", ["retried", "failed anew"])
-def test_source_of_a_job_that_was_tried_again_is_not_forgotten(since: str, service: Service, failed: Job) -> None:
+def test_source_of_a_job_that_was_tried_again_is_not_forgotten(
+    since: str, service: Service, failed: Job
+) -> None:
     with service.database.write() as connection:
         assert job_store.retry_failed(connection, failed.job_id)
     if since == "failed anew":
@@ -108,7 +118,9 @@ def test_source_of_a_job_that_was_tried_again_is_not_forgotten(since: str, servi
     assert find(service, failed).staging_key
 
 
-def test_what_databases_cannot_keep_in_a_text_is_kept_as_escapes(service: Service, submit_image: Submit) -> None:
+def test_what_databases_cannot_keep_in_a_text_is_kept_as_escapes(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image()
     fail(service, job, "bytes \0 and \ud800, naïve 图")
     assert find(service, job).error == r"bytes \x00 and \ud800, naïve 图"
@@ -118,7 +130,10 @@ def test_worker_is_no_pattern(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     claim(service, job, "a_b:1")
     with service.database.read() as connection:
-        found = {name: len(job_store.list_held_by(connection, name)) for name in ("a_b", "a_b:1", "axb", "%", "a")}
+        found = {
+            name: len(job_store.list_held_by(connection, name))
+            for name in ("a_b", "a_b:1", "axb", "%", "a")
+        }
     assert found == {"a_b": 1, "a_b:1": 1, "axb": 0, "%": 0, "a": 0}
 
 

@@ -35,7 +35,9 @@ from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 from tests.queue.conftest import Submit
 
-pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)  # PostgreSQL has tools of its own
+pytestmark = pytest.mark.parametrize(
+    "settings", ["sqlite"], indirect=True
+)  # PostgreSQL has tools of its own
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def saved(service: Service, done: Job, tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_backup_says_what_it_holds(service: Service, submit_image: Submit, done: Job, tmp_path: Path) -> None:
+def test_backup_says_what_it_holds(
+    service: Service, submit_image: Submit, done: Job, tmp_path: Path
+) -> None:
     submit_image()
     before = clock.to_text(clock.utc_now())
     manifest = back_up(service.settings, tmp_path / "new" / "saved")
@@ -68,7 +72,9 @@ def test_backup_says_what_it_holds(service: Service, submit_image: Submit, done:
     assert before <= manifest.created_at <= clock.to_text(clock.utc_now())
 
 
-def test_backup_is_for_its_owner_only_and_leaves_nothing_else(saved: Path, settings: Settings) -> None:
+def test_backup_is_for_its_owner_only_and_leaves_nothing_else(
+    saved: Path, settings: Settings
+) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()} == {
         "processor.db": 0o600,
         "manifest.json": 0o600,
@@ -85,7 +91,9 @@ def test_backup_takes_the_generated_key_along_and_restore_brings_it_back(
     shutil.rmtree(service.settings.data_dir)
     restore(service.settings, tmp_path / "saved")
     assert load_keys(service.settings).signing == key
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "saved", service.settings.data_dir)}
+    modes = {
+        path.stat().st_mode & 0o777 for path in (tmp_path / "saved", service.settings.data_dir)
+    }
     assert (service.settings.data_dir / "jwt_secret_key").stat().st_mode & 0o777 == 0o600
     assert modes == {0o700, 0o750}
 
@@ -117,7 +125,9 @@ backup.back_up(Settings(data_dir=sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.mark.parametrize("at", ["processor.db", "manifest.json"])
-def test_backup_that_is_killed_does_not_look_whole(at: str, service: Service, done: Job, tmp_path: Path) -> None:
+def test_backup_that_is_killed_does_not_look_whole(
+    at: str, service: Service, done: Job, tmp_path: Path
+) -> None:
     arguments = [str(service.settings.data_dir), str(tmp_path / "saved"), at]
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
     assert ended.returncode == -9
@@ -134,7 +144,9 @@ def test_changed_backup_is_refused(offset: int, fault: str, service: Service, sa
         restore(service.settings, saved, replace=True)
 
 
-def test_damaged_database_is_not_backed_up_as_if_it_were_well(service: Service, done: Job, tmp_path: Path) -> None:
+def test_damaged_database_is_not_backed_up_as_if_it_were_well(
+    service: Service, done: Job, tmp_path: Path
+) -> None:
     path, settings = service.settings.database_path, service.settings
     with service.database.read() as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_events_image'"
@@ -164,7 +176,9 @@ def test_database_is_replaced_only_on_request_and_then_kept_aside(
         restore(settings, saved)
     (aside,) = restore(settings, saved, replace=True).kept_aside
     with sqlite_module().connect(aside) as kept:
-        assert kept.execute("SELECT count(*) FROM processing_jobs WHERE job_id = ?", [later.job_id]).fetchone() == (1,)
+        assert kept.execute(
+            "SELECT count(*) FROM processing_jobs WHERE job_id = ?", [later.job_id]
+        ).fetchone() == (1,)
     kept.close()
     with open_service(settings) as restored, restored.database.read() as connection:
         assert job_store.find_job(connection, later.job_id) is None
@@ -180,7 +194,9 @@ def test_restore_is_refused_while_workers_are_alive(service: Service, saved: Pat
             restore(service.settings, saved)
 
 
-def test_restore_is_refused_while_an_api_has_the_database_open(service: Service, saved: Path) -> None:
+def test_restore_is_refused_while_an_api_has_the_database_open(
+    service: Service, saved: Path
+) -> None:
     with pytest.raises(ImageProcessorError, match="stop all that use it"):
         restore(service.settings, saved, replace=True)
     service.database.close()
@@ -202,7 +218,9 @@ def test_wal_of_the_lost_database_is_not_read_into_the_restored_one(
         assert len(job_store.list_jobs(connection, None, 9)) == 1
 
 
-def test_damaged_database_can_be_replaced(settings: Settings, service: Service, saved: Path, done: Job) -> None:
+def test_damaged_database_can_be_replaced(
+    settings: Settings, service: Service, saved: Path, done: Job
+) -> None:
     service.database.close()
     settings.database_path.write_bytes(b"nothing that SQLite knows" * 500)
     assert restore(settings, saved, replace=True).missing == ()
@@ -210,7 +228,9 @@ def test_damaged_database_can_be_replaced(settings: Settings, service: Service, 
         assert read_image(restored, done.image_id, ANYONE) == done
 
 
-def test_restore_names_the_images_that_are_not_in_the_storage(service: Service, saved: Path, done: Job) -> None:
+def test_restore_names_the_images_that_are_not_in_the_storage(
+    service: Service, saved: Path, done: Job
+) -> None:
     gone = (done.variant_keys or {})["medium"]
     service.storage.delete(gone)
     service.database.close()
@@ -239,17 +259,31 @@ def copy_if_there(source: str, target: str) -> None:
 
 
 def test_whole_drill(
-    service: Service, working: Callable[[], None], receive: Callable[..., Upload], submit_image: Submit, tmp_path: Path
+    service: Service,
+    working: Callable[[], None],
+    receive: Callable[..., Upload],
+    submit_image: Submit,
+    tmp_path: Path,
 ) -> None:
-    """Back up while jobs run, copy the files, lose everything, put it back: nothing that was accepted is lost."""
+    """Back up while jobs run, copy the files, lose everything, put it back.
+
+    Nothing that was accepted is lost.
+    """
     jobs = [submit_image() for _ in range(30)]
     until = time.monotonic() + 30
     while not (count(service)["completed"] and time.monotonic() < until):
         time.sleep(0.01)
     back_up(service.settings, tmp_path / "saved")
-    shutil.copytree(service.settings.storage_path, tmp_path / "images", ignore=shutil.ignore_patterns(".tmp"))
+    shutil.copytree(
+        service.settings.storage_path, tmp_path / "images", ignore=shutil.ignore_patterns(".tmp")
+    )
     staging = service.settings.data_dir / "staging"
-    shutil.copytree(staging, tmp_path / "staging", ignore=shutil.ignore_patterns(".tmp"), copy_function=copy_if_there)
+    shutil.copytree(
+        staging,
+        tmp_path / "staging",
+        ignore=shutil.ignore_patterns(".tmp"),
+        copy_function=copy_if_there,
+    )
     later, _ = submit(service, receive(), Sender("ann"))
     working()
     service.database.close()
@@ -268,7 +302,10 @@ def test_whole_drill(
         assert later.job_id not in {job.job_id for job in ends}
 
 
-ENDS: set[tuple[JobStatus, Any]] = {(JobStatus.COMPLETED, None), (JobStatus.FAILED, "source_missing")}
+ENDS: set[tuple[JobStatus, Any]] = {
+    (JobStatus.COMPLETED, None),
+    (JobStatus.FAILED, "source_missing"),
+}
 
 
 def count(service: Service) -> dict[str, int]:

@@ -46,7 +46,9 @@ def run_line(message: str) -> None:
 
 
 @pytest.mark.parametrize("action", [back_up, restore])
-def test_password_is_not_in_the_lines(action: Callable[..., object], settings: Settings, tmp_path: Path) -> None:
+def test_password_is_not_in_the_lines(
+    action: Callable[..., object], settings: Settings, tmp_path: Path
+) -> None:
     url = "postgresql+psycopg://me:secret-word@db/images?sslmode=require&password=secret-word"
     with pytest.raises(SettingsError, match="postgresql://me@db/images") as caught:
         action(settings.model_copy(update={"database_url": SecretStr(url)}), tmp_path)

@@ -57,7 +57,9 @@ def test_missing_file_is_named(run: Run) -> None:
     assert f"There is no SQLite database at {Path('nowhere.db').resolve()}" in ran.err
 
 
-def test_service_that_runs_is_not_copied(run: Run, images: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_that_runs_is_not_copied(
+    run: Run, images: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://postgres@127.0.0.1:1/nowhere")
     with presence.announce(workers_directory(load_settings({})), 1):
         ran = run("db", "import", "data/processor.db")

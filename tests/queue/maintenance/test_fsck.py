@@ -35,13 +35,20 @@ SetClock = Callable[[timedelta], None]
 
 @pytest.fixture(params=["SQLite and folder", "PostgreSQL and bucket"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    values: dict[str, Any] = {"data_dir": tmp_path / "data", "image_sizes": {"thumbnail": 20, "medium": 60}}
+    values: dict[str, Any] = {
+        "data_dir": tmp_path / "data",
+        "image_sizes": {"thumbnail": 20, "medium": 60},
+    }
     if request.param == "PostgreSQL and bucket":
         values["database_url"] = request.getfixturevalue("migrated")
         empty(values["database_url"])
         s3 = request.getfixturevalue("s3")
         values |= {"storage_backend": "s3", "s3_bucket": create_bucket(s3), "s3_endpoint_url": s3}
-        values |= {"aws_region": "us-east-1", "aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+        values |= {
+            "aws_region": "us-east-1",
+            "aws_access_key_id": "key",
+            "aws_secret_access_key": "secret",
+        }
     return Settings.model_validate(values)
 
 
@@ -66,7 +73,9 @@ def give_up(service: Service, job: Job) -> Job:
     """Let the job fail as often as it may because the storage does; its upload is kept."""
     with service.database.write() as connection:
         connection.execute(processing_jobs.update().values(max_retries=0))
-        claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+        claimed = job_store.claim(
+            connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
+        )
     assert claimed
     fail_attempt(service, claimed, StorageUnavailableError("The disk is away."))
     return read(service, job)
@@ -78,22 +87,33 @@ def snapshot(service: Service) -> tuple[object, ...]:
     return jobs, sorted(stored.key for stored in [*service.storage.list(), *service.staging.list()])
 
 
-def test_nothing_is_found_where_all_is_well(service: Service, submit_image: Submit, completed: Job) -> None:
+def test_nothing_is_found_where_all_is_well(
+    service: Service, submit_image: Submit, completed: Job
+) -> None:
     submit_image()
     give_up(service, submit_image())
     assert list(reconcile(service, repair=True)) == []
 
 
-def test_variant_that_is_gone_is_reported_and_left_to_the_operator(service: Service, completed: Job) -> None:
+def test_variant_that_is_gone_is_reported_and_left_to_the_operator(
+    service: Service, completed: Job
+) -> None:
     key = (completed.variant_keys or {})["medium"]
     service.storage.delete(key)
     (found,) = reconcile(service, repair=True)
-    assert (found.kind, found.where, found.job_id, found.mended) == ("variant_missing", key, completed.job_id, False)
+    assert (found.kind, found.where, found.job_id, found.mended) == (
+        "variant_missing",
+        key,
+        completed.job_id,
+        False,
+    )
     assert "backup" in found.remedy
     assert read(service, completed) == completed
 
 
-def test_variant_of_another_size_than_its_row_says_is_reported(service: Service, completed: Job) -> None:
+def test_variant_of_another_size_than_its_row_says_is_reported(
+    service: Service, completed: Job
+) -> None:
     key = (completed.variant_keys or {})["thumbnail"]
     service.storage.put(key, service.storage.get(key)[:-1])
     (found,) = reconcile(service)
@@ -142,7 +162,9 @@ def test_job_that_a_worker_has_is_left_to_it(service: Service, submit_image: Sub
     assert read(service, job).status is JobStatus.PROCESSING
 
 
-def test_what_has_no_row_is_removed_once_it_is_old(service: Service, completed: Job, set_clock: SetClock) -> None:
+def test_what_has_no_row_is_removed_once_it_is_old(
+    service: Service, completed: Job, set_clock: SetClock
+) -> None:
     variant, upload = variant_key("photos", "medium", str(uuid.uuid4())), f"photos/{uuid.uuid4()}"
     service.storage.put(variant, b"nobody's")
     service.staging.put(upload, b"nobody's")
@@ -150,7 +172,11 @@ def test_what_has_no_row_is_removed_once_it_is_old(service: Service, completed: 
     draft.write_bytes(b"half")
     assert list(reconcile(service, repair=True)) == [], "somebody may be at it"
     set_clock(timedelta(hours=25))
-    orphans = {"variant_without_row": variant, "upload_without_row": upload, "abandoned_file": str(draft)}
+    orphans = {
+        "variant_without_row": variant,
+        "upload_without_row": upload,
+        "abandoned_file": str(draft),
+    }
     assert {found.kind: found.where for found in reconcile(service)} == orphans
     assert draft.exists()
     assert all(found.mended for found in reconcile(service, repair=True))
@@ -173,7 +199,9 @@ def test_wrong_database_costs_no_image(
             assert not any(discrepancy.mended for discrepancy in found)
             assert "is DATABASE_URL, or DATABASE_PATH, right?" in found[0].remedy
             submit_to(wrong)  # nor after it has taken an upload of its own
-    assert {found.kind for found in reconcile(service)} == {"upload_without_row"}, "the other's; nothing is missing"
+    assert {found.kind for found in reconcile(service)} == {"upload_without_row"}, (
+        "the other's; nothing is missing"
+    )
 
 
 @pytest.mark.parametrize("deleted", [False, True])
@@ -198,11 +226,18 @@ def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
     assert len(list(service.storage.list())) == (0 if deleted else 2)
 
 
-def test_memory_does_not_grow_with_the_number_of_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python holds some hundred keys of the listing at a time; SQLite's own memory is bounded by its cache."""
+def test_memory_does_not_grow_with_the_number_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python holds some hundred keys of the listing at a time.
+
+    SQLite's own memory is bounded by its cache.
+    """
 
     def measure(service: Service, count: int) -> int:
-        keys = (variant_key("photos", "medium", str(uuid.UUID(int=number))) for number in range(count))
+        keys = (
+            variant_key("photos", "medium", str(uuid.UUID(int=number))) for number in range(count)
+        )
         stored = [StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC)) for key in keys]
         monkeypatch.setattr(LocalStorage, "list", lambda *_: iter(stored))
         tracemalloc.start()
@@ -214,11 +249,15 @@ def test_memory_does_not_grow_with_the_number_of_objects(tmp_path: Path, monkeyp
     with open_service(Settings(data_dir=tmp_path)) as service:
         measure(service, 1000)  # whatever is kept from the first run on
         few = measure(service, 1000)
-        many = min(measure(service, 10_000) for _ in range(3))  # other threads may allocate meanwhile
+        many = min(
+            measure(service, 10_000) for _ in range(3)
+        )  # other threads may allocate meanwhile
     assert many < 1.2 * few
 
 
-def test_many_rows_are_read_some_hundred_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_read_some_hundred_at_a_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inventory, "ROWS_A_QUERY", 7)
     with open_service(settings) as service:
         jobs = [make_job(number) for number in range(20)]
@@ -231,6 +270,19 @@ def test_many_rows_are_read_some_hundred_at_a_time(settings: Settings, monkeypat
 
 def make_job(number: int) -> Job:
     id_ = str(uuid.UUID(int=number))
-    fields = {"job_id": id_, "image_id": id_, "user_id": "ann", "bucket": "photos", "context": {}, "max_retries": 3}
+    fields = {
+        "job_id": id_,
+        "image_id": id_,
+        "user_id": "ann",
+        "bucket": "photos",
+        "context": {},
+        "max_retries": 3,
+    }
     times = {"created_at": datetime(2024, 1, 1, tzinfo=UTC)}
-    return Job(**fields, **times, status=JobStatus.PENDING, source_sha256="0" * 64, staging_key=f"photos/{id_}")  # type: ignore[arg-type]
+    return Job(
+        **fields,
+        **times,
+        status=JobStatus.PENDING,
+        source_sha256="0" * 64,
+        staging_key=f"photos/{id_}",
+    )  # type: ignore[arg-type]

@@ -40,7 +40,9 @@ def run(sources: Storages, targets: Storages, **options: bool) -> dict[str, Outc
     return {outcome.stored.key: outcome for outcome in relocate(sources, targets, **options)}
 
 
-def test_images_and_uploads_are_copied_each_to_its_place_and_stay_where_they_are(sources: Storages) -> None:
+def test_images_and_uploads_are_copied_each_to_its_place_and_stay_where_they_are(
+    sources: Storages,
+) -> None:
     targets = MemoryStorage(), MemoryStorage()
     outcomes = run(sources, targets)
     for images, uploads in (sources, targets):
@@ -132,10 +134,14 @@ def test_target_that_cannot_be_reached_is_one_error(sources: Storages) -> None:
 
 @pytest.fixture
 def on_s3(settings: Settings) -> Settings:
-    return settings.model_copy(update={"storage_backend": "s3", "s3_bucket": "photos", "allowed_buckets": ("avatars",)})
+    return settings.model_copy(
+        update={"storage_backend": "s3", "s3_bucket": "photos", "allowed_buckets": ("avatars",)}
+    )
 
 
-def test_places_become_the_settings_that_name_them(settings: Settings, on_s3: Settings, tmp_path: Path) -> None:
+def test_places_become_the_settings_that_name_them(
+    settings: Settings, on_s3: Settings, tmp_path: Path
+) -> None:
     switched = switch(settings, "s3://photos")
     assert (switched.storage_backend, switched.s3_bucket) == ("s3", "photos")
     switched = switch(on_s3, "s3://")
@@ -144,7 +150,9 @@ def test_places_become_the_settings_that_name_them(settings: Settings, on_s3: Se
     assert (switched.storage_backend, switched.storage_path) == ("local", tmp_path / "images")
 
 
-@pytest.mark.parametrize("place", ["", "photos", "s3://photos/prefix", "s3://UP", "local://images", "memory://", "s3:"])
+@pytest.mark.parametrize(
+    "place", ["", "photos", "s3://photos/prefix", "s3://UP", "local://images", "memory://", "s3:"]
+)
 def test_other_places_are_refused_with_the_accepted_forms(on_s3: Settings, place: str) -> None:
     with pytest.raises(SettingsError, match="'s3://BUCKET', 's3://' or 'local:///absolute/path'"):
         switch(on_s3, place)
@@ -160,8 +168,12 @@ def test_s3_bucket_that_holds_the_images_is_no_target(on_s3: Settings) -> None:
         switch(on_s3, "s3://photos")
 
 
-@pytest.mark.parametrize("folder", ["data/storage", "data/storage/new", "data", "data/../data/storage", "data/staging"])
-def test_folders_that_overlap_those_in_use_are_no_target(settings: Settings, tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    "folder", ["data/storage", "data/storage/new", "data", "data/../data/storage", "data/staging"]
+)
+def test_folders_that_overlap_those_in_use_are_no_target(
+    settings: Settings, tmp_path: Path, folder: str
+) -> None:
     with pytest.raises(SettingsError, match="overlap"):
         switch(settings, f"local://{tmp_path}/{folder}")
 

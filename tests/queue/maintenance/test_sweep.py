@@ -37,7 +37,9 @@ def test_nothing_is_found_where_all_is_well(service: Service, submit_image: Subm
     assert set(sweep(service).values()) == {0}
 
 
-def test_jobs_of_a_dead_supervisor_are_given_back_at_once(service: Service, submit_image: Submit) -> None:
+def test_jobs_of_a_dead_supervisor_are_given_back_at_once(
+    service: Service, submit_image: Submit
+) -> None:
     job = submit_image()
     directory = workers_directory(service.settings)
     directory.mkdir()
@@ -59,7 +61,9 @@ def test_job_that_kills_its_workers_ends_after_its_attempts(
     for attempt in range(1, 5):
         set_clock(timedelta(hours=attempt))
         with service.database.write() as connection:
-            assert job_store.claim(connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1))
+            assert job_store.claim(
+                connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1)
+            )
         sweep(service, STEPS)
     with service.database.read() as connection:
         ended = job_store.find_job(connection, job.job_id)
@@ -80,7 +84,11 @@ def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
     assert set(sweep(service).values()) == {0}
     set_clock(timedelta(hours=25))
     counts = sweep(service, dry_run=True)
-    assert (counts["orphaned_uploads"], counts["orphaned_images"], counts["abandoned_files"]) == (1, 1, 1)
+    assert (counts["orphaned_uploads"], counts["orphaned_images"], counts["abandoned_files"]) == (
+        1,
+        1,
+        1,
+    )
     assert service.storage.exists(orphan), "a dry run removes nothing"
     sweep(service)
     assert [stored.key for stored in service.storage.list()] == ["photos/README.txt"]
@@ -98,7 +106,9 @@ def test_empty_database_on_full_storage_loses_nobody_anything(
     mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
     with open_service(service.settings.model_copy(update=mistyped)) as wrong:
         assert set(sweep(wrong).values()) == {0}
-        run_job(wrong, submit_to(wrong).job_id, "worker")  # nor after it has taken uploads of its own
+        run_job(
+            wrong, submit_to(wrong).job_id, "worker"
+        )  # nor after it has taken uploads of its own
         sweep(wrong)
         after = {stored.key for store in (wrong.storage, wrong.staging) for stored in store.list()}
     assert before <= after
@@ -149,7 +159,9 @@ def test_variants_of_an_open_job_are_no_orphans_however_old(
     job = submit_image()
     if worker_state == "retrying":
         job = fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
-    service.storage.put(variant_key("photos", "medium", job.image_id), b"stored by the attempt before")
+    service.storage.put(
+        variant_key("photos", "medium", job.image_id), b"stored by the attempt before"
+    )
     set_clock(timedelta(days=30))
     assert sweep(service)["orphaned_images"] == 0
 
@@ -170,7 +182,9 @@ def test_sweep_holds_some_keys_at_a_time(
             most = max(most, len(held))
             yield StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC))
 
-    monkeypatch.setattr(LocalStorage, "list", lambda self: list_many() if self is service.storage else ())
+    monkeypatch.setattr(
+        LocalStorage, "list", lambda self: list_many() if self is service.storage else ()
+    )
     monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
     assert sweep(service)["orphaned_images"] == 3 * OBJECTS_A_QUERY
     assert (most, held) == (OBJECTS_A_QUERY, set())
@@ -212,7 +226,9 @@ def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
 def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> Job:
     """Claim the job and end this attempt with *error*; return it as it is then."""
     with service.database.write() as connection:
-        claimed = job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+        claimed = job_store.claim(
+            connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
+        )
     assert claimed
     fail_attempt(service, claimed, error)
     with service.database.read() as connection:
@@ -222,10 +238,17 @@ def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> J
 
 
 def fail_after_storing(service: Service, job: Job) -> Job:
-    """Let the job give up for want of storage, its upload and one variant kept; return it as it is then."""
+    """Let the job give up for want of storage, its upload and one variant kept.
+
+    Return it as it is then.
+    """
     service.storage.put(variant_key(job.bucket, "medium", job.image_id), b"stored before")
     with service.database.write() as connection:
-        connection.execute(update(processing_jobs).where(processing_jobs.c.job_id == job.job_id).values(max_retries=0))
+        connection.execute(
+            update(processing_jobs)
+            .where(processing_jobs.c.job_id == job.job_id)
+            .values(max_retries=0)
+        )
     return fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
 
 

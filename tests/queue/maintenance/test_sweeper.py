@@ -53,7 +53,9 @@ def test_listing_of_all_images_holds_up_neither_lost_jobs_nor_the_end(
         assert storage.began.wait(20)
         lost = submit_image()
         with service.database.write() as connection:
-            assert job_store.claim(connection, lost.job_id, "w", clock.utc_now(), timedelta(seconds=-1))
+            assert job_store.claim(
+                connection, lost.job_id, "w", clock.utc_now(), timedelta(seconds=-1)
+            )
         wait_for(lambda: status_of(service, lost.job_id) is JobStatus.RETRYING, 20)
     storage.ended.set()
 

@@ -92,7 +92,11 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
         command = [*COMMAND, "--concurrency=1", "-n", f"{len(started)}@%h", *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env={**os.environ, **environment, **changes}, stdout=output, stderr=output, cwd=tmp_path
+                command,
+                env={**os.environ, **environment, **changes},
+                stdout=output,
+                stderr=output,
+                cwd=tmp_path,
             )
         started.append(Worker(process, log))
         if waits:
@@ -117,7 +121,9 @@ def sweeper(service: Service) -> Iterator[None]:
 
 
 def flush(redis: Server) -> None:
-    subprocess.run(["redis-cli", "-p", str(redis.port), "FLUSHALL"], check=True, capture_output=True)
+    subprocess.run(
+        ["redis-cli", "-p", str(redis.port), "FLUSHALL"], check=True, capture_output=True
+    )
 
 
 def list_event_types(service: Service, job: Job) -> list[str]:
@@ -125,7 +131,9 @@ def list_event_types(service: Service, job: Job) -> list[str]:
         return [event["event_type"] for event in job_store.list_events(connection, job.job_id)]
 
 
-def test_jobs_run_and_processes_are_counted(service: Service, submit_image: Submit, start: Start) -> None:
+def test_jobs_run_and_processes_are_counted(
+    service: Service, submit_image: Submit, start: Start
+) -> None:
     worker = start("--concurrency=2")
     jobs = [submit_image() for _ in range(6)]
     for job in jobs:
@@ -139,7 +147,9 @@ def test_picture_is_decoded_in_a_child_with_the_memory_limit(start: Start) -> No
     worker = start(JOB_MEMORY_LIMIT_MB="1024")
     (child,) = worker.children()
     limits = Path(f"/proc/{child}/limits").read_text()
-    assert str(1024 * 1024 * 1024) in next(line for line in limits.splitlines() if "address space" in line)
+    assert str(1024 * 1024 * 1024) in next(
+        line for line in limits.splitlines() if "address space" in line
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
@@ -150,7 +160,9 @@ def test_child_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(
     (child,) = worker.children()
     wait_for_status(service, submit_image(encode(photo(4000, 3000), "JPEG")), JobStatus.COMPLETED)
     kept = resident_mb(child)
-    wait_for_status(service, submit_image(truncated(encode(photo(300, 200), "JPEG"), 0.6)), JobStatus.FAILED)
+    wait_for_status(
+        service, submit_image(truncated(encode(photo(300, 200), "JPEG"), 0.6)), JobStatus.FAILED
+    )
     assert kept > resident_mb(child) + 60
 
 
@@ -173,11 +185,17 @@ def test_message_that_comes_five_times_takes_effect_once(
 
 
 def test_lost_message_is_sent_again_by_the_sweep(
-    service: Service, submit_image: Submit, start: Start, redis: Server, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    submit_image: Submit,
+    start: Start,
+    redis: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(service.dispatcher), "dispatch", lambda *_: None)  # it never reaches Redis
+        patch.setattr(
+            type(service.dispatcher), "dispatch", lambda *_: None
+        )  # it never reaches Redis
         job = submit_image()
     flush(redis)
     assert sweep(service)["overlooked_jobs"] == 0, "its wake-up may still come"
@@ -187,7 +205,9 @@ def test_lost_message_is_sent_again_by_the_sweep(
     wait_for_status(service, job, JobStatus.COMPLETED)
 
 
-def test_sweep_sends_no_second_message_while_many_wait(service: Service, submit_image: Submit, start: Start) -> None:
+def test_sweep_sends_no_second_message_while_many_wait(
+    service: Service, submit_image: Submit, start: Start
+) -> None:
     job = submit_image()
     for _ in range(100):
         service.dispatcher.dispatch(job.job_id)
@@ -217,7 +237,9 @@ def test_child_that_hangs_is_killed_and_told_as_a_timeout(
     assert not Path(f"/proc/{hanging}").exists()
 
 
-def test_picture_that_takes_too_long_is_interrupted(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+def test_picture_that_takes_too_long_is_interrupted(
+    service: Service, submit_image: Submit, slow_image: bytes
+) -> None:
     job = submit_image(slow_image)
     run_job(service, job.job_id, "worker", lambda: time_limit(0.05))
     assert find(service, job).error_code == "decode_timeout"
@@ -241,7 +263,9 @@ def test_worker_that_is_stopped_ends_the_job_in_hand(
     assert find(service, job).status is JobStatus.COMPLETED
 
 
-def test_upload_does_not_wait_for_a_broker_that_hangs(service: Service, submit_image: Submit, redis: Server) -> None:
+def test_upload_does_not_wait_for_a_broker_that_hangs(
+    service: Service, submit_image: Submit, redis: Server
+) -> None:
     submit_image()  # what is loaded first is loaded now
     redis.process.send_signal(signal.SIGSTOP)
     try:
@@ -280,11 +304,16 @@ def test_worker_alone_keeps_others_from_its_redis(start: Start, redis: Server) -
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"QUEUE_BACKEND": "embedded"}, "error: QUEUE_BACKEND=embedded: these workers would never get a job."),
+        (
+            {"QUEUE_BACKEND": "embedded"},
+            "error: QUEUE_BACKEND=embedded: these workers would never get a job.",
+        ),
         ({"WEBP_QUALITY": "900"}, "WEBP_QUALITY='900'"),
     ],
 )
-def test_worker_with_wrong_settings_says_so(start: Start, changes: dict[str, str], told: str) -> None:
+def test_worker_with_wrong_settings_says_so(
+    start: Start, changes: dict[str, str], told: str
+) -> None:
     worker = start(waits=False, **changes)
     assert worker.process.wait(60) != 0
     assert told in worker.log.read_text()
@@ -302,7 +331,11 @@ assert not list(_state._get_active_apps())
 
 
 def test_flower_shows_the_worker_and_its_tasks(
-    service: Service, submit_image: Submit, start: Start, environment: dict[str, str], tmp_path: Path
+    service: Service,
+    submit_image: Submit,
+    start: Start,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     start()
     port = find_free_port()

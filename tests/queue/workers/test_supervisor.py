@@ -86,8 +86,14 @@ def worker_pid(service: Service, job: Job) -> int:
 
 def list_children(pid: int) -> list[int]:
     """Return the worker processes of *pid*, without multiprocessing's own resource tracker."""
-    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _read(task / "children").split()]
-    return [int(child) for child in children if "spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+    children = [
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in _read(task / "children").split()
+    ]
+    return [
+        int(child) for child in children if "spawn_main" in _read(Path(f"/proc/{child}/cmdline"))
+    ]
 
 
 def _workers(service: Service, jobs: list[Job]) -> set[str]:
@@ -102,7 +108,9 @@ def _read(path: Path) -> str:
         return ""
 
 
-def test_jobs_run_and_every_worker_is_known(service: Service, submit_image: Submit, supervise: Supervise) -> None:
+def test_jobs_run_and_every_worker_is_known(
+    service: Service, submit_image: Submit, supervise: Supervise
+) -> None:
     supervise(service, 2)
     jobs = [submit_image() for _ in range(6)]
     for job in jobs:
@@ -112,7 +120,11 @@ def test_jobs_run_and_every_worker_is_known(service: Service, submit_image: Subm
 
 @pytest.mark.parametrize("chosen", [None, "glibc.malloc.tcache_count=7"])
 def test_workers_use_large_pages_unless_the_user_tunes_glibc(
-    chosen: str | None, service: Service, submit_image: Submit, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+    chosen: str | None,
+    service: Service,
+    submit_image: Submit,
+    supervise: Supervise,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", chosen or "")
     if chosen is None:
@@ -121,7 +133,9 @@ def test_workers_use_large_pages_unless_the_user_tunes_glibc(
     job = submit_image()
     wait_for_status(service, job, JobStatus.COMPLETED)
     (worker,) = list_children(os.getpid())
-    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.hugetlb=1'}" in _read(Path(f"/proc/{worker}/environ")).split("\0")
+    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.hugetlb=1'}" in _read(
+        Path(f"/proc/{worker}/environ")
+    ).split("\0")
 
 
 def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
@@ -135,13 +149,19 @@ def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
         done = wait_for_status(service, submit_image(), JobStatus.COMPLETED)
         assert done.started_at
         delays.append((done.started_at - done.created_at).total_seconds())
-    assert sorted(delays)[2] < 0.05, "at every look of one second, three of ten would not be so quick"
+    assert sorted(delays)[2] < 0.05, (
+        "at every look of one second, three of ten would not be so quick"
+    )
 
 
-def test_threads_are_as_many_as_workers_however_few_have_work(service: Service, submit_image: Submit) -> None:
+def test_threads_are_as_many_as_workers_however_few_have_work(
+    service: Service, submit_image: Submit
+) -> None:
     pipes = [multiprocessing.Pipe() for _ in range(4)]
     supervisor = Supervisor(service, len(pipes))
-    supervisor._slots = [Slot(multiprocessing.current_process(), ours, "a worker") for ours, _ in pipes]
+    supervisor._slots = [
+        Slot(multiprocessing.current_process(), ours, "a worker") for ours, _ in pipes
+    ]
     handed_out = []
     for count in (1, 3):
         jobs = {submit_image().job_id for _ in range(count)}
@@ -160,7 +180,11 @@ def test_killed_worker_costs_one_attempt_of_one_job(
     neighbours = [submit_image() for _ in range(3)]
     os.kill(worker_pid(service, victim), signal.SIGKILL)
     assert wait_for_status(service, victim, JobStatus.COMPLETED).attempts == 2
-    assert [wait_for_status(service, job, JobStatus.COMPLETED).attempts for job in neighbours] == [1, 1, 1]
+    assert [wait_for_status(service, job, JobStatus.COMPLETED).attempts for job in neighbours] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_pool_works_on_after_all_its_workers_are_killed_at_once(
@@ -212,7 +236,9 @@ def test_image_that_needs_more_than_the_memory_limit_fails_alone(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(with_settings(service, job_memory_limit_mb=512), 1)
-    hungry = submit_image(encode(Image.new("RGBA", (7000, 7000), (10, 200, 30, 128)), "PNG", compress_level=1))
+    hungry = submit_image(
+        encode(Image.new("RGBA", (7000, 7000), (10, 200, 30, 128)), "PNG", compress_level=1)
+    )
     small = submit_image()
     wait_for_status(service, small, JobStatus.COMPLETED)
     wait_for(lambda: find(service, hungry).error_code == "memory_exceeded")
@@ -229,7 +255,9 @@ def stop_in_the_middle(service: Service, job: Job) -> Job:
     return find(service, job)
 
 
-def test_stop_lets_the_job_in_hand_finish(service: Service, submit_image: Submit, slow_image: bytes) -> None:
+def test_stop_lets_the_job_in_hand_finish(
+    service: Service, submit_image: Submit, slow_image: bytes
+) -> None:
     job = stop_in_the_middle(service, submit_image(slow_image))
     assert job.status is JobStatus.COMPLETED
     assert list_children(os.getpid()) == []
@@ -250,11 +278,15 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
     jobs = [submit_image(slow_image) for _ in range(3)]
     for _ in range(2):
         with supervisor_process(service.settings, tmp_path) as pid:
-            wait_for(lambda: any(str(child) in _workers(service, jobs) for child in list_children(pid)))
+            wait_for(
+                lambda: any(str(child) in _workers(service, jobs) for child in list_children(pid))
+            )
             children = list_children(pid)
         for child in children:
             wait_for_end(child)
-    assert len(presence.list_dead(workers_directory(service.settings))) == 1, "the second buried the first"
+    assert len(presence.list_dead(workers_directory(service.settings))) == 1, (
+        "the second buried the first"
+    )
     with supervisor_process(service.settings, tmp_path):
         started = time.monotonic()
         for job in jobs:
@@ -264,10 +296,17 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
 
 @contextmanager
 def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
-    """Run a supervisor of two workers in a process of its own; kill it at the end. Yield its process id."""
+    """Run a supervisor of two workers in a process of its own; kill it at the end.
+
+    Yield its process id.
+    """
     script = tmp_path / "supervise.py"
     script.write_text(SUPERVISE)
-    arguments = [sys.executable, str(script), settings.model_dump_json(exclude={"image_sizes", "redis_url"})]
+    arguments = [
+        sys.executable,
+        str(script),
+        settings.model_dump_json(exclude={"image_sizes", "redis_url"}),
+    ]
     with subprocess.Popen(arguments) as process:
         try:
             yield process.pid

@@ -78,11 +78,15 @@ def test_memory_of_a_job_is_kept_for_the_next_until_none_comes_for_long(tmp_path
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
-def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(tmp_path: Path) -> None:
+def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(
+    tmp_path: Path,
+) -> None:
     large = encode(photo(4000, 3000), "JPEG")
     with run_one_worker(tmp_path) as service:
         kept = resident_mb_after(service, large)
-        assert kept > resident_mb_after(service, truncated(encode(photo(300, 200), "JPEG"), 0.6)) + 60
+        assert (
+            kept > resident_mb_after(service, truncated(encode(photo(300, 200), "JPEG"), 0.6)) + 60
+        )
 
 
 def resident_mb_after(service: Service, picture: bytes) -> int:

@@ -18,7 +18,9 @@ def port(settings: Settings) -> Iterator[int]:
         yield port
 
 
-def test_refused_client_that_sends_its_whole_body_first_gets_the_answer_and_may_go_on(port: int) -> None:
+def test_refused_client_that_sends_its_whole_body_first_gets_the_answer_and_may_go_on(
+    port: int,
+) -> None:
     body = form_body(b"x" * 9 * MEGABYTE)
     with wire(port) as client:
         for _ in range(3):
@@ -27,7 +29,9 @@ def test_refused_client_that_sends_its_whole_body_first_gets_the_answer_and_may_
             assert (response.status, response.getheader("Connection")) == (401, None)
 
 
-def test_file_that_is_cut_at_the_limit_is_heard_out(port: int, token: Callable[..., dict[str, str]]) -> None:
+def test_file_that_is_cut_at_the_limit_is_heard_out(
+    port: int, token: Callable[..., dict[str, str]]
+) -> None:
     head = upload_head("Transfer-Encoding: chunked", f"Authorization: {token()['Authorization']}")
     with wire(port) as client:
         client.send(head + chunk(form_start()))
@@ -37,7 +41,9 @@ def test_file_that_is_cut_at_the_limit_is_heard_out(port: int, token: Callable[.
         assert client.answer()[0].status == 413
 
 
-def test_client_that_never_ends_is_not_heard_out_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_never_ends_is_not_heard_out_for_ever(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lingering_close, "LISTEN_SECONDS", 0.2)
     with wire(port) as client:
         client.send(upload_head("Content-Length: 1000"))

@@ -15,7 +15,10 @@ def test_a_request_gets_a_new_id(client: TestClient) -> None:
 
 
 def test_the_clients_id_is_kept(client: TestClient) -> None:
-    assert client.get("/livez", headers={"X-Request-ID": "order-17_A.b"}).headers["x-request-id"] == "order-17_A.b"
+    assert (
+        client.get("/livez", headers={"X-Request-ID": "order-17_A.b"}).headers["x-request-id"]
+        == "order-17_A.b"
+    )
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 65, "a\nb", "a\n", "é", '{"a":1}', None])
@@ -28,7 +31,13 @@ def test_each_request_is_one_line_with_its_outcome(client: TestClient) -> None:
         client.get("/nowhere")
     [line] = logs
     assert line.pop("milliseconds") > 0
-    assert line == {"event": "request", "log_level": "info", "method": "GET", "path": "/nowhere", "status": 404}
+    assert line == {
+        "event": "request",
+        "log_level": "info",
+        "method": "GET",
+        "path": "/nowhere",
+        "status": 404,
+    }
 
 
 def test_no_query_and_no_token_is_logged(client: TestClient) -> None:

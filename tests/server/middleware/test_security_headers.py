@@ -30,11 +30,26 @@ ASSET = "/static-offline-docs/swagger-ui.css"
         ("TRACE", "/livez", 405, {}),
         ("POST", "/api/v1/images/upload", 401, {}),
         ("POST", "/api/v1/images/upload", 400, {"Authorization": "ann"}),
-        ("POST", "/api/v1/images/upload", 413, {"Authorization": "ann", "Content-Length": "99000000"}),
+        (
+            "POST",
+            "/api/v1/images/upload",
+            413,
+            {"Authorization": "ann", "Content-Length": "99000000"},
+        ),
         ("GET", "/api/v1/images/batch", 422, {}),
         ("GET", "/api/v1/health/failed", 403, {"Authorization": "ann"}),
-        ("OPTIONS", "/livez", 200, {"Origin": "https://app.example.com", "Access-Control-Request-Method": "GET"}),
-        ("OPTIONS", "/livez", 400, {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}),
+        (
+            "OPTIONS",
+            "/livez",
+            200,
+            {"Origin": "https://app.example.com", "Access-Control-Request-Method": "GET"},
+        ),
+        (
+            "OPTIONS",
+            "/livez",
+            400,
+            {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"},
+        ),
     ],
 )
 @pytest.mark.parametrize("settings", [{"cors_origins": ["https://app.example.com"]}], indirect=True)
@@ -56,7 +71,11 @@ def test_images_are_served_with_them_too(
     client: TestClient, image: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
-    for headers, status in (({}, 200), ({"Range": "bytes=0-1"}, 206), ({"If-None-Match": "*"}, 304)):
+    for headers, status in (
+        ({}, 200),
+        ({"Range": "bytes=0-1"}, 206),
+        ({"If-None-Match": "*"}, 304),
+    ):
         answer = client.get(path, headers=headers)
         assert answer.status_code == status
         assert INERT.items() <= dict(answer.headers).items()
@@ -75,7 +94,9 @@ def test_an_unexpected_fault_is_told_with_them_too(
     assert INERT.items() <= dict(answer.headers).items()
 
 
-def test_nothing_but_the_page_of_the_docs_may_run_anything(client: TestClient, service: Service) -> None:
+def test_nothing_but_the_page_of_the_docs_may_run_anything(
+    client: TestClient, service: Service
+) -> None:
     assert "sandbox" in INERT["content-security-policy"]
     headers = client.get("/docs").headers
     assert headers["content-security-policy"] == DOCS_POLICY

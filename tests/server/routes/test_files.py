@@ -23,7 +23,10 @@ IMMUTABLE = "max-age=31536000, immutable"
 def paths(image: dict[str, str]) -> list[str]:
     """The two ways to the bytes of the medium size."""
     image_id = image["image_id"]
-    return [f"/storage/photos/processed/medium/{image_id}_medium.webp", f"/api/v1/images/{image_id}/direct?size=medium"]
+    return [
+        f"/storage/photos/processed/medium/{image_id}_medium.webp",
+        f"/api/v1/images/{image_id}/direct?size=medium",
+    ]
 
 
 @pytest.fixture
@@ -38,8 +41,13 @@ def test_the_bytes_are_the_picture(client: TestClient, paths: list[str]) -> None
             assert (picture.format, picture.size) == ("WEBP", (60, 45))
 
 
-def test_direct_is_medium_unless_told(client: TestClient, image: dict[str, str], paths: list[str]) -> None:
-    assert client.get(f"/api/v1/images/{image['image_id']}/direct").content == client.get(paths[0]).content
+def test_direct_is_medium_unless_told(
+    client: TestClient, image: dict[str, str], paths: list[str]
+) -> None:
+    assert (
+        client.get(f"/api/v1/images/{image['image_id']}/direct").content
+        == client.get(paths[0]).content
+    )
 
 
 def test_a_file_says_what_it_is_and_may_be_kept_forever(
@@ -48,7 +56,9 @@ def test_a_file_says_what_it_is_and_may_be_kept_forever(
     for path in paths:
         headers = client.get(path).headers
         assert headers["content-type"] == "image/webp"
-        assert headers["content-disposition"] == f'inline; filename="{image["image_id"]}_medium.webp"'
+        assert (
+            headers["content-disposition"] == f'inline; filename="{image["image_id"]}_medium.webp"'
+        )
         assert headers["cache-control"] == f"public, {IMMUTABLE}"
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -99,10 +109,17 @@ def test_head_is_get_without_the_bytes(port: int, paths: list[str]) -> None:
 def test_a_range_is_served(port: int, paths: list[str]) -> None:
     for path in paths:
         data = get(port, path)[1]
-        for wanted, expected in (("bytes=0-9", data[:10]), ("bytes=10-", data[10:]), ("bytes=-5", data[-5:])):
+        for wanted, expected in (
+            ("bytes=0-9", data[:10]),
+            ("bytes=10-", data[10:]),
+            ("bytes=-5", data[-5:]),
+        ):
             answer, received = get(port, path, Range=wanted)
             assert (answer.status, received) == (206, expected)
-        assert get(port, path, Range="bytes=2-3")[0].headers["Content-Range"] == f"bytes 2-3/{len(data)}"
+        assert (
+            get(port, path, Range="bytes=2-3")[0].headers["Content-Range"]
+            == f"bytes 2-3/{len(data)}"
+        )
 
 
 def test_a_range_outside_the_file_is_a_416(client: TestClient, paths: list[str]) -> None:
@@ -157,20 +174,26 @@ def test_a_range_of_another_version_is_the_whole_file(client: TestClient, paths:
         "/storage/",
     ],
 )
-def test_nothing_but_the_variant_itself_is_served(client: TestClient, image: dict[str, str], path: str) -> None:
+def test_nothing_but_the_variant_itself_is_served(
+    client: TestClient, image: dict[str, str], path: str
+) -> None:
     answer = client.get(path.format(id=image["image_id"], ID=image["image_id"].upper()))
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_an_upload_that_waits_cannot_be_fetched(client: TestClient, upload: Callable[..., Any]) -> None:
+def test_an_upload_that_waits_cannot_be_fetched(
+    client: TestClient, upload: Callable[..., Any]
+) -> None:
     accepted = upload().json()
     for path in (f"medium/{accepted['image_id']}_medium.webp", f"staging/{accepted['job_id']}"):
         assert client.get(f"/storage/photos/processed/{path}").status_code == 404
 
 
-def test_a_file_that_is_gone_from_the_disk_is_a_404(client: TestClient, paths: list[str], service: Service) -> None:
+def test_a_file_that_is_gone_from_the_disk_is_a_404(
+    client: TestClient, paths: list[str], service: Service
+) -> None:
     for stored in list(service.storage.list()):
         service.storage.delete(stored.key)
     for path in paths:
@@ -190,7 +213,9 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(
 def test_a_remote_file_is_a_redirect_that_nobody_keeps(
     client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalStorage, "url", lambda _, key: f"https://s3.test/{key}?signature=a%2Fb")
+    monkeypatch.setattr(
+        LocalStorage, "url", lambda _, key: f"https://s3.test/{key}?signature=a%2Fb"
+    )
     for path in paths:
         answer = client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
@@ -206,5 +231,8 @@ def test_head_of_a_remote_file_tells_of_it_without_a_redirect_that_is_good_for_g
     for path in paths:
         answer, nothing = get(port, path, "HEAD")
         assert (answer.status, nothing, answer.headers["Content-Type"]) == (200, b"", "image/webp")
-        assert ([int(answer.headers["Content-Length"])], answer.headers["Cache-Control"]) == (sizes, "no-store")
+        assert ([int(answer.headers["Content-Length"])], answer.headers["Cache-Control"]) == (
+            sizes,
+            "no-store",
+        )
         assert answer.headers.get_all("Content-Length") == [str(sizes[0])]

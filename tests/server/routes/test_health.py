@@ -15,7 +15,9 @@ CHECKED = [HEALTH, "/readyz"]
 
 
 @pytest.mark.parametrize(("path", "also_checked"), [(HEALTH, {"queue": "ok"}), ("/readyz", {})])
-def test_a_service_that_can_work_is_healthy(client: TestClient, path: str, also_checked: dict[str, str]) -> None:
+def test_a_service_that_can_work_is_healthy(
+    client: TestClient, path: str, also_checked: dict[str, str]
+) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     assert answer.json() == {
@@ -27,13 +29,17 @@ def test_a_service_that_can_work_is_healthy(client: TestClient, path: str, also_
     }
 
 
-def test_health_tells_the_age_of_the_oldest_open_job(client: TestClient, upload: Callable[..., Any]) -> None:
+def test_health_tells_the_age_of_the_oldest_open_job(
+    client: TestClient, upload: Callable[..., Any]
+) -> None:
     upload()
     assert 0 < client.get(HEALTH).json()["oldest_open_job_seconds"] < 60
 
 
 @pytest.mark.parametrize("path", CHECKED)
-def test_a_lost_database_makes_it_unhealthy_but_alive(client: TestClient, service: Service, path: str) -> None:
+def test_a_lost_database_makes_it_unhealthy_but_alive(
+    client: TestClient, service: Service, path: str
+) -> None:
     with service.database.write() as connection:
         connection.exec_driver_sql("DROP TABLE processing_jobs")
     answer = client.get(path)
@@ -51,11 +57,16 @@ def test_a_lost_disk_makes_it_unhealthy(client: TestClient, settings: Settings, 
 
 
 def test_statistics_have_the_shape_of_the_specification(
-    client: TestClient, image: dict[str, str], upload: Callable[..., Any], run: Callable[[str], None]
+    client: TestClient,
+    image: dict[str, str],
+    upload: Callable[..., Any],
+    run: Callable[[str], None],
 ) -> None:
     upload()
     body = client.get(f"{HEALTH}/stats").json()
-    assert {"completed": 1, "pending": 1, "processing": 0, "failed": 0}.items() <= body["status_breakdown"].items()
+    assert {"completed": 1, "pending": 1, "processing": 0, "failed": 0}.items() <= body[
+        "status_breakdown"
+    ].items()
     assert body["performance_24h"]["completed_24h"] == 1
     assert body["performance_24h"]["avg_processing_time_seconds"] > 0
     assert body["storage"] == {"total_images": 1, "total_jobs": 2}
@@ -63,15 +74,23 @@ def test_statistics_have_the_shape_of_the_specification(
     assert "celery" not in body
 
 
-@pytest.mark.parametrize("settings", [{"queue_backend": "celery", "redis_url": "redis://127.0.0.1:1/0"}], indirect=True)
-def test_without_its_broker_it_is_unhealthy_but_takes_uploads(client: TestClient, upload: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"queue_backend": "celery", "redis_url": "redis://127.0.0.1:1/0"}], indirect=True
+)
+def test_without_its_broker_it_is_unhealthy_but_takes_uploads(
+    client: TestClient, upload: Callable[..., Any]
+) -> None:
     answer = client.get(HEALTH)
     assert answer.status_code == 503
     assert answer.json()["checks"]["queue"].startswith("Redis does not answer")
     assert client.get("/readyz").status_code == 200
     assert upload().status_code == 202
     figures = client.get(f"{HEALTH}/stats").json()
-    assert figures["celery"] == figures["workers"] == {"backend": "celery", "active_workers": 0, "active_tasks": 0}
+    assert (
+        figures["celery"]
+        == figures["workers"]
+        == {"backend": "celery", "active_workers": 0, "active_tasks": 0}
+    )
 
 
 def test_failed_jobs_are_listed_newest_first(
@@ -86,13 +105,25 @@ def test_failed_jobs_are_listed_newest_first(
         run(one["job_id"])
     body = client.get(f"{HEALTH}/failed?limit=2", headers=token("root", admin=True)).json()
     assert body["count"] == 2
-    assert [job["job_id"] for job in body["jobs"]] == [one["job_id"] for one in reversed(accepted)][:2]
-    assert list(body["jobs"][0]) == ["job_id", "image_id", "error_code", "error", "attempts", "created_at", "failed_at"]
+    assert [job["job_id"] for job in body["jobs"]] == [one["job_id"] for one in reversed(accepted)][
+        :2
+    ]
+    assert list(body["jobs"][0]) == [
+        "job_id",
+        "image_id",
+        "error_code",
+        "error",
+        "attempts",
+        "created_at",
+        "failed_at",
+    ]
     assert (body["jobs"][0]["error_code"], body["jobs"][0]["attempts"]) == ("image_truncated", 1)
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "501", "x", "", "1e3", "9" * 5000])
-def test_a_limit_out_of_range_is_refused(client: TestClient, token: Callable[..., dict[str, str]], limit: str) -> None:
+def test_a_limit_out_of_range_is_refused(
+    client: TestClient, token: Callable[..., dict[str, str]], limit: str
+) -> None:
     answer = client.get(f"{HEALTH}/failed?limit={limit}", headers=token("root", admin=True))
     assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
     assert answer.json()["detail"].startswith("limit: ")

@@ -16,8 +16,22 @@ UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 def test_one_size_of_an_image_is_described(client: TestClient, image: dict[str, str]) -> None:
     body = client.get(f"{IMAGES}/{image['image_id']}?size=thumbnail").json()
-    assert list(body) == ["image_id", "size", "url", "width", "height", "aspect_ratio", "format", "size_bytes"]
-    assert (body["size"], body["width"], body["height"], body["aspect_ratio"]) == ("thumbnail", 20, 15, 1.3333)
+    assert list(body) == [
+        "image_id",
+        "size",
+        "url",
+        "width",
+        "height",
+        "aspect_ratio",
+        "format",
+        "size_bytes",
+    ]
+    assert (body["size"], body["width"], body["height"], body["aspect_ratio"]) == (
+        "thumbnail",
+        20,
+        15,
+        1.3333,
+    )
     assert body["size_bytes"] == len(client.get(body["url"]).content)
 
 
@@ -26,11 +40,16 @@ def test_the_size_is_medium_unless_told(client: TestClient, image: dict[str, str
 
 
 def test_an_id_in_capitals_is_the_same_id(client: TestClient, image: dict[str, str]) -> None:
-    assert client.get(f"{IMAGES}/{image['image_id'].upper()}").json()["image_id"] == image["image_id"]
+    assert (
+        client.get(f"{IMAGES}/{image['image_id'].upper()}").json()["image_id"] == image["image_id"]
+    )
 
 
 def test_all_sizes_are_the_jobs_result(client: TestClient, image: dict[str, str]) -> None:
-    assert client.get(f"{IMAGES}/{image['image_id']}/all").json() == client.get(f"{image['status_url']}/result").json()
+    assert (
+        client.get(f"{IMAGES}/{image['image_id']}/all").json()
+        == client.get(f"{image['status_url']}/result").json()
+    )
 
 
 @pytest.mark.parametrize("size", ["huge", "", "../medium", "%00", "x" * 5000])
@@ -45,13 +64,19 @@ def test_an_unknown_size_is_a_422_that_names_the_known_ones(
 
 
 @pytest.mark.parametrize("end", ["", "/all", "/direct"])
-def test_an_image_that_is_not_ready_is_a_409(client: TestClient, upload: Callable[..., Any], end: str) -> None:
+def test_an_image_that_is_not_ready_is_a_409(
+    client: TestClient, upload: Callable[..., Any], end: str
+) -> None:
     answer = client.get(f"{IMAGES}/{upload().json()['image_id']}{end}")
     assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
 
 
-@pytest.mark.parametrize(("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "id_invalid"))])
-@pytest.mark.parametrize(("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")])
+@pytest.mark.parametrize(
+    ("image_id", "outcome"), [(UNKNOWN, (404, "image_not_found")), ("17", (422, "id_invalid"))]
+)
+@pytest.mark.parametrize(
+    ("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")]
+)
 def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
     client: TestClient,
     token: Callable[..., dict[str, str]],
@@ -72,9 +97,13 @@ def test_a_batch_keeps_the_order_and_lists_what_is_missing(
         run(accepted["job_id"])
     ids = [second["image_id"], UNKNOWN, first["image_id"], waiting["image_id"]]
     body = client.get(
-        f"{IMAGES}/batch", params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"}
+        f"{IMAGES}/batch",
+        params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"},
     ).json()
-    assert [found["image_id"] for found in body["images"]] == [second["image_id"], first["image_id"]]
+    assert [found["image_id"] for found in body["images"]] == [
+        second["image_id"],
+        first["image_id"],
+    ]
     assert body["missing"] == [UNKNOWN, waiting["image_id"]]
     assert body["images"][0] == client.get(f"{IMAGES}/{second['image_id']}?size=thumbnail").json()
 
@@ -89,7 +118,9 @@ def test_a_batch_keeps_the_order_and_lists_what_is_missing(
         ("", "request_invalid"),
     ],
 )
-def test_a_batch_that_cannot_be_answered_is_refused(client: TestClient, query: str, code: str) -> None:
+def test_a_batch_that_cannot_be_answered_is_refused(
+    client: TestClient, query: str, code: str
+) -> None:
     answer = client.get(f"{IMAGES}/batch?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
@@ -100,15 +131,30 @@ def test_a_batch_of_fifty_is_answered(client: TestClient, image: dict[str, str])
 
 
 def test_a_deleted_image_is_gone_everywhere(
-    client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]], service: Service
+    client: TestClient,
+    image: dict[str, str],
+    token: Callable[..., dict[str, str]],
+    service: Service,
 ) -> None:
-    path, url = f"{IMAGES}/{image['image_id']}", client.get(f"{IMAGES}/{image['image_id']}").json()["url"]
+    path, url = (
+        f"{IMAGES}/{image['image_id']}",
+        client.get(f"{IMAGES}/{image['image_id']}").json()["url"],
+    )
     answer = client.delete(path, headers=token())
     assert (answer.status_code, answer.content) == (204, b"")
     assert client.delete(path, headers=token()).status_code == 404
-    for gone in (path, f"{path}/all", f"{path}/direct", url, image["status_url"], f"{image['status_url']}/result"):
+    for gone in (
+        path,
+        f"{path}/all",
+        f"{path}/direct",
+        url,
+        image["status_url"],
+        f"{image['status_url']}/result",
+    ):
         assert client.get(gone).status_code == 404
-    assert client.get(f"{IMAGES}/batch?image_ids={image['image_id']}").json()["missing"] == [image["image_id"]]
+    assert client.get(f"{IMAGES}/batch?image_ids={image['image_id']}").json()["missing"] == [
+        image["image_id"]
+    ]
     assert list(service.storage.list()) == []
     assert count_jobs(service) == 0
 
@@ -135,7 +181,9 @@ def test_a_waiting_upload_can_be_deleted(
     run(accepted["job_id"])
     assert list(service.staging.list()) == list(service.storage.list()) == []
     with service.database.read() as connection:
-        events = [event["event_type"] for event in job_store.list_events(connection, accepted["job_id"])]
+        events = [
+            event["event_type"] for event in job_store.list_events(connection, accepted["job_id"])
+        ]
     assert events == ["upload_initiated", "deleted"]
 
 

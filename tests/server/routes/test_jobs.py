@@ -11,7 +11,16 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 from tests.images import encode, photo, truncated
 
-STATE_KEYS = ["job_id", "image_id", "status", "created_at", "completed_at", "error", "error_code", "attempts"]
+STATE_KEYS = [
+    "job_id",
+    "image_id",
+    "status",
+    "created_at",
+    "completed_at",
+    "error",
+    "error_code",
+    "attempts",
+]
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 
@@ -28,7 +37,12 @@ def test_a_waiting_job_is_shown_as_pending(client: TestClient, upload: Callable[
     state = client.get(accepted["status_url"]).json()
     assert list(state) == STATE_KEYS
     assert (state["job_id"], state["image_id"]) == (accepted["job_id"], accepted["image_id"])
-    assert (state["status"], state["attempts"], state["completed_at"], state["error"]) == ("pending", 0, None, None)
+    assert (state["status"], state["attempts"], state["completed_at"], state["error"]) == (
+        "pending",
+        0,
+        None,
+        None,
+    )
     assert state["created_at"].endswith("Z")
 
 
@@ -40,12 +54,19 @@ def test_a_completed_job_says_when(client: TestClient, image: dict[str, str]) ->
 
 def test_a_failed_job_says_why(client: TestClient, failed: dict[str, str]) -> None:
     state = client.get(failed["status_url"]).json()
-    assert (state["status"], state["error_code"], state["attempts"]) == ("failed", "image_truncated", 1)
+    assert (state["status"], state["error_code"], state["attempts"]) == (
+        "failed",
+        "image_truncated",
+        1,
+    )
     assert state["error"].endswith(".")
 
 
 def test_a_job_between_two_attempts_is_pending_with_its_error(
-    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    client: TestClient,
+    upload: Callable[..., Any],
+    run: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
@@ -54,16 +75,26 @@ def test_a_job_between_two_attempts_is_pending_with_its_error(
     accepted = upload().json()
     run(accepted["job_id"])
     state = client.get(accepted["status_url"]).json()
-    assert (state["status"], state["attempts"], state["error_code"]) == ("pending", 1, "internal_error")
+    assert (state["status"], state["attempts"], state["error_code"]) == (
+        "pending",
+        1,
+        "internal_error",
+    )
     assert "boom" not in state["error"]
 
 
 def test_context_is_shown_to_the_owner_and_admins_only(
     client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
 ) -> None:
-    for path in (image["status_url"], f"{image['status_url']}/result", f"/api/v1/images/{image['image_id']}/all"):
+    for path in (
+        image["status_url"],
+        f"{image['status_url']}/result",
+        f"/api/v1/images/{image['image_id']}/all",
+    ):
         assert client.get(path, headers=token("ann")).json()["context"] == {"activity_id": "xyz"}
-        assert client.get(path, headers=token("root", admin=True)).json()["context"] == {"activity_id": "xyz"}
+        assert client.get(path, headers=token("root", admin=True)).json()["context"] == {
+            "activity_id": "xyz"
+        }
         assert "context" not in client.get(path, headers=token("bob")).json()
         assert "context" not in client.get(path).json()
 
@@ -77,7 +108,9 @@ def test_a_result_that_is_not_ready_is_a_409_that_says_when_to_ask(
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_the_result_of_a_failed_job_is_a_422_with_the_cause(client: TestClient, failed: dict[str, str]) -> None:
+def test_the_result_of_a_failed_job_is_a_422_with_the_cause(
+    client: TestClient, failed: dict[str, str]
+) -> None:
     for path in (
         f"{failed['status_url']}/result",
         *(f"/api/v1/images/{failed['image_id']}{end}" for end in ("", "/all", "/direct")),
@@ -87,21 +120,37 @@ def test_the_result_of_a_failed_job_is_a_422_with_the_cause(client: TestClient, 
         assert answer.json()["type"] == "urn:imageprocessor:error:image_truncated"
 
 
-def test_the_result_has_the_shape_of_the_specification(client: TestClient, image: dict[str, str]) -> None:
+def test_the_result_has_the_shape_of_the_specification(
+    client: TestClient, image: dict[str, str]
+) -> None:
     result = client.get(f"{image['status_url']}/result").json()
     assert list(result) == ["image_id", "status", "urls", "metadata", "completed_at"]
-    assert result["urls"]["thumbnail"] == f"/storage/photos/processed/thumbnail/{image['image_id']}_thumbnail.webp"
-    assert list(result["metadata"]) == ["dominant_color", "original_dimensions", "variants", "warnings", "removed"]
+    assert (
+        result["urls"]["thumbnail"]
+        == f"/storage/photos/processed/thumbnail/{image['image_id']}_thumbnail.webp"
+    )
+    assert list(result["metadata"]) == [
+        "dominant_color",
+        "original_dimensions",
+        "variants",
+        "warnings",
+        "removed",
+    ]
     assert result["metadata"]["original_dimensions"] == {"width": 80, "height": 60}
     thumbnail = result["metadata"]["variants"]["thumbnail"]
     assert list(thumbnail) == ["width", "height", "aspect_ratio", "format", "size_bytes"]
     assert (thumbnail["width"], thumbnail["height"], thumbnail["format"]) == (20, 15, "webp")
 
 
-@pytest.mark.parametrize("settings", [{"public_base_url": "https://cdn.example.com"}], indirect=True)
+@pytest.mark.parametrize(
+    "settings", [{"public_base_url": "https://cdn.example.com"}], indirect=True
+)
 def test_every_url_begins_with_the_public_base(client: TestClient, image: dict[str, str]) -> None:
     urls = client.get(f"{image['status_url']}/result").json()["urls"]
-    assert urls["medium"] == f"https://cdn.example.com/storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    assert (
+        urls["medium"]
+        == f"https://cdn.example.com/storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    )
     assert client.get(f"/api/v1/images/{image['image_id']}").json()["url"] == urls["medium"]
 
 
@@ -123,7 +172,9 @@ def test_a_job_that_is_not_there_is_told_from_an_id_that_is_none(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_a_job_whose_image_is_deleted_is_gone(client: TestClient, image: dict[str, str], service: Service) -> None:
+def test_a_job_whose_image_is_deleted_is_gone(
+    client: TestClient, image: dict[str, str], service: Service
+) -> None:
     with service.database.write() as connection:
         job_store.mark_deleted(connection, image["image_id"], clock.utc_now())
     assert client.get(image["status_url"]).status_code == 404

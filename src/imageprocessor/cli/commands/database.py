@@ -1,4 +1,7 @@
-"""``db upgrade``, ``db import``, ``backup`` and ``restore``: the operator's care for the database."""
+"""``db upgrade``, ``db import``, ``backup`` and ``restore``.
+
+The operator's care for the database.
+"""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
@@ -10,18 +13,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings, read_settings_of_service
-from imageprocessor.cli.output import print_error, print_json, print_note, print_pairs, print_table, show_bytes
+from imageprocessor.cli.commands.service import (
+    PANEL,
+    AsJson,
+    read_settings,
+    read_settings_of_service,
+)
+from imageprocessor.cli.output import (
+    print_error,
+    print_json,
+    print_note,
+    print_pairs,
+    print_table,
+    show_bytes,
+)
 
 if TYPE_CHECKING:
     from imageprocessor.queue.maintenance.backup import Manifest
 
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]
-Backup = Annotated[Path, typer.Argument(metavar="DIR", help="What `backup` made.", show_default=False)]
-SqliteFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The SQLite database, processor.db.", show_default=False)
+Backup = Annotated[
+    Path, typer.Argument(metavar="DIR", help="What `backup` made.", show_default=False)
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of the database, which is kept aside.")]
+SqliteFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The SQLite database, processor.db.", show_default=False),
+]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Put it in the place of the database, which is kept aside."),
+]
 
 db = typer.Typer(no_args_is_help=True, help="Upgrade the database, or move to another one.")
 
@@ -41,7 +62,9 @@ def describe() -> None:
 
 
 def upgrade(as_json: AsJson = False) -> None:
-    """Bring the database to this version's tables, as `serve` and `worker` do by themselves when they start.
+    """Bring the database to this version's tables.
+
+    As `serve` and `worker` do by themselves when they start.
 
     Example: [bold]imageprocessor db upgrade[/bold]
     """
@@ -55,13 +78,18 @@ def upgrade(as_json: AsJson = False) -> None:
     elif before == HEAD:
         typer.echo(f"The database is at revision {HEAD} already: nothing was done.")
     else:
-        typer.echo(f"The database was {f'at revision {before}' if before else 'empty'}; now it is at {HEAD}.")
+        typer.echo(
+            f"The database was {f'at revision {before}' if before else 'empty'}; now it is at {HEAD}."
+        )
 
 
 def import_(file: SqliteFile, as_json: AsJson = False) -> None:
-    """Copy all rows of a SQLite database into the empty one that DATABASE_URL names. Stop the service first.
+    """Copy all rows of a SQLite database into the empty one that DATABASE_URL names.
 
-    Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import data/processor.db[/bold]
+    Stop the service first.
+
+    Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import
+    data/processor.db[/bold]
     """
     from imageprocessor.queue.maintenance.database_import import import_database
 
@@ -86,13 +114,21 @@ def backup(directory: NewFolder, as_json: AsJson = False) -> None:
         print_json({"directory": str(directory), **_summarize(manifest)})
     else:
         size = show_bytes(manifest.size_bytes)
-        jobs = ", ".join(f"{count} {status}" for status, count in manifest.jobs.items() if count) or "none"
-        print_pairs(f"Backup in {directory}", {"database": size, "jobs": jobs, "files": len(manifest.storage_keys)})
+        jobs = (
+            ", ".join(f"{count} {status}" for status, count in manifest.jobs.items() if count)
+            or "none"
+        )
+        print_pairs(
+            f"Backup in {directory}",
+            {"database": size, "jobs": jobs, "files": len(manifest.storage_keys)},
+        )
         print_note("Now copy the storage: the manifest names the files that belong to it.")
 
 
 def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False) -> None:
-    """Put a backup in the place of the SQLite database, while the service is stopped; name images that are missing.
+    """Put a backup in the place of the SQLite database, while the service is stopped.
+
+    Name images that are missing.
 
     Put the storage back first. Exit code 1: some files that the backup names are not there.
 
@@ -105,13 +141,24 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
     if as_json:
         print_json({**_summarize(manifest), "kept_aside": aside, "missing": restored.missing})
     else:
-        print_note("\n".join([f"Restored as of {manifest.created_at}.", *(f"Kept aside: {path}" for path in aside)]))
-        print_note("Images that were taken after that are unknown now: imageprocessor fsck names their files.")
+        print_note(
+            "\n".join(
+                [
+                    f"Restored as of {manifest.created_at}.",
+                    *(f"Kept aside: {path}" for path in aside),
+                ]
+            )
+        )
+        print_note(
+            "Images that were taken after that are unknown now: imageprocessor fsck names their files."
+        )
         for key in restored.missing:
             typer.echo(key)
     if restored.missing:
         count = f"{len(restored.missing)} of {len(manifest.storage_keys)}"
-        print_error(f"{count} files that the backup names are not in the storage: put them back too.")
+        print_error(
+            f"{count} files that the backup names are not in the storage: put them back too."
+        )
         raise typer.Exit(1)
 
 

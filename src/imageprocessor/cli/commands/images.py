@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imageprocessor.cli.output import print_json, print_note, print_table, show_bytes, show_color, show_failure
+from imageprocessor.cli.output import (
+    print_json,
+    print_note,
+    print_table,
+    show_bytes,
+    show_color,
+    show_failure,
+)
 from imageprocessor.errors import InvalidVariantError
 
 if TYPE_CHECKING:
@@ -21,14 +28,22 @@ if TYPE_CHECKING:
 
 PANEL = "Images"
 
-Files = Annotated[list[Path], typer.Argument(help="Images, and folders to look through.", show_default=False)]
+Files = Annotated[
+    list[Path], typer.Argument(help="Images, and folders to look through.", show_default=False)
+]
 Images = Annotated[list[Path], typer.Argument(help="Images.", show_default=False)]
 Image = Annotated[Path, typer.Argument(help="The image.", show_default=False)]
 OutFolder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder for the results.", file_okay=False, show_default=False)
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder for the results.", file_okay=False, show_default=False
+    ),
 ]
 OutFile = Annotated[
-    Path, typer.Option("--out", "-o", help="File or folder for the result; - for stdout.", show_default=False)
+    Path,
+    typer.Option(
+        "--out", "-o", help="File or folder for the result; - for stdout.", show_default=False
+    ),
 ]
 Sizes = Annotated[
     list[str] | None,
@@ -41,12 +56,19 @@ Sizes = Annotated[
 ]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="WebP quality.")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger pictures.")]
-MaxSize = Annotated[float, typer.Option("--max-size-mb", min=0.001, help="Refuse larger files; 1 MB is 2^20 bytes.")]
+MaxSize = Annotated[
+    float, typer.Option("--max-size-mb", min=0.001, help="Refuse larger files; 1 MB is 2^20 bytes.")
+]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", min=0, max=256, help="Images at a time; 0: as many as there are processors.")
+    int,
+    typer.Option(
+        "--jobs", "-j", min=0, max=256, help="Images at a time; 0: as many as there are processors."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file that is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: one object for each file, on a line of its own.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON: one object for each file, on a line of its own.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -83,7 +105,9 @@ def process(  # noqa: PLR0913 - one parameter an option
     limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
     plan = plan_outputs(find_sources(files, out), [spec.name for spec in variants], out)
     if not plan:
-        raise typer.BadParameter(f"no .jpg, .jpeg, .png or .webp in {', '.join(map(str, files))}", param_hint="'FILES'")
+        raise typer.BadParameter(
+            f"no .jpg, .jpeg, .png or .webp in {', '.join(map(str, files))}", param_hint="'FILES'"
+        )
     outcomes = process_each(plan, variants, limits, jobs or os.cpu_count() or 1)
     try:
         failed = show_outcomes(outcomes, len(plan), as_json=as_json)
@@ -108,10 +132,14 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
 
     to_stdout = str(out) == "-"
     if to_stdout and as_json:
-        raise typer.BadParameter("--json and the image cannot both go to stdout", param_hint="'--out'")
+        raise typer.BadParameter(
+            "--json and the image cannot both go to stdout", param_hint="'--out'"
+        )
     target = out / file.name if out.is_dir() else out
     if not to_stdout and not force and target.exists():
-        raise typer.BadParameter(f"{target} exists: name another file, or add --force", param_hint="'--out'")
+        raise typer.BadParameter(
+            f"{target} exists: name another file, or add --force", param_hint="'--out'"
+        )
     data = file.read_bytes()
     clean = strip_metadata(data, NO_LIMITS)
     removed = list_removed(data, clean)
@@ -151,7 +179,8 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
     """Read ``NAME=WIDTH`` each; none means the default sizes.
 
     Raises:
-        typer.BadParameter: One is not of that form, has a name or width out of range, or a name comes twice.
+        typer.BadParameter: One is not of that form, has a name or width out of range, or a name
+        comes twice.
     """
     from imageprocessor.core.variants import DEFAULT_VARIANTS
 
@@ -167,7 +196,9 @@ def _parse_size(text: str, quality: int) -> VariantSpec:
 
     name, _, width = text.partition("=")
     if not width.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not NAME=WIDTH, such as card=400", param_hint="'--size'")
+        raise typer.BadParameter(
+            f"{text!r} is not NAME=WIDTH, such as card=400", param_hint="'--size'"
+        )
     try:
         return VariantSpec(name, width=int(width), quality=quality)
     except InvalidVariantError as error:
@@ -175,7 +206,10 @@ def _parse_size(text: str, quality: int) -> VariantSpec:
 
 
 def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
-    """Print each outcome as it comes, or all of them in a table at the end. Tell whether one failed."""
+    """Print each outcome as it comes, or all of them in a table at the end.
+
+    Tell whether one failed.
+    """
     from imageprocessor.cli.batch import progress_bar
 
     done = []

@@ -1,4 +1,7 @@
-"""``jobs list``, ``jobs show`` and ``jobs retry``: looking into the queue, and trying again what failed."""
+"""``jobs list``, ``jobs show`` and ``jobs retry``.
+
+Looking into the queue, and trying again what failed.
+"""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
@@ -10,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings_of_service
-from imageprocessor.cli.output import print_json, print_note, print_pairs, print_table, show_failure, show_status
+from imageprocessor.cli.output import (
+    print_json,
+    print_note,
+    print_pairs,
+    print_table,
+    show_failure,
+    show_status,
+)
 from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
 
 if TYPE_CHECKING:
@@ -22,11 +32,20 @@ Status = Annotated[
     typer.Option(help="Only jobs of this status."),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")]
-AnyId = Annotated[str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)]
-JobIds = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of failed jobs.", show_default=False)]
-AllFailed = Annotated[bool, typer.Option("--all-failed", help="Every failed job whose upload is still kept.")]
+AnyId = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)
+]
+JobIds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID...", help="Ids of failed jobs.", show_default=False),
+]
+AllFailed = Annotated[
+    bool, typer.Option("--all-failed", help="Every failed job whose upload is still kept.")
+]
 
-jobs = typer.Typer(no_args_is_help=True, help="List jobs, show one with its audit trail, try failed ones again.")
+jobs = typer.Typer(
+    no_args_is_help=True, help="List jobs, show one with its audit trail, try failed ones again."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -52,13 +71,21 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
     if as_json:
         print_json([describe_job(job) for job in found])
     elif found:
-        print_table(("job", "status", "tries", "user", "bucket", "created", "error"), map(_job_row, found), whole="job")
+        print_table(
+            ("job", "status", "tries", "user", "bucket", "created", "error"),
+            map(_job_row, found),
+            whole="job",
+        )
     else:
-        print_note(f"No {status or ''} jobs in {settings.database_path.resolve()}.".replace("  ", " "))
+        print_note(
+            f"No {status or ''} jobs in {settings.database_path.resolve()}.".replace("  ", " ")
+        )
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
-    """Show what happened to a job or an image: when, who, which attempt, and how long each step took.
+    """Show what happened to a job or an image.
+
+    When, who, which attempt, and how long each step took.
 
     The audit trail outlives the image: of a deleted one, it is what there is to show.
 
@@ -78,7 +105,10 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         print_json({"job": describe_job(found) if found else None, "events": trail})
         return
     if found:
-        print_pairs(f"Job {found.job_id}", {name: _show(value) for name, value in describe_job(found).items()})
+        print_pairs(
+            f"Job {found.job_id}",
+            {name: _show(value) for name, value in describe_job(found).items()},
+        )
     else:
         print_note("The image is deleted; this is what happened to it.")
         print_pairs(f"Job {trail[0]['job_id']}", {"image_id": trail[0]["image_id"]})
@@ -86,7 +116,9 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
 
 
 def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events of a job, each with the seconds since the one before; fewer than 0 if the clock was set back.
+    """Return the events of a job, each with the seconds since the one before.
+
+    Fewer than 0 if the clock was set back.
 
     >>> trace([{"created_at": "2024-11-08T14:00:00.000000Z"}, {"created_at": "2024-11-08T14:00:01.500000Z"}])[1]
     {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
@@ -95,11 +127,15 @@ def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     times = [from_text(event["created_at"]) for event in events]
     later = [None, *((end - start).total_seconds() for start, end in pairwise(times))]
-    return [{**event, "seconds_later": seconds} for event, seconds in zip(events, later, strict=False)]
+    return [
+        {**event, "seconds_later": seconds} for event, seconds in zip(events, later, strict=False)
+    ]
 
 
 def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
-    """Try failed jobs again, with all their attempts. Jobs that failed because of a bad file keep no upload to try.
+    """Try failed jobs again, with all their attempts.
+
+    Jobs that failed because of a bad file keep no upload to try.
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
@@ -120,7 +156,10 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """Return what an operator may want to know of a job, ready for JSON; what is not known is None."""
+    """Return what an operator may want to know of a job, ready for JSON.
+
+    What is not known is None.
+    """
     from imageprocessor.queue.database.clock import to_text
 
     moments = ("created_at", "started_at", "completed_at", "next_attempt_at")
@@ -146,11 +185,21 @@ def describe_job(job: Job) -> dict[str, Any]:
 
 def _job_row(job: Job) -> tuple[object, ...]:
     created = f"{job.created_at:%Y-%m-%d %H:%M:%S}"
-    return job.job_id, show_status(job.status.value), job.attempts, job.user_id, job.bucket, created, job.error_code
+    return (
+        job.job_id,
+        show_status(job.status.value),
+        job.attempts,
+        job.user_id,
+        job.bucket,
+        created,
+        job.error_code,
+    )
 
 
 def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
-    details = ", ".join(f"{name}={value}" for name, value in event["metadata"].items() if value is not None)
+    details = ", ".join(
+        f"{name}={value}" for name, value in event["metadata"].items() if value is not None
+    )
     seconds = "" if event["seconds_later"] is None else f"{event['seconds_later']:+.3f}"
     return event["created_at"], seconds, event["event_type"], details
 
@@ -181,4 +230,6 @@ def _retry(service: Service, job_id: str) -> dict[str, str]:
 
 
 def _outcome_row(outcome: dict[str, str]) -> tuple[object, ...]:
-    return outcome["job_id"], show_failure(outcome["error"]) if "error" in outcome else show_status(outcome["status"])
+    return outcome["job_id"], show_failure(outcome["error"]) if "error" in outcome else show_status(
+        outcome["status"]
+    )

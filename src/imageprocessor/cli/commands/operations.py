@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings, read_settings_of_service
+from imageprocessor.cli.commands.service import (
+    PANEL,
+    AsJson,
+    read_settings,
+    read_settings_of_service,
+)
 from imageprocessor.cli.output import print_json, print_note, print_table, show_status
 
 if TYPE_CHECKING:
@@ -19,8 +24,12 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 1000
 
-Integrity = Annotated[bool, typer.Option("--integrity", help="Read through all of a SQLite database, too.")]
-Repair = Annotated[bool, typer.Option("--repair", help="Mend what can be mended. Default: only tell.")]
+Integrity = Annotated[
+    bool, typer.Option("--integrity", help="Read through all of a SQLite database, too.")
+]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Mend what can be mended. Default: only tell.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,29 +41,37 @@ def register(app: typer.Typer) -> None:
 def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
     """Try everything that the service stands on, and say how to mend what is wrong.
 
-    Database, storage, broker, codecs, clock, disks, memory, keys, settings. It may run beside the service, and leaves
-    nothing behind. Exit code 1: something is wrong; warnings do not count.
+    Database, storage, broker, codecs, clock, disks, memory, keys, settings. It may run beside the
+    service, and leaves nothing behind. Exit code 1: something is wrong; warnings do not count.
 
     Example: [bold]imageprocessor doctor[/bold]
     """
     from imageprocessor.queue.maintenance.doctor.examination import examine
 
-    findings = [asdict(finding) for finding in examine(read_settings(quiet=True), integrity=integrity)]
+    findings = [
+        asdict(finding) for finding in examine(read_settings(quiet=True), integrity=integrity)
+    ]
     if as_json:
         print_json(findings)
     else:
-        rows = [(show_status(row["verdict"]), row["name"], row["found"], row["fix"]) for row in findings]
+        rows = [
+            (show_status(row["verdict"]), row["name"], row["found"], row["fix"]) for row in findings
+        ]
         print_table(("verdict", "check", "found", "fix"), rows)
     if any(finding["verdict"] == "wrong" for finding in findings):
         raise typer.Exit(1)
 
 
 def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
-    """Compare database and storage, both ways: what a row names must be there, what is there must have a row.
+    """Compare database and storage, both ways.
 
-    Only tells, unless --repair is said. That removes files without a row (uploads after two hours, images after a day,
-    nothing from before the database's first upload), and ends jobs whose upload is gone or altered. An image whose
-    files are gone is only named: put them back from a backup, or delete the image. Every waiting upload is read.
+    What a row names must be there, what is there must have a row.
+
+    Only tells, unless --repair is said. That removes files without a row (uploads after two hours,
+    images after a day, nothing from before the database's first upload), and ends jobs whose upload
+    is gone or altered. An image whose
+    files are gone is only named: put them back from a backup, or delete the image. Every waiting
+    upload is read.
     Exit code 1: something was found and is left as it is.
 
     Example: [bold]imageprocessor fsck --repair[/bold]
@@ -67,9 +84,16 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:
-        print_table(("what", "count"), [(kind.replace("_", " "), count) for kind, count in report["found"].items()])
+        print_table(
+            ("what", "count"),
+            [(kind.replace("_", " "), count) for kind, count in report["found"].items()],
+        )
         columns = ("kind", "where", "job_id", "remedy")
-        print_table(columns, [[row[column] for column in columns] for row in report["discrepancies"]], whole="where")
+        print_table(
+            columns,
+            [[row[column] for column in columns] for row in report["discrepancies"]],
+            whole="where",
+        )
     else:
         print_note("Database and storage agree.")
     if report["left"]:
@@ -77,11 +101,18 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
 
 
 def summarize(discrepancies: Iterable[Discrepancy]) -> dict[str, Any]:
-    """Return how many were ``found`` of each kind, how many are ``left`` as they were, and the first 1000 of them."""
+    """Return how many were ``found`` of each kind, how many are ``left`` as they were.
+
+    And the first 1000 of them.
+    """
     found, left, rest = Counter[str](), 0, iter(discrepancies)
     first = list(islice(rest, MOST_SHOWN))
     for some in (first, rest):
         for discrepancy in some:
             found[discrepancy.kind] += 1
             left += not discrepancy.mended
-    return {"found": dict(found), "left": left, "discrepancies": [asdict(discrepancy) for discrepancy in first]}
+    return {
+        "found": dict(found),
+        "left": left,
+        "discrepancies": [asdict(discrepancy) for discrepancy in first],
+    }

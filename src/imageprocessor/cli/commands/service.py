@@ -38,16 +38,25 @@ def parse_lifetime(text: str) -> timedelta:
     return timedelta(hours=hours)
 
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")]
 ApiProcesses = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer requests.")]
-Reload = Annotated[bool, typer.Option("--reload", help="Start the API anew when its code changes (development).")]
-Subject = Annotated[str, typer.Option("--sub", help="The user that the token speaks for.", show_default=False)]
+Reload = Annotated[
+    bool, typer.Option("--reload", help="Start the API anew when its code changes (development).")
+]
+Subject = Annotated[
+    str, typer.Option("--sub", help="The user that the token speaks for.", show_default=False)
+]
 Admin = Annotated[bool, typer.Option("--admin", help="Let it see and delete everybody's images.")]
 Expires = Annotated[
     timedelta | None,
     typer.Option(
-        parser=parse_lifetime, metavar="TIME", help="Such as 30m, 24h or 7d. Default: never.", show_default=False
+        parser=parse_lifetime,
+        metavar="TIME",
+        help="Such as 30m, 24h or 7d. Default: never.",
+        show_default=False,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
@@ -61,7 +70,10 @@ def register(app: typer.Typer) -> None:
 
 
 def read_settings(*, quiet: bool = False) -> Settings:
-    """Return the settings of the environment and `.env`; send the logs to stderr, only warnings if *quiet*."""
+    """Return the settings of the environment and `.env`.
+
+    Send the logs to stderr, only warnings if *quiet*.
+    """
     from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
 
@@ -86,7 +98,12 @@ def read_settings_of_service() -> Settings:
     return settings
 
 
-def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcesses = 1, reload: Reload = False) -> None:
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_processes: ApiProcesses = 1,
+    reload: Reload = False,
+) -> None:
     """Start the service: the HTTP API, and the workers that process what it takes.
 
     Settings come from the environment and .env; see [bold]imageprocessor config[/bold].
@@ -94,10 +111,18 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcess
 
     Example: [bold]imageprocessor serve[/bold]
 
-    Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
+    Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes
+    2[/bold]
     """
     from imageprocessor.cli.banner import describe_service
-    from imageprocessor.cli.serving import choose_background, listen, load_app, run_beside, serve_api, stop_by_interrupt
+    from imageprocessor.cli.serving import (
+        choose_background,
+        listen,
+        load_app,
+        run_beside,
+        serve_api,
+        stop_by_interrupt,
+    )
     from imageprocessor.queue.service import open_service
 
     if reload and api_processes > 1:
@@ -105,7 +130,11 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, api_processes: ApiProcess
     settings = read_settings()
     load_app()
     stop_by_interrupt()
-    with suppress(KeyboardInterrupt), open_service(settings) as service, listen(host, port) as listener:
+    with (
+        suppress(KeyboardInterrupt),
+        open_service(settings) as service,
+        listen(host, port) as listener,
+    ):
         print_note(describe_service(settings, listener, os.environ))
         answer = partial(serve_api, listener, api_processes, reload=reload)
         background = choose_background(service)
@@ -120,14 +149,21 @@ def worker() -> None:
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
-    from imageprocessor.cli.serving import become_celery, run_beside, stop_by_interrupt, wait_for_interrupt
+    from imageprocessor.cli.serving import (
+        become_celery,
+        run_beside,
+        stop_by_interrupt,
+        wait_for_interrupt,
+    )
     from imageprocessor.queue.service import open_service
     from imageprocessor.queue.workers.supervisor import Supervisor
 
     settings = read_settings()
     count = settings.worker_concurrency
     if count == 0:
-        raise SettingsError("WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more.")
+        raise SettingsError(
+            "WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more."
+        )
     if settings.queue_backend == "celery":
         become_celery(settings)
     stop_by_interrupt()
@@ -154,13 +190,19 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         print_json({"dry_run": dry_run, "found": found, "oldest_open_seconds": oldest})
         return
     title = "Found, and left as it is" if dry_run else "Found and put right"
-    print_table(("what", "count"), [(name.replace("_", " "), count) for name, count in found.items()], title=title)
+    print_table(
+        ("what", "count"),
+        [(name.replace("_", " "), count) for name, count in found.items()],
+        title=title,
+    )
     if oldest is not None:
         print_note(f"The oldest job that has not ended is {oldest:.0f} s old.")
 
 
 def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
-    """Print a token that the service accepts, signed with JWT_SECRET_KEY or with the key in DATA_DIR.
+    """Print a token that the service accepts.
+
+    Signed with JWT_SECRET_KEY or with the key in DATA_DIR.
 
     Example: [bold]TOKEN=$(imageprocessor token --sub me)[/bold]
 
@@ -197,4 +239,6 @@ def config(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(("setting", "value", "from", "meaning"), [list(row.values())[:4] for row in rows])
+        print_table(
+            ("setting", "value", "from", "meaning"), [list(row.values())[:4] for row in rows]
+        )

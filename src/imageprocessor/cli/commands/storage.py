@@ -31,12 +31,15 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Copy every image, and every upload that waits, to another storage; then say which settings to switch.
+    """Copy every image, and every upload that waits, to another storage.
 
-    S3 is reached as S3_ENDPOINT_URL and AWS_… say. What is there with the same bytes is not copied again, so that
-    a run that broke off goes on where it was. The source is left as it is.
+    Then say which settings to switch.
 
-    First run it while the service works. Then stop the service, run it again for what came meanwhile, and switch.
+    S3 is reached as S3_ENDPOINT_URL and AWS_… say. What is there with the same bytes is not copied
+    again, so that a run that broke off goes on where it was. The source is left as it is.
+
+    First run it while the service works. Then stop the service, run it again for what came
+    meanwhile, and switch.
 
     Example: [bold]imageprocessor migrate-storage --to s3://my-images --dry-run[/bold]
     """
@@ -69,14 +72,33 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
 def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """Yield *outcomes*; meanwhile draw a bar of bytes on stderr if that is a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from imageprocessor.queue.maintenance.storage_migration import list_objects
 
     console = Console(stderr=True)
-    columns = TextColumn("copying"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = sum(stored.size_bytes for _, stored in list_objects(sources)) if console.is_terminal else None
+    columns = (
+        TextColumn("copying"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        total = (
+            sum(stored.size_bytes for _, stored in list_objects(sources))
+            if console.is_terminal
+            else None
+        )
         task = progress.add_task("bytes", total=total)
         for outcome in outcomes:
             progress.advance(task, outcome.stored.size_bytes)
@@ -84,11 +106,16 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return how many objects were ``copied`` and were ``there`` already, ready for JSON, and those that ``failed``."""
+    """Return how many objects were ``copied`` and were ``there`` already, ready for JSON.
+
+    And those that ``failed``.
+    """
     report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "there": 0, "failed": []}
     for outcome in outcomes:
         if error := outcome.error:
-            report["failed"].append({"key": outcome.stored.key, "error": str(error), "error_code": error.code})
+            report["failed"].append(
+                {"key": outcome.stored.key, "error": str(error), "error_code": error.code}
+            )
         elif outcome.copied:
             report["copied"] += 1
             report["copied_bytes"] += outcome.stored.size_bytes
@@ -100,7 +127,9 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 def print_report(report: dict[str, Any]) -> None:
     """Print what :func:`summarize` found, what stands against switching, or else what to switch."""
     counts = {
-        "to copy" if report["dry_run"] else "copied": f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
+        "to copy"
+        if report["dry_run"]
+        else "copied": f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
         "there already": report["there"],
         "failed": len(report["failed"]),
     }
@@ -108,13 +137,17 @@ def print_report(report: dict[str, Any]) -> None:
     for failure in report["failed"]:
         print_note(f"{failure['key']}: {failure['error']}")
     if report["failed"]:
-        print_error("not everything could be copied. Do not switch: mend the cause and run this again.")
+        print_error(
+            "not everything could be copied. Do not switch: mend the cause and run this again."
+        )
     elif report["unrest"]:
         print_error(
             f"{report['unrest']}. More may come to the old place: do not switch yet. Stop the API, let the workers"
             " finish the open jobs, stop them too, and run this again."
         )
     elif not report["dry_run"]:
-        print_note("Everything is there. While the service is stopped, switch to these settings, then start it:")
+        print_note(
+            "Everything is there. While the service is stopped, switch to these settings, then start it:"
+        )
         for name, value in report["settings"].items():
             typer.echo(f"{name}={value}")

@@ -1,7 +1,8 @@
 """What the JPEG, PNG and WebP readers share.
 
-Each walks its container once, over bytes that may be hostile: in linear time, with a bound on the number of pieces,
-and without a decoder. One piece at a time is in memory; whoever takes it may move the file's position.
+Each walks its container once, over bytes that may be hostile: in linear time, with a bound on the
+number of pieces, and without a decoder. One piece at a time is in memory; whoever takes it may move
+the file's position.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Header:
 class Piece(NamedTuple):
     """A segment or chunk, or a block of one that holds pixels.
 
-    ``kinds`` names the metadata in it, ``payload`` is that metadata's content where a reader can use it (EXIF: from
-    its byte order mark on; ICC), and ``clean`` is what stands in its place in a file without metadata.
-    ``is_animation`` tells what a PNG's first picture does without.
+    ``kinds`` names the metadata in it, ``payload`` is that metadata's content where a reader can
+    use it (EXIF: from its byte order mark on; ICC), and ``clean`` is what stands in its place in a
+    file without metadata. ``is_animation`` tells what a PNG's first picture does without.
     """
 
     clean: bytes = b""
@@ -71,9 +72,13 @@ class Container(Protocol):
 
 
 def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
-    """Describe a piece that is dropped, with what is inside it: a place, a preview picture, an HDR gain map."""
+    """Describe a piece that is dropped, with what is inside it.
+
+    A place, a preview picture, an HDR gain map.
+    """
     inside = {
-        "gps": (kind == "exif" and read_position(payload) is not None) or (kind == "xmp" and xmp_has_position(payload)),
+        "gps": (kind == "exif" and read_position(payload) is not None)
+        or (kind == "xmp" and xmp_has_position(payload)),
         "thumbnail": kind == "exif" and b"\xff\xd8\xff" in payload,
         "gain_map": kind in {"xmp", "trailer"} and any(mark in payload for mark in _GAIN_MAP_MARKS),
     }
@@ -85,7 +90,9 @@ def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:
     """Describe what follows the picture, in blocks that overlap by more than any mark is long."""
     size = file_size(file)
     for position in range(start, size, BLOCK_BYTES - _OVERLAP_BYTES):
-        yield metadata_piece("trailer", read_range(file, position, min(position + BLOCK_BYTES, size)))
+        yield metadata_piece(
+            "trailer", read_range(file, position, min(position + BLOCK_BYTES, size))
+        )
 
 
 def read_exactly(file: BinaryIO, size_bytes: int) -> bytes:
@@ -109,7 +116,9 @@ def read_blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 
 
 def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:
-    """Write the parts to a file in memory, each as it comes: ``bytes.join`` would first collect them all.
+    """Write the parts to a file in memory, each as it comes.
+
+    ``bytes.join`` would first collect them all.
 
     It has room for ``size_bytes`` from the start: to grow may cost more than all the writing.
     """
@@ -133,4 +142,6 @@ def truncated(file: BinaryIO) -> TruncatedImageError:
 
 def too_many_pieces() -> InvalidImageError:
     """Make the error for a file of ``MAX_PIECES`` parts or more."""
-    return InvalidImageError(f"The file has more than {MAX_PIECES} parts: no real picture has. Save it anew.")
+    return InvalidImageError(
+        f"The file has more than {MAX_PIECES} parts: no real picture has. Save it anew."
+    )

@@ -1,4 +1,7 @@
-"""The JPEG container (ITU-T T.81 annex B): segments, and entropy-coded data after each start of scan."""
+"""The JPEG container (ITU-T T.81 annex B).
+
+Segments, and entropy-coded data after each start of scan.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,15 @@ _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _NEEDED = _SOF | _TABLES | {_SOS, _EOI}
 _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
-# Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill byte.
+# Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill
+# byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MIN_BLOCK_BYTES = 512
 MAX_SCANS = 100
-"""Encoders make some 20 at most; each costs a pass over the whole picture, however few bytes it has."""
+"""Encoders make some 20 at most.
+
+Each costs a pass over the whole picture, however few bytes it has.
+"""
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -54,19 +61,26 @@ def read_header(file: BinaryIO) -> Header:
     """Read width and height from the start of frame; there is always one frame.
 
     Raises:
-        InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before the first scan.
+        InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before
+            the first scan.
         TruncatedImageError: the file ends before the first scan.
     """
     before_scan = takewhile(lambda part: part[0] not in {_SOS, _EOI}, _read_parts(file))
     frames = [segment for marker, segment in before_scan if marker in _SOF]
     if len(frames) != 1 or len(frames[0]) < 10:
-        raise InvalidImageError("The JPEG has no proper frame header (SOF) before its picture data: save it anew.")
-    height, width = struct.unpack_from(">HH", frames[0], 5)  # behind marker, length, sample precision
+        raise InvalidImageError(
+            "The JPEG has no proper frame header (SOF) before its picture data: save it anew."
+        )
+    height, width = struct.unpack_from(
+        ">HH", frames[0], 5
+    )  # behind marker, length, sample precision
     return Header(width, height, frames=1)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order: segments, entropy-coded data in blocks, and what follows the end of the picture.
+    """Yield the file in order.
+
+    Segments, entropy-coded data in blocks, and what follows the end of the picture.
 
     Raises:
         InvalidImageError: a segment is not one of a JPEG, or there are more than 100 scans.
@@ -81,7 +95,9 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
             in_scan = marker == _SOS
             scans += in_scan
             if scans > MAX_SCANS:
-                raise InvalidImageError(f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew.")
+                raise InvalidImageError(
+                    f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew."
+                )
         elif in_scan:
             yield Piece(part)
     yield from trailer_pieces(file, position)
@@ -93,7 +109,10 @@ def exif_piece(exif: bytes) -> bytes:
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Put the parts of the profile together by their numbers: in front of each stand its own and how many there are."""
+    """Put the parts of the profile together by their numbers.
+
+    In front of each stand its own and how many there are.
+    """
     return b"".join(part[2:] for part in sorted(payloads, key=lambda part: part[:1]))
 
 
@@ -103,10 +122,12 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
 
 
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and bytes of every segment up to and with the end of the image; for what is between, 0 and blocks.
+    """Yield marker and bytes of every segment up to and with the end of the image.
 
-    That is the data of the scan before it; where none is, decoders pass it over. Blocks double, so that the work is in
-    proportion to what they hold.
+    For what is between, 0 and blocks.
+
+    That is the data of the scan before it; where none is, decoders pass it over. Blocks double, so
+    that the work is in proportion to what they hold.
     """
     if read_range(file, 0, len(_SOI)) != _SOI:
         raise InvalidImageError("The file does not start as a JPEG does: save it anew.")
@@ -145,7 +166,9 @@ def _read_length(file: BinaryIO, head: bytes) -> int:
     if head[1] == _EOI:
         return 2
     if head[1] not in _KNOWN:
-        raise InvalidImageError(f"The JPEG has an unknown segment (marker 0xFF{head[1]:02X}): save it anew.")
+        raise InvalidImageError(
+            f"The JPEG has an unknown segment (marker 0xFF{head[1]:02X}): save it anew."
+        )
     if len(head) < 4:
         raise truncated(file)
     length = int.from_bytes(head[2:4])
@@ -160,13 +183,19 @@ def _classify(marker: int, segment: bytes) -> Piece:
     payload = segment[4:]
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
         without_thumbnail = payload[:12] + b"\0\0"
-        return Piece(_segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ())
+        return Piece(
+            _segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ()
+        )
     if marker == _APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
         return Piece(_segment(marker, payload[:12]))  # tells how the colours are coded
     for kind_marker, prefix, kind in _KINDS:
         if marker == kind_marker and payload.startswith(prefix):
             content = payload[len(prefix) :]
-            return Piece(segment, ("icc",), content) if kind == "icc" else metadata_piece(kind, content)
+            return (
+                Piece(segment, ("icc",), content)
+                if kind == "icc"
+                else metadata_piece(kind, content)
+            )
     return metadata_piece("other")
 
 

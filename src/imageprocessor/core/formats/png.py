@@ -1,4 +1,7 @@
-"""The PNG container (W3C PNG, third edition, with APNG): a signature, then chunks with a checksum each."""
+"""The PNG container (W3C PNG, third edition, with APNG).
+
+A signature, then chunks with a checksum each.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ _MAX_TEXT_RATIO = 64  # bounds the work for many small bombs; deflate itself all
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read width and height from IHDR and the number of frames from acTL, which stands before the first IDAT.
+    """Read width and height from IHDR and the number of frames from acTL.
+
+    Which stands before the first IDAT.
 
     Raises:
         InvalidImageError: the signature, IHDR or its checksum is wrong.
@@ -53,7 +58,9 @@ def read_header(file: BinaryIO) -> Header:
     chunks = _read_chunks(file)
     name, start, end = next(chunks)
     if end - start != 13:
-        raise InvalidImageError(f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew.")
+        raise InvalidImageError(
+            f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew."
+        )
     header = read_range(file, start - 8, end + 4)
     _check(name, zlib.crc32(header[4:-4]), header[-4:])
     width, height = struct.unpack_from(">II", header, 8)
@@ -155,22 +162,31 @@ def _classify(name: bytes, chunk: bytes) -> Piece:
 
 def _check(name: bytes, checksum: int, told: bytes) -> None:
     if checksum != int.from_bytes(told):
-        raise InvalidImageError(f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again.")
+        raise InvalidImageError(
+            f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again."
+        )
 
 
 def _text_piece(name: bytes, payload: bytes) -> Piece:
-    """Tell what a text is by its keyword. Decoders take nothing out of it, so nobody is handed its content."""
+    """Tell what a text is by its keyword.
+
+    Decoders take nothing out of it, so nobody is handed its content.
+    """
     keyword, _, rest = payload.partition(b"\0")
     kind = _TEXT_KINDS.get(keyword, "comment")
     text = _read_text(name, rest) if kind in {"exif", "xmp"} else b""
-    return Piece(kinds=metadata_piece(kind, _read_raw_profile(text) if kind == "exif" else text).kinds)
+    return Piece(
+        kinds=metadata_piece(kind, _read_raw_profile(text) if kind == "exif" else text).kinds
+    )
 
 
 def _read_text(name: bytes, rest: bytes) -> bytes:
     """Return what follows the keyword; a compressed text up to the length that honest ones have."""
     if name == b"tEXt":
         return rest
-    text = rest[1:] if name == b"zTXt" else rest[2:].split(b"\0", 2)[-1]  # past method, or flags and languages
+    text = (
+        rest[1:] if name == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    )  # past method, or flags and languages
     if name == b"iTXt" and rest[:1] != b"\1":
         return text
     with suppress(zlib.error):
@@ -179,7 +195,10 @@ def _read_text(name: bytes, rest: bytes) -> bytes:
 
 
 def _read_raw_profile(text: bytes) -> bytes:
-    """Read what ImageMagick writes: a name, a length and hexadecimal digits, on lines of their own."""
+    """Read what ImageMagick writes.
+
+    A name, a length and hexadecimal digits, on lines of their own.
+    """
     digits = b"".join(text.split(b"\n", 3)[3:])
     with suppress(ValueError):
         return bytes.fromhex(digits.decode("ascii")).removeprefix(b"Exif\0\0")

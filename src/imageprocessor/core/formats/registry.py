@@ -1,4 +1,7 @@
-"""The accepted formats, told by their magic bytes alone: names and MIME types of clients decide nothing."""
+"""The accepted formats, told by their magic bytes alone.
+
+Names and MIME types of clients decide nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,4 +47,6 @@ def sniff(file: BinaryIO, limits: Limits) -> ImageFormat:
         if image_format.mime_type == mime_type and mime_type in limits.mime_types:
             return image_format
     accepted = ", ".join(sorted(limits.mime_types))
-    raise UnsupportedTypeError(f"The file is {mime_type or 'of an unknown type'}: send one of {accepted}.")
+    raise UnsupportedTypeError(
+        f"The file is {mime_type or 'of an unknown type'}: send one of {accepted}."
+    )

@@ -82,7 +82,10 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Make a file of the parts, in their order; the RIFF's length and the flags of VP8X tell what is in it."""
+    """Make a file of the parts, in their order.
+
+    The RIFF's length and the flags of VP8X tell what is in it.
+    """
     file = write_parts(chain([b"RIFF\0\0\0\0WEBP"], parts), size_bytes)
     chunks = list(_read_chunks(file, _FIRST_CHUNK, file.tell()))
     exif_flag = _EXIF_FLAG if any(name == b"EXIF" for name, _, _ in chunks) else 0
@@ -96,14 +99,18 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
 def _read_canvas(head: bytes) -> tuple[int, int]:
     match head[12:16]:
         case b"VP8X":
-            return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+            return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(
+                head[27:30], "little"
+            ) + 1
         case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
             width, height = struct.unpack_from("<HH", head, 26)
             return width & 0x3FFF, height & 0x3FFF  # the upper two bits ask the player to scale
         case b"VP8L" if head[20] == 0x2F:
             bits = int.from_bytes(head[21:25], "little")
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise InvalidImageError(f"The WebP starts with {head[12:16]!r}, which is no picture header: save it anew.")
+    raise InvalidImageError(
+        f"The WebP starts with {head[12:16]!r}, which is no picture header: save it anew."
+    )
 
 
 def _count_frames(file: BinaryIO) -> int:
@@ -134,8 +141,13 @@ def _padded(end: int, size: int) -> int:
     return min(end + end % 2, size)
 
 
-def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end (of the payload) of the chunks from ``position`` to ``region_end``."""
+def _read_chunks(
+    file: BinaryIO, position: int, region_end: int
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name.
+
+    Start and end (of the payload) of the chunks from ``position`` to ``region_end``.
+    """
     size = file_size(file)
     for _ in range(MAX_PIECES):
         if position >= region_end:
@@ -144,7 +156,9 @@ def _read_chunks(file: BinaryIO, position: int, region_end: int) -> Iterator[tup
         name, length = struct.unpack("<4sI", read_exactly(file, 8))
         start, end = position + 8, position + 8 + length
         if end > region_end:
-            raise InvalidImageError(f"The WebP has a chunk {name!r} that is longer than the file says: save it anew.")
+            raise InvalidImageError(
+                f"The WebP has a chunk {name!r} that is longer than the file says: save it anew."
+            )
         if end > size:
             raise truncated(file)
         yield name, start, end
@@ -168,7 +182,9 @@ def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[P
     inside = start + _FRAME_HEADER_BYTES
     place = _head(read_range(file, start, min(inside, end)), _FRAME_HEADER_BYTES)
     others = [
-        (begin - 8, _padded(stop, size)) for name, begin, stop in _read_chunks(file, inside, end) if name not in _NEEDED
+        (begin - 8, _padded(stop, size))
+        for name, begin, stop in _read_chunks(file, inside, end)
+        if name not in _NEEDED
     ]
     edges = [inside, *chain.from_iterable(others), _padded(end, size)]
     kept = list(zip(edges[::2], edges[1::2], strict=True))
@@ -181,7 +197,9 @@ def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[P
 
 def _head(payload: bytes, length: int) -> bytes:
     if len(payload) < length:
-        raise InvalidImageError(f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew.")
+        raise InvalidImageError(
+            f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew."
+        )
     return payload[:length]
 
 

@@ -1,4 +1,7 @@
-"""Connections and transactions: writers in one transaction each, told apart from readers, who wait for no writer."""
+"""Connections and transactions.
+
+Writers in one transaction each, told apart from readers, who wait for no writer.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,14 @@ from imageprocessor.queue.database.postgres import DISK_FULL, open_postgres
 from imageprocessor.queue.database.sqlite import SqliteFile, read_identity, sqlite_engines
 from imageprocessor.settings import Settings
 
-DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)  #: what a transaction may raise and later not
-OUR_FAULTS = (IntegrityError, DataError)  # what a statement was given is wrong; to try again is useless
+DATABASE_FAULTS = (
+    DatabaseUnavailableError,
+    StorageFullError,
+)  #: what a transaction may raise and later not
+OUR_FAULTS = (
+    IntegrityError,
+    DataError,
+)  # what a statement was given is wrong; to try again is useless
 
 
 class Transaction(Protocol):
@@ -30,7 +39,10 @@ class Transaction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A pool of connections. Open it after a fork, never before: a connection must not cross one."""
+    """A pool of connections.
+
+    Open it after a fork, never before: a connection must not cross one.
+    """
 
     writer: Engine
     reader: Engine  #: the same pool, whose connections begin no transaction
@@ -49,7 +61,8 @@ class Database:
     def first(self, statement: Select[Any], **parameters: str) -> Mapping[str, Any] | None:
         """Return the first row of *statement*, as a reader sees it; None if there is none.
 
-        For what clients poll: on SQLite it takes a fifth of what :meth:`read` and its connection take.
+        For what clients poll: on SQLite it takes a fifth of what :meth:`read` and its connection
+        take.
 
         Raises:
             DatabaseUnavailableError: As :meth:`read`.
@@ -63,10 +76,13 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Yield a connection inside one transaction: committed at the end, rolled back by an exception.
+        """Yield a connection inside one transaction.
+
+        Committed at the end, rolled back by an exception.
 
         Raises:
-            DatabaseUnavailableError: Locked for longer than the busy timeout, read-only, damaged, restarted or
+            DatabaseUnavailableError: Locked for longer than the busy timeout, read-only, damaged,
+                restarted or
                 unreachable. A lost connection may hide that the commit was done.
             StorageFullError: There is no space left for it.
         """
@@ -81,7 +97,9 @@ class Database:
 
     @contextmanager
     def take_in(self) -> Iterator[Transaction]:
-        """Yield what runs an upload's statements in one transaction: :meth:`write`, on SQLite in a third of the time.
+        """Yield what runs an upload's statements in one transaction.
+
+        :meth:`write`, on SQLite in a third of the time.
 
         Raises:
             DatabaseUnavailableError, StorageFullError: As :meth:`write`.
@@ -94,7 +112,10 @@ class Database:
                 yield transaction
 
     def identity(self) -> str:
-        """Return what tells one SQLite file from another once it is migrated; "" for a server, which hosts share."""
+        """Return what tells one SQLite file from another once it is migrated.
+
+        "" for a server, which hosts share.
+        """
         if self.writer.dialect.name != "sqlite":
             return ""
         with self.read() as connection:
@@ -108,7 +129,9 @@ class Database:
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the SQLite file or the PostgreSQL server that *settings* name, without speaking to it yet.
+    """Open the SQLite file or the PostgreSQL server that *settings* name.
+
+    Without speaking to it yet.
 
     Raises:
         SettingsError: The SQLite file would be on a network file system, or DATABASE_URL is no URL.
@@ -131,5 +154,9 @@ def _told_apart() -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         said = " ".join(str(cause).split())  # PostgreSQL says it in several lines
         if "database or disk is full" in said or getattr(cause, "sqlstate", None) == DISK_FULL:
-            raise StorageFullError(f"The database cannot grow ({said}): free some space on its disk.") from error
-        raise DatabaseUnavailableError(f"The database cannot be used now ({said}): try again shortly.") from error
+            raise StorageFullError(
+                f"The database cannot grow ({said}): free some space on its disk."
+            ) from error
+        raise DatabaseUnavailableError(
+            f"The database cannot be used now ({said}): try again shortly."
+        ) from error

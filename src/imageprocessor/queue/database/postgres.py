@@ -12,7 +12,8 @@ from imageprocessor.errors import MissingExtraError, SettingsError
 DISK_FULL = "53100"  #: the SQLSTATE of it
 SESSION = {
     "lock_timeout": "5s",  # as long as SQLite's busy timeout
-    "statement_timeout": "30s",  # every statement has an index; what takes longer keeps a thread from its client
+    # every statement has an index; what takes longer keeps a thread from its client
+    "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "30s",  # a host that froze must let go of its locks
     "tcp_keepalives_idle": "60",  # a host that is gone must not keep a connection for two hours
     "tcp_keepalives_interval": "10",
@@ -24,13 +25,16 @@ CONNECT: dict[str, Any] = {
     "keepalives_idle": 10,  # a server that is gone without a word is noticed within half a minute
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds; keepalives do not look while something is unacknowledged
+    # milliseconds; keepalives do not look while something is unacknowledged
+    "tcp_user_timeout": 10_000,
     "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
 }
 
 
 def open_postgres(url: str) -> Engine:
-    """Return an engine for the server that *url* names; what its query says wins over :data:`CONNECT`.
+    """Return an engine for the server that *url* names.
+
+    What its query says wins over :data:`CONNECT`.
 
     Raises:
         SettingsError: It is no URL.
@@ -40,11 +44,15 @@ def open_postgres(url: str) -> Engine:
     try:
         return create_engine(
             parsed,
-            connect_args={name: value for name, value in CONNECT.items() if name not in parsed.query},
-            pool_pre_ping=True,  # connections from before the server's restart are replaced, not used
+            connect_args={
+                name: value for name, value in CONNECT.items() if name not in parsed.query
+            },
+            # connections from before the server's restart are replaced, not used
+            pool_pre_ping=True,
             pool_size=5,
             max_overflow=10,  # a server has about 100 for all hosts
-            pool_timeout=5,  # a transaction takes milliseconds: who waits longer waits for a server in trouble
+            # a transaction takes milliseconds: who waits longer waits for a server in trouble
+            pool_timeout=5,
         )
     except ImportError as error:
         raise MissingExtraError("DATABASE_URL=postgresql+psycopg://…", "postgres") from error

@@ -17,9 +17,12 @@ LOCK = (
 
 
 def migrate(database: Database) -> str | None:
-    """Run the migrations that *database* lacks, and return the revision it had; None if it had no tables.
+    """Run the migrations that *database* lacks, and return the revision it had.
 
-    Safe to call from several processes at once: the first one does it. Where there is nothing to do, nothing is locked.
+    None if it had no tables.
+
+    Safe to call from several processes at once: the first one does it. Where there is nothing to
+    do, nothing is locked.
 
     Raises:
         SettingsError: The database is of a newer version than this package.
@@ -60,7 +63,9 @@ def _upgrade(database: Database) -> str | None:
 
     config = Config()
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
-    with database.write() as connection:  # one transaction: whoever comes second waits, then finds nothing to do
+    with (
+        database.write() as connection
+    ):  # one transaction: whoever comes second waits, then finds nothing to do
         _lock(connection)
         revision = read_revision(connection)
         if revision != HEAD:

@@ -27,15 +27,28 @@ DIALECT = sqlite.dialect(paramstyle="named")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
-NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre"}
+NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+}
 NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
 def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
-    """Return the engines that write to and read from the file at *path*, which is made if it is missing, and the file.
+    """Return the engines that write to and read from the file at *path*.
 
-    ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the strength of it.
-    ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at once however long the timeout is.
+    Which is made if it is missing, and the file.
+
+    ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the
+    strength of it. ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at
+    once however long the timeout is.
 
     Raises:
         SettingsError: *path* is on a network file system.
@@ -43,8 +56,11 @@ def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
     _refuse_network(path)
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     url = URL.create("sqlite", database=str(path))
-    # No bound on connections: threads that wait for the write lock must not keep readers from theirs.
-    engine = create_engine(url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    # No bound on connections: threads that wait for the write lock must not keep readers from
+    # theirs.
+    engine = create_engine(
+        url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+    )
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     reader = engine.execution_options(reads_only=True)
@@ -52,7 +68,10 @@ def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
 
 
 def sqlite_module() -> ModuleType:
-    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else the standard library's ``sqlite3``."""
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite.
+
+    Or else the standard library's ``sqlite3``.
+    """
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ModuleNotFoundError:
@@ -61,7 +80,10 @@ def sqlite_module() -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class DriverConnection:
-    """As much of SQLAlchemy's Connection as an upload needs. The statements must live as long as their modules."""
+    """As much of SQLAlchemy's Connection as an upload needs.
+
+    The statements must live as long as their modules.
+    """
 
     connection: Any
 
@@ -77,10 +99,12 @@ class DriverConnection:
 
 
 class SqliteFile:
-    """The file as the threads of one process share it: what clients poll is read at once, writes take turns.
+    """The file as the threads of one process share it.
 
-    For reads and uploads there are connections of the driver, without SQLAlchemy's, which take five times as long. Each
-    serves one thread at a time; there are as many as ever worked at once.
+    What clients poll is read at once, writes take turns.
+
+    For reads and uploads there are connections of the driver, without SQLAlchemy's, which take five
+    times as long. Each serves one thread at a time; there are as many as ever worked at once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -100,7 +124,9 @@ class SqliteFile:
 
     @contextmanager
     def write(self) -> Iterator[DriverConnection]:
-        """Yield a connection inside one transaction: committed at the end, rolled back by an exception.
+        """Yield a connection inside one transaction.
+
+        Committed at the end, rolled back by an exception.
 
         Raises:
             DatabaseUnavailableError: As :meth:`write_turn`.
@@ -117,7 +143,9 @@ class SqliteFile:
 
     @contextmanager
     def write_turn(self) -> Iterator[float]:
-        """Wait until no other thread of this process writes; yield the seconds left to wait for other processes.
+        """Wait until no other thread of this process writes.
+
+        Yield the seconds left to wait for other processes.
 
         SQLite's own waiting is a sleep of up to 0.1 s, in which many a commit could have been done.
 
@@ -126,7 +154,9 @@ class SqliteFile:
         """
         until = time.monotonic() + BUSY_TIMEOUT_SECONDS
         if not self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise DatabaseUnavailableError("The database is locked by another write: try again shortly.")
+            raise DatabaseUnavailableError(
+                "The database is locked by another write: try again shortly."
+            )
         try:
             yield max(0.0, until - time.monotonic())
         finally:
@@ -139,13 +169,18 @@ class SqliteFile:
 
     @contextmanager
     def _lend(self) -> Iterator[Any]:
-        """Yield a connection to one thread. One that had an error is closed: who knows what it is in the middle of."""
+        """Yield a connection to one thread.
+
+        One that had an error is closed: who knows what it is in the middle of.
+        """
         connection = self._idle.pop() if self._idle else self._open()
         try:
             yield connection
         except sqlite_module().Error as error:
             connection.close()
-            raise DBAPIError.instance(None, None, error, sqlite_module().Error, dialect=DIALECT) from error
+            raise DBAPIError.instance(
+                None, None, error, sqlite_module().Error, dialect=DIALECT
+            ) from error
         except BaseException:
             self._idle.append(connection)
             raise
@@ -171,13 +206,17 @@ def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
 
 
 def find_file_system(path: Path, mounts: str) -> str:
-    r"""Return the type of the file system that holds the absolute *path*; *mounts* is a mount table (proc(5)).
+    r"""Return the type of the file system that holds the absolute *path*.
+
+    *mounts* is a mount table (proc(5)).
 
     >>> find_file_system(Path("/srv/a.db"), "27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:9 / /srv rw - nfs4 h:/x rw")
     'nfs4'
     """
     lines = [line.partition(" - ") for line in mounts.splitlines()]
-    found = {_mount_point(before): after.split(" ")[0] for before, _, after in lines}  # mounted over: the last counts
+    found = {
+        _mount_point(before): after.split(" ")[0] for before, _, after in lines
+    }  # mounted over: the last counts
     return next((found[folder] for folder in (path, *path.parents) if folder in found), "")
 
 
@@ -187,13 +226,18 @@ def read_identity(connection: Connection) -> int:
 
 
 def give_identity(connection: Connection) -> None:
-    """Number the file, once. SQLite keeps 31 bits for the application's own use, and copies keep them."""
+    """Number the file, once.
+
+    SQLite keeps 31 bits for the application's own use, and copies keep them.
+    """
     if read_identity(connection) == 0:
         connection.exec_driver_sql(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
 
 
 def copy_database(connection: Connection, path: Path) -> None:
-    """Copy the database as it is at this moment to a new file at *path*; readers and writers go on meanwhile.
+    """Copy the database as it is at this moment to a new file at *path*.
+
+    Readers and writers go on meanwhile.
 
     Raises:
         DatabaseUnavailableError: It cannot be read, or *path* not be written.
@@ -203,11 +247,16 @@ def copy_database(connection: Connection, path: Path) -> None:
         with closing(sqlite_module().connect(path)) as copy:
             connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
     except sqlite_module().Error as error:
-        raise DatabaseUnavailableError(f"The database cannot be copied to {path}: {error}.") from error
+        raise DatabaseUnavailableError(
+            f"The database cannot be copied to {path}: {error}."
+        ) from error
 
 
 def fold_wal(path: Path) -> bool:
-    """Make the file at *path* whole without another beside it, if it is not damaged. False: somebody has it open."""
+    """Make the file at *path* whole without another beside it, if it is not damaged.
+
+    False: somebody has it open.
+    """
     try:
         with closing(sqlite_module().connect(path, timeout=0)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
@@ -219,7 +268,9 @@ def fold_wal(path: Path) -> bool:
 def find_damage(path: Path) -> str:
     """Return what is wrong inside the file at *path*, which nobody writes to; "" if it is well."""
     try:
-        with closing(sqlite_module().connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        with closing(
+            sqlite_module().connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as connection:
             (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite_module().DatabaseError as error:
         return str(error)
@@ -238,7 +289,9 @@ def _column_names(statement: Select[Any]) -> list[str]:
 
 
 def _refuse_network(path: Path) -> None:
-    mounts = MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
+    mounts = (
+        MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
+    )
     kind = find_file_system(path.resolve(), mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise SettingsError(
@@ -255,12 +308,19 @@ def _mount_point(fields: str) -> Path:
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     _switch_to_wal(connection)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}"):
+    for pragma in (
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _switch_to_wal(connection: Any) -> None:
-    """Switch a new file to WAL. While another process does so, SQLite fails at once, whatever the busy timeout."""
+    """Switch a new file to WAL.
+
+    While another process does so, SQLite fails at once, whatever the busy timeout.
+    """
     until = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
@@ -274,7 +334,10 @@ def _switch_to_wal(connection: Any) -> None:
 
 
 def _begin_within(connection: Any, wait_seconds: float) -> None:
-    """Begin to write, and wait for other processes for that long, where others wait for the usual time."""
+    """Begin to write, and wait for other processes for that long.
+
+    Where others wait for the usual time.
+    """
     if wait_seconds > BUSY_TIMEOUT_SECONDS - 0.5:
         connection.execute("BEGIN IMMEDIATE")
         return

@@ -1,4 +1,6 @@
-"""What the service itself asks of Redis beside Celery: how many messages wait, which workers live, whose jobs they are.
+"""What the service itself asks of Redis beside Celery.
+
+How many messages wait, which workers live, whose jobs they are.
 
 All of it may be lost at any time (FLUSHALL): the next heartbeat and the next sweep write it again.
 """
@@ -27,21 +29,31 @@ QUEUE = "imageprocessor"  #: the Redis list that Celery keeps the waiting messag
 WORKERS_KEY = f"{QUEUE}:workers"
 DATABASE_KEY = f"{QUEUE}:sqlite"
 TIMEOUT_SECONDS = 2.0
-WORKER_SECONDS = 10  #: a worker that says nothing for so long is gone; Celery's heart beats every 2 s
+WORKER_SECONDS = (
+    10  #: a worker that says nothing for so long is gone; Celery's heart beats every 2 s
+)
 DATABASE_SECONDS = 20  #: the sweep says it again every 5 s, a worker every 2 s
 
 log = structlog.get_logger(__name__)
 
 
 class Broker:
-    """A connection to Redis for one service. Every method but :meth:`close` raises BrokerUnavailableError.
+    """A connection to Redis for one service.
 
-    *database_identity* tells one SQLite file from another; it is empty for a database that hosts can share.
+    Every method but :meth:`close` raises BrokerUnavailableError.
+
+    *database_identity* tells one SQLite file from another; it is empty for a database that hosts
+    can share.
     """
 
     def __init__(self, url: str, database_identity: str = "") -> None:
-        options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-        self._client = redis.Redis.from_url(url, **options, retry=Retry(NoBackoff(), 0), decode_responses=True)
+        options: dict[str, Any] = {
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": TIMEOUT_SECONDS,
+        }
+        self._client = redis.Redis.from_url(
+            url, **options, retry=Retry(NoBackoff(), 0), decode_responses=True
+        )
         self._database = database_identity
 
     def close(self) -> None:
@@ -77,7 +89,10 @@ class Broker:
             pipeline.execute()
 
     def count_workers(self) -> int:
-        """Return how many processes the workers that live have. It asks none of them, so it is quick."""
+        """Return how many processes the workers that live have.
+
+        It asks none of them, so it is quick.
+        """
         with _told_apart():
             names = sorted(map(str, self._client.smembers(WORKERS_KEY)))
             counts = self._client.mget([f"{WORKERS_KEY}:{name}" for name in names]) if names else []
@@ -86,7 +101,9 @@ class Broker:
         return sum(int(count) for count in counts if count)
 
     def hold_database(self) -> None:
-        """Say for the next 20 s that this Redis serves our SQLite file, which no other host can have.
+        """Say for the next 20 s that this Redis serves our SQLite file.
+
+        Which no other host can have.
 
         Raises:
             SettingsError: It serves another one.
@@ -110,7 +127,9 @@ class Broker:
 
 @contextmanager
 def open_broker(settings: Settings, database_identity: str) -> Iterator[Broker]:
-    """Open the broker of *settings*. It may be away: uploads are taken all the same, and their jobs wait.
+    """Open the broker of *settings*.
+
+    It may be away: uploads are taken all the same, and their jobs wait.
 
     Raises:
         SettingsError: It serves another SQLite database.

@@ -1,4 +1,7 @@
-"""Celery as this service uses it: its configuration, how a wake-up is sent, and what a worker is told of itself."""
+"""Celery as this service uses it.
+
+Its configuration, how a wake-up is sent, and what a worker is told of itself.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ except ModuleNotFoundError:
 
 RUN_JOB = "imageprocessor.run_job"
 GIVE_BACK = "imageprocessor.give_back"
-KILL_MARGIN_SECONDS = 10  # a decode that hears no signal is killed so much later; the lease lasts 5 s longer
+KILL_MARGIN_SECONDS = (
+    10  # a decode that hears no signal is killed so much later; the lease lasts 5 s longer
+)
 SOFT_SHUTDOWN_SECONDS = 30
 
 
@@ -31,26 +36,34 @@ def configure_celery(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_acks_late": True,  # the message of a worker host that dies goes to another
-        "task_reject_on_worker_lost": False,  # one whose picture kills it must not: the row counts the attempts
+        # one whose picture kills it must not: the row counts the attempts
+        "task_reject_on_worker_lost": False,
         "task_time_limit": longest_seconds,  # SIGKILL: C code hears nothing else
         "task_publish_retry": False,  # the sweep tries again
-        "worker_prefetch_multiplier": 1,  # a job in hand of a busy worker would wait while others are idle
+        # a job in hand of a busy worker would wait while others are idle
+        "worker_prefetch_multiplier": 1,
         "worker_max_tasks_per_child": 200,  # whatever a decoder leaks is given back
-        "worker_proc_alive_timeout": 30,  # a child opens database and storage before it says it is up
-        "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_SECONDS,  # a cold shutdown lets jobs in hand end, too
-        "worker_enable_soft_shutdown_on_idle": True,  # what was just received is given back to the queue
-        "worker_cancel_long_running_tasks_on_connection_loss": False,  # Redis being away must not kill work
+        # a child opens database and storage before it says it is up
+        "worker_proc_alive_timeout": 30,
+        # a cold shutdown lets jobs in hand end, too
+        "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_SECONDS,
+        # what was just received is given back to the queue
+        "worker_enable_soft_shutdown_on_idle": True,
+        # Redis being away must not kill work
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_send_task_events": True,  # for Flower
         "worker_hijack_root_logger": False,  # logs look as everywhere in the service
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # wait for Redis however long it is away
         "broker_transport_options": {
-            "visibility_timeout": longest_seconds + 230,  # longer than any attempt, else a second worker gets it
+            "visibility_timeout": longest_seconds
+            + 230,  # longer than any attempt, else a second worker gets it
             "socket_timeout": 5,  # the default waits for ever on a dead connection
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "unacked_restore_interval": 5,  # look often for messages of dead workers; the default is every 100 s
+            # look often for messages of dead workers; the default is every 100 s
+            "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
         },
     }
@@ -62,7 +75,10 @@ def create_celery(settings: Settings) -> Celery:
 
 
 def make_publish(settings: Settings) -> Callable[[str], object]:
-    """Return a function that sends the wake-up of a job. It raises BrokerUnavailableError, after some seconds."""
+    """Return a function that sends the wake-up of a job.
+
+    It raises BrokerUnavailableError, after some seconds.
+    """
     app = create_celery(settings)
     connection = app.connection_for_write()
     faults = (OperationalError, *connection.connection_errors, *connection.channel_errors)
@@ -71,7 +87,9 @@ def make_publish(settings: Settings) -> Callable[[str], object]:
         try:
             app.send_task(RUN_JOB, [job_id])
         except faults as error:
-            raise BrokerUnavailableError(f"Redis took no message ({error}): the sweep sends it again.") from error
+            raise BrokerUnavailableError(
+                f"Redis took no message ({error}): the sweep sends it again."
+            ) from error
 
     return publish
 

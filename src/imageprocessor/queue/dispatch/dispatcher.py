@@ -1,4 +1,7 @@
-"""How a waiting job gets a worker's attention. Only a hint: a lost one costs seconds, never a job."""
+"""How a waiting job gets a worker's attention.
+
+Only a hint: a lost one costs seconds, never a job.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from imageprocessor.settings import Settings
 
 
 class Dispatcher(Protocol):
-    """Tells workers of a job. The database has the job already; this must neither fail nor block."""
+    """Tells workers of a job.
+
+    The database has the job already; this must neither fail nor block.
+    """
 
     def dispatch(self, job_id: str) -> None:
         """Wake whoever can run the job *job_id*."""
@@ -22,7 +28,10 @@ class Dispatcher(Protocol):
         """Return how many worker processes are there to take jobs."""
 
     def count_room(self) -> int:
-        """Return how many jobs should be dispatched once more, because their wake-up may be lost."""
+        """Return how many jobs should be dispatched once more.
+
+        Because their wake-up may be lost.
+        """
 
     def check(self) -> str:
         """Return ``ok``, or what keeps wake-ups from getting through."""
@@ -54,7 +63,9 @@ def workers_directory(settings: Settings) -> Path:
 
 @contextmanager
 def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Dispatcher]:
-    """Open what QUEUE_BACKEND names. *database_identity* tells one SQLite file from another, or is empty.
+    """Open what QUEUE_BACKEND names.
+
+    *database_identity* tells one SQLite file from another, or is empty.
 
     Raises:
         MissingExtraError: Celery is not installed.
@@ -67,5 +78,8 @@ def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Disp
     from imageprocessor.queue.dispatch.celery_client import make_publish  # noqa: PLC0415 - an extra
     from imageprocessor.queue.dispatch.publisher import Publisher  # noqa: PLC0415 - needs the other two
 
-    with open_broker(settings, database_identity) as broker, Publisher(make_publish(settings), broker) as publisher:
+    with (
+        open_broker(settings, database_identity) as broker,
+        Publisher(make_publish(settings), broker) as publisher,
+    ):
         yield publisher

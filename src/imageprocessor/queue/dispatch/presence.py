@@ -1,7 +1,8 @@
 """Which supervisors of embedded workers are alive on this host, and how to wake them.
 
-Each keeps two files in a shared directory: ``<id>.lock``, locked for as long as its process lives (the kernel drops the
-lock however the process ends), and ``<id>.wake``, a FIFO: a byte in it means "look for jobs".
+Each keeps two files in a shared directory: ``<id>.lock``, locked for as long as its process lives
+(the kernel drops the lock however the process ends), and ``<id>.wake``, a FIFO: a byte in it means
+"look for jobs".
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-SETTLED_NS = 1_000_000_000  #: after a change: within one tick of the file system's clock there may be another
+#: after a change: within one tick of the file system's clock there may be another
+SETTLED_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
     lock, fifo = directory / f"{supervisor_id}.lock", directory / f"{supervisor_id}.wake"
     lock_descriptor = _create_locked(lock, worker_count)
     os.mkfifo(fifo, 0o600)
-    wake_descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)  # RDWR: a FIFO without writers would stay readable
+    wake_descriptor = os.open(
+        fifo, os.O_RDWR | os.O_NONBLOCK
+    )  # RDWR: a FIFO without writers would stay readable
     try:
         yield Presence(supervisor_id, wake_descriptor)
     finally:
@@ -56,8 +60,13 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 
 
 def wake_all(directory: Path) -> None:
-    """Wake every supervisor in *directory*; those that are gone or awake already are passed over."""
-    with suppress(OSError):  # none was ever there, or nobody may look: they look for themselves every second
+    """Wake every supervisor in *directory*.
+
+    Those that are gone or awake already are passed over.
+    """
+    with suppress(
+        OSError
+    ):  # none was ever there, or nobody may look: they look for themselves every second
         changed_ns = directory.stat().st_mtime_ns
         settled = time.time_ns() - changed_ns > SETTLED_NS
         for fifo in _recall_fifos(directory, changed_ns) if settled else _list_fifos(directory):
@@ -66,7 +75,11 @@ def wake_all(directory: Path) -> None:
 
 def list_live(directory: Path) -> dict[str, int]:
     """Return the worker count of each live supervisor by its id."""
-    return {lock.stem: int(lock.read_text() or 0) for lock in directory.glob("*.lock") if _is_locked(lock)}
+    return {
+        lock.stem: int(lock.read_text() or 0)
+        for lock in directory.glob("*.lock")
+        if _is_locked(lock)
+    }
 
 
 def list_dead(directory: Path) -> list[str]:
@@ -82,7 +95,10 @@ def forget(directory: Path, supervisor_id: str) -> None:
 
 @lru_cache(maxsize=8)
 def _recall_fifos(directory: Path, _changed_ns: int) -> list[Path]:
-    """Return what is in *directory* since it changed last; each upload waits for this, and listing takes five calls."""
+    """Return what is in *directory* since it changed last.
+
+    Each upload waits for this, and listing takes five calls.
+    """
     return _list_fifos(directory)
 
 
@@ -100,7 +116,9 @@ def _wake(fifo: Path) -> None:
 
 
 def _create_locked(path: Path, worker_count: int) -> int:
-    draft = path.with_suffix(".draft")  # renamed when locked: nobody may see it unlocked and think it dead
+    draft = path.with_suffix(
+        ".draft"
+    )  # renamed when locked: nobody may see it unlocked and think it dead
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(descriptor, str(worker_count).encode())
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

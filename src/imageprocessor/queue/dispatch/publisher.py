@@ -1,4 +1,7 @@
-"""Wake-ups for Celery, sent by a thread of their own: an upload waits for no broker, and none can fail it."""
+"""Wake-ups for Celery, sent by a thread of their own.
+
+An upload waits for no broker, and none can fail it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """A Dispatcher that calls *publish* with one job id after the other in a thread, which the first one starts."""
+    """A Dispatcher that calls *publish* with one job id after the other in a thread.
+
+    Which the first one starts.
+    """
 
     def __init__(self, publish: Callable[[str], object], broker: Broker) -> None:
         self._publish = publish
@@ -35,7 +41,10 @@ class Publisher:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Send what is unsent, for at most 3 s."""
         with suppress(queue.Full):

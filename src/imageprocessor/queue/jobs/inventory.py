@@ -17,12 +17,24 @@ from imageprocessor.queue.jobs.job import Job, JobStatus
 
 ROWS_A_QUERY = 500
 
-READABLE = (jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))  #: their variants must be there
-UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))  #: their upload must be there
+READABLE = (
+    jobs.c.status == JobStatus.COMPLETED,
+    jobs.c.deleted_at.is_(None),
+)  #: their variants must be there
+UPLOAD_KEPT = (
+    jobs.c.staging_path.is_not(None),
+    jobs.c.deleted_at.is_(None),
+)  #: their upload must be there
 #: Not so of a job that gave up: nothing will make, read or remove variants of its image any more.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
-FIND_MET = select(events.c.image_id).where(events.c.image_id.in_(bindparam("image_ids", expanding=True))).distinct()
-FIND_STAGED = select(jobs.c.staging_path).where(jobs.c.staging_path.in_(bindparam("keys", expanding=True)))
+FIND_MET = (
+    select(events.c.image_id)
+    .where(events.c.image_id.in_(bindparam("image_ids", expanding=True)))
+    .distinct()
+)
+FIND_STAGED = select(jobs.c.staging_path).where(
+    jobs.c.staging_path.in_(bindparam("keys", expanding=True))
+)
 FIND_OWNERS = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
     jobs.c.image_id.in_(bindparam("image_ids", expanding=True)), MAY_HAVE_VARIANTS
 )
@@ -42,12 +54,15 @@ def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
 def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
     """Return those keys of variants, each given with its image's id, that a row still answers for.
 
-    A completed image owns the variants that it names. One that is not yet, or may be tried again, owns all that are
-    named after it. One that gave up owns none: a crash kept it from removing what its attempts had stored.
+    A completed image owns the variants that it names. One that is not yet, or may be tried again,
+    owns all that are named after it. One that gave up owns none: a crash kept it from removing what
+    its attempts had stored.
     """
     found = connection.execute(FIND_OWNERS, {"image_ids": list(owners.values())}).mappings()
     rows = {row["image_id"]: row for row in found}
-    return {key for key, image_id in owners.items() if image_id in rows and _owns(rows[image_id], key)}
+    return {
+        key for key, image_id in owners.items() if image_id in rows and _owns(rows[image_id], key)
+    }
 
 
 def list_met(connection: Connection, image_ids: Iterable[str]) -> set[str]:
@@ -74,4 +89,6 @@ def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterat
 
 
 def _owns(row: RowMapping, key: str) -> bool:
-    return row["status"] != JobStatus.COMPLETED or key in json.loads(row["processed_paths"]).values()
+    return (
+        row["status"] != JobStatus.COMPLETED or key in json.loads(row["processed_paths"]).values()
+    )

@@ -1,7 +1,9 @@
-"""A job, its states, and what happens to it when an attempt fails. Pure: no database, no clock of its own.
+"""A job, its states, and what happens to it when an attempt fails.
 
-pending → processing → completed | failed | retrying
-retrying → processing      processing → pending (its worker was stopped)      failed → pending (an operator)
+Pure: no database, no clock of its own.
+
+pending → processing → completed | failed | retrying retrying → processing      processing → pending
+(its worker was stopped)      failed → pending (an operator)
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class Job:
     source_sha256: str
     created_at: datetime
     max_retries: int
-    generated: dict[str, Any] | None = None  #: dominant_color, original_dimensions, variants, warnings
+    generated: dict[str, Any] | None = (
+        None  #: dominant_color, original_dimensions, variants, warnings
+    )
     staging_key: str | None = None
     variant_keys: Mapping[str, str] | None = None
     attempts: int = 0
@@ -84,7 +88,9 @@ class Job:
         """Build the job from a row of the table: the one place that reads its columns."""
         details = json.loads(row["processing_metadata"])
         same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
-        moments: dict[str, Any] = {name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS}
+        moments: dict[str, Any] = {
+            name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS
+        }
         return cls(
             **same,
             **moments,
@@ -101,10 +107,15 @@ class Job:
 
     def to_row(self) -> dict[str, Any]:
         """Return the columns of this job: the reverse of :meth:`from_row`."""
-        details = {"context": self.context} | ({"generated": self.generated} if self.generated else {})
+        details = {"context": self.context} | (
+            {"generated": self.generated} if self.generated else {}
+        )
         return {
             **{name: getattr(self, name) for name in _SAME_NAMED},
-            **{name: clock.to_text(moment) if (moment := getattr(self, name)) else None for name in _MOMENTS},
+            **{
+                name: clock.to_text(moment) if (moment := getattr(self, name)) else None
+                for name in _MOMENTS
+            },
             "status": self.status.value,
             "storage_bucket": self.bucket,
             "created_at": clock.to_text(self.created_at),
@@ -141,14 +152,24 @@ class FailedAttempt:
 
 
 def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
-    """Decide what a failed attempt means. Bad input ends at once and loses its source; faults that may pass retry."""
-    first = FIRST_STORAGE_BACKOFF_SECONDS if isinstance(error, StorageError) else FIRST_BACKOFF_SECONDS
+    """Decide what a failed attempt means.
+
+    Bad input ends at once and loses its source; faults that may pass retry.
+    """
+    first = (
+        FIRST_STORAGE_BACKOFF_SECONDS if isinstance(error, StorageError) else FIRST_BACKOFF_SECONDS
+    )
     if error.retryable and job.attempts <= job.max_retries:
-        return FailedAttempt(JobStatus.RETRYING, now + backoff(job.attempts, first), keeps_source=True)
+        return FailedAttempt(
+            JobStatus.RETRYING, now + backoff(job.attempts, first), keeps_source=True
+        )
     return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
 
 
 def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
-    """Return the wait before the next attempt: doubling up to 60 s, less up to half of it by chance."""
+    """Return the wait before the next attempt.
+
+    Doubling up to 60 s, less up to half of it by chance.
+    """
     seconds = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
     return timedelta(seconds=seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

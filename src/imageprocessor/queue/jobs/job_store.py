@@ -1,4 +1,7 @@
-"""All SQL on jobs and their events. Every change of state is one conditional UPDATE: no row means somebody else won."""
+"""All SQL on jobs and their events.
+
+Every change of state is one conditional UPDATE: no row means somebody else won.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,14 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Transaction
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
-from imageprocessor.queue.jobs.job import CLAIMABLE_STATUSES, OPEN_STATUSES, EventType, FailedAttempt, Job, JobStatus
+from imageprocessor.queue.jobs.job import (
+    CLAIMABLE_STATUSES,
+    OPEN_STATUSES,
+    EventType,
+    FailedAttempt,
+    Job,
+    JobStatus,
+)
 
 VISIBLE = select(jobs).where(jobs.c.deleted_at.is_(None))
 # Built once: building a statement costs three times what running it does.
@@ -75,31 +85,49 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
-def list_due(connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None) -> list[str]:
-    """Return the ids of jobs that wait for a worker now: those tried before, then the others, oldest first.
+def list_due(
+    connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None
+) -> list[str]:
+    """Return the ids of jobs that wait for a worker now.
 
-    Two queries, because each of them reads the first *limit* entries of an index, however many jobs wait.
-    Of those not tried before, *created_before* leaves out what a worker may be just about to take. What was created
-    after *now* is no such job: the clock was set back.
+    Those tried before, then the others, oldest first.
+
+    Two queries, because each of them reads the first *limit* entries of an index, however many jobs
+    wait. Of those not tried before, *created_before* leaves out what a worker may be just about to
+    take. What was created after *now* is no such job: the clock was set back.
     """
     waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
     due = jobs.c.next_attempt_at
-    again = waiting.where(jobs.c.status == JobStatus.RETRYING, due <= clock.to_text(now)).order_by(due)
-    # Ordered by `due` too, which is null: else PostgreSQL sorts all of them rather than follow the index.
-    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(due, jobs.c.created_at)
+    again = waiting.where(jobs.c.status == JobStatus.RETRYING, due <= clock.to_text(now)).order_by(
+        due
+    )
+    # Ordered by `due` too, which is null: else PostgreSQL sorts all of them rather than follow the
+    # index.
+    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(
+        due, jobs.c.created_at
+    )
     if created_before is not None:
         created_at = jobs.c.created_at
-        first = first.where(or_(created_at < clock.to_text(created_before), created_at > clock.to_text(now)))
+        first = first.where(
+            or_(created_at < clock.to_text(created_before), created_at > clock.to_text(now))
+        )
     return [*connection.scalars(again), *connection.scalars(first)][:limit]
 
 
-def claim(connection: Connection, job_id: str, worker_id: str, now: datetime, lease: timedelta) -> Job | None:
+def claim(
+    connection: Connection, job_id: str, worker_id: str, now: datetime, lease: timedelta
+) -> Job | None:
     """Give the job to *worker_id* and count the attempt, or return None where it is not to be had.
 
-    The attempt is counted here, before any byte is decoded, so that an image that kills its worker comes to an end.
-    Where another worker is claiming the job at this moment, this one passes on instead of waiting (PostgreSQL).
+    The attempt is counted here, before any byte is decoded, so that an image that kills its worker
+    comes to an end. Where another worker is claiming the job at this moment, this one passes on
+    instead of waiting (PostgreSQL).
     """
-    claimable = select(jobs.c.job_id).where(jobs.c.job_id == job_id, *_claimable(now)).with_for_update(skip_locked=True)
+    claimable = (
+        select(jobs.c.job_id)
+        .where(jobs.c.job_id == job_id, *_claimable(now))
+        .with_for_update(skip_locked=True)
+    )
     statement = (
         update(jobs)
         .where(jobs.c.job_id == claimable.scalar_subquery())
@@ -117,8 +145,13 @@ def claim(connection: Connection, job_id: str, worker_id: str, now: datetime, le
     return _one(connection, statement)
 
 
-def complete(connection: Connection, job: Job, keys: dict[str, str], generated: dict[str, Any], now: datetime) -> bool:
-    """Make all variants of the job visible at once. False where its lease is no longer ours, or it was deleted."""
+def complete(
+    connection: Connection, job: Job, keys: dict[str, str], generated: dict[str, Any], now: datetime
+) -> bool:
+    """Make all variants of the job visible at once.
+
+    False where its lease is no longer ours, or it was deleted.
+    """
     return _end(
         connection,
         job,
@@ -150,24 +183,39 @@ def end_attempt(
 
 
 def release(connection: Connection, job: Job) -> bool:
-    """Put the job back as it was before its claim: its worker was stopped, the attempt does not count."""
+    """Put the job back as it was before its claim.
+
+    Its worker was stopped, the attempt does not count.
+    """
     return _end(connection, job, status=JobStatus.PENDING, attempt_count=jobs.c.attempt_count - 1)
 
 
 def retry_failed(connection: Connection, job_id: str) -> Job | None:
-    """Make a failed job pending again, with all its attempts. None where it is not failed or its source is gone."""
+    """Make a failed job pending again, with all its attempts.
+
+    None where it is not failed or its source is gone.
+    """
     statement = (
         update(jobs)
         .where(jobs.c.job_id == job_id, jobs.c.status == JobStatus.FAILED)
         .where(jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))
-        .values(status=JobStatus.PENDING, attempt_count=0, completed_at=None, error_code=None, last_error=None)
+        .values(
+            status=JobStatus.PENDING,
+            attempt_count=0,
+            completed_at=None,
+            error_code=None,
+            last_error=None,
+        )
         .returning(*jobs.c)
     )
     return _one(connection, statement)
 
 
 def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | None:
-    """Hide the image from every read from now on. None where it is not there, or was deleted before."""
+    """Hide the image from every read from now on.
+
+    None where it is not there, or was deleted before.
+    """
     statement = (
         update(jobs)
         .where(jobs.c.image_id == image_id, jobs.c.deleted_at.is_(None))
@@ -186,19 +234,28 @@ def list_deleted(connection: Connection) -> list[Job]:
 
 def remove(connection: Connection, job: Job) -> None:
     """Delete the row of an image whose bytes are gone. Its events stay."""
-    connection.execute(delete(jobs).where(jobs.c.job_id == job.job_id, jobs.c.deleted_at.is_not(None)))
+    connection.execute(
+        delete(jobs).where(jobs.c.job_id == job.job_id, jobs.c.deleted_at.is_not(None))
+    )
 
 
 def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
-    """Return the jobs that the worker *worker_id*, or any worker of the supervisor *worker_id*, has in hand."""
-    mine = or_(jobs.c.worker_id == worker_id, jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True))
+    """Return the jobs that the worker *worker_id*, or any worker of the supervisor *worker_id*.
+
+    Has in hand.
+    """
+    mine = or_(
+        jobs.c.worker_id == worker_id, jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True)
+    )
     query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, mine)
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
     """Return the jobs whose lease has ended without a word from their worker."""
-    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at < clock.to_text(now))
+    query = select(jobs).where(
+        jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at < clock.to_text(now)
+    )
     return [_job(row) for row in connection.execute(query).mappings()]
 
 
@@ -213,17 +270,26 @@ def list_failed_with_source(connection: Connection, before: datetime) -> list[Jo
 
 
 def forget_source(connection: Connection, job: Job) -> bool:
-    """Note that a failed job's upload is no longer kept. False where the job was tried again meanwhile."""
+    """Note that a failed job's upload is no longer kept.
+
+    False where the job was tried again meanwhile.
+    """
     statement = (
         update(jobs)
-        .where(jobs.c.job_id == job.job_id, jobs.c.status == JobStatus.FAILED, jobs.c.staging_path.is_not(None))
+        .where(
+            jobs.c.job_id == job.job_id,
+            jobs.c.status == JobStatus.FAILED,
+            jobs.c.staging_path.is_not(None),
+        )
         .where(jobs.c.completed_at == job.to_row()["completed_at"])  # else it has failed anew since
         .values(staging_path=None)
     )
     return connection.execute(statement).rowcount == 1
 
 
-def add_event(connection: Transaction, event_type: EventType, job: Job, now: datetime, **details: Any) -> None:
+def add_event(
+    connection: Transaction, event_type: EventType, job: Job, now: datetime, **details: Any
+) -> None:
     """Write a line of the audit trail."""
     row = {
         "id": str(uuid.uuid4()),
@@ -237,29 +303,49 @@ def add_event(connection: Transaction, event_type: EventType, job: Job, now: dat
 
 
 def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
-    """Return the audit trail of a job, by its own or its image's id, oldest first; it outlives the image."""
-    query = select(events).where(or_(events.c.job_id == id_, events.c.image_id == id_)).order_by(events.c.created_at)
-    return [{**row, "metadata": json.loads(row["metadata"])} for row in connection.execute(query).mappings()]
+    """Return the audit trail of a job, by its own or its image's id, oldest first.
+
+    It outlives the image.
+    """
+    query = (
+        select(events)
+        .where(or_(events.c.job_id == id_, events.c.image_id == id_))
+        .order_by(events.c.created_at)
+    )
+    return [
+        {**row, "metadata": json.loads(row["metadata"])}
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return how many jobs there are in each status, deleted ones left out."""
-    query = select(jobs.c.status, func.count()).where(jobs.c.deleted_at.is_(None)).group_by(jobs.c.status)
+    query = (
+        select(jobs.c.status, func.count())
+        .where(jobs.c.deleted_at.is_(None))
+        .group_by(jobs.c.status)
+    )
     counts: dict[str, int] = {status: count for status, count in connection.execute(query)}  # noqa: C416 - rows, not tuples
     return {status.value: counts.get(status, 0) for status in JobStatus}
 
 
-def list_processing_times(connection: Connection, since: datetime) -> list[tuple[datetime, datetime]]:
+def list_processing_times(
+    connection: Connection, since: datetime
+) -> list[tuple[datetime, datetime]]:
     """Return when each job completed since *since* was started and completed."""
     query = select(jobs.c.started_at, jobs.c.completed_at).where(
         jobs.c.status == JobStatus.COMPLETED, jobs.c.completed_at >= clock.to_text(since)
     )
-    return [(clock.from_text(start), clock.from_text(end)) for start, end in connection.execute(query)]
+    return [
+        (clock.from_text(start), clock.from_text(end)) for start, end in connection.execute(query)
+    ]
 
 
 def find_oldest_open(connection: Connection) -> datetime | None:
     """Return when the oldest job that has not ended was created."""
-    query = select(func.min(jobs.c.created_at)).where(jobs.c.status.in_(OPEN_STATUSES), jobs.c.deleted_at.is_(None))
+    query = select(func.min(jobs.c.created_at)).where(
+        jobs.c.status.in_(OPEN_STATUSES), jobs.c.deleted_at.is_(None)
+    )
     created_at = connection.scalar(query)
     return clock.from_text(created_at) if created_at else None
 

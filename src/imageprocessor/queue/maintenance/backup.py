@@ -1,6 +1,9 @@
-"""Copies of a SQLite database, and the way back. The images are copied after it, by whoever keeps them.
+"""Copies of a SQLite database, and the way back.
 
-A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest, which is written
+The images are copied after it, by whoever keeps them.
+
+A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest,
+which is written
 last: without it, the backup was cut off.
 """
 
@@ -70,12 +73,16 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     """
     path = settings.sqlite_path
     if path is None:
-        raise _use_own_tool(settings, f"pg_dump --format=custom --file={_dump(directory)} --dbname=")
+        raise _use_own_tool(
+            settings, f"pg_dump --format=custom --file={_dump(directory)} --dbname="
+        )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ImageProcessorError(f"{directory} is not empty: name a new folder for each backup.")
     created_at, key = clock.to_text(clock.utc_now()), settings.data_dir / KEY_NAME
-    with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:  # *directory* may be on another host
+    with TemporaryDirectory(
+        prefix=".backup-", dir=path.parent
+    ) as folder:  # *directory* may be on another host
         copy = Path(folder) / DATABASE_NAME
         with closing(open_database(settings)) as database, database.read() as connection:
             copy_database(connection, copy)
@@ -83,26 +90,35 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
         _install_file(copy, directory / DATABASE_NAME, 0o600)
     if key.exists():
         _install_file(key, directory / KEY_NAME, 0o600)
-    _install(BytesIO(json.dumps(asdict(manifest), indent=1).encode()), directory / MANIFEST_NAME, 0o600)
+    _install(
+        BytesIO(json.dumps(asdict(manifest), indent=1).encode()), directory / MANIFEST_NAME, 0o600
+    )
     return manifest
 
 
 def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Restored:
-    """Put the backup in *directory* in the place of the database, and look whether its images are in the storage.
+    """Put the backup in *directory* in the place of the database.
+
+    And look whether its images are in the storage.
 
     Raises:
         SettingsError: The database is PostgreSQL's, or the backup of a newer version.
-        ImageProcessorError: The backup is not whole, the service is running, or there is a database and not *replace*.
+        ImageProcessorError: The backup is not whole, the service is running, or there is a database
+            and not *replace*.
     """
     path = settings.sqlite_path
     if path is None:
-        raise _use_own_tool(settings, f"pg_restore --clean --if-exists {_dump(directory)} --dbname=")
+        raise _use_own_tool(
+            settings, f"pg_restore --clean --if-exists {_dump(directory)} --dbname="
+        )
     manifest = _read_manifest(directory)
     _check_backup(directory, manifest)
     _refuse_occupied(settings, path, replace=replace)
     kept_aside = _put_back(directory, {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME})
     stored = {found.key for found in open_storages(settings)[0].list()}
-    return Restored(manifest, kept_aside, tuple(key for key in manifest.storage_keys if key not in stored))
+    return Restored(
+        manifest, kept_aside, tuple(key for key in manifest.storage_keys if key not in stored)
+    )
 
 
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
@@ -124,7 +140,9 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
         keys = inventory.list_storage_keys(connection)
     fold_wal(copy)
     if damage := find_damage(copy):
-        raise ImageProcessorError(f"The database is damaged ({damage}): keep your older backups, and restore one.")
+        raise ImageProcessorError(
+            f"The database is damaged ({damage}): keep your older backups, and restore one."
+        )
     return Manifest(
         version=imageprocessor.__version__,
         revision=revision,
@@ -150,7 +168,9 @@ def _check_backup(directory: Path, manifest: Manifest) -> None:
     path = directory / DATABASE_NAME
     check_revision(manifest.revision)
     if not path.exists() or _hash(path) != manifest.sha256:
-        raise ImageProcessorError(f"{path} is not the file that was backed up: its SHA-256 differs. Use another one.")
+        raise ImageProcessorError(
+            f"{path} is not the file that was backed up: its SHA-256 differs. Use another one."
+        )
     if damage := find_damage(path):
         raise ImageProcessorError(f"{path} is damaged ({damage}): use another backup.")
 
@@ -161,11 +181,16 @@ def _refuse_occupied(settings: Settings, path: Path, *, replace: bool) -> None:
             f"There is a database at {path} already. Say --replace to put the backup in its place; it is kept aside."
         )
     if presence.list_live(workers_directory(settings)) or (path.exists() and not fold_wal(path)):
-        raise ImageProcessorError(f"The service is running on {path}: stop all that use it (serve, worker) first.")
+        raise ImageProcessorError(
+            f"The service is running on {path}: stop all that use it (serve, worker) first."
+        )
 
 
 def _put_back(directory: Path, places: dict[str, Path]) -> tuple[Path, ...]:
-    """Put the files of a backup in their *places*; return under which names those that were there are kept."""
+    """Put the files of a backup in their *places*.
+
+    Return under which names those that were there are kept.
+    """
     kept: list[Path] = []
     suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
     for name, target in places.items():
@@ -176,7 +201,10 @@ def _put_back(directory: Path, places: dict[str, Path]) -> tuple[Path, ...]:
 
 
 def _keep_aside(path: Path, suffix: str) -> Iterator[Path]:
-    """Rename the file at *path*, and the WAL that a damaged database has beside it: it would be read into the next."""
+    """Rename the file at *path*, and the WAL that a damaged database has beside it.
+
+    It would be read into the next.
+    """
     for ending in ("", "-wal", "-shm"):
         file = path.with_name(path.name + ending)
         if file.exists():

@@ -19,13 +19,16 @@ ROWS_AT_A_TIME = 1000
 
 
 def import_database(path: Path, settings: Settings) -> dict[str, int]:
-    """Copy every row of the SQLite file at *path* into the database of *settings*, in one transaction.
+    """Copy every row of the SQLite file at *path* into the database of *settings*.
+
+    In one transaction.
 
     Returns:
         How many rows each table has got.
 
     Raises:
-        SettingsError: There is no such file, it is that database itself, that one has rows, or workers are running.
+        SettingsError: There is no such file, it is that database itself, that one has rows, or
+            workers are running.
         DatabaseUnavailableError: One of them cannot be used.
     """
     _check_source(path, settings)
@@ -41,16 +44,22 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
 
 def _check_source(path: Path, settings: Settings) -> None:
     if not path.is_file():
-        raise SettingsError(f"There is no SQLite database at {path.resolve()}: name the processor.db of the service.")
+        raise SettingsError(
+            f"There is no SQLite database at {path.resolve()}: name the processor.db of the service."
+        )
     if settings.sqlite_path and settings.sqlite_path.resolve() == path.resolve():
-        raise SettingsError(f"{path} is the database of these settings: set DATABASE_URL to the one to copy it to.")
+        raise SettingsError(
+            f"{path} is the database of these settings: set DATABASE_URL to the one to copy it to."
+        )
     if presence.list_live(workers_directory(settings)):
         raise SettingsError(f"Workers are running on {settings.data_dir}: stop the service first.")
 
 
 def _copy_table(table: Table, old: Connection, new: Connection) -> int:
     if new.scalar(select(func.count()).select_from(table)):
-        raise SettingsError(f"{table.name} of the database to copy to has rows: name an empty database.")
+        raise SettingsError(
+            f"{table.name} of the database to copy to has rows: name an empty database."
+        )
     for rows in old.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
         new.execute(insert(table), [dict(row) for row in rows])
     return new.scalar(select(func.count()).select_from(table)) or 0

@@ -1,7 +1,10 @@
-"""Moving house: every image and every waiting upload to another storage, ready for the settings to be switched.
+"""Moving house.
 
-Nothing is trusted but the bytes: what is there already is read and compared, what was written is read back. So a run
-that broke off is taken up by the next, and a run after the last one proves that nothing is missing.
+Every image and every waiting upload to another storage, ready for the settings to be switched.
+
+Nothing is trusted but the bytes: what is there already is read and compared, what was written is
+read back. So a run that broke off is taken up by the next, and a run after the last one proves that
+nothing is missing.
 """
 
 from __future__ import annotations
@@ -11,7 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageprocessor.errors import ObjectNotFoundError, SettingsError, StorageError, StorageUnavailableError
+from imageprocessor.errors import (
+    ObjectNotFoundError,
+    SettingsError,
+    StorageError,
+    StorageUnavailableError,
+)
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import OPEN_STATUSES
 from imageprocessor.queue.service import Service, open_storages
@@ -27,7 +35,10 @@ Storages = tuple[Storage, Storage]  #: of images and of uploads, as `open_storag
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object: copied (in a dry run: still to be copied), there already, or the *error* it met."""
+    """What became of one object: copied (in a dry run.
+
+    Still to be copied), there already, or the *error* it met.
+    """
 
     stored: StoredObject
     copied: bool = False
@@ -35,7 +46,9 @@ class Outcome:
 
 
 def switch(settings: Settings, location: str) -> Settings:
-    """Return *settings* with the storage at *location*: ``s3://bucket``, ``s3://`` or ``local:///absolute/path``.
+    """Return *settings* with the storage at *location*.
+
+    ``s3://bucket``, ``s3://`` or ``local:///absolute/path``.
 
     ``s3://`` gives each bucket of ALLOWED_BUCKETS an S3 bucket of its own.
 
@@ -46,17 +59,26 @@ def switch(settings: Settings, location: str) -> Settings:
     if scheme == "local" and place.startswith("/"):
         return _to_folder(settings, Path(place))
     if location == "s3://" and not settings.allowed_buckets:
-        raise SettingsError("s3:// needs ALLOWED_BUCKETS: an S3 bucket for each of them. For one for all: s3://BUCKET")
+        raise SettingsError(
+            "s3:// needs ALLOWED_BUCKETS: an S3 bucket for each of them. For one for all: s3://BUCKET"
+        )
     if scheme == "s3" and (not place or S3_BUCKET_PATTERN.fullmatch(place)):
         return _to_s3(settings, place or None)
-    raise SettingsError(f"{location!r} is no place to move to: use 's3://BUCKET', 's3://' or 'local:///absolute/path'.")
+    raise SettingsError(
+        f"{location!r} is no place to move to: use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
+    )
 
 
 def _to_folder(settings: Settings, folder: Path) -> Settings:
-    used = [settings.data_dir / "staging", *([settings.storage_path] if settings.storage_backend == "local" else [])]
+    used = [
+        settings.data_dir / "staging",
+        *([settings.storage_path] if settings.storage_backend == "local" else []),
+    ]
     for path in used:
         if _overlap(path.resolve(), folder.resolve()):
-            raise SettingsError(f"{folder} and {path.resolve()}, which is in use, overlap: name another folder.")
+            raise SettingsError(
+                f"{folder} and {path.resolve()}, which is in use, overlap: name another folder."
+            )
     return settings.model_copy(update={"storage_backend": "local", "storage_path": folder})
 
 
@@ -71,14 +93,20 @@ def _to_s3(settings: Settings, bucket: str | None) -> Settings:
 
 
 def list_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables that say where *settings* store, in the form of ``.env``; an empty one counts as unset."""
+    """Return the variables that say where *settings* store, in the form of ``.env``.
+
+    An empty one counts as unset.
+    """
     if settings.storage_backend == "local":
         return {"STORAGE_BACKEND": "local", "STORAGE_PATH": str(settings.storage_path)}
     return {"STORAGE_BACKEND": "s3", "S3_BUCKET": settings.s3_bucket or ""}
 
 
 def open_targets(switched: Settings, *, dry_run: bool = False) -> Storages:
-    """Open the storages that the *switched* settings name. A dry run makes no folder: a missing one counts as empty."""
+    """Open the storages that the *switched* settings name.
+
+    A dry run makes no folder: a missing one counts as empty.
+    """
     if dry_run and switched.storage_backend == "local" and not switched.storage_path.exists():
         return MemoryStorage(), MemoryStorage()
     return open_storages(switched)
@@ -92,7 +120,9 @@ def list_objects(storages: Storages) -> Iterator[tuple[int, StoredObject]]:
 
 
 def relocate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> Iterator[Outcome]:
-    """Copy every object that its target has not got byte by byte; yield the outcome of each as it is done.
+    """Copy every object that its target has not got byte by byte.
+
+    Yield the outcome of each as it is done.
 
     *dry_run*: compare only.
 
@@ -112,13 +142,19 @@ def relocate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> 
 
 
 def count_jobs(service: Service) -> dict[str, int]:
-    """Return how many jobs there are in each status: the same before and after a run if nothing moved meanwhile."""
+    """Return how many jobs there are in each status.
+
+    The same before and after a run if nothing moved meanwhile.
+    """
     with service.database.read() as connection:
         return job_store.count_by_status(connection)
 
 
 def find_unrest(service: Service, before: Mapping[str, int]) -> str | None:
-    """Return why images may come to the old storage after this run, or None. *before*: the jobs at its start."""
+    """Return why images may come to the old storage after this run, or None.
+
+    *before*: the jobs at its start.
+    """
     after = count_jobs(service)
     if open_jobs := sum(after[status] for status in OPEN_STATUSES):
         return f"open jobs: {open_jobs}"
@@ -151,4 +187,6 @@ def _read(storage: Storage, key: str) -> bytes | None:
 def _write(storage: Storage, key: str, data: bytes) -> None:
     storage.put(key, data)
     if storage.get(key) != data:
-        raise StorageUnavailableError(f"{key!r} is read back with other bytes than were written: check that storage.")
+        raise StorageUnavailableError(
+            f"{key!r} is read back with other bytes than were written: check that storage."
+        )

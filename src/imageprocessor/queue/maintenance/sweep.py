@@ -25,7 +25,9 @@ from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
 
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
-UPLOAD_GRACE = timedelta(hours=2)  #: from an upload's first byte to its row: one hour, one more for a clock set forward
+UPLOAD_GRACE = timedelta(
+    hours=2
+)  #: from an upload's first byte to its row: one hour, one more for a clock set forward
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_A_QUERY = 500
 
@@ -34,7 +36,9 @@ Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], o
 log = structlog.get_logger(__name__)
 
 
-def sweep(service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False) -> dict[str, int]:
+def sweep(
+    service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False
+) -> dict[str, int]:
     """Mend what can be mended, and return how many things each of the *steps* (default: all) found.
 
     Raises:
@@ -68,7 +72,11 @@ def find_lost_jobs(service: Service) -> list[Job]:
     """Return the jobs in the hands of supervisors that are dead, and those whose lease is over."""
     dead = presence.list_dead(workers_directory(service.settings))
     with service.database.read() as connection:
-        held = [job for supervisor_id in dead for job in job_store.list_held_by(connection, supervisor_id)]
+        held = [
+            job
+            for supervisor_id in dead
+            for job in job_store.list_held_by(connection, supervisor_id)
+        ]
         return [*held, *job_store.list_expired(connection, clock.utc_now())]
 
 
@@ -81,14 +89,22 @@ def find_overlooked(service: Service) -> list[str]:
     """Return waiting jobs whose wake-up may be lost, no more than the dispatcher has room for."""
     room, now = service.dispatcher.count_room(), clock.utc_now()
     with service.database.read() as connection:
-        return job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE) if room else []
+        return (
+            job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE)
+            if room
+            else []
+        )
 
 
 def find_dead_supervisors(service: Service) -> list[str]:
     """Return the supervisors that are dead and hold no job any more."""
     dead = presence.list_dead(workers_directory(service.settings))
     with service.database.read() as connection:
-        return [supervisor_id for supervisor_id in dead if not job_store.list_held_by(connection, supervisor_id)]
+        return [
+            supervisor_id
+            for supervisor_id in dead
+            if not job_store.list_held_by(connection, supervisor_id)
+        ]
 
 
 def forget_supervisor(service: Service, supervisor_id: str) -> None:
@@ -110,7 +126,10 @@ def find_old_sources(service: Service) -> list[Job]:
 
 
 def drop_source(service: Service, job: Job) -> None:
-    """Forget, then delete the upload of a failed job, and what its attempts stored; not if it is tried again now."""
+    """Forget, then delete the upload of a failed job, and what its attempts stored.
+
+    Not if it is tried again now.
+    """
     with service.database.write() as connection:
         forgotten = job_store.forget_source(connection, job)
     if forgotten:
@@ -121,7 +140,9 @@ def drop_source(service: Service, job: Job) -> None:
 def find_old_windows(service: Service) -> list[str]:
     """Return the starts of the rate-limit windows that are over."""
     with service.database.read() as connection:
-        return rate_limits.list_old_windows(connection, clock.utc_now(), service.settings.rate_limit_window)
+        return rate_limits.list_old_windows(
+            connection, clock.utc_now(), service.settings.rate_limit_window
+        )
 
 
 def drop_window(service: Service, window_start: str) -> None:
@@ -131,26 +152,38 @@ def drop_window(service: Service, window_start: str) -> None:
 
 
 def find_orphaned_uploads(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown uploads, but none from before this database took its first: they are another's.
+    """Yield the unknown uploads, but none from before this database took its first.
 
-    A wrong DATABASE_URL or DATABASE_PATH leads to an empty database, to which everything is unknown.
+    They are another's.
+
+    A wrong DATABASE_URL or DATABASE_PATH leads to an empty database, to which everything is
+    unknown.
     """
     with service.database.read() as connection:
         beginning = inventory.find_beginning(connection)
     if beginning:
-        ours = (stored for stored in service.staging.list() if stored.modified_at > beginning - UPLOAD_GRACE)
+        ours = (
+            stored
+            for stored in service.staging.list()
+            if stored.modified_at > beginning - UPLOAD_GRACE
+        )
         yield from find_unknown_uploads(service, ours)
 
 
 def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown variants of images that this database once had. Others are another's: only `fsck` tells."""
+    """Yield the unknown variants of images that this database once had.
+
+    Others are another's: only `fsck` tells.
+    """
     for some in _batches(find_unknown_images(service)):
         with service.database.read() as connection:
             met = inventory.list_met(connection, [str(image_id_of(stored.key)) for stored in some])
         yield from (stored for stored in some if image_id_of(stored.key) in met)
 
 
-def find_unknown_uploads(service: Service, listed: Iterable[StoredObject] | None = None) -> Iterator[StoredObject]:
+def find_unknown_uploads(
+    service: Service, listed: Iterable[StoredObject] | None = None
+) -> Iterator[StoredObject]:
     """Yield the *listed* uploads (default: all staged ones) that no job waits for."""
     objects = service.staging.list() if listed is None else listed
     for some in _batches(_list_before(objects, clock.utc_now() - UPLOAD_GRACE)):
@@ -159,8 +192,13 @@ def find_unknown_uploads(service: Service, listed: Iterable[StoredObject] | None
         yield from (stored for stored in some if stored.key not in known)
 
 
-def find_unknown_images(service: Service, listed: Iterable[StoredObject] | None = None) -> Iterator[StoredObject]:
-    """Yield the *listed* variants (default: all) that no row answers for. Other objects are not ours."""
+def find_unknown_images(
+    service: Service, listed: Iterable[StoredObject] | None = None
+) -> Iterator[StoredObject]:
+    """Yield the *listed* variants (default: all) that no row answers for.
+
+    Other objects are not ours.
+    """
     objects = service.storage.list() if listed is None else listed
     old = _list_before(objects, clock.utc_now() - OBJECT_GRACE)
     for some in _batches(stored for stored in old if image_id_of(stored.key)):
@@ -182,18 +220,30 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
 STEPS: tuple[Step, ...] = (
     ("misdated_jobs", find_misdated, redate),
     ("lost_jobs", find_lost_jobs, end_lost),
-    ("overlooked_jobs", find_overlooked, lambda service, job_id: service.dispatcher.dispatch(job_id)),
+    (
+        "overlooked_jobs",
+        find_overlooked,
+        lambda service, job_id: service.dispatcher.dispatch(job_id),
+    ),
     ("dead_supervisors", find_dead_supervisors, forget_supervisor),
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
 )
 UPLOAD_STEPS: tuple[Step, ...] = (
-    ("orphaned_uploads", find_orphaned_uploads, lambda service, stored: service.staging.delete(stored.key)),
+    (
+        "orphaned_uploads",
+        find_orphaned_uploads,
+        lambda service, stored: service.staging.delete(stored.key),
+    ),
     ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
 )
 IMAGE_STEPS: tuple[Step, ...] = (
-    ("orphaned_images", find_orphaned_images, lambda service, stored: service.storage.delete(stored.key)),
+    (
+        "orphaned_images",
+        find_orphaned_images,
+        lambda service, stored: service.storage.delete(stored.key),
+    ),
 )
 
 

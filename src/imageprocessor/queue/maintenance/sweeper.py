@@ -22,10 +22,12 @@ log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Sweeps *service* every 5 s until :meth:`stop` is called; through all uploads once an hour, all images once a day.
+    """Sweeps *service* every 5 s until :meth:`stop` is called.
 
-    Images are first looked through at a random moment of the day: S3 lists a thousand at a time, which neither every
-    restart nor all hosts at once shall ask of it.
+    Through all uploads once an hour, all images once a day.
+
+    Images are first looked through at a random moment of the day: S3 lists a thousand at a time,
+    which neither every restart nor all hosts at once shall ask of it.
     """
 
     def __init__(self, service: Service) -> None:
@@ -33,7 +35,10 @@ class Sweeper:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Sweep until stopped. A listing may take long: lost jobs are found meanwhile, and the end waits 5 s for it."""
+        """Sweep until stopped.
+
+        A listing may take long: lost jobs are found meanwhile, and the end waits 5 s for it.
+        """
         listings = [
             self._start(UPLOAD_STEPS, 0.0, UPLOADS_EVERY_SECONDS),
             self._start(IMAGE_STEPS, random.uniform(0, IMAGES_EVERY_SECONDS), IMAGES_EVERY_SECONDS),  # noqa: S311 - no secret
@@ -47,11 +52,15 @@ class Sweeper:
         self._stopping.set()
 
     def _start(self, *arguments: Any) -> threading.Thread:
-        thread = threading.Thread(target=self._repeat, args=arguments, name="listing sweeper", daemon=True)
+        thread = threading.Thread(
+            target=self._repeat, args=arguments, name="listing sweeper", daemon=True
+        )
         thread.start()
         return thread
 
-    def _repeat(self, steps: Sequence[Step], first_after_seconds: float, every_seconds: float) -> None:
+    def _repeat(
+        self, steps: Sequence[Step], first_after_seconds: float, every_seconds: float
+    ) -> None:
         pause = first_after_seconds
         while not self._stopping.wait(pause):
             self._sweep(steps)

@@ -1,7 +1,10 @@
-"""Embedded workers: child processes that run jobs, and the supervisor that hands out, times out and replaces.
+"""Embedded workers.
 
-A decode that hangs, crashes or eats memory costs one attempt of one job. The supervisor is one loop in one thread; it
-decodes nothing. A child ends by itself as soon as the supervisor's end of its pipe closes, however that happens.
+Child processes that run jobs, and the supervisor that hands out, times out and replaces.
+
+A decode that hangs, crashes or eats memory costs one attempt of one job. The supervisor is one loop
+in one thread; it decodes nothing. A child ends by itself as soon as the supervisor's end of its
+pipe closes, however that happens.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from imageprocessor.queue.maintenance.sweeper import Sweeper
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.worker import work
 
-#: glibc reads it when a process starts: what a picture needs then comes in pages of 2 MB, where Linux permits, not one
+#: glibc reads it when a process starts: what a picture needs then comes in pages of 2 MB, where
+#: Linux permits, not one
 #: by one in pages of 4 kB, which takes a tenth of a job. Other C libraries pass over it.
 LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 LOOK_EVERY_SECONDS = 1.0
@@ -61,7 +65,10 @@ class Supervisor:
         self._presence: Presence | None = None
 
     def run(self) -> None:
-        """Supervise until stopped. Jobs in hand may end within 25 s; what is cut off then is given back uncounted."""
+        """Supervise until stopped.
+
+        Jobs in hand may end within 25 s; what is cut off then is given back uncounted.
+        """
         directory = workers_directory(self._service.settings)
         with presence.announce(directory, self._worker_count) as me:
             self._presence = me
@@ -99,7 +106,10 @@ class Supervisor:
     def _replace_dead(self) -> None:
         for slot in [slot for slot in self._slots if not slot.process.is_alive()]:
             self._bury(
-                slot, WorkerLostError(f"The worker process ended ({_describe_exit(slot.process)}) during the job.")
+                slot,
+                WorkerLostError(
+                    f"The worker process ended ({_describe_exit(slot.process)}) during the job."
+                ),
             )
         while len(self._slots) < self._worker_count:
             self._slots.append(self._spawn())
@@ -110,7 +120,9 @@ class Supervisor:
         ours, theirs = context.Pipe()
         supervisor_id = self._presence.supervisor_id if self._presence else ""
         arguments = (theirs, self._service.settings.without_secrets(), supervisor_id)
-        process = context.Process(target=work, args=arguments, name="imageprocessor worker", daemon=True)
+        process = context.Process(
+            target=work, args=arguments, name="imageprocessor worker", daemon=True
+        )
         process.start()
         theirs.close()
         return Slot(process, ours, f"{supervisor_id}:{process.pid}")
@@ -120,7 +132,10 @@ class Supervisor:
         for slot in [slot for slot in self._slots if slot.deadline <= time.monotonic()]:
             slot.process.kill()
             slot.process.join()
-            self._bury(slot, DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}."))
+            self._bury(
+                slot,
+                DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}."),
+            )
 
     def _bury(self, slot: Slot, error: JobError) -> None:
         self._slots.remove(slot)
@@ -174,7 +189,10 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         until = time.monotonic() + STOP_WITHIN_SECONDS
-        while any(slot.job_id and slot.process.is_alive() for slot in self._slots) and time.monotonic() < until:
+        while (
+            any(slot.job_id and slot.process.is_alive() for slot in self._slots)
+            and time.monotonic() < until
+        ):
             self._wait(0.2)
         for slot in self._slots:
             slot.process.kill()

@@ -1,4 +1,7 @@
-"""What runs inside a worker process: one job at a time, under a memory limit, for as long as its supervisor lives."""
+"""What runs inside a worker process.
+
+One job at a time, under a memory limit, for as long as its supervisor lives.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,13 @@ log = structlog.get_logger(__name__)
 
 
 def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
-    """Run the jobs that arrive on *pipe*, with the threads for each, and answer with its id once it is dealt with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    """Run the jobs that arrive on *pipe*, with the threads for each.
+
+    And answer with its id once it is dealt with.
+    """
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole terminal; the supervisor decides
     configure_logs(settings.log_format, settings.log_level)
     ends = bound_memory(settings.job_memory_limit_mb)
     jobs: Jobs = queue.SimpleQueue()
@@ -47,21 +55,32 @@ def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
 
 
 def bound_memory(limit_mb: int, idle_seconds: float = IDLE_SECONDS) -> Ends:
-    """Limit this process's memory, and keep what one job leaves for the next until none comes for *idle_seconds*.
+    """Limit this process's memory.
+
+    And keep what one job leaves for the next until none comes for *idle_seconds*.
 
     Whoever runs a job puts its end into the queue that this returns.
     """
     _limit_memory(limit_mb)
     keep_memory(limit_mb)
     ends: Ends = queue.SimpleQueue()
-    threading.Thread(target=_give_back_when_idle, args=(ends, idle_seconds), name="idle", daemon=True).start()
+    threading.Thread(
+        target=_give_back_when_idle, args=(ends, idle_seconds), name="idle", daemon=True
+    ).start()
     return ends
 
 
 def run_patiently(
-    service: Service, job_id: str, worker_id: str, time_limit: TimeLimit = nullcontext, threads: int = 1
+    service: Service,
+    job_id: str,
+    worker_id: str,
+    time_limit: TimeLimit = nullcontext,
+    threads: int = 1,
 ) -> None:
-    """Run the job; where the database cannot be used, pause for a second, so as not to run through all that wait."""
+    """Run the job.
+
+    Where the database cannot be used, pause for a second, so as not to run through all that wait.
+    """
     try:
         run_job(service, job_id, worker_id, time_limit, threads)
     except DATABASE_FAULTS as error:
@@ -70,7 +89,10 @@ def run_patiently(
 
 
 def _limit_memory(limit_mb: int) -> None:
-    """Bound this process's address space; what needs more gets a MemoryError. Linux only: macOS has no such bound."""
+    """Bound this process's address space; what needs more gets a MemoryError.
+
+    Linux only: macOS has no such bound.
+    """
     if sys.platform == "linux":
         size = limit_mb << 20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -86,7 +108,10 @@ def _give_back_when_idle(ends: Ends, idle_seconds: float) -> None:
 
 
 def _receive(pipe: Connection, jobs: Jobs) -> None:
-    """Pass on jobs; end the process at once when the supervisor is gone, even in the middle of a decode."""
+    """Pass on jobs.
+
+    End the process at once when the supervisor is gone, even in the middle of a decode.
+    """
     try:
         while True:
             jobs.put(pipe.recv())

@@ -1,4 +1,7 @@
-"""Hears out a client whose upload was refused: closing while it still sends would lose it, or its proxy, the answer."""
+"""Hears out a client whose upload was refused.
+
+Closing while it still sends would lose it, or its proxy, the answer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 class LingeringClose:
-    """ASGI middleware: sends an answer at once, and ends it when the request's body has come, or enough of it."""
+    """ASGI middleware.
+
+    Sends an answer at once, and ends it when the request's body has come, or enough of it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -43,7 +49,9 @@ class LingeringClose:
 
 async def _discard_body(receive: Receive) -> None:
     left = LISTEN_BYTES
-    with suppress(TimeoutError, asyncio.CancelledError):  # cancelled: the server stops, and the answer is on its way
+    with suppress(
+        TimeoutError, asyncio.CancelledError
+    ):  # cancelled: the server stops, and the answer is on its way
         async with asyncio.timeout(LISTEN_SECONDS):
             while left > 0:
                 message = await receive()

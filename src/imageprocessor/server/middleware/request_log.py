@@ -1,4 +1,7 @@
-"""An id for every request, in its log lines and its answer; and one line about each, without query or headers."""
+"""An id for every request, in its log lines and its answer.
+
+And one line about each, without query or headers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware: takes or makes the request's id, gives it back, and logs how the request ended."""
+    """ASGI middleware.
+
+    Takes or makes the request's id, gives it back, and logs how the request ended.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -36,7 +42,9 @@ class RequestLog:
                 message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode("ascii"))]
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # ends with this request's task
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id
+        )  # ends with this request's task
         try:
             await self.app(scope, receive, send_with_id)
         finally:
@@ -53,9 +61,17 @@ def choose_id(sent: str | None) -> str:
 
 
 def _sent_id(scope: Scope) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_HEADER), None)
+    return next(
+        (value.decode("latin-1") for name, value in scope["headers"] if name == _ID_HEADER), None
+    )
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:
     path = quote(scope["path"])  # what a terminal would obey stays percent-encoded
-    log.info("request", method=scope["method"], path=path, status=status, milliseconds=round(seconds * 1000, 1))
+    log.info(
+        "request",
+        method=scope["method"],
+        path=path,
+        status=status,
+        milliseconds=round(seconds * 1000, 1),
+    )

@@ -6,7 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DOCS_PATH = "/docs"
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
-#: Swagger UI starts from a script in its page and styles itself; nothing comes from, or goes to, elsewhere.
+#: Swagger UI starts from a script in its page and styles itself; nothing comes from, or goes to,
+#: elsewhere.
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
     " script-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -26,7 +27,10 @@ DOCS_HEADERS = _policy_headers(DOCS_POLICY)
 
 
 class SecurityHeaders:
-    """ASGI middleware: what is served is what its Content-Type says, and runs nothing, save the page of the docs."""
+    """ASGI middleware.
+
+    What is served is what its Content-Type says, and runs nothing, save the page of the docs.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

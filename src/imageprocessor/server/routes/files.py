@@ -29,7 +29,9 @@ from imageprocessor.server.route_class import DirectRoute
 from imageprocessor.server.routes.images import NOT_FOUND, NOT_READY
 from imageprocessor.storage.keys import image_id_of
 
-WHOLE_BYTES = 256 * 1024  #: what is read in the thread that looked for it: a FileResponse goes through three more
+WHOLE_BYTES = (
+    256 * 1024
+)  #: what is read in the thread that looked for it: a FileResponse goes through three more
 SINGLE_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,12})-(?P<last>\d{0,12})|-(?P<suffix>\d{1,12}))")
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": WEBP},
@@ -52,7 +54,11 @@ direct_router = APIRouter(tags=["files"], route_class=DirectRoute)
     openapi_extra=READER_SECURITY,
 )
 def get_image_file(
-    request: Request, service: CurrentService, caller: Reader, image_id: ImageId, size: Size = "medium"
+    request: Request,
+    service: CurrentService,
+    caller: Reader,
+    image_id: ImageId,
+    size: Size = "medium",
 ) -> Response:
     """The bytes as WebP, or a redirect to them."""
     return _send(request, service, read_image(service, image_id, caller, size), size)
@@ -64,7 +70,10 @@ def get_image_file(
     operation_id="getStoredFile",
     summary="Fetch an image by the path in its URL",
     response_class=Response,
-    responses={**ANSWERS, **problem_responses(errors.UnauthorizedError, errors.ObjectNotFoundError)},
+    responses={
+        **ANSWERS,
+        **problem_responses(errors.UnauthorizedError, errors.ObjectNotFoundError),
+    },
     openapi_extra=READER_SECURITY,
 )
 async def get_stored_file(request: Request, bucket: str, size: str, name: str) -> Response:
@@ -74,7 +83,10 @@ async def get_stored_file(request: Request, bucket: str, size: str, name: str) -
 
 
 async def _find_stored(request: Request, key: str, size: str) -> Job:
-    """Return the completed job whose variant is stored under exactly *key*; whatever is wrong, it is not found."""
+    """Return the completed job whose variant is stored under exactly *key*.
+
+    Whatever is wrong, it is not found.
+    """
     try:
         job, _ = await look_up(request, read_image, image_id_of(key) or "", size)
     except errors.UnauthorizedError:
@@ -96,8 +108,13 @@ def _send(request: Request, service: Service, job: Job, size: str) -> Response:
             raise _not_found(key) from None
     if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
         length = (job.generated or {})["variants"][size]["size_bytes"]
-        return Response(media_type="image/webp", headers={"Cache-Control": "no-store", "Content-Length": str(length)})
-    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
+        return Response(
+            media_type="image/webp",
+            headers={"Cache-Control": "no-store", "Content-Length": str(length)},
+        )
+    return RedirectResponse(
+        location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"}
+    )
 
 
 def _send_file(request: Request, service: Service, job: Job, size: str, path: Path) -> Response:
@@ -127,7 +144,10 @@ def _look_up(path: Path) -> stat_result:
 
 
 def _read(path: Path, size_bytes: int) -> bytes:
-    """Return a small file in three system calls; each one hands over the interpreter, and a file object makes nine."""
+    """Return a small file in three system calls.
+
+    Each one hands over the interpreter, and a file object makes nine.
+    """
     descriptor, data = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), b""
     try:
         while len(data) < size_bytes and (block := os.read(descriptor, size_bytes - len(data))):
@@ -143,17 +163,26 @@ def _not_found(key: str) -> ImageProcessorError:
 
 def _is_current(request: Request, response: FileResponse) -> bool:
     """Tell whether the client's copy is the one we have (RFC 9110, 13.1.2)."""
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    known = [
+        tag.strip().removeprefix("W/")
+        for tag in request.headers.get("if-none-match", "").split(",")
+    ]
     return response.headers["etag"] in known or known == ["*"]
 
 
 def _settle_range(request: Request, size_bytes: int) -> None:
-    """Refuse a range outside the file; forget any that is malformed or multiple, as RFC 9110, 14.2, permits."""
+    """Refuse a range outside the file.
+
+    Forget any that is malformed or multiple, as RFC 9110, 14.2, permits.
+    """
     wanted = SINGLE_RANGE.fullmatch(request.headers.get("range", ""))
     first, last, suffix = wanted.group("first", "last", "suffix") if wanted else ("", "", "")
     if not wanted or (first and last and int(last) < int(first)):
-        request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
+        request.scope["headers"] = [
+            header for header in request.scope["headers"] if header[0] != b"range"
+        ]
     elif (first and int(first) >= size_bytes) or (suffix and int(suffix) == 0):
         raise HTTPException(
-            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size_bytes}"}
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            headers={"Content-Range": f"bytes */{size_bytes}"},
         )

@@ -24,10 +24,14 @@ from imageprocessor.server.representations import represent_failed
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
-CHECK_SECONDS = 5.0  #: more than any check needs to find that a part is away; less than a prober waits
+CHECK_SECONDS = (
+    5.0  #: more than any check needs to find that a part is away; less than a prober waits
+)
 
 Check = Callable[[Service], dict[str, str]]
-Findings = tuple[dict[str, str], float | None]  #: the checks, and the age of the oldest open job in seconds
+Findings = tuple[
+    dict[str, str], float | None
+]  #: the checks, and the age of the oldest open job in seconds
 
 router = APIRouter(tags=["health"])
 
@@ -49,9 +53,14 @@ async def get_readiness(request: Request, response: Response, service: CurrentSe
     return await _answer(request, response, service, check_readiness)
 
 
-@router.get(API, operation_id="getHealth", summary="Check every part", responses={503: {"model": Health}})
+@router.get(
+    API, operation_id="getHealth", summary="Check every part", responses={503: {"model": Health}}
+)
 async def get_health(request: Request, response: Response, service: CurrentService) -> Health:
-    """Answer 503 where a check is not `ok`. While only the queue is away uploads are taken, and their jobs wait."""
+    """Answer 503 where a check is not `ok`.
+
+    While only the queue is away uploads are taken, and their jobs wait.
+    """
     return await _answer(request, response, service, check_health)
 
 
@@ -68,15 +77,22 @@ async def _answer(request: Request, response: Response, service: Service, check:
     )
 
 
-async def _examine_shared(running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check) -> Findings:
-    """Join the examination that runs, or begin one: where it hangs, all who ask take one thread, and learn so soon."""
+async def _examine_shared(
+    running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check
+) -> Findings:
+    """Join the examination that runs, or begin one.
+
+    Where it hangs, all who ask take one thread, and learn so soon.
+    """
     if check not in running or running[check].done():
         examine = to_thread.run_sync(_examine, service, check, abandon_on_cancel=True)
         running[check] = asyncio.ensure_future(examine)
     try:
         return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
     except TimeoutError:
-        return {"service": f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."}, None
+        return {
+            "service": f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."
+        }, None
 
 
 def _examine(service: Service, check: Check) -> Findings:
@@ -100,7 +116,9 @@ def get_statistics(service: CurrentService) -> Statistics:
     f"{API}/failed",
     operation_id="getFailedJobs",
     summary="List the newest failed jobs",
-    responses=problem_responses(errors.UnauthorizedError, errors.AdminRequiredError, errors.RequestError),
+    responses=problem_responses(
+        errors.UnauthorizedError, errors.AdminRequiredError, errors.RequestError
+    ),
 )
 def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50

@@ -22,7 +22,13 @@ from imageprocessor.server.openapi import (
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import answer, represent_result, represent_variant
 from imageprocessor.server.route_class import DirectRoute
-from imageprocessor.server.schemas import ACCEPTED, ImageBatch, ImageResult, ImageVariant, UploadAccepted
+from imageprocessor.server.schemas import (
+    ACCEPTED,
+    ImageBatch,
+    ImageResult,
+    ImageVariant,
+    UploadAccepted,
+)
 from imageprocessor.server.storage_turns import in_turn
 from imageprocessor.server.uploads import admit, receive
 
@@ -32,7 +38,10 @@ NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFou
 
 
 class ImageIdConvertor(Convertor[str]):
-    """Whatever stands in an id's place, except the names of other routes: else theirs would be answered by this one."""
+    """Whatever stands in an id's place, except the names of other routes.
+
+    Else theirs would be answered by this one.
+    """
 
     regex = "(?!(?:upload|batch|jobs)(?:/|$))[^/]+"
 
@@ -86,7 +95,9 @@ async def upload_image(request: Request) -> Response:
     """
     job, quota = await receive(request, await admit(request))
     status_url = f"{JOBS_URL}/{job.job_id}"
-    accepted = UploadAccepted(job_id=job.job_id, image_id=job.image_id, status_url=status_url, message=ACCEPTED)
+    accepted = UploadAccepted(
+        job_id=job.job_id, image_id=job.image_id, status_url=status_url, message=ACCEPTED
+    )
     return answer(accepted, HTTPStatus.ACCEPTED, describe_quota(quota))
 
 
@@ -94,15 +105,21 @@ async def upload_image(request: Request) -> Response:
     "/batch",
     operation_id="getImages",
     summary="Read one size of up to 50 images",
-    responses=problem_responses(errors.UnauthorizedError, errors.TooManyIdsError, errors.InvalidIdError),
+    responses=problem_responses(
+        errors.UnauthorizedError, errors.TooManyIdsError, errors.InvalidIdError
+    ),
     openapi_extra=READER_SECURITY,
 )
-def get_images(service: CurrentService, caller: Reader, image_ids: ImageIds, size: Size = "medium") -> ImageBatch:
+def get_images(
+    service: CurrentService, caller: Reader, image_ids: ImageIds, size: Size = "medium"
+) -> ImageBatch:
     """Images come in the order asked; ids that have nothing to show are listed as `missing`."""
     wanted = [image_id for item in image_ids.split(",") if (image_id := item.strip())]
     jobs, missing = read_images(service, wanted, caller, size)
     base_url = service.settings.public_base_url
-    return ImageBatch(images=[represent_variant(job, size, base_url) for job in jobs], missing=missing)
+    return ImageBatch(
+        images=[represent_variant(job, size, base_url) for job in jobs], missing=missing
+    )
 
 
 @router.get(
@@ -113,7 +130,9 @@ def get_images(service: CurrentService, caller: Reader, image_ids: ImageIds, siz
     responses=problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY),
     openapi_extra=READER_SECURITY,
 )
-async def get_image(request: Request, service: CurrentService, image_id: ImageId, size: Size = "medium") -> Response:
+async def get_image(
+    request: Request, service: CurrentService, image_id: ImageId, size: Size = "medium"
+) -> Response:
     """Its `url` never expires: it can be kept."""
     job, _ = await look_up(request, read_image, image_id, size)
     return answer(represent_variant(job, size, service.settings.public_base_url))
@@ -141,6 +160,8 @@ async def get_image_result(request: Request, image_id: ImageId) -> Response:
     response_class=Response,
     responses=problem_responses(*NOT_FOUND, errors.StorageUnavailableError),
 )
-async def remove_image(request: Request, service: CurrentService, caller: User, image_id: ImageId) -> None:
+async def remove_image(
+    request: Request, service: CurrentService, caller: User, image_id: ImageId
+) -> None:
     """Only its owner and admins may. It is gone at once, even while it is being processed."""
     await in_turn(request.state.turns, delete_image, service, image_id, caller)

@@ -23,7 +23,9 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def with_redis(folder: Path, url: str) -> Settings:
-    return Settings.model_validate({"data_dir": folder, "queue_backend": "celery", "redis_url": url})
+    return Settings.model_validate(
+        {"data_dir": folder, "queue_backend": "celery", "redis_url": url}
+    )
 
 
 def test_redis_and_its_workers_are_well(tmp_path: Path, durable: str) -> None:
@@ -38,7 +40,10 @@ def test_redis_and_its_workers_are_well(tmp_path: Path, durable: str) -> None:
 def test_redis_that_may_forget_messages_is_a_warning(tmp_path: Path) -> None:
     options = ("--maxmemory-policy", "allkeys-lru", "--appendonly", "no")
     with run_redis(tmp_path, *options) as server:
-        found = {f.name: f for f in check_queue(with_redis(tmp_path, f"redis://127.0.0.1:{server.port}/0"))}
+        found = {
+            f.name: f
+            for f in check_queue(with_redis(tmp_path, f"redis://127.0.0.1:{server.port}/0"))
+        }
     assert (found["broker memory"].verdict, found["broker file"].verdict) == (WARNING, WARNING)
     assert "allkeys-lru" in found["broker memory"].found
     assert "noeviction" in found["broker memory"].fix

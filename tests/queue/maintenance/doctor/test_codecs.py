@@ -23,7 +23,9 @@ def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, version in DISTRIBUTIONS.items():
         place = folder / f"{name}-{version}.dist-info"
         place.mkdir()
-        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+        (place / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+        )
         (place / "top_level.txt").write_text("PIL\n")
     monkeypatch.syspath_prepend(str(folder))
 
@@ -38,7 +40,9 @@ def test_codecs_are_well() -> None:
         assert library in found["codec versions"].found
 
 
-def test_two_distributions_in_one_folder_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_distributions_in_one_folder_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install_both(tmp_path, monkeypatch)
     found = by_name()["codec packages"]
     assert found.verdict is WRONG
@@ -46,8 +50,12 @@ def test_two_distributions_in_one_folder_are_wrong(tmp_path: Path, monkeypatch: 
     assert found.fix.startswith("pip uninstall -y pillow pillow-simd")
 
 
-@pytest.mark.parametrize(("version", "engine"), [("12.1.1.post0", "Pillow-SIMD"), ("13.0.0", "Pillow")])
-def test_the_one_that_runs_is_named(version: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("version", "engine"), [("12.1.1.post0", "Pillow-SIMD"), ("13.0.0", "Pillow")]
+)
+def test_the_one_that_runs_is_named(
+    version: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install_both(tmp_path, monkeypatch)
     monkeypatch.setattr(PIL, "__version__", version)
     assert by_name()["codec versions"].found.startswith(f"{engine} {version}, libjpeg")
@@ -70,15 +78,27 @@ def test_decoders_without_the_security_fixes_are_wrong(monkeypatch: pytest.Monke
         ((12, 1), "Pillow", WRONG),
     ],
 )
-def test_pillow_simd_is_a_choice_with_a_warning(version: tuple[int, ...], engine: str, verdict: Verdict) -> None:
+def test_pillow_simd_is_a_choice_with_a_warning(
+    version: tuple[int, ...], engine: str, verdict: Verdict
+) -> None:
     assert check_version({engine: "12"}, version).verdict is verdict
 
 
 @pytest.mark.parametrize(
     ("codec", "formats"),
-    [("_imaging.jpeg_decoder", {"JPEG"}), ("_imaging.zip_decoder", {"PNG"}), ("_webp.WebPEncode", {*ImageFormat})],
+    [
+        ("_imaging.jpeg_decoder", {"JPEG"}),
+        ("_imaging.zip_decoder", {"PNG"}),
+        ("_webp.WebPEncode", {*ImageFormat}),
+    ],
 )
-def test_codec_that_is_missing_is_wrong(codec: str, formats: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codec_that_is_missing_is_wrong(
+    codec: str, formats: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(f"PIL.{codec}")
-    broken = {name.removeprefix("codec ") for name, finding in by_name().items() if finding.verdict is WRONG}
+    broken = {
+        name.removeprefix("codec ")
+        for name, finding in by_name().items()
+        if finding.verdict is WRONG
+    }
     assert broken == formats

@@ -29,11 +29,21 @@ def test_settings_that_fit_together_are_well() -> None:
         ({"allowed_buckets": ""}, WARNING, "ALLOWED_BUCKETS"),
         ({"public_base_url": "https://cdn", "public_reads": False}, WARNING, "PUBLIC_BASE_URL"),
         ({"queue_backend": "celery"}, WARNING, "QUEUE_BACKEND=celery with SQLite"),
-        (SERVER | {"storage_backend": "s3", "s3_bucket": "images"}, WRONG, "JWT_SECRET_KEY is unset"),
-        (SERVER | {"jwt_secret_key": secrets.token_hex(32)}, WARNING, "STORAGE_BACKEND=local with PostgreSQL"),
+        (
+            SERVER | {"storage_backend": "s3", "s3_bucket": "images"},
+            WRONG,
+            "JWT_SECRET_KEY is unset",
+        ),
+        (
+            SERVER | {"jwt_secret_key": secrets.token_hex(32)},
+            WARNING,
+            "STORAGE_BACKEND=local with PostgreSQL",
+        ),
     ],
 )
-def test_settings_that_do_not_fit_together_are_told(changes: dict[str, Any], verdict: Verdict, named: str) -> None:
+def test_settings_that_do_not_fit_together_are_told(
+    changes: dict[str, Any], verdict: Verdict, named: str
+) -> None:
     (found,) = check_settings(Settings.model_validate(GOOD | changes))
     assert found.verdict is verdict
     assert named in found.found
@@ -42,12 +52,18 @@ def test_settings_that_do_not_fit_together_are_told(changes: dict[str, Any], ver
 
 @pytest.mark.parametrize("key", ["a" * 40, "abc" * 20, "password1234" * 3])
 def test_key_that_can_be_guessed_is_wrong_and_hidden(key: str) -> None:
-    found = list(check_keys(Settings.model_validate({"jwt_secret_key": key, "jwt_previous_secret_keys": [key]})))
+    found = list(
+        check_keys(
+            Settings.model_validate({"jwt_secret_key": key, "jwt_previous_secret_keys": [key]})
+        )
+    )
     assert [finding.verdict for finding in found] == [WRONG, WRONG]
     assert key not in str(found)
 
 
-@pytest.mark.parametrize("key", ["9b0f6ac2d41e7385" * 2 + "58e1d3c7a94b602f" * 2, "correct horse battery staple crown"])
+@pytest.mark.parametrize(
+    "key", ["9b0f6ac2d41e7385" * 2 + "58e1d3c7a94b602f" * 2, "correct horse battery staple crown"]
+)
 def test_random_key_is_well(key: str) -> None:
     (found,) = check_keys(Settings.model_validate({"jwt_secret_key": key}))
     assert found.verdict is OK

@@ -42,7 +42,9 @@ def with_options(settings: Settings, options: str) -> Settings:
     if settings.database_url is None:
         return settings
     url = f"{settings.database_url.get_secret_value()}?options={options}"
-    return Settings.model_validate(settings.model_dump(include={"data_dir"}) | {"database_url": url})
+    return Settings.model_validate(
+        settings.model_dump(include={"data_dir"}) | {"database_url": url}
+    )
 
 
 def test_database_in_use_is_well(service: Service, submit_image: Submit) -> None:
@@ -93,10 +95,14 @@ def test_sqlite_of_the_system_is_told_by_its_version(
     assert importlib.import_module("sqlite3") is sqlite.sqlite_module()
     found = by_name(check_database(sqlite_settings))["database version"]
     assert sqlite3.sqlite_version in found.found
-    assert found.verdict is (WARNING if sqlite.has_wal_reset_bug(sqlite3.sqlite_version_info) else OK)
+    assert found.verdict is (
+        WARNING if sqlite.has_wal_reset_bug(sqlite3.sqlite_version_info) else OK
+    )
 
 
-def test_sqlite_with_the_wal_reset_bug_is_a_warning(sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_with_the_wal_reset_bug_is_a_warning(
+    sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite.sqlite_module(), "sqlite_version_info", (3, 51, 2))
     found = by_name(check_database(sqlite_settings))["database version"]
     assert (found.verdict, found.fix) == (WARNING, "Use 3.51.3 or newer: pip install pysqlite3")
@@ -113,14 +119,18 @@ def test_file_without_wal_is_wrong(tmp_path: Path) -> None:
 
 def test_server_that_does_not_flush_is_wrong(migrated: str) -> None:
     """The server of the tests runs with fsync=off."""
-    found = by_name(check_database(Settings.model_validate({"database_url": migrated})))["durability"]
+    found = by_name(check_database(Settings.model_validate({"database_url": migrated})))[
+        "durability"
+    ]
     assert found.verdict is WRONG
     assert "fsync=off" in found.found
 
 
 def test_old_server_is_wrong(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "OLDEST_POSTGRES", 99)
-    found = by_name(check_database(Settings.model_validate({"database_url": migrated})))["database version"]
+    found = by_name(check_database(Settings.model_validate({"database_url": migrated})))[
+        "database version"
+    ]
     assert (found.verdict, found.fix) == (WRONG, "Use 99 or newer.")
 
 
@@ -135,9 +145,13 @@ def test_database_without_tables_is_a_warning(new_settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(("revision", "verdict"), [("0000", WARNING), ("9999", WRONG)])
-def test_tables_of_another_version_are_told(sqlite_settings: Settings, revision: str, verdict: Verdict) -> None:
+def test_tables_of_another_version_are_told(
+    sqlite_settings: Settings, revision: str, verdict: Verdict
+) -> None:
     with closing(open_database(sqlite_settings)) as opened, opened.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        connection.execute(
+            text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+        )
     assert verdict in [finding.verdict for finding in check_database(sqlite_settings)]
 
 
@@ -145,7 +159,9 @@ def test_locked_database_is_wrong(service: Service, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.2)
     with service.database.write() as connection:
         lock_tables(connection)
-        found = by_name(check_database(with_options(service.settings, "-c%20lock_timeout=200ms")))["writes"]
+        found = by_name(check_database(with_options(service.settings, "-c%20lock_timeout=200ms")))[
+            "writes"
+        ]
     assert found.verdict is WRONG
     assert "lock" in found.found
 
@@ -158,14 +174,20 @@ def test_read_only_server_is_wrong(migrated: str) -> None:
     assert "read-only transaction" in found.found
 
 
-def test_damage_is_found_where_it_is_looked_for(sqlite_settings: Settings, submit_rows: Callable[[], None]) -> None:
+def test_damage_is_found_where_it_is_looked_for(
+    sqlite_settings: Settings, submit_rows: Callable[[], None]
+) -> None:
     submit_rows()
     path = sqlite_settings.database_path
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\xff" * 6000)
     assert "integrity" not in by_name(check_database(sqlite_settings))
-    found = [finding for finding in check_database(sqlite_settings, integrity=True) if finding.verdict is WRONG]
+    found = [
+        finding
+        for finding in check_database(sqlite_settings, integrity=True)
+        if finding.verdict is WRONG
+    ]
     assert found
     assert "restore" in found[0].fix or "malformed" in found[0].found
 
@@ -176,7 +198,9 @@ def submit_rows(sqlite_settings: Settings) -> Callable[[], None]:
 
     def fill() -> None:
         with closing(sqlite3.connect(sqlite_settings.database_path)) as connection:
-            row = "(lower(hex(randomblob(16))), 'failed', 'image', 'job', hex(zeroblob(500)), 'now')"
+            row = (
+                "(lower(hex(randomblob(16))), 'failed', 'image', 'job', hex(zeroblob(500)), 'now')"
+            )
             for _ in range(200):
                 connection.execute(f"INSERT INTO image_upload_events VALUES {row}")
             connection.commit()

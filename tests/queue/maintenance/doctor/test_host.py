@@ -12,7 +12,12 @@ import pytest
 
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
-from imageprocessor.queue.maintenance.doctor.host import check_clock, check_memory, check_open_files, check_space
+from imageprocessor.queue.maintenance.doctor.host import (
+    check_clock,
+    check_memory,
+    check_open_files,
+    check_space,
+)
 from imageprocessor.queue.maintenance.doctor.references import read_clocks
 from imageprocessor.settings import Settings
 from tests.conftest import missing
@@ -49,7 +54,12 @@ def everywhere(tmp_path: Path, migrated: str, redis: str, s3: str) -> Settings:
 
 @pytest.mark.parametrize(
     ("step", "verdict"),
-    [(timedelta(0), OK), (timedelta(seconds=30), WARNING), (timedelta(hours=1), WRONG), (-timedelta(hours=1), WRONG)],
+    [
+        (timedelta(0), OK),
+        (timedelta(seconds=30), WARNING),
+        (timedelta(hours=1), WRONG),
+        (-timedelta(hours=1), WRONG),
+    ],
 )
 def test_clock_is_compared_with_every_server(
     everywhere: Settings, set_clock: SetClock, step: timedelta, verdict: Verdict
@@ -64,8 +74,17 @@ def test_servers_that_do_not_answer_are_left_out(tmp_path: Path) -> None:
     port = find_free_port()
     servers = {"queue_backend": "celery", "redis_url": f"redis://127.0.0.1:{port}/0"}
     database = {"database_url": f"postgresql+psycopg://me@127.0.0.1:{port}/x"}
-    bucket = {"storage_backend": "s3", "s3_bucket": "absent", "s3_endpoint_url": f"http://127.0.0.1:{port}"}
-    assert read_clocks(Settings.model_validate({"data_dir": tmp_path, **servers, **database, **bucket})) == {}
+    bucket = {
+        "storage_backend": "s3",
+        "s3_bucket": "absent",
+        "s3_endpoint_url": f"http://127.0.0.1:{port}",
+    }
+    assert (
+        read_clocks(
+            Settings.model_validate({"data_dir": tmp_path, **servers, **database, **bucket})
+        )
+        == {}
+    )
 
 
 def test_clock_that_nobody_can_check_is_only_told() -> None:
@@ -88,7 +107,10 @@ def test_clock_that_runs_at_another_pace_is_wrong(monkeypatch: pytest.MonkeyPatc
 
 
 def on_small_disk(folder: Path, size: str, files: int = 1000) -> tuple[str, str]:
-    """Return verdict and finding of the check on a file system of *size*, which nobody but the check sees."""
+    """Return verdict and finding of the check on a file system of *size*.
+
+    Which nobody but the check sees.
+    """
     script = ON_SMALL_DISK.format(size=size, files=files)
     command = ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), sys.executable]
     try:
@@ -134,7 +156,9 @@ def test_workers_that_may_take_more_memory_than_there_is_are_a_warning() -> None
     assert "Set WORKER_CONCURRENCY=" in found.fix
 
 
-def test_memory_of_a_container_is_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_container_is_what_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text("1073741824\n")
     monkeypatch.setattr("imageprocessor.queue.maintenance.doctor.host.CGROUP_LIMIT", limit)

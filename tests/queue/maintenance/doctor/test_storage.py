@@ -35,7 +35,11 @@ def local(tmp_path: Path) -> Settings:
 
 
 def in_bucket(tmp_path: Path, s3: str, **changes: Any) -> Settings:
-    values = ACCESS | {"aws_secret_access_key": "hunter2", "s3_endpoint_url": s3, "s3_bucket": "absent"} | changes
+    values = (
+        ACCESS
+        | {"aws_secret_access_key": "hunter2", "s3_endpoint_url": s3, "s3_bucket": "absent"}
+        | changes
+    )
     return Settings.model_validate({"data_dir": tmp_path / "data", **values})
 
 
@@ -73,7 +77,9 @@ def test_folder_that_cannot_be_written_to_is_wrong_and_left_as_it_was(
     put = LocalStorage.put
     monkeypatch.setattr(LocalStorage, "put", lambda self, key, data: put(self, key, data[:-1]))
     found = [finding for finding in check_storage(local) if finding.verdict is WRONG]
-    assert {finding.found for finding in found} == {"An object is read with other bytes than were written."}
+    assert {finding.found for finding in found} == {
+        "An object is read with other bytes than were written."
+    }
     assert [path for path in list_files(local.data_dir) if "doctor" in path.name] == []
 
 
@@ -100,7 +106,9 @@ def test_bucket_that_anybody_can_read_is_wrong(tmp_path: Path, s3: str) -> None:
     settings = in_bucket(tmp_path, s3, s3_bucket=create_bucket(s3))
     publish(f"{s3}/{settings.s3_bucket}")
     found = [finding for finding in check_storage(settings) if finding.verdict is not OK]
-    assert [finding.found for finding in found] == ["Anybody can read objects without a signature."] * 2
+    assert [finding.found for finding in found] == [
+        "Anybody can read objects without a signature."
+    ] * 2
     assert list(open_storages(settings)[0].list()) == []
 
 
@@ -119,8 +127,13 @@ def test_each_bucket_of_its_own_is_tried(tmp_path: Path, s3: str) -> None:
 
 
 def test_bucket_that_is_not_there_is_wrong(tmp_path: Path, s3: str) -> None:
-    found = [finding for finding in check_storage(in_bucket(tmp_path, s3)) if finding.verdict is WRONG]
-    assert [finding.name for finding in found] == ["image storage (absent)", "upload storage (absent)"]
+    found = [
+        finding for finding in check_storage(in_bucket(tmp_path, s3)) if finding.verdict is WRONG
+    ]
+    assert [finding.name for finding in found] == [
+        "image storage (absent)",
+        "upload storage (absent)",
+    ]
     assert "there is no such bucket" in found[0].found
 
 
@@ -141,14 +154,18 @@ def test_presigned_urls_that_lead_nowhere_are_wrong(tmp_path: Path, s3: str) -> 
 
 def test_presigned_urls_that_lead_elsewhere_are_wrong(tmp_path: Path, s3: str) -> None:
     with run_stranger() as public:
-        settings = in_bucket(tmp_path, s3, s3_bucket=create_bucket(s3), s3_public_endpoint_url=public)
+        settings = in_bucket(
+            tmp_path, s3, s3_bucket=create_bucket(s3), s3_public_endpoint_url=public
+        )
         found = {finding.name.partition(": ")[2]: finding for finding in check_storage(settings)}
     assert "other bytes" in found["URLs"].found
 
 
 def test_answer_that_is_cut_off_is_wrong(tmp_path: Path, s3: str) -> None:
     with run_faulty_proxy(int(s3.rpartition(":")[2])) as proxy:
-        settings = in_bucket(tmp_path, s3, s3_bucket=create_bucket(s3), s3_public_endpoint_url=proxy.url)
+        settings = in_bucket(
+            tmp_path, s3, s3_bucket=create_bucket(s3), s3_public_endpoint_url=proxy.url
+        )
         proxy.fail("cut")
         found = {finding.name.partition(": ")[2]: finding for finding in check_storage(settings)}
     assert found["URLs"].verdict is WRONG
@@ -159,7 +176,11 @@ def publish(bucket_url: str) -> None:
     arn = f"arn:aws:s3:::{bucket_url.rpartition('/')[2]}/*"
     permission = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": arn}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [permission]})
-    with urlopen(Request(f"{bucket_url}?policy", policy.encode(), {"Content-Type": "text/json"}, method="PUT")):
+    with urlopen(
+        Request(
+            f"{bucket_url}?policy", policy.encode(), {"Content-Type": "text/json"}, method="PUT"
+        )
+    ):
         pass
 
 

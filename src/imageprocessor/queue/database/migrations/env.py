@@ -1,4 +1,7 @@
-"""Alembic's entry: runs the migrations on the connection that :func:`migrate` hands over, inside its transaction."""
+"""Alembic's entry.
+
+Runs the migrations on the connection that :func:`migrate` hands over, inside its transaction.
+"""
 
 from __future__ import annotations
 

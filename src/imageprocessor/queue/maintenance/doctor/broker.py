@@ -29,13 +29,18 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
         yield from check_redis(broker.describe())
         yield check_workers(broker.count_workers())
     except BrokerUnavailableError as error:
-        yield wrong("broker", str(error), "Start Redis, or correct REDIS_URL. Uploads are taken meanwhile.")
+        yield wrong(
+            "broker", str(error), "Start Redis, or correct REDIS_URL. Uploads are taken meanwhile."
+        )
     finally:
         broker.close()
 
 
 def check_redis(described: dict[str, str]) -> Iterator[Finding]:
-    """Yield findings on what Redis says of itself. No job is lost with a message: the sweep sends it again."""
+    """Yield findings on what Redis says of itself.
+
+    No job is lost with a message: the sweep sends it again.
+    """
     yield ok("broker", f"Redis {described['redis_version']} answers")
     policy = described["maxmemory_policy"]
     if policy == "noeviction":

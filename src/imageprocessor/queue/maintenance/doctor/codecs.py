@@ -17,10 +17,16 @@ def check_codecs() -> Iterator[Finding]:
     found = {name.lower().replace("_", "-") for name in packages_distributions().get("PIL", ())}
     if len(found) > 1:
         both = " and ".join(sorted(found))
-        yield wrong("codec packages", f"{both} lie in the same folder, PIL/: which file is whose is chance.", REINSTALL)
+        yield wrong(
+            "codec packages",
+            f"{both} lie in the same folder, PIL/: which file is whose is chance.",
+            REINSTALL,
+        )
     yield check_version(list_libraries(), pillow_version())
     for name, fault in (broken := find_broken()).items():
-        yield wrong(f"codec {name}", f"An image of one pixel cannot be processed: {fault}", REINSTALL)
+        yield wrong(
+            f"codec {name}", f"An image of one pixel cannot be processed: {fault}", REINSTALL
+        )
     if not broken:
         yield ok("codecs", "JPEG, PNG and WebP are decoded, WebP is encoded")
 

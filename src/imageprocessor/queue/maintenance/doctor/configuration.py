@@ -21,18 +21,29 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:
-    """Yield what several hosts would not share. A database server is taken as the sign that there are several."""
+    """Yield what several hosts would not share.
+
+    A database server is taken as the sign that there are several.
+    """
     several = settings.sqlite_path is None
     if several and settings.jwt_secret_key is None:
         found = "JWT_SECRET_KEY is unset: each host makes a key of its own, and refuses the others' tokens."
-        yield wrong("settings", found, f"Set the same JWT_SECRET_KEY everywhere; make one with: {KEY_COMMAND}")
+        yield wrong(
+            "settings",
+            found,
+            f"Set the same JWT_SECRET_KEY everywhere; make one with: {KEY_COMMAND}",
+        )
     if several and settings.storage_backend == "local":
         found = "STORAGE_BACKEND=local with PostgreSQL: several hosts see each other's images only in a shared folder."
         fix = "Share STORAGE_PATH and DATA_DIR/staging among all hosts, or set STORAGE_BACKEND=s3."
         yield warning("settings", found, fix)
     if not several and settings.queue_backend == "celery":
         found = "QUEUE_BACKEND=celery with SQLite: all workers must be on this host."
-        yield warning("settings", found, "For more hosts: DATABASE_URL=postgresql+psycopg://user:password@host/name")
+        yield warning(
+            "settings",
+            found,
+            "For more hosts: DATABASE_URL=postgresql+psycopg://user:password@host/name",
+        )
 
 
 def check_access(settings: Settings) -> Iterator[Finding]:
@@ -41,7 +52,11 @@ def check_access(settings: Settings) -> Iterator[Finding]:
         found = "JWT_REQUIRE_EXP=false: a token without expiry is good for as long as its key."
         yield warning("settings", found, "JWT_REQUIRE_EXP=true")
     if not settings.allowed_buckets:
-        yield warning("settings", "ALLOWED_BUCKETS is empty: an upload may name any bucket.", "ALLOWED_BUCKETS=a,b")
+        yield warning(
+            "settings",
+            "ALLOWED_BUCKETS is empty: an upload may name any bucket.",
+            "ALLOWED_BUCKETS=a,b",
+        )
     if settings.public_base_url and not settings.public_reads:
         found = "PUBLIC_BASE_URL with PUBLIC_READS=false: what answers there looks at no token, or gets no image."
         yield warning("settings", found, "Unset PUBLIC_BASE_URL, or set PUBLIC_READS=true.")
@@ -58,7 +73,10 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
 
 
 def check_entropy(name: str, key: str) -> Finding:
-    """Return the finding on a key by how often each character occurs in it (Shannon), and how often each three do."""
+    """Return the finding on a key by how often each character occurs in it (Shannon).
+
+    And how often each three do.
+    """
     shares = [count / len(key) for count in Counter(key).values()]
     bits_each = -sum(share * math.log2(share) for share in shares)
     bits = bits_each * len({key[start : start + 3] for start in range(len(key))})
@@ -75,5 +93,9 @@ def check_generated(settings: Settings) -> Finding:
         return ok("key", "it is made at the first start")
     if path.stat().st_mode & PRIVATE_MODE:
         mode = f"{path.stat().st_mode & 0o777:o}"
-        return wrong("key", f"{path.resolve()} has mode {mode}: others can sign tokens.", f"chmod 600 {path.resolve()}")
+        return wrong(
+            "key",
+            f"{path.resolve()} has mode {mode}: others can sign tokens.",
+            f"chmod 600 {path.resolve()}",
+        )
     return ok("key", f"{path.resolve()} is its owner's only")

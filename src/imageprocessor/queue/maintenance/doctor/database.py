@@ -1,4 +1,7 @@
-"""The database: can it be reached, does it keep what is committed, are its tables ours, can it be written to."""
+"""The database.
+
+Can it be reached, does it keep what is committed, are its tables ours, can it be written to.
+"""
 
 from __future__ import annotations
 
@@ -48,25 +51,42 @@ def check_sqlite(connection: Connection) -> Iterator[Finding]:
         yield warning("database version", found, "Use 3.51.3 or newer: pip install pysqlite3")
     else:
         yield ok("database version", f"SQLite {module.sqlite_version}")
-    journal, synchronous = (_ask(connection, f"PRAGMA {name}") for name in ("journal_mode", "synchronous"))
+    journal, synchronous = (
+        _ask(connection, f"PRAGMA {name}") for name in ("journal_mode", "synchronous")
+    )
     if (journal, synchronous) == ("wal", FULL):
         yield ok("durability", "journal_mode=WAL, synchronous=FULL")
     else:
         found = f"journal_mode={journal}, synchronous={synchronous}: this file system does not let SQLite use its WAL."
-        yield wrong("durability", found, "Put DATABASE_PATH on a local disk (ext4, xfs, btrfs, zfs).")
+        yield wrong(
+            "durability", found, "Put DATABASE_PATH on a local disk (ext4, xfs, btrfs, zfs)."
+        )
 
 
 def check_postgres(connection: Connection) -> Iterator[Finding]:
-    """Yield findings on the version of PostgreSQL, and on whether a commit there survives a power cut."""
+    """Yield findings on the version of PostgreSQL.
+
+    And on whether a commit there survives a power cut.
+    """
     version = str(_ask(connection, "SHOW server_version"))
     if int(version.split(".", maxsplit=1)[0]) >= OLDEST_POSTGRES:
         yield ok("database version", f"PostgreSQL {version}")
     else:
-        yield wrong("database version", f"PostgreSQL {version} is too old.", f"Use {OLDEST_POSTGRES} or newer.")
-    values = {name: str(_ask(connection, f"SHOW {name}")) for name in ("fsync", "synchronous_commit")}
+        yield wrong(
+            "database version",
+            f"PostgreSQL {version} is too old.",
+            f"Use {OLDEST_POSTGRES} or newer.",
+        )
+    values = {
+        name: str(_ask(connection, f"SHOW {name}")) for name in ("fsync", "synchronous_commit")
+    }
     found = ", ".join(f"{name}={value}" for name, value in values.items())
     if "off" in values.values():
-        yield wrong("durability", f"{found}: a power cut loses uploads that were accepted.", "Set both to on.")
+        yield wrong(
+            "durability",
+            f"{found}: a power cut loses uploads that were accepted.",
+            "Set both to on.",
+        )
     else:
         yield ok("durability", found)
 
@@ -77,8 +97,16 @@ def check_schema(connection: Connection) -> Iterator[Finding]:
     if revision == HEAD:
         yield ok("tables", f"revision {revision}")
     else:
-        found = f"They are at revision {revision}, this version needs {HEAD}." if revision else "There are none yet."
-        yield warning("tables", found, "`imageprocessor db upgrade`; `serve` and `worker` do it at their start, too.")
+        found = (
+            f"They are at revision {revision}, this version needs {HEAD}."
+            if revision
+            else "There are none yet."
+        )
+        yield warning(
+            "tables",
+            found,
+            "`imageprocessor db upgrade`; `serve` and `worker` do it at their start, too.",
+        )
 
 
 def check_integrity(connection: Connection) -> Finding:
@@ -86,7 +114,11 @@ def check_integrity(connection: Connection) -> Finding:
     damage = str(_ask(connection, "PRAGMA quick_check(1)"))
     if damage == "ok":
         return ok("integrity", "quick_check finds no damage")
-    return wrong("integrity", damage, "Stop the service, and restore a backup: imageprocessor restore DIR --replace")
+    return wrong(
+        "integrity",
+        damage,
+        "Stop the service, and restore a backup: imageprocessor restore DIR --replace",
+    )
 
 
 def check_writes(database: Database) -> Finding:

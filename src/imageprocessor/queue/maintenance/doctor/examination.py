@@ -9,14 +9,22 @@ from imageprocessor.queue.maintenance.doctor.codecs import check_codecs
 from imageprocessor.queue.maintenance.doctor.configuration import check_keys, check_settings
 from imageprocessor.queue.maintenance.doctor.database import check_database
 from imageprocessor.queue.maintenance.doctor.finding import Finding
-from imageprocessor.queue.maintenance.doctor.host import check_clock, check_memory, check_open_files, check_space
+from imageprocessor.queue.maintenance.doctor.host import (
+    check_clock,
+    check_memory,
+    check_open_files,
+    check_space,
+)
 from imageprocessor.queue.maintenance.doctor.references import read_clocks
 from imageprocessor.queue.maintenance.doctor.storage import check_storage
 from imageprocessor.settings import Settings
 
 
 def examine(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]:
-    """Yield what each check finds. The service may run meanwhile. *integrity*: also read through a SQLite file."""
+    """Yield what each check finds. The service may run meanwhile.
+
+    *integrity*: also read through a SQLite file.
+    """
     yield from check_database(settings, integrity=integrity)
     yield from check_storage(settings)
     yield from check_queue(settings)

@@ -32,7 +32,11 @@ def check_clock(differences: Mapping[str, timedelta]) -> Iterator[Finding]:
     time.sleep(WATCHED_SECONDS)
     drift = abs((clock.utc_now() - started).total_seconds() - (time.monotonic() - steady))
     if now < PLAUSIBLE_SINCE or drift > WATCHED_SECONDS / 2:
-        yield wrong("clock", f"It says {now:%Y-%m-%d %H:%M:%S} UTC, and drifts by {drift:.3f} s in 0.1 s.", SET_CLOCK)
+        yield wrong(
+            "clock",
+            f"It says {now:%Y-%m-%d %H:%M:%S} UTC, and drifts by {drift:.3f} s in 0.1 s.",
+            SET_CLOCK,
+        )
     elif not differences:
         yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC; there is no other to compare it with")
     yield from (compare_clocks(name, difference) for name, difference in differences.items())
@@ -42,7 +46,9 @@ def compare_clocks(name: str, difference: timedelta) -> Finding:
     """Return the finding on a clock of this machine that is ahead of the one of *name* by *difference*."""
     seconds = f"{difference.total_seconds():+.1f} s against {name}"
     if abs(difference) > LARGE_DIFFERENCE:
-        return wrong("clock", f"{seconds}: jobs are taken from workers that are at them.", SET_CLOCK)
+        return wrong(
+            "clock", f"{seconds}: jobs are taken from workers that are at them.", SET_CLOCK
+        )
     if abs(difference) > SMALL_DIFFERENCE:
         return warning("clock", f"{seconds}.", SET_CLOCK)
     return ok("clock", seconds)
@@ -53,7 +59,9 @@ def check_space(settings: Settings) -> Iterator[Finding]:
     folders = [settings.data_dir]
     folders += [settings.storage_path] if settings.storage_backend == "local" else []
     folders += [settings.sqlite_path.parent] if settings.sqlite_path else []
-    devices = {find_existing(folder).stat().st_dev: folder.resolve() for folder in reversed(folders)}
+    devices = {
+        find_existing(folder).stat().st_dev: folder.resolve() for folder in reversed(folders)
+    }
     yield from map(check_disk, devices.values())
 
 
@@ -73,7 +81,9 @@ def check_disk(folder: Path) -> Finding:
         return warning("disk", f"{found}.", MAKE_ROOM)
     if status.f_files and status.f_favail < LOW_SHARE * status.f_files:
         return warning(
-            "disk", f"{status.f_favail} of {status.f_files} files can still be made for {folder}.", MAKE_ROOM
+            "disk",
+            f"{status.f_favail} of {status.f_files} files can still be made for {folder}.",
+            MAKE_ROOM,
         )
     return ok("disk", found)
 
@@ -86,7 +96,11 @@ def check_memory(settings: Settings) -> Finding:
     if may_take <= there:
         return ok("memory", found)
     fits = max(1, there // settings.job_memory_limit_mb)
-    return warning("memory", f"{found}: the system may kill them.", f"Set WORKER_CONCURRENCY={fits}, or add memory.")
+    return warning(
+        "memory",
+        f"{found}: the system may kill them.",
+        f"Set WORKER_CONCURRENCY={fits}, or add memory.",
+    )
 
 
 def read_memory_mb() -> int:

@@ -9,7 +9,11 @@ from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from imageprocessor.errors import BrokerUnavailableError, DatabaseUnavailableError, MissingExtraError
+from imageprocessor.errors import (
+    BrokerUnavailableError,
+    DatabaseUnavailableError,
+    MissingExtraError,
+)
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.settings import Settings
@@ -19,7 +23,10 @@ AWS = "https://s3.amazonaws.com"
 
 
 def read_clocks(settings: Settings) -> dict[str, timedelta]:
-    """Return how far this machine's clock is ahead of each server's; who does not tell the time is left out."""
+    """Return how far this machine's clock is ahead of each server's.
+
+    Who does not tell the time is left out.
+    """
     asked = {"PostgreSQL": _ask_postgres, "Redis": _ask_redis, "S3": _ask_s3}
     return {name: clock.utc_now() - time for name, ask in asked.items() if (time := ask(settings))}
 

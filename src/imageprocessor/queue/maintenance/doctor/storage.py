@@ -1,4 +1,7 @@
-"""The storage of images and of uploads: a probe is written, read, listed and removed, as everybody would do it."""
+"""The storage of images and of uploads.
+
+A probe is written, read, listed and removed, as everybody would do it.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,13 @@ PROBE = b"imageprocessor doctor"
 FETCH_SECONDS = 10
 NAMES = ("image storage", "upload storage")
 SAME_DISK = "Let DATA_DIR/incoming and DATA_DIR/staging be on one file system: each upload is copied otherwise."
-MAKE_PRIVATE = "Forbid public access to the bucket: whoever guesses a key reads uploads with their metadata."
+MAKE_PRIVATE = (
+    "Forbid public access to the bucket: whoever guesses a key reads uploads with their metadata."
+)
 PUBLIC_URL = "Set S3_PUBLIC_ENDPOINT_URL to the address under which clients reach S3, with its real host and scheme."
-PERMIT = "The message says what refused. The service needs to put, get, list and delete objects there."
+PERMIT = (
+    "The message says what refused. The service needs to put, get, list and delete objects there."
+)
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
@@ -54,7 +61,10 @@ def list_folders(settings: Settings) -> list[Path]:
 
 
 def list_prefixes(settings: Settings) -> list[str]:
-    """Return what the keys of probes begin with: each S3 bucket is tried; in a folder, no folder shall be left."""
+    """Return what the keys of probes begin with: each S3 bucket is tried.
+
+    In a folder, no folder shall be left.
+    """
     if settings.storage_backend == "local":
         return [""]
     first = settings.allowed_buckets[:1] or ("doctor",)
@@ -85,7 +95,10 @@ def check_object(where: str, storage: Storage, key: str) -> Iterator[Finding]:
     """
     _require(storage.get(key) == PROBE, "An object is read with other bytes than were written.")
     if isinstance(storage, S3Storage):
-        _require([found.key for found in storage.list(key)] == [key], "An object that was written is not listed.")
+        _require(
+            [found.key for found in storage.list(key)] == [key],
+            "An object that was written is not listed.",
+        )
         yield check_presigned(where, storage.url(key))
         yield check_private(where, storage.url(key))
 
@@ -94,19 +107,31 @@ def check_presigned(where: str, url: str) -> Finding:
     """Fetch the probe as a client does."""
     try:
         with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the settings permit http and https only
-            same, encryption = answer.read() == PROBE, answer.headers["x-amz-server-side-encryption"]
+            same, encryption = (
+                answer.read() == PROBE,
+                answer.headers["x-amz-server-side-encryption"],
+            )
     except (URLError, OSError, HTTPException) as error:
-        return wrong(f"{where}: URLs", f"A presigned URL cannot be fetched here ({error}).", PUBLIC_URL)
+        return wrong(
+            f"{where}: URLs", f"A presigned URL cannot be fetched here ({error}).", PUBLIC_URL
+        )
     if not same:
-        return wrong(f"{where}: URLs", "A presigned URL leads to other bytes than were written.", PUBLIC_URL)
-    return ok(f"{where}: URLs", f"a presigned URL was fetched; encrypted at rest: {encryption or 'S3 does not say'}")
+        return wrong(
+            f"{where}: URLs", "A presigned URL leads to other bytes than were written.", PUBLIC_URL
+        )
+    return ok(
+        f"{where}: URLs",
+        f"a presigned URL was fetched; encrypted at rest: {encryption or 'S3 does not say'}",
+    )
 
 
 def check_private(where: str, url: str) -> Finding:
     """Fetch the probe as a stranger would, without the signature."""
     try:
         with urlopen(url.partition("?")[0], timeout=FETCH_SECONDS):  # noqa: S310 - as above
-            return wrong(f"{where}: privacy", "Anybody can read objects without a signature.", MAKE_PRIVATE)
+            return wrong(
+                f"{where}: privacy", "Anybody can read objects without a signature.", MAKE_PRIVATE
+            )
     except HTTPError as error:
         return ok(f"{where}: privacy", f"without a signature S3 answers {error.code}")
     except (URLError, OSError, HTTPException) as error:
@@ -114,7 +139,10 @@ def check_private(where: str, url: str) -> Finding:
 
 
 def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
-    """Take a file in as an upload is, and look whether it is still the same file, which was renamed."""
+    """Take a file in as an upload is, and look whether it is still the same file.
+
+    Which was renamed.
+    """
     key = f"doctor-{secrets.token_hex(16)}"
     path = incoming / key
     try:
@@ -123,7 +151,11 @@ def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
         staging.adopt(key, path)
         renamed = (staging.root / key).stat().st_ino == before
     except (StorageError, OSError) as error:
-        return wrong("taking in uploads", str(error), f"Check the owner and the disk of {incoming.resolve()}.")
+        return wrong(
+            "taking in uploads",
+            str(error),
+            f"Check the owner and the disk of {incoming.resolve()}.",
+        )
     finally:
         path.unlink(missing_ok=True)
         staging.delete(key)

@@ -21,7 +21,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_events_job", "image_upload_events", ["job_id", "created_at"], unique=False)
-    op.create_index("ix_events_image", "image_upload_events", ["image_id", "created_at"], unique=False)
+    op.create_index(
+        "ix_events_image", "image_upload_events", ["image_id", "created_at"], unique=False
+    )
     op.create_table(
         "processing_jobs",
         sa.Column("job_id", sa.String(length=36), nullable=False),
@@ -52,10 +54,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_completed", "processing_jobs", ["completed_at"], unique=False)
     op.create_index(
-        "ix_jobs_due", "processing_jobs", ["status", "next_attempt_at", "created_at", "deleted_at"], unique=False
+        "ix_jobs_due",
+        "processing_jobs",
+        ["status", "next_attempt_at", "created_at", "deleted_at"],
+        unique=False,
     )
     op.create_index("ix_jobs_deleted", "processing_jobs", ["deleted_at"], unique=False)
-    op.create_index("ux_jobs_idempotency", "processing_jobs", ["user_id", "idempotency_key"], unique=True)
+    op.create_index(
+        "ux_jobs_idempotency", "processing_jobs", ["user_id", "idempotency_key"], unique=True
+    )
     op.create_table(
         "upload_rate_limits",
         sa.Column("user_id", sa.String(length=255), nullable=False),
