@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
+from imageprocessor.core.geometry import Dimensions, fit_inside
 from imageprocessor.core.variants import (
     DEFAULT_VARIANTS,
-    Dimensions,
     Variant,
     VariantSpec,
-    fit_inside,
 )
 from imageprocessor.errors import InvalidVariantError
 
@@ -33,7 +32,7 @@ from imageprocessor.errors import InvalidVariantError
 def test_default_sizes_bound_the_width_and_keep_the_aspect(
     source: tuple[int, int], sizes: list[tuple[int, int]]
 ) -> None:
-    assert [spec.cut(Dimensions(*source)).size for spec in DEFAULT_VARIANTS] == sizes
+    assert [spec.crop(Dimensions(*source)).size for spec in DEFAULT_VARIANTS] == sizes
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_default_sizes_bound_the_width_and_keep_the_aspect(
 def test_inside_keeps_every_bound_and_never_enlarges(
     source: tuple[int, int], asked: dict[str, Any], size: tuple[int, int]
 ) -> None:
-    assert VariantSpec("x", **asked).cut(Dimensions(*source)).size == size
+    assert VariantSpec("x", **asked).crop(Dimensions(*source)).size == size
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_cover_fills_the_box_from_the_middle_and_never_enlarges(
     source: tuple[int, int], asked: tuple[int, int], crop: tuple[int, int], size: tuple[int, int]
 ) -> None:
     spec = VariantSpec("x", width=asked[0], height=asked[1], fit="cover")
-    assert spec.cut(Dimensions(*source)) == (crop, size)
+    assert spec.crop(Dimensions(*source)) == (crop, size)
 
 
 def test_no_output_is_larger_than_source_bounds_or_webp() -> None:

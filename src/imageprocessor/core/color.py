@@ -11,7 +11,7 @@ from itertools import chain, compress, product
 
 from PIL import Image, ImageChops, ImageCms
 
-from imageprocessor.core.variants import Dimensions, fit_inside
+from imageprocessor.core.geometry import Dimensions, fit_inside
 
 MAX_PROFILE_BYTES = 8 * 1024 * 1024
 """A profile longer than this is not looked at.

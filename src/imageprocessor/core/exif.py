@@ -25,7 +25,8 @@ def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None
     numerators and denominators in turn. What is damaged, of another type, or larger than 1 KiB is
     left out; the first of several entries wins.
 
-    >>> read_tags(bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000"), {0x0112})
+    >>> block = bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000")
+    >>> read_tags(block, {0x0112})
     {274: (6,)}
     """
     tags: Tags = {}

@@ -32,7 +32,8 @@ def require_memory(size_bytes: int, purpose: str) -> None:
         mmap.mmap(-1, size_bytes).close()
     except OSError as error:
         raise MemoryError(
-            f"There is too little memory {purpose}: {size_bytes} bytes are not to be had."
+            f"Cannot allocate {size_bytes} bytes {purpose}. "
+            "Process fewer images at once, or raise the memory limit."
         ) from error
 
 

@@ -27,9 +27,9 @@ def read_position(exif: bytes) -> tuple[float, float] | None:
 
 
 def xmp_has_position(xmp: bytes) -> bool:
-    """Tell whether an XMP packet has a latitude and a longitude, as attributes or as elements.
+    """Return whether an XMP packet has a latitude and a longitude, as attributes or as elements.
 
-    >>> xmp_has_position(b'<rdf:Description exif:GPSLatitude="33,51.6S" exif:GPSLongitude="151,12.7E"/>')
+    >>> xmp_has_position(b'<a exif:GPSLatitude="33,51.6S" exif:GPSLongitude="151,12.7E"/>')
     True
     """
     return len(set(_IN_XMP.findall(xmp))) == 2

@@ -47,5 +47,6 @@ def _check_binary(data: object) -> None:
     read = getattr(data, "read", None)
     if read is None or not isinstance(read(0), bytes):
         raise TypeError(
-            f"A picture cannot be read from {type(data).__name__}: pass bytes, a path, or a file opened in binary mode."
+            f"A picture cannot be read from {type(data).__name__}: "
+            "pass bytes, a path, or a file opened in binary mode."
         )

@@ -86,6 +86,14 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
     return Piece(kinds=kinds, payload=payload if kind == "exif" else b"")
 
 
+def find_exif(pieces: Iterable[Piece]) -> bytes:
+    """Return the EXIF block of the first piece that has one, or nothing."""
+    for piece in pieces:
+        if piece.exif:
+            return piece.exif
+    return b""
+
+
 def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:
     """Describe what follows the picture, in blocks that overlap by more than any mark is long."""
     size = file_size(file)
@@ -136,7 +144,8 @@ def file_size(file: BinaryIO) -> int:
 def truncated(file: BinaryIO) -> TruncatedImageError:
     """Make the error for a file that ends too early."""
     return TruncatedImageError(
-        f"The file ends after {file_size(file)} bytes, before the picture does: send the whole file."
+        f"The file ends after {file_size(file)} bytes, before the picture does: "
+        "send the whole file."
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from itertools import chain
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     MAX_PIECES,
@@ -24,11 +25,15 @@ from imageprocessor.core.formats.container import (
 )
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
 _FIRST_CHUNK = 12
 _FRAME_HEADER_BYTES = 16
 _NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
+_ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
 _KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
 
@@ -93,6 +98,24 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
         riff[4:8] = (len(riff) - 8).to_bytes(4, "little")
         for start in [start for name, start, _ in chunks if name == b"VP8X"]:
             riff[start] = riff[start] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
+    return file.getvalue()
+
+
+def encode(image: Image.Image, quality: int, effort: int) -> bytes:
+    """Return an RGB or RGBA image as a lossy WebP file.
+
+    Raises:
+        MemoryError: the encoder has too little.
+    """
+    file = BytesIO()
+    try:
+        image.save(file, "WEBP", quality=quality, method=effort)
+    except ValueError as error:
+        if str(error) in _ENCODER_OUT_OF_MEMORY:
+            raise MemoryError(
+                f"There is no memory to encode {image.width} x {image.height} pixels."
+            ) from error
+        raise
     return file.getvalue()
 
 
