@@ -1,7 +1,38 @@
 from __future__ import annotations
 
-from imageprocessor.core.formats.registry import list_mime_types
+from pkgutil import resolve_name
+
+import pytest
+from PIL.ImageFile import ImageFile
+
+from imageprocessor.core.formats.registry import (
+    FORMATS,
+    OUTPUT_FORMAT,
+    ImageFormat,
+    list_mime_types,
+    list_suffixes,
+)
+
+each_format = pytest.mark.parametrize("image_format", FORMATS.values(), ids=FORMATS)
 
 
 def test_mime_types_are_the_registered_ones() -> None:
     assert list_mime_types() == ("image/jpeg", "image/png", "image/webp")
+
+
+@each_format
+def test_the_decoder_is_a_class_of_pillow_for_that_format(image_format: ImageFormat) -> None:
+    decoder = resolve_name(image_format.decoder)
+    assert issubclass(decoder, ImageFile)
+    assert decoder.format == image_format.name
+
+
+def test_no_suffix_and_no_mime_type_has_two_formats() -> None:
+    mime_types = [kind for row in FORMATS.values() for kind in row.mime_types]
+    assert len(set(mime_types)) == len(mime_types)
+    assert len(set(list_suffixes())) == len(list_suffixes())
+    assert all(suffix.startswith(".") for suffix in list_suffixes())
+
+
+def test_the_output_format_can_be_encoded() -> None:
+    assert OUTPUT_FORMAT.encode is not None
