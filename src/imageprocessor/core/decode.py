@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageFile
 
-from imageprocessor.core.formats.container import Piece, file_size, find_exif
+from imageprocessor.core.formats.container import Piece, file_size, find_exif, find_profile
 from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits, check_dimensions
@@ -49,12 +49,14 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     metadata: list[Piece] = []
     parts = _image_alone(container.read_pieces(file), metadata)
     image = container.join(parts, file_size(file))
-    profile = [piece.payload for piece in metadata if "icc" in piece.kinds]
+    kinds: set[str] = set()
+    for piece in metadata:
+        kinds.update(piece.kinds)
     return Unpacked(
         image=BytesIO(image),
         orientation=read_orientation(find_exif(metadata)),
-        profile=container.decode_icc(profile) if profile else None,
-        kinds=frozenset(kind for piece in metadata for kind in piece.kinds),
+        profile=find_profile(metadata, container),
+        kinds=frozenset(kinds),
     )
 
 

@@ -31,12 +31,16 @@ class Crop(NamedTuple):
     @property
     def pixel_ratio(self) -> float:
         """Output pixels per pixel of the area."""
-        return self.size.width * self.size.height / (self.area.width * self.area.height)
+        pixels_in = self.area.width * self.area.height
+        pixels_out = self.size.width * self.size.height
+        return pixels_out / pixels_in
 
     @property
     def scale(self) -> float:
         """Output length per length of the area, along the side that shrinks less."""
-        return max(self.size.width / self.area.width, self.size.height / self.area.height)
+        x_scale = self.size.width / self.area.width
+        y_scale = self.size.height / self.area.height
+        return max(x_scale, y_scale)
 
 
 def fit_inside(

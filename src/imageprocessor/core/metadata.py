@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,13 @@ from typing import BinaryIO
 from PIL import ImageCms
 
 from imageprocessor.core.exif import Value, read_tags
-from imageprocessor.core.formats.container import Container, Piece, file_size, find_exif
+from imageprocessor.core.formats.container import (
+    Container,
+    Piece,
+    file_size,
+    find_exif,
+    find_profile,
+)
 from imageprocessor.core.formats.registry import FORMATS, list_mime_types
 from imageprocessor.core.formats.sniff import sniff
 from imageprocessor.core.limits import Limits
@@ -75,17 +81,22 @@ def read_metadata(data: ImageSource) -> Metadata:
         any_format = Limits(mime_types=frozenset(list_mime_types()))
         container = sniff(file, any_format).container
         pieces = _read_metadata_pieces(file, container)
+    kinds: dict[str, None] = {}  # a set that keeps its order
+    for piece in pieces:
+        kinds.update(dict.fromkeys(piece.kinds))
     exif = find_exif(pieces)
     tags = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
-    profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
+    make = _text(tags.get(_MAKE))
+    model = _text(tags.get(_MODEL))
+    profile = find_profile(pieces, container)
     return Metadata(
-        kinds=_unique_kinds(pieces),
+        kinds=tuple(kinds),
         orientation=read_orientation(exif),
         gps=read_position(exif),
-        camera=_join_make_and_model(_text(tags.get(_MAKE)), _text(tags.get(_MODEL))),
+        camera=_join_make_and_model(make, model),
         software=_text(tags.get(_SOFTWARE)),
         taken_at=_read_time(exif, tags.get(_EXIF_DIRECTORY)),
-        icc=_describe_profile(container.decode_icc(profile)) if profile else None,
+        icc=_describe_profile(profile),
     )
 
 
@@ -109,13 +120,6 @@ def _read_metadata_pieces(file: BinaryIO, container: Container) -> list[Piece]:
             if piece.kinds:
                 pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - what precedes damage counts
     return pieces
-
-
-def _unique_kinds(pieces: Iterable[Piece]) -> tuple[str, ...]:
-    kinds: dict[str, None] = {}
-    for piece in pieces:
-        kinds.update(dict.fromkeys(piece.kinds))
-    return tuple(kinds)
 
 
 def _read_time(exif: bytes, directory: Value | None) -> str | None:
@@ -151,7 +155,9 @@ def _printable(text: str) -> str | None:
     return "".join(filter(str.isprintable, text)).strip() or None
 
 
-def _describe_profile(profile: bytes) -> str | None:
+def _describe_profile(profile: bytes | None) -> str | None:
+    if profile is None:
+        return None
     try:
         parsed = ImageCms.ImageCmsProfile(BytesIO(profile))
         return _printable(ImageCms.getProfileDescription(parsed))

@@ -31,13 +31,10 @@ STEPS: tuple[Step, ...] = (
     turn_upright,
     resize_and_encode,
 )
-COLOR_STEPS: tuple[Step, ...] = (
-    decode_once,
-    shrink_to_largest,
-    convert_to_srgb,
-    turn_upright,
-    resize_to_smallest,
-)
+"""What ``process`` does. A further step is a function in ``core.steps`` and a line here."""
+
+COLOR_STEPS = (*STEPS[:-1], resize_to_smallest)
+"""What ``dominant_color`` does."""
 
 WARNINGS = (
     "animation_flattened",
@@ -69,10 +66,11 @@ class ProcessedImage:
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the bytes, ready for JSON: the database and all answers use it."""
+        variants = {name: variant.describe() for name, variant in self.variants.items()}
         return {
             "dominant_color": self.dominant_color,
             "original_dimensions": self.original_dimensions._asdict(),
-            "variants": {name: variant.describe() for name, variant in self.variants.items()},
+            "variants": variants,
             "warnings": list(self.warnings),
             "removed": list(self.removed),
         }
@@ -100,11 +98,13 @@ def process(
     work = Work(data, variants, limits, threads or os.cpu_count() or 1)
     for step in STEPS:
         step(work)
+    in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
+    warnings = [name for name in WARNINGS if name in work.warnings]
     return ProcessedImage(
-        variants={spec.name: work.variants[spec.name] for spec in variants},
+        variants=in_order_asked,
         dominant_color=work.dominant_color,
         original_dimensions=work.original,
-        warnings=tuple(name for name in WARNINGS if name in work.warnings),
+        warnings=tuple(warnings),
         removed=tuple(sorted(work.removed)),
     )
 

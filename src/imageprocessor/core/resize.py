@@ -30,7 +30,8 @@ def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
     step = image.height / size.height
     for top in range(0, size.height, _BAND_ROWS):
         bottom = min(top + _BAND_ROWS, size.height)
-        box = (0, top * step, image.width, min(bottom * step, image.height))
+        source_bottom = min(bottom * step, image.height)
+        box = (0, top * step, image.width, source_bottom)
         band = resize(image, Dimensions(size.width, bottom - top), box)
         resized.paste(band, (0, top))
     return resized

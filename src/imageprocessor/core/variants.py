@@ -62,7 +62,18 @@ class VariantSpec:
         self._check_number("height", 1, None)
         self._check_number("effort", 0, 6)
         self._check_number("quality", 1, 100)
-        self._check_fit()
+        if self.fit not in _FITS:
+            raise InvalidVariantError(
+                f"Size {self.name!r}: fit is {self.fit!r:.80}; use 'inside' or 'cover'."
+            )
+        if self.fit == "cover" and None in (self.width, self.height):
+            raise InvalidVariantError(
+                f"Size {self.name!r}: fit 'cover' needs both a width and a height."
+            )
+        if self.width is None and self.height is None:
+            raise InvalidVariantError(
+                f"Size {self.name!r} has no bound: give a width, a height or both."
+            )
 
     def crop(self, source: Dimensions) -> Crop:
         """Return the area to keep of an image of that size, and the size of the result.
@@ -97,25 +108,13 @@ class VariantSpec:
         value = getattr(self, field)
         if value is None and field != "quality":
             return
-        if type(value) is not int or value < least or (most is not None and value > most):
+        # bool is an int, too
+        is_accepted = type(value) is int and value >= least and (most is None or value <= most)
+        if not is_accepted:
             accepted = f"of {least} to {most}" if most else f"of pixels, {least} or more"
             raise InvalidVariantError(
                 f"Size {self.name!r}: {field} is {value!r:.80}; "
                 f"it must be a whole number {accepted}."
-            )
-
-    def _check_fit(self) -> None:
-        if self.fit not in _FITS:
-            raise InvalidVariantError(
-                f"Size {self.name!r}: fit is {self.fit!r:.80}; use 'inside' or 'cover'."
-            )
-        if self.fit == "cover" and None in (self.width, self.height):
-            raise InvalidVariantError(
-                f"Size {self.name!r}: fit 'cover' needs both a width and a height."
-            )
-        if self.width is None and self.height is None:
-            raise InvalidVariantError(
-                f"Size {self.name!r} has no bound: give a width, a height or both."
             )
 
 
