@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import Cost, find_obstacle, node, python, script, start
 from benchmarks.photo import encode_photo
-from imageprocessor import DEFAULT_VARIANTS, validate
-from imageprocessor.core.variants import Dimensions
+from imageprocessor import DEFAULT_VARIANTS, Dimensions, validate
 from imageprocessor.queue.workers.supervisor import LARGE_PAGES
 
 OURS, OURS_IN_ONE_THREAD = "ours", "ours, in one thread"
@@ -51,7 +50,7 @@ def list_efforts(photo: Path) -> str:
     """Return our effort for each width, as JSON."""
     info = validate(photo)
     source = Dimensions(info.width, info.height)
-    return json.dumps([spec.effort_for(spec.cut(source).size.width) for spec in DEFAULT_VARIANTS])
+    return json.dumps([spec.effort_for(spec.crop(source).size.width) for spec in DEFAULT_VARIANTS])
 
 
 def list_codecs(photo: Path, efforts: str) -> dict[str, Sequence[str]]:

@@ -5,14 +5,25 @@ Honest ones, planted ones, and hostile ones.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageCms
+
+CORPUS = Path(os.environ.get("PHOTO_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
+"""A folder of photographs by real cameras, which is no part of the repository."""
+PHOTOGRAPHS = sorted(CORPUS.rglob("*.jpg"))
+needs_photographs = pytest.mark.skipif(
+    not PHOTOGRAPHS, reason=f"no photographs are in {CORPUS}; PHOTO_CORPUS names another folder"
+)
+each_photograph = pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)
 
 SENTINELS: list[bytes] = []
 """Byte strings that stand in every metadata slot of the planted pictures; none may survive."""

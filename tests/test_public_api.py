@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import statistics
 import sys
 from importlib import metadata
+from pathlib import Path
 from subprocess import run
 from typing import Any
 
@@ -67,6 +69,18 @@ def test_errors_for_input_are_public_and_under_one_root() -> None:
     assert caught.value.code == "file_empty"
 
 
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(ip.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {
+        alias.asname: node.module
+        for node in imports
+        for alias in node.names
+        if alias.asname is not None
+    }
+    assert seen == {name: f"imageprocessor.{module}" for name, module in ip._HOMES.items()}
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'procces'"):
         _ = ip.procces  # type: ignore[attr-defined]
@@ -90,5 +104,10 @@ def test_core_loads_nothing_but_pillow_filetype_and_the_standard_library() -> No
 
 
 def test_import_costs_little_beyond_pillow_and_filetype() -> None:
-    timed = "import PIL.Image, filetype\nt = time.perf_counter()\nimport imageprocessor\nprint(time.perf_counter() - t)"
+    timed = (
+        "import PIL.Image, filetype\n"
+        "t = time.perf_counter()\n"
+        "import imageprocessor\n"
+        "print(time.perf_counter() - t)"
+    )
     assert statistics.median(in_new_process(timed) for _ in range(5)) < 0.040

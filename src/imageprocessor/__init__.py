@@ -2,11 +2,11 @@
 
     import imageprocessor as ip
 
-    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, frames) clean
-    = ip.strip_metadata(data)   # the same file without what it gives away; pixels untouched color
-    = ip.dominant_color(data)   # "#3A5F8C" result = ip.process(data)          #
-    result.variants["thumbnail"].data are the bytes of a WebP file store  =
-    ip.open_storage("local:///var/lib/images")
+    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, frames)
+    clean  = ip.strip_metadata(data)   # the same file without its metadata; pixels untouched
+    color  = ip.dominant_color(data)   # "#3A5F8C"
+    result = ip.process(data)          # result.variants["thumbnail"].data: bytes of a WebP file
+    store  = ip.open_storage("local:///var/lib/images")
 
 ``data`` is bytes, a path or a binary file object. Everything raised on purpose derives from
 ``ImageProcessorError``.
@@ -20,69 +20,50 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from imageprocessor.core.limits import Limits
-    from imageprocessor.core.metadata import strip_metadata
-    from imageprocessor.core.pipeline import ProcessedImage, dominant_color, process
-    from imageprocessor.core.validate import ImageInfo, validate
-    from imageprocessor.core.variants import DEFAULT_VARIANTS, Dimensions, Variant, VariantSpec
-    from imageprocessor.errors import (
-        DimensionTooLargeError,
-        EmptyFileError,
-        FileTooLargeError,
-        ImageProcessorError,
-        InputError,
-        InvalidImageError,
-        InvalidVariantError,
-        StorageError,
-        TooManyPixelsError,
-        TruncatedImageError,
-        UnsupportedTypeError,
-    )
-    from imageprocessor.storage.location import open_storage
+if TYPE_CHECKING:  # the same names as in _HOMES, in the only form that type checkers understand
+    from imageprocessor.core.geometry import Dimensions as Dimensions
+    from imageprocessor.core.limits import Limits as Limits
+    from imageprocessor.core.metadata import strip_metadata as strip_metadata
+    from imageprocessor.core.pipeline import ProcessedImage as ProcessedImage
+    from imageprocessor.core.pipeline import dominant_color as dominant_color
+    from imageprocessor.core.pipeline import process as process
+    from imageprocessor.core.validate import ImageInfo as ImageInfo
+    from imageprocessor.core.validate import validate as validate
+    from imageprocessor.core.variants import DEFAULT_VARIANTS as DEFAULT_VARIANTS
+    from imageprocessor.core.variants import Variant as Variant
+    from imageprocessor.core.variants import VariantSpec as VariantSpec
+    from imageprocessor.errors import DimensionTooLargeError as DimensionTooLargeError
+    from imageprocessor.errors import EmptyFileError as EmptyFileError
+    from imageprocessor.errors import FileTooLargeError as FileTooLargeError
+    from imageprocessor.errors import ImageProcessorError as ImageProcessorError
+    from imageprocessor.errors import InputError as InputError
+    from imageprocessor.errors import InvalidImageError as InvalidImageError
+    from imageprocessor.errors import InvalidVariantError as InvalidVariantError
+    from imageprocessor.errors import StorageError as StorageError
+    from imageprocessor.errors import TooManyPixelsError as TooManyPixelsError
+    from imageprocessor.errors import TruncatedImageError as TruncatedImageError
+    from imageprocessor.errors import UnsupportedTypeError as UnsupportedTypeError
+    from imageprocessor.storage.location import open_storage as open_storage
 
     __version__: str
 
-__all__ = [
-    "DEFAULT_VARIANTS",
-    "DimensionTooLargeError",
-    "Dimensions",
-    "EmptyFileError",
-    "FileTooLargeError",
-    "ImageInfo",
-    "ImageProcessorError",
-    "InputError",
-    "InvalidImageError",
-    "InvalidVariantError",
-    "Limits",
-    "ProcessedImage",
-    "StorageError",
-    "TooManyPixelsError",
-    "TruncatedImageError",
-    "UnsupportedTypeError",
-    "Variant",
-    "VariantSpec",
-    "dominant_color",
-    "open_storage",
-    "process",
-    "strip_metadata",
-    "validate",
-]
-
-_HOMES = {
-    "DEFAULT_VARIANTS": "core.variants",
-    "Dimensions": "core.variants",
-    "ImageInfo": "core.validate",
-    "Limits": "core.limits",
-    "ProcessedImage": "core.pipeline",
-    "Variant": "core.variants",
-    "VariantSpec": "core.variants",
-    "dominant_color": "core.pipeline",
-    "open_storage": "storage.location",
-    "process": "core.pipeline",
-    "strip_metadata": "core.metadata",
-    "validate": "core.validate",
+_MODULES = {
+    "core.geometry": "Dimensions",
+    "core.limits": "Limits",
+    "core.metadata": "strip_metadata",
+    "core.pipeline": "ProcessedImage dominant_color process",
+    "core.validate": "ImageInfo validate",
+    "core.variants": "DEFAULT_VARIANTS Variant VariantSpec",
+    "errors": (
+        "DimensionTooLargeError EmptyFileError FileTooLargeError ImageProcessorError InputError"
+        " InvalidImageError InvalidVariantError StorageError TooManyPixelsError"
+        " TruncatedImageError UnsupportedTypeError"
+    ),
+    "storage.location": "open_storage",
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = list(_HOMES)
 
 
 if not TYPE_CHECKING:  # else type checkers would believe in every name
@@ -90,8 +71,8 @@ if not TYPE_CHECKING:  # else type checkers would believe in every name
     def __getattr__(name: str) -> object:
         if name == "__version__":
             value: object = import_module("importlib.metadata").version("imageprocessor")
-        elif name in __all__:
-            value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        elif name in _HOMES:
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

@@ -26,15 +26,14 @@ from pydantic import (
     field_validator,
 )
 
-from imageprocessor.core.formats.registry import ImageFormat
+from imageprocessor.core.formats.registry import list_mime_types
 from imageprocessor.core.limits import Limits
-from imageprocessor.core.variants import VariantSpec
+from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES, VariantSpec
 from imageprocessor.errors import InvalidVariantError
 from imageprocessor.storage.keys import BUCKET_PATTERN, S3_BUCKET_PATTERN
 
 BYTES_PER_MB = 1024 * 1024
-DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 4096}
-MIME_TYPES = tuple(image_format.mime_type for image_format in ImageFormat)
+MIME_TYPES = list_mime_types()
 DATABASE_SCHEMES = ("postgresql+psycopg://", "sqlite:///")
 SECRETS = {
     "jwt_secret_key",
@@ -94,7 +93,7 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
         raise ValueError("not a JSON object with at least one size")
-    quality = info.data.get("webp_quality", 85)
+    quality = info.data.get("webp_quality", DEFAULT_QUALITY)
     return tuple(build_variant(name, size, quality) for name, size in sizes.items())
 
 
@@ -264,7 +263,7 @@ class Settings(BaseModel):
     )
 
     webp_quality: int = setting(
-        85, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100
+        DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,

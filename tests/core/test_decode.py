@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from imageprocessor.core.decode import decode, unpack
+from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import ImageInfo, validate
-from imageprocessor.core.variants import Dimensions
 from imageprocessor.errors import (
     DimensionTooLargeError,
     InvalidImageError,
@@ -176,7 +176,7 @@ def test_jpeg_data_that_look_like_an_animation_are_part_of_the_picture(name: byt
     scan = SMALL.index(b"\xff\xda")
     data_start = scan + 2 + int.from_bytes(SMALL[scan + 2 : scan + 4])
     data = SMALL[:data_start] + bytes(4) + name + SMALL[data_start:]
-    assert unpack(io.BytesIO(data), validate(data)).picture.read() == data
+    assert unpack(io.BytesIO(data), validate(data)).image.read() == data
 
 
 def test_orientation_and_kinds_come_beside_the_picture() -> None:
@@ -215,7 +215,7 @@ def test_jpeg_is_decoded_no_larger_than_need_be(
 
 def test_cut_jpeg_is_found_at_a_smaller_scale_too() -> None:
     info = validate(SMALL)
-    cut = unpack(io.BytesIO(SMALL), info)._replace(picture=io.BytesIO(SMALL[: len(SMALL) // 2]))
+    cut = unpack(io.BytesIO(SMALL), info)._replace(image=io.BytesIO(SMALL[: len(SMALL) // 2]))
     with pytest.raises((TruncatedImageError, InvalidImageError)):
         decode(cut, info, Limits(), Dimensions(8, 6))
 

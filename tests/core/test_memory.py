@@ -90,7 +90,5 @@ def test_too_little_memory_for_threads_and_encoders_is_told(kind: str, tmp_path:
 
 def test_memory_that_no_machine_has_is_refused() -> None:
     require_memory(1 << 20, "for a test")
-    with pytest.raises(
-        MemoryError, match="too little memory for a test: 4611686018427387904 bytes"
-    ):
+    with pytest.raises(MemoryError, match="Cannot allocate 4611686018427387904 bytes for a test"):
         require_memory(1 << 62, "for a test")

@@ -22,14 +22,17 @@ from imageprocessor.errors import (
     UnsupportedTypeError,
 )
 from tests.images import (
+    CORPUS,
     SENTINELS,
     SRGB_PROFILE,
     animated_webp,
     apng,
+    each_photograph,
     encode,
     insert_chunks,
     insert_segments,
     jpeg_segment,
+    needs_photographs,
     oriented,
     photo,
     pixels,
@@ -43,8 +46,6 @@ from tests.images import (
     webp_chunk,
 )
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
-PHOTOGRAPHS = sorted(CORPUS.rglob("*.jpg"))
 ORIENTATIONS = range(1, 9)
 STILL_WEBP = encode(photo(64, 48), "WEBP", icc_profile=SRGB_PROFILE)
 PLANTED = {
@@ -259,8 +260,8 @@ def test_metadata_of_something_else_is_an_error() -> None:
         read_metadata(b"text")
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS, reason="the photographs are not here")
-@pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.name)
+@needs_photographs
+@each_photograph
 def test_real_photographs_keep_their_pixels_and_lose_the_rest(path: Path) -> None:
     clean = strip_metadata(path)
     assert pixels(clean) == pixels(path.read_bytes())
@@ -270,7 +271,7 @@ def test_real_photographs_keep_their_pixels_and_lose_the_rest(path: Path) -> Non
     assert strip_metadata(clean) == clean
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS, reason="the photographs are not here")
+@needs_photographs
 def test_a_real_photograph_gives_its_place_and_camera_away() -> None:
     metadata = read_metadata(CORPUS / "exif/gps/DSCN0010.jpg")
     assert metadata.gps == pytest.approx((43.467448, 11.885127), abs=1e-6)

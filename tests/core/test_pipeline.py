@@ -23,10 +23,12 @@ from imageprocessor.errors import (
     UnsupportedTypeError,
 )
 from tests.images import (
+    CORPUS,
     SENTINELS,
     animated_webp,
     apng,
     encode,
+    needs_photographs,
     oriented,
     photo,
     planted_jpeg,
@@ -36,7 +38,6 @@ from tests.images import (
     webp_chunks,
 )
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 FULL = VariantSpec("full", width=4096, quality=95)
 SMALL = VariantSpec("small", width=60, quality=95)
 LANDSCAPE = encode(photo(160, 120).resize((1600, 1200)), "JPEG")
@@ -242,11 +243,10 @@ def test_picture_comes_out_upright(orientation: int, image_format: str) -> None:
         )  # WebP blurs the edges; turned wrongly it is above 50
 
 
+@needs_photographs
 @pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_photos_of_all_orientations_look_like_the_upright_one(shape: str, orientation: int) -> None:
-    if not CORPUS.exists():
-        pytest.skip("the corpus of photos is not beside the checkout")
     upright, turned = (
         process(CORPUS / "orientation" / f"{shape}_{number}.jpg", [SMALL])
         for number in (1, orientation)

@@ -58,7 +58,10 @@ def test_gps_tags_without_a_place_are_none(exif: bytes) -> None:
     [
         (XMP, True),
         (
-            b"<exif:GPSLatitude>33,51.6S</exif:GPSLatitude>\n<exif:GPSLongitude> 151,12E</exif:GPSLongitude>",
+            (
+                b"<exif:GPSLatitude>33,51.6S</exif:GPSLatitude>\n"
+                b"<exif:GPSLongitude> 151,12E</exif:GPSLongitude>"
+            ),
             True,
         ),
         (b"<x exif:GPSLatitude = '3N' exif:GPSLongitude='4E'/>", True),

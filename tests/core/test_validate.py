@@ -21,10 +21,12 @@ from imageprocessor.errors import (
 from tests.images import (
     animated_webp,
     apng,
+    each_photograph,
     encode,
     insert_segments,
     jpeg_claiming,
     jpeg_segment,
+    needs_photographs,
     oriented,
     photo,
     planted_jpeg,
@@ -32,8 +34,6 @@ from tests.images import (
     truncated,
     webp_claiming,
 )
-
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
@@ -141,8 +141,8 @@ def test_no_more_than_the_header_is_read(data: bytes) -> None:
     assert file.count < 8192 + 20_000
 
 
-@pytest.mark.skipif(not CORPUS.exists(), reason="the photographs are not here")
-@pytest.mark.parametrize("path", sorted(CORPUS.rglob("*.jpg")), ids=lambda path: path.name)
+@needs_photographs
+@each_photograph
 def test_real_photographs_are_told_as_pillow_tells_them(path: Path) -> None:
     with Image.open(path) as image:
         assert (validate(path).width, validate(path).height) == image.size

@@ -18,14 +18,15 @@ from tests.conftest import require_program
 from tests.images import (
     PRIVATE_PROFILE,
     SENTINELS,
+    each_photograph,
     encode,
+    needs_photographs,
     photo,
     planted_jpeg,
     planted_png,
     planted_webp,
 )
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 PLANTED = pytest.mark.parametrize("plant", [planted_jpeg, planted_png, planted_webp])
 OF_THE_FILE_ITSELF = {"SourceFile", "ExifTool", "File", "RIFF", "Composite"}
 KEPT_BY_STRIP = OF_THE_FILE_ITSELF | {"JFIF", "PNG", "ICC_Profile", "Adobe", "APP14"}
@@ -111,8 +112,8 @@ def test_stripped_file_keeps_orientation_and_profile_only(
     assert "ExifTool:Warning" not in tags
 
 
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the photo corpus is not beside this checkout")
-@pytest.mark.parametrize("path", sorted(CORPUS.rglob("*.jpg")), ids=lambda path: path.stem)
+@needs_photographs
+@each_photograph
 def test_no_variant_of_a_real_photo_has_any_metadata(path: Path, tmp_path: Path) -> None:
     [tags] = read_tags(tmp_path, path.read_bytes())
     image = ip.process(path)

@@ -119,15 +119,14 @@ def _finish(future: Future[ProcessedImage], source: Source, paths: Mapping[str, 
 
 
 def _report(image: ProcessedImage, paths: Mapping[str, Path], bytes_in: int) -> dict[str, Any]:
+    report = image.describe()
+    dimensions = report.pop("original_dimensions")
+    variants = report.pop("variants")
     return {
-        "width": image.original_dimensions.width,
-        "height": image.original_dimensions.height,
-        "dominant_color": image.dominant_color,
+        **dimensions,
         "size_bytes": bytes_in,
         "variants": {
-            name: {"path": str(paths[name]), **variant.describe()}
-            for name, variant in image.variants.items()
+            name: {"path": str(paths[name]), **variant} for name, variant in variants.items()
         },
-        "warnings": list(image.warnings),
-        "removed": list(image.removed),
+        **report,
     }

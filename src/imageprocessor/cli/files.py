@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Source:
 
     def outputs(self, stem: str, sizes: Sequence[str], out: Path) -> dict[str, Path]:
         """Return the path of each size."""
-        return {size: out / self.folder / f"{stem}_{size}.webp" for size in sizes}
+        folder, suffix = out / self.folder, OUTPUT_FORMAT.suffix
+        return {size: folder / f"{stem}_{size}{suffix}" for size in sizes}
 
 
 Plan = Mapping[Source, Mapping[str, Path]]
@@ -88,7 +89,7 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
             folders.clear()
             continue
         for name in sorted(names):
-            if name.lower().endswith(IMAGE_ENDINGS):
+            if name.lower().endswith(list_suffixes()):
                 yield Source(Path(parent, name), Path(parent).relative_to(folder))
 
 

@@ -1,7 +1,4 @@
-"""What decodes and encodes on this machine.
-
-Pillow, the libraries in it, and whether every format really works.
-"""
+"""What decodes and encodes here: Pillow, the libraries in it, and which formats work."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from io import BytesIO
 import PIL
 from PIL import Image, features
 
-from imageprocessor.core.formats.registry import ImageFormat
+from imageprocessor.core.formats.registry import FORMATS, ImageFormat
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError
@@ -24,51 +21,48 @@ LIBRARIES = {
     "zlib-ng": "zlib_ng",
     "zlib": "zlib",
 }
+"""Pillow's name of each library, by the name that we show."""
 
 
 def pillow_version() -> tuple[int, ...]:
     """Return the first two numbers of Pillow's version."""
-    return tuple(int(number) for number in PIL.__version__.split(".")[:2])
+    major_and_minor = PIL.__version__.split(".")[:2]
+    return tuple(int(number) for number in major_and_minor)
 
 
 def list_libraries() -> dict[str, str]:
-    """Return the versions of Pillow, or Pillow-SIMD, under its name.
+    """Return the versions of Pillow (or Pillow-SIMD) and of the libraries built into it."""
+    versions = {_installed_pillow(): PIL.__version__}
+    for name, feature in LIBRARIES.items():
+        found = features.version(feature)
+        if found:
+            versions[name] = found
+    return versions
 
-    And of the libraries that it was built with.
+
+def find_broken() -> dict[str, str]:
+    """Return the formats that do not work, with the reason.
+
+    An image of one pixel is made in each, decoded, and encoded as a variant.
     """
-    versions = {name: features.version(feature) for name, feature in LIBRARIES.items()}
-    return {_engine(): PIL.__version__} | {name: found for name, found in versions.items() if found}
+    faults = {name: _find_fault(image_format) for name, image_format in FORMATS.items()}
+    return {name: fault for name, fault in faults.items() if fault}
 
 
-def _engine() -> str:
-    """Tell the two that install PIL/ apart.
-
-    Where both are installed, the one whose version runs.
-    """
+def _installed_pillow() -> str:
+    """Return "Pillow" or "Pillow-SIMD"; where both are installed, the one whose version runs."""
     try:
         return SIMD if version(SIMD) == PIL.__version__ else "Pillow"
     except PackageNotFoundError:
         return "Pillow"
 
 
-def find_broken() -> dict[str, str]:
-    """Make an image of one pixel in each format, decode it, encode it as WebP.
-
-    Return what failed, and why.
-    """
-    return {name.value: fault for name in ImageFormat if (fault := _try_format(name))}
-
-
-def _try_format(name: ImageFormat) -> str:
+def _find_fault(image_format: ImageFormat) -> str:
     try:
         file = BytesIO()
-        Image.new("RGB", (1, 1)).save(file, name.value)
+        Image.new("RGB", (1, 1)).save(file, image_format.name)
         process(file.getvalue(), [VariantSpec("probe", width=1)])
-    except (
-        OSError,
-        KeyError,
-        AttributeError,
-        InputError,
-    ) as error:  # as Pillow tells of a codec that it lacks
+    # What Pillow raises where a codec is missing
+    except (OSError, KeyError, AttributeError, InputError) as error:
         return str(error)
     return ""

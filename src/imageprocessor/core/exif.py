@@ -12,6 +12,8 @@ from contextlib import suppress
 
 ASCII, SHORT, LONG, RATIONAL, SRATIONAL = 2, 3, 4, 5, 10
 _LAYOUTS = {ASCII: "c", SHORT: "H", LONG: "I", RATIONAL: "II", SRATIONAL: "ii"}
+_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_ENTRY_BYTES = 12
 _MAX_VALUE_BYTES = 1024
 
 Value = tuple[int, ...] | bytes
@@ -19,39 +21,44 @@ Tags = dict[int, Value]
 
 
 def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None) -> Tags:
-    """Read the ``wanted`` tags of one directory: the one at ``offset``, or the block's first.
+    """Return the ``wanted`` tags of one directory: the one at ``offset``, or the block's first.
 
     An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL and SRATIONAL as
     numerators and denominators in turn. What is damaged, of another type, or larger than 1 KiB is
     left out; the first of several entries wins.
 
-    >>> read_tags(bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000"), {0x0112})
+    >>> block = bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000")
+    >>> read_tags(block, {0x0112})
     {274: (6,)}
     """
     tags: Tags = {}
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    order = _BYTE_ORDERS.get(tiff[:4])
     if order is None:
         return tags
     with suppress(struct.error):  # the block ends here: what was read so far counts
-        start = struct.unpack_from(f"{order}I", tiff, 4)[0] if offset is None else offset
-        for index in range(struct.unpack_from(f"{order}H", tiff, start)[0]):
-            entry = start + 2 + 12 * index
-            tag, kind, count = struct.unpack_from(f"{order}HHI", tiff, entry)
-            if (
-                tag in wanted
-                and tag not in tags
-                and (value := _read_value(tiff, order, entry, kind, count))
-            ):
+        if offset is None:
+            [offset] = struct.unpack_from(f"{order}I", tiff, 4)
+        [count] = struct.unpack_from(f"{order}H", tiff, offset)
+        first = offset + 2
+        for entry in range(first, first + count * _ENTRY_BYTES, _ENTRY_BYTES):
+            [tag] = struct.unpack_from(f"{order}H", tiff, entry)
+            if tag not in wanted or tag in tags:
+                continue
+            value = _read_value(tiff, order, entry)
+            if value:
                 tags[tag] = value
     return tags
 
 
-def _read_value(tiff: bytes, order: str, entry: int, kind: int, count: int) -> Value | None:
+def _read_value(tiff: bytes, order: str, entry: int) -> Value | None:
+    kind, count = struct.unpack_from(f"{order}HI", tiff, entry + 2)
     layout = _LAYOUTS.get(kind, "")
     size = struct.calcsize(f"{order}{layout}") * count
     if not 0 < size <= _MAX_VALUE_BYTES:
         return None
-    position = entry + 8 if size <= 4 else struct.unpack_from(f"{order}I", tiff, entry + 8)[0]
+    position = entry + 8
+    if size > 4:  # else the value itself is in the entry
+        [position] = struct.unpack_from(f"{order}I", tiff, position)
     if position + size > len(tiff):
         return None
     if kind == ASCII:

@@ -1,7 +1,4 @@
-"""Memory for what comes next: whether there is enough, and what is kept for it.
-
-C code often fails without a word.
-"""
+"""Memory: a check that there is enough before C code runs, which often fails without an error."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ import mmap
 from contextlib import suppress
 
 THREAD_BYTES = 16 << 20
-"""For a thread to begin: a stack of 8 MiB on Linux, and what Python needs.
+"""What a thread needs to start: a stack of 8 MiB on Linux, and what Python adds.
 
-One that fails is waited for forever.
+Python waits forever for a thread that fails to start.
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -21,18 +18,17 @@ _KEPT_SHARE = 8  # of 3072 MB, the default, what a picture of 50 megapixels need
 
 
 def require_memory(size_bytes: int, purpose: str) -> None:
-    """Raise ``MemoryError`` unless that much could be had now.
+    """Raise ``MemoryError`` unless that much can be allocated now.
 
-    It is mapped, never touched, and given back.
-
-    That costs microseconds and no memory. On Linux it counts against RLIMIT_AS, which is what
-    bounds a worker.
+    It is mapped, never touched, and unmapped, which takes microseconds and no memory. On Linux it
+    counts against RLIMIT_AS, which is what bounds a worker.
     """
     try:
         mmap.mmap(-1, size_bytes).close()
     except OSError as error:
         raise MemoryError(
-            f"There is too little memory {purpose}: {size_bytes} bytes are not to be had."
+            f"Cannot allocate {size_bytes} bytes {purpose}. "
+            "Process fewer images at once, or raise the memory limit."
         ) from error
 
 

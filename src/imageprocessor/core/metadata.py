@@ -1,8 +1,8 @@
-"""The metadata of a picture: what there is, and the same file without it."""
+"""The metadata of an image: what there is, and the same file without it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +11,21 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.exif import Tags, Value, read_tags
-from imageprocessor.core.formats.container import Container, Piece, file_size
-from imageprocessor.core.formats.registry import ImageFormat, sniff
+from imageprocessor.core.exif import Value, read_tags
+from imageprocessor.core.formats.container import (
+    Container,
+    Piece,
+    file_size,
+    find_exif,
+    find_profile,
+)
+from imageprocessor.core.formats.registry import FORMATS, list_mime_types
+from imageprocessor.core.formats.sniff import sniff
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import orientation_exif, read_orientation
 from imageprocessor.core.position import read_position
 from imageprocessor.core.source import ImageSource, open_source
-from imageprocessor.core.validate import CONTAINERS, validate
+from imageprocessor.core.validate import validate
 from imageprocessor.errors import InputError
 
 _MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY = 0x010F, 0x0110, 0x0131, 0x8769
@@ -27,12 +34,12 @@ _DATE_TIME_ORIGINAL = 0x9003
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file tells besides its picture.
+    """What a file contains besides its image.
 
     ``kinds`` names what is there, in the order of the file: "exif", "gps" (a place, in EXIF or
-    XMP), "xmp", "icc", "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further
-    pictures), "gain_map", "time", "trailer" (bytes after the picture), "other". ``gps`` is EXIF's
-    latitude and longitude in degrees, north and east positive. ``taken_at`` is local time as in
+    XMP), "xmp", "icc", "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further images),
+    "gain_map", "time", "trailer" (bytes after the image), "other". ``gps`` is EXIF's latitude and
+    longitude in degrees, north and east positive. ``taken_at`` is local time as in
     "2021-06-01T12:00:00". ``icc`` is the colour profile's description. Texts hold printable
     characters only.
     """
@@ -49,114 +56,110 @@ class Metadata:
 def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """Return the same file without its metadata; no pixel is decoded or changed.
 
-    Orientation and the ICC profile are kept, since the picture would look different without them.
-    Text, previews, places, names, edit history, further pictures and whatever follows the picture
-    are not. The cost is that of
-    copying the file, which is read in blocks: about as much memory is taken as the result needs.
+    Orientation and the ICC profile are kept, since the image would look different without them.
+    Text, previews, places, names, edit history, further images and whatever follows the image are
+    removed. The cost is that of copying the file, which is read in blocks: it takes about as much
+    memory as the result.
 
     Raises:
         InputError: as ``validate`` does; also ``TruncatedImageError`` if the file ends before the
-            picture does, and
-            ``InvalidImageError`` if a part of it does not follow the format.
+            image does, and ``InvalidImageError`` if a part of it does not follow the format.
     """
     with open_source(data) as file:
-        container = CONTAINERS[validate(file, limits).format]
+        container = FORMATS[validate(file, limits).format].container
         return container.join(_clean_parts(file, container), file_size(file))
 
 
 def read_metadata(data: ImageSource) -> Metadata:
-    """Tell what a picture gives away. What is damaged is left out.
+    """Return what a file contains besides its image. Damaged parts are left out.
 
     Raises:
         EmptyFileError: no bytes.
-        UnsupportedTypeError: not a JPEG, PNG or WebP.
+        UnsupportedTypeError: none of the formats that are known.
     """
     with open_source(data) as file:
-        image_format = sniff(file, Limits())
-        pieces = [
-            piece._replace(clean=b"")
-            for piece in _readable_pieces(file, image_format)
-            if piece.kinds
-        ]
-    profile = [piece.payload for piece in pieces if "icc" in piece.kinds]
-    exif = next((piece.exif for piece in pieces if piece.exif), b"")
-    root = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
+        any_format = Limits(mime_types=frozenset(list_mime_types()))
+        container = sniff(file, any_format).container
+        pieces = _read_metadata_pieces(file, container)
+    kinds: dict[str, None] = {}  # a set that keeps its order
+    for piece in pieces:
+        kinds.update(dict.fromkeys(piece.kinds))
+    exif = find_exif(pieces)
+    tags = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
+    make = _text(tags.get(_MAKE))
+    model = _text(tags.get(_MODEL))
+    profile = find_profile(pieces, container)
     return Metadata(
-        kinds=_unique_kinds(pieces),
+        kinds=tuple(kinds),
         orientation=read_orientation(exif),
         gps=read_position(exif),
-        camera=_camera(_text(root.get(_MAKE)), _text(root.get(_MODEL))),
-        software=_text(root.get(_SOFTWARE)),
-        taken_at=_read_time(
-            _read_directory(exif, root.get(_EXIF_DIRECTORY), {_DATE_TIME_ORIGINAL})
-        ),
-        icc=_describe_profile(CONTAINERS[image_format].decode_icc(profile)) if profile else None,
+        camera=_join_make_and_model(make, model),
+        software=_text(tags.get(_SOFTWARE)),
+        taken_at=_read_time(exif, tags.get(_EXIF_DIRECTORY)),
+        icc=_describe_profile(profile),
     )
 
 
 def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
-    """Yield what is left of each piece.
-
-    And in the place of the first EXIF one of the orientation alone.
-    """
-    pieces = container.read_pieces(file)
-    for piece in pieces:
+    """Yield what is left of each piece, with the orientation alone in place of the first EXIF."""
+    is_first_exif = True
+    for piece in container.read_pieces(file):
         yield piece.clean
-        if piece.exif:
+        if piece.exif and is_first_exif:
+            is_first_exif = False
             orientation = read_orientation(piece.exif)
-            yield b"" if orientation == 1 else container.exif_piece(orientation_exif(orientation))
-            break
-    yield from (piece.clean for piece in pieces)
+            if orientation != 1:
+                yield container.exif_piece(orientation_exif(orientation))
 
 
-def _readable_pieces(file: BinaryIO, image_format: ImageFormat) -> Iterator[Piece]:
+def _read_metadata_pieces(file: BinaryIO, container: Container) -> list[Piece]:
+    """Return the pieces that have metadata, up to where the file is damaged."""
+    pieces = []
     with suppress(InputError):
-        yield from CONTAINERS[image_format].read_pieces(file)
+        for piece in container.read_pieces(file):
+            if piece.kinds:
+                pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - what precedes damage counts
+    return pieces
 
 
-def _unique_kinds(pieces: Iterable[Piece]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(kind for piece in pieces for kind in piece.kinds))
-
-
-def _read_directory(exif: bytes, pointer: Value | None, wanted: Collection[int]) -> Tags:
-    return read_tags(exif, wanted, offset=pointer[0]) if pointer else {}
-
-
-def _read_time(tags: Tags) -> str | None:
-    day, _, time = (_text(tags.get(_DATE_TIME_ORIGINAL)) or "").partition(" ")
+def _read_time(exif: bytes, directory: Value | None) -> str | None:
+    """Return the time when a photo was taken, from the EXIF *directory* that a tag points to."""
+    if directory is None:
+        return None
+    tags = read_tags(exif, {_DATE_TIME_ORIGINAL}, offset=directory[0])
+    text = _text(tags.get(_DATE_TIME_ORIGINAL)) or ""
+    day, _, time = text.partition(" ")
     try:
         return datetime.fromisoformat(f"{day.replace(':', '-')}T{time}").isoformat()
     except ValueError:
         return None
 
 
-def _camera(make: str | None, model: str | None) -> str | None:
-    """Join make and model.
-
-    Many models ("NIKON D90") start with the make ("NIKON CORPORATION") already.
-    """
-    if make and model and not model.lower().startswith(make.split()[0].lower()):
-        return f"{make} {model}"
-    return model or make
+def _join_make_and_model(make: str | None, model: str | None) -> str | None:
+    """Return make and model; "NIKON D90" starts with the make "NIKON CORPORATION" already."""
+    if make is None or model is None:
+        return model or make
+    first_word = make.split()[0].lower()
+    return model if model.lower().startswith(first_word) else f"{make} {model}"
 
 
 def _text(value: Value | None) -> str | None:
-    return (
-        _printable(value.partition(b"\0")[0].decode(errors="replace"))
-        if isinstance(value, bytes)
-        else None
-    )
+    if not isinstance(value, bytes):
+        return None
+    before_end = value.partition(b"\0")[0]
+    return _printable(before_end.decode(errors="replace"))
 
 
 def _printable(text: str) -> str | None:
-    """Drop what a terminal would obey, such as escape sequences."""
+    """Return the text without what a terminal would obey, such as escape sequences."""
     return "".join(filter(str.isprintable, text)).strip() or None
 
 
-def _describe_profile(profile: bytes) -> str | None:
+def _describe_profile(profile: bytes | None) -> str | None:
+    if profile is None:
+        return None
     try:
-        return _printable(
-            ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile)))
-        )
+        parsed = ImageCms.ImageCmsProfile(BytesIO(profile))
+        return _printable(ImageCms.getProfileDescription(parsed))
     except (ImageCms.PyCMSError, OSError):
         return None

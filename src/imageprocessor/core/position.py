@@ -1,10 +1,10 @@
-"""Where a picture was taken, if its metadata tells."""
+"""The place where a photo was taken, in its metadata."""
 
 from __future__ import annotations
 
 import re
 
-from imageprocessor.core.exif import Tags, Value, read_tags
+from imageprocessor.core.exif import Value, read_tags
 
 _GPS_DIRECTORY = 0x8825
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
@@ -17,28 +17,41 @@ def read_position(exif: bytes) -> tuple[float, float] | None:
     None if there are none.
     """
     pointer = read_tags(exif, {_GPS_DIRECTORY}).get(_GPS_DIRECTORY)
-    wanted = {_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE}
-    tags: Tags = read_tags(exif, wanted, offset=int(pointer[0])) if pointer else {}
-    latitude = _degrees(tags.get(_LATITUDE), tags.get(_LATITUDE_REF), negative=b"S")
-    longitude = _degrees(tags.get(_LONGITUDE), tags.get(_LONGITUDE_REF), negative=b"W")
-    if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
+    if pointer is None:
         return None
+    wanted = {_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE}
+    tags = read_tags(exif, wanted, offset=pointer[0])
+    latitude = _to_degrees(tags.get(_LATITUDE))
+    longitude = _to_degrees(tags.get(_LONGITUDE))
+    if latitude is None or longitude is None:
+        return None
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        return None
+    if _starts_with(tags.get(_LATITUDE_REF), b"S"):
+        latitude = -latitude
+    if _starts_with(tags.get(_LONGITUDE_REF), b"W"):
+        longitude = -longitude
     return latitude, longitude
 
 
 def xmp_has_position(xmp: bytes) -> bool:
-    """Tell whether an XMP packet has a latitude and a longitude, as attributes or as elements.
+    """Return whether an XMP packet has a latitude and a longitude, as attributes or as elements.
 
-    >>> xmp_has_position(b'<rdf:Description exif:GPSLatitude="33,51.6S" exif:GPSLongitude="151,12.7E"/>')
+    >>> xmp_has_position(b'<a exif:GPSLatitude="33,51.6S" exif:GPSLongitude="151,12.7E"/>')
     True
     """
     return len(set(_IN_XMP.findall(xmp))) == 2
 
 
-def _degrees(value: Value | None, reference: Value | None, *, negative: bytes) -> float | None:
-    """Turn degrees, minutes and seconds, each a numerator and a denominator, into degrees."""
+def _to_degrees(value: Value | None) -> float | None:
+    """Convert degrees, minutes and seconds, each a numerator and a denominator, to degrees."""
     if not isinstance(value, tuple) or len(value) != 6 or 0 in value[1::2]:
         return None
-    degrees, minutes, seconds = (value[index] / value[index + 1] for index in (0, 2, 4))
-    sign = -1 if isinstance(reference, bytes) and reference.upper().startswith(negative) else 1
-    return round(sign * (degrees + minutes / 60 + seconds / 3600), 7)
+    degrees = value[0] / value[1]
+    minutes = value[2] / value[3]
+    seconds = value[4] / value[5]
+    return round(degrees + minutes / 60 + seconds / 3600, 7)
+
+
+def _starts_with(reference: Value | None, letter: bytes) -> bool:
+    return isinstance(reference, bytes) and reference.upper().startswith(letter)

@@ -1,4 +1,4 @@
-"""What a caller may hand in as a picture, and how it is read."""
+"""What a caller may pass as an image, and how it is read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 def open_source(data: ImageSource) -> Iterator[BinaryIO]:
     """Yield ``data`` as a seekable binary file at position 0.
 
-    A path is opened and closed again. The caller's own file object is read from its start, stays
-    open, and is left at the position it had.
+    A path is opened and closed. The caller's own file object is read from its start, stays open,
+    and is left at its former position.
 
     >>> with open_source(b"RIFF") as file:
     ...     file.read()
@@ -25,8 +25,7 @@ def open_source(data: ImageSource) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: no file is at that path.
-        TypeError: ``data`` is none of the kinds of ``ImageSource``; a file opened as text is one
-            such case.
+        TypeError: ``data`` is not an ``ImageSource``, such as a file opened as text.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         yield BytesIO(bytes(data))
@@ -47,5 +46,6 @@ def _check_binary(data: object) -> None:
     read = getattr(data, "read", None)
     if read is None or not isinstance(read(0), bytes):
         raise TypeError(
-            f"A picture cannot be read from {type(data).__name__}: pass bytes, a path, or a file opened in binary mode."
+            f"A picture cannot be read from {type(data).__name__}: "
+            "pass bytes, a path, or a file opened in binary mode."
         )

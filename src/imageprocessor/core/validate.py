@@ -1,28 +1,21 @@
-"""What a picture is, told by its header alone."""
+"""What an image is, from its header alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imageprocessor.core.formats import jpeg, png, webp
-from imageprocessor.core.formats.container import Container, file_size
-from imageprocessor.core.formats.registry import ImageFormat, sniff
+from imageprocessor.core.formats.container import file_size
+from imageprocessor.core.formats.sniff import sniff
 from imageprocessor.core.limits import Limits, check_dimensions, check_size
 from imageprocessor.core.source import ImageSource, open_source
-
-CONTAINERS: dict[str, Container] = {
-    ImageFormat.JPEG: jpeg,
-    ImageFormat.PNG: png,
-    ImageFormat.WEBP: webp,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What the header says.
 
-    ``format`` is "JPEG", "PNG" or "WEBP"; width and height are pixels as stored, before
-    orientation. A JPEG that carries further pictures is a JPEG of one frame.
+    ``format`` is a name in ``core.formats.registry.FORMATS``, such as "JPEG"; width and height are
+    pixels as stored, before orientation. A JPEG that carries further images is a JPEG of one frame.
     """
 
     format: str
@@ -35,7 +28,7 @@ class ImageInfo:
 def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
     """Check the size, type and dimensions of ``data`` without running a decoder.
 
-    That the header is right does not mean that the pixels are: only decoding tells.
+    A valid header does not mean that the pixels are valid: only decoding shows that.
 
     Raises:
         FileTooLargeError: more bytes than ``limits.max_bytes``.
@@ -49,8 +42,12 @@ def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
     with open_source(data) as file:
         check_size(file_size(file), limits)
         image_format = sniff(file, limits)
-        header = CONTAINERS[image_format].read_header(file)
+        header = image_format.container.read_header(file)
     check_dimensions(header.width, header.height, limits)
     return ImageInfo(
-        image_format.value, image_format.mime_type, header.width, header.height, header.frames
+        format=image_format.name,
+        mime_type=image_format.mime_type,
+        width=header.width,
+        height=header.height,
+        frames=header.frames,
     )

@@ -183,7 +183,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
             f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log."
         )
     else:
-        return _persist(job, lambda: _complete(service, job, keys, describe(image)))
+        return _persist(job, lambda: _complete(service, job, keys, image.describe()))
     give_back_memory()  # perhaps there was too little of it
     return _persist(job, lambda: fail_attempt(service, job, failure))
 
@@ -216,17 +216,6 @@ def _contents(image: ProcessedImage) -> Iterator[bytes]:
     for variant in image.variants.values():
         require_memory(THREAD_BYTES, "for a thread")
         yield variant.data
-
-
-def describe(image: ProcessedImage) -> dict[str, Any]:
-    """Return what is remembered of a processed image besides its bytes, ready for JSON."""
-    return {
-        "dominant_color": image.dominant_color,
-        "original_dimensions": image.original_dimensions._asdict(),
-        "variants": {name: variant.describe() for name, variant in image.variants.items()},
-        "warnings": list(image.warnings),
-        "removed": list(image.removed),
-    }
 
 
 def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[str, Any]) -> None:

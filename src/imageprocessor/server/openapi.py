@@ -12,6 +12,7 @@ from fastapi import FastAPI, Path, Query
 from fastapi.openapi.utils import get_openapi
 
 from imageprocessor import errors
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
@@ -21,7 +22,7 @@ from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-WEBP = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
+VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
 ACCEPTED_HEADERS = {
     "X-RateLimit-Limit": "Uploads of one user in one window.",
     "X-RateLimit-Remaining": "What is left of them.",
@@ -43,7 +44,7 @@ FORM = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": "The picture: JPEG, PNG or WebP.",
+            "description": f"The picture: {join_titles('or')}.",
         },
         "bucket": {
             "type": "string",

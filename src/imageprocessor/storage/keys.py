@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
@@ -18,7 +19,8 @@ _NAME_PATTERN = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
 )  # 255: the longest file name on Linux
 _VARIANT_KEY_PATTERN = re.compile(
-    r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)\.webp"
+    r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)"
+    + re.escape(OUTPUT_FORMAT.suffix)
 )
 _SHOWN_CHARACTERS = 80
 
@@ -74,7 +76,7 @@ def variant_key(bucket: str, size: str, image_id: str) -> str:
     check_bucket(bucket)
     _check_name(size)
     _check_name(image_id)
-    return check_key(f"{bucket}/processed/{size}/{image_id}_{size}.webp")
+    return check_key(f"{bucket}/processed/{size}/{image_id}_{size}{OUTPUT_FORMAT.suffix}")
 
 
 def image_id_of(key: str) -> str | None:

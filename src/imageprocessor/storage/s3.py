@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.errors import (
     MissingExtraError,
     ObjectNotFoundError,
@@ -261,7 +262,9 @@ def _is_aws(client: Any) -> bool:
 
 
 def _content_type(key: str) -> str:
-    return "image/webp" if key.endswith(".webp") else "application/octet-stream"
+    if key.endswith(OUTPUT_FORMAT.suffix):
+        return OUTPUT_FORMAT.mime_type
+    return "application/octet-stream"
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pytest
 
 from imageprocessor.core.decode import unpack
 from imageprocessor.core.formats.container import BLOCK_BYTES, Container
+from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.metadata import read_metadata, strip_metadata
-from imageprocessor.core.validate import CONTAINERS, validate
+from imageprocessor.core.validate import validate
 from imageprocessor.errors import TruncatedImageError
 from tests.images import (
     encode,
@@ -61,7 +62,7 @@ class Short(BytesIO):
 
 
 def container_of(data: bytes) -> Container:
-    return CONTAINERS[validate(data).format]
+    return FORMATS[validate(data).format].container
 
 
 def unpack_file(path: Path) -> object:

@@ -20,6 +20,8 @@ from imageprocessor.cli.output import (
     show_color,
     show_failure,
 )
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
+from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES
 from imageprocessor.errors import InvalidVariantError
 
 if TYPE_CHECKING:
@@ -51,10 +53,10 @@ Sizes = Annotated[
         "--size",
         metavar="NAME=WIDTH",
         help="A size to make, in pixels; may be repeated.",
-        show_default="thumbnail=150 medium=600 large=1200 original=4096",
+        show_default=" ".join(f"{name}={width}" for name, width in DEFAULT_SIZES.items()),
     ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="WebP quality.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help=f"{OUTPUT_FORMAT.title} quality.")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger pictures.")]
 MaxSize = Annotated[
     float, typer.Option("--max-size-mb", min=0.001, help="Refuse larger files; 1 MB is 2^20 bytes.")
@@ -82,7 +84,7 @@ def process(  # noqa: PLR0913 - one parameter an option
     out: OutFolder,
     *,
     size: Sizes = None,
-    quality: Quality = 85,
+    quality: Quality = DEFAULT_QUALITY,
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
     jobs: Jobs = 0,
@@ -105,8 +107,10 @@ def process(  # noqa: PLR0913 - one parameter an option
     limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
     plan = plan_outputs(find_sources(files, out), [spec.name for spec in variants], out)
     if not plan:
+        *others, last = list_suffixes()
         raise typer.BadParameter(
-            f"no .jpg, .jpeg, .png or .webp in {', '.join(map(str, files))}", param_hint="'FILES'"
+            f"no {', '.join(others)} or {last} in {', '.join(map(str, files))}",
+            param_hint="'FILES'",
         )
     outcomes = process_each(plan, variants, limits, jobs or os.cpu_count() or 1)
     try:

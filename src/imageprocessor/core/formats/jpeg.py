@@ -1,14 +1,10 @@
-"""The JPEG container (ITU-T T.81 annex B).
-
-Segments, and entropy-coded data after each start of scan.
-"""
+"""The JPEG container (ITU-T T.81 annex B): segments, and coded data after each start of scan."""
 
 from __future__ import annotations
 
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
 from typing import BinaryIO
 
 from imageprocessor.core.formats.container import (
@@ -26,6 +22,7 @@ from imageprocessor.core.formats.container import (
 from imageprocessor.errors import InvalidImageError
 
 _SOI = b"\xff\xd8"
+_CODED_DATA = 0  # in the place of a marker
 _EOI, _SOS, _DNL, _COM, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xDC, 0xFE, 0xE0, 0xE1, 0xEE
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Huffman tables, arithmetic conditioning, quantisation tables, restart interval
@@ -33,15 +30,11 @@ _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _NEEDED = _SOF | _TABLES | {_SOS, _EOI}
 _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
-# Not a stuffed 0xFF, not a restart marker, which belongs to the data around it, and not a fill
-# byte.
+# Not a stuffed 0xFF, a restart marker, which belongs to the data around it, or a fill byte
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MIN_BLOCK_BYTES = 512
 MAX_SCANS = 100
-"""Encoders make some 20 at most.
-
-Each costs a pass over the whole picture, however few bytes it has.
-"""
+"""Encoders make 20 or so at most; each costs a pass over the whole image, however short it is."""
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -58,116 +51,123 @@ _KINDS = (
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read width and height from the start of frame; there is always one frame.
+    """Return width and height from the start of frame; there is always one frame.
 
     Raises:
         InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before
             the first scan.
         TruncatedImageError: the file ends before the first scan.
     """
-    before_scan = takewhile(lambda part: part[0] not in {_SOS, _EOI}, _read_parts(file))
-    frames = [segment for marker, segment in before_scan if marker in _SOF]
+    frames = []
+    for marker, segment in _read_parts(file):
+        if marker in {_SOS, _EOI}:
+            break
+        if marker in _SOF:
+            frames.append(segment)
     if len(frames) != 1 or len(frames[0]) < 10:
         raise InvalidImageError(
             "The JPEG has no proper frame header (SOF) before its picture data: save it anew."
         )
-    height, width = struct.unpack_from(
-        ">HH", frames[0], 5
-    )  # behind marker, length, sample precision
+    # Behind marker, length and sample precision
+    height, width = struct.unpack_from(">HH", frames[0], 5)
     return Header(width, height, frames=1)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order.
-
-    Segments, entropy-coded data in blocks, and what follows the end of the picture.
+    """Yield the file in order: segments, coded data in blocks, and what follows the image.
 
     Raises:
         InvalidImageError: a segment is not one of a JPEG, or there are more than 100 scans.
         TruncatedImageError: the file ends before the end-of-image marker.
     """
     yield Piece(_SOI)
-    position, scans, in_scan = len(_SOI), 0, False
+    position = len(_SOI)
+    scans = 0
+    in_scan = False
     for marker, part in _read_parts(file):
         position += len(part)
-        if marker:
-            yield _classify(marker, part)
-            in_scan = marker == _SOS
-            scans += in_scan
-            if scans > MAX_SCANS:
-                raise InvalidImageError(
-                    f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew."
-                )
-        elif in_scan:
-            yield Piece(part)
+        if marker == _CODED_DATA:
+            if in_scan:
+                yield Piece(part)
+            continue
+        yield _classify(marker, part)
+        in_scan = marker == _SOS
+        scans += in_scan
+        if scans > MAX_SCANS:
+            raise InvalidImageError(
+                f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew."
+            )
     yield from trailer_pieces(file, position)
 
 
 def exif_piece(exif: bytes) -> bytes:
-    """Wrap an EXIF block as an APP1 segment."""
+    """Return an EXIF block as an APP1 segment."""
     return _segment(_APP1, b"Exif\0\0" + exif)
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Put the parts of the profile together by their numbers.
-
-    In front of each stand its own and how many there are.
-    """
-    return b"".join(part[2:] for part in sorted(payloads, key=lambda part: part[:1]))
+    """Return the profile, whose parts begin with their number and the number of parts."""
+    in_order = sorted(payloads, key=lambda part: part[:1])
+    return b"".join(part[2:] for part in in_order)
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Make a file of the parts, in their order."""
+    """Return a file of the parts, in their order."""
     return write_parts(parts, size_bytes).getvalue()
 
 
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield marker and bytes of every segment up to and with the end of the image.
 
-    For what is between, 0 and blocks.
-
-    That is the data of the scan before it; where none is, decoders pass it over. Blocks double, so
-    that the work is in proportion to what they hold.
+    Coded data comes in blocks, with ``_CODED_DATA`` as the marker; outside of scans decoders skip
+    it. Blocks double, so that the work is in proportion to the data.
     """
     if read_range(file, 0, len(_SOI)) != _SOI:
         raise InvalidImageError("The file does not start as a JPEG does: save it anew.")
-    position, size, segments = len(_SOI), _MIN_BLOCK_BYTES, 0
+    position = len(_SOI)
+    block_size = _MIN_BLOCK_BYTES
+    segments = 0
     while segments < MAX_PIECES:
-        block = _read_block(file, position, size)
+        block = _read_block(file, position, block_size)
         if not _MARKER.match(block):
-            yield 0, block
+            yield _CODED_DATA, block
             position += len(block)
-            size = min(2 * size, BLOCK_BYTES)
+            block_size = min(2 * block_size, BLOCK_BYTES)
             continue
-        length = _read_length(file, block)
+        marker = block[1]
+        length = _segment_length(file, block)
         segment = block[:length] + file.read(max(0, length - len(block)))
-        yield block[1], segment  # also if it is cut: what is there may tell something
+        yield marker, segment  # even if it is cut: there may be metadata in it
         if len(segment) < length:
             raise truncated(file)
-        if block[1] == _EOI:
+        if marker == _EOI:
             return
-        position, size, segments = position + length, _MIN_BLOCK_BYTES, segments + 1
+        position += length
+        block_size = _MIN_BLOCK_BYTES
+        segments += 1
     raise too_many_pieces()
 
 
 def _read_block(file: BinaryIO, position: int, size: int) -> bytes:
-    """Read what is before the next marker, or from the marker on if that is at ``position``."""
+    """Return the data before the next marker, or all from the marker on if that is first."""
     file.seek(position)
     block = file.read(size)
-    if found := _MARKER.search(block):
+    found = _MARKER.search(block)
+    if found:
         return block[: found.start()] or block
     if len(block) < size:
         raise truncated(file)
     return block.removesuffix(b"\xff")  # which may be the first byte of a marker
 
 
-def _read_length(file: BinaryIO, head: bytes) -> int:
-    """Tell how long the segment is, with its marker."""
-    if head[1] == _EOI:
+def _segment_length(file: BinaryIO, head: bytes) -> int:
+    """Return the length of the segment that begins with *head*, with its marker."""
+    marker = head[1]
+    if marker == _EOI:
         return 2
-    if head[1] not in _KNOWN:
+    if marker not in _KNOWN:
         raise InvalidImageError(
-            f"The JPEG has an unknown segment (marker 0xFF{head[1]:02X}): save it anew."
+            f"The JPEG has an unknown segment (marker 0xFF{marker:02X}): save it anew."
         )
     if len(head) < 4:
         raise truncated(file)
@@ -183,21 +183,19 @@ def _classify(marker: int, segment: bytes) -> Piece:
     payload = segment[4:]
     if marker == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
         without_thumbnail = payload[:12] + b"\0\0"
-        return Piece(
-            _segment(marker, without_thumbnail), kinds=("thumbnail",) if len(payload) > 14 else ()
-        )
+        kinds = ("thumbnail",) if len(payload) > 14 else ()
+        return Piece(_segment(marker, without_thumbnail), kinds)
     if marker == _APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
-        return Piece(_segment(marker, payload[:12]))  # tells how the colours are coded
+        return Piece(_segment(marker, payload[:12]))  # how the colours are coded
     for kind_marker, prefix, kind in _KINDS:
         if marker == kind_marker and payload.startswith(prefix):
-            content = payload[len(prefix) :]
-            return (
-                Piece(segment, ("icc",), content)
-                if kind == "icc"
-                else metadata_piece(kind, content)
-            )
+            content = payload.removeprefix(prefix)
+            if kind == "icc":
+                return Piece(segment, ("icc",), content)
+            return metadata_piece(kind, content)
     return metadata_piece("other")
 
 
 def _segment(marker: int, payload: bytes) -> bytes:
-    return bytes((0xFF, marker)) + (len(payload) + 2).to_bytes(2) + payload
+    length = len(payload) + 2
+    return bytes((0xFF, marker)) + length.to_bytes(2) + payload

@@ -1,7 +1,4 @@
-"""The PNG container (W3C PNG, third edition, with APNG).
-
-A signature, then chunks with a checksum each.
-"""
+"""The PNG container (W3C PNG, third edition, with APNG): chunks with a checksum each."""
 
 from __future__ import annotations
 
@@ -29,10 +26,10 @@ from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
-_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"} | _ANIMATION
+_IMAGE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"} | _ANIMATION
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
-_NEEDED = _PICTURE | _COLOUR | {b"pHYs"}
-_KINDS = {b"eXIf": "exif", b"caBX": "c2pa", b"tIME": "time"}
+_NEEDED = _IMAGE | _COLOUR | {b"pHYs"}
+_KINDS = {b"caBX": "c2pa", b"tIME": "time"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _TEXT_KINDS = {
     b"XML:com.adobe.xmp": "xmp",
@@ -47,9 +44,7 @@ _MAX_TEXT_RATIO = 64  # bounds the work for many small bombs; deflate itself all
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read width and height from IHDR and the number of frames from acTL.
-
-    Which stands before the first IDAT.
+    """Return width and height from IHDR, and the number of frames from acTL before the first IDAT.
 
     Raises:
         InvalidImageError: the signature, IHDR or its checksum is wrong.
@@ -61,10 +56,10 @@ def read_header(file: BinaryIO) -> Header:
         raise InvalidImageError(
             f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew."
         )
-    header = read_range(file, start - 8, end + 4)
-    _check(name, zlib.crc32(header[4:-4]), header[-4:])
-    width, height = struct.unpack_from(">II", header, 8)
-    return Header(width, height, _count_frames(file, chunks))
+    chunk = read_range(file, start - 8, end + 4)
+    _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
+    width, height = struct.unpack_from(">II", chunk, 8)
+    return Header(width, height, frames=_count_frames(file, chunks))
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
@@ -85,19 +80,19 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 
 def exif_piece(exif: bytes) -> bytes:
-    """Wrap an EXIF block as an eXIf chunk."""
+    """Return an EXIF block as an eXIf chunk."""
     return _chunk(b"eXIf", exif)
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Inflate the first profile, up to 16 MiB of it; a damaged one is empty."""
+    """Return the first profile, up to 16 MiB of it; nothing if it is damaged."""
     with suppress(zlib.error):
         return zlib.decompressobj().decompress(payloads[0], _MAX_ICC_BYTES)
     return b""
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Make a file of the parts, in their order."""
+    """Return a file of the parts, in their order."""
     return write_parts(parts, size_bytes).getvalue()
 
 
@@ -111,17 +106,19 @@ def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     for _ in range(MAX_PIECES):
         file.seek(position)
         length, name = struct.unpack(">I4s", read_exactly(file, 8))
-        if not name.isalpha() or (name == b"IHDR") != (position == len(_SIGNATURE)):
+        is_first = position == len(_SIGNATURE)
+        if not name.isalpha() or is_first != (name == b"IHDR"):
             raise InvalidImageError(
                 f"The PNG has a chunk {name!r} at byte {position}, where none can be: save it anew."
             )
-        start, end = position + 8, position + 8 + length
-        if end + 4 > size:
+        start = position + 8
+        end = start + length
+        position = end + 4
+        if position > size:
             raise truncated(file)
         yield name, start, end
         if name == b"IEND":
             return
-        position = end + 4
     raise too_many_pieces()
 
 
@@ -138,67 +135,72 @@ def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> i
 
 
 def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:
-    """Keep a chunk, in blocks; that it is damaged shows at its end."""
+    """Yield a chunk that is kept, in blocks; its checksum is compared at its end."""
     is_animation = name in _ANIMATION
-    checksum, unchecked = 0, 4  # the chunk's length
-    for block in read_blocks(file, start - 8, end):
-        checksum = zlib.crc32(memoryview(block)[unchecked:], checksum)
-        unchecked = 0
+    length_and_name = read_range(file, start - 8, start)
+    yield Piece(length_and_name, is_animation=is_animation)
+    checksum = zlib.crc32(name)
+    for block in read_blocks(file, start, end):
+        checksum = zlib.crc32(block, checksum)
         yield Piece(block, is_animation=is_animation)
-    told = read_range(file, end, end + 4)
-    _check(name, checksum, told)
-    yield Piece(told, is_animation=is_animation)
+    stored = read_range(file, end, end + 4)
+    _check_checksum(name, checksum, stored)
+    yield Piece(stored, is_animation=is_animation)
 
 
 def _classify(name: bytes, chunk: bytes) -> Piece:
     payload = chunk[8:-4]
     if name == b"iCCP":
-        _check(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
+        _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
         return _icc_piece(payload)
     if name in _TEXT_CHUNKS:
         return _text_piece(name, payload)
-    return metadata_piece(_KINDS.get(name, "other"), payload if name == b"eXIf" else b"")
+    if name == b"eXIf":
+        return metadata_piece("exif", payload)
+    return metadata_piece(_KINDS.get(name, "other"))
 
 
-def _check(name: bytes, checksum: int, told: bytes) -> None:
-    if checksum != int.from_bytes(told):
+def _check_checksum(name: bytes, checksum: int, stored: bytes) -> None:
+    if checksum != int.from_bytes(stored):
         raise InvalidImageError(
             f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again."
         )
 
 
 def _text_piece(name: bytes, payload: bytes) -> Piece:
-    """Tell what a text is by its keyword.
+    """Return a text chunk by the kind that its keyword names.
 
-    Decoders take nothing out of it, so nobody is handed its content.
+    Its content is left out: decoders take no EXIF from texts.
     """
     keyword, _, rest = payload.partition(b"\0")
     kind = _TEXT_KINDS.get(keyword, "comment")
-    text = _read_text(name, rest) if kind in {"exif", "xmp"} else b""
-    return Piece(
-        kinds=metadata_piece(kind, _read_raw_profile(text) if kind == "exif" else text).kinds
-    )
+    content = b""
+    if kind in {"exif", "xmp"}:
+        content = _read_text(name, rest)
+    if kind == "exif":
+        content = _read_raw_profile(content)
+    return Piece(kinds=metadata_piece(kind, content).kinds)
 
 
 def _read_text(name: bytes, rest: bytes) -> bytes:
-    """Return what follows the keyword; a compressed text up to the length that honest ones have."""
+    """Return the text after a keyword; a compressed one up to the length that honest ones have."""
     if name == b"tEXt":
         return rest
-    text = (
-        rest[1:] if name == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
-    )  # past method, or flags and languages
-    if name == b"iTXt" and rest[:1] != b"\1":
-        return text
+    if name == b"zTXt":
+        text = rest[1:]  # behind the method
+    else:
+        # Behind two flags, a language and a translated keyword
+        text = rest[2:].split(b"\0", 2)[-1]
+        is_compressed = rest[:1] == b"\1"
+        if not is_compressed:
+            return text
     with suppress(zlib.error):
         return zlib.decompressobj().decompress(text, 1 + _MAX_TEXT_RATIO * len(text))
     return b""
 
 
 def _read_raw_profile(text: bytes) -> bytes:
-    """Read what ImageMagick writes.
-
-    A name, a length and hexadecimal digits, on lines of their own.
-    """
+    """Return what ImageMagick writes: a name, a length and hexadecimal digits, each on lines."""
     digits = b"".join(text.split(b"\n", 3)[3:])
     with suppress(ValueError):
         return bytes.fromhex(digits.decode("ascii")).removeprefix(b"Exif\0\0")
@@ -206,11 +208,14 @@ def _read_raw_profile(text: bytes) -> bytes:
 
 
 def _icc_piece(payload: bytes) -> Piece:
-    """Keep the profile; its name is free text, so it becomes a plain one that is not longer."""
-    name, _, rest = payload.partition(b"\0")
-    return Piece(_chunk(b"iCCP", _ICC_NAME[: len(name)] + b"\0" + rest), ("icc",), rest[1:])
+    """Return the profile; its name is free text, so a plain one that is not longer replaces it."""
+    name, _, method_and_profile = payload.partition(b"\0")
+    plain_name = _ICC_NAME[: len(name)]
+    chunk = _chunk(b"iCCP", plain_name + b"\0" + method_and_profile)
+    return Piece(chunk, kinds=("icc",), payload=method_and_profile[1:])
 
 
 def _chunk(name: bytes, payload: bytes) -> bytes:
+    length = struct.pack(">I", len(payload))
     checksum = zlib.crc32(payload, zlib.crc32(name))
-    return struct.pack(">I4s", len(payload), name) + payload + checksum.to_bytes(4)
+    return length + name + payload + checksum.to_bytes(4)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from itertools import chain
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     MAX_PIECES,
@@ -24,19 +25,23 @@ from imageprocessor.core.formats.container import (
 )
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
 _FIRST_CHUNK = 12
 _FRAME_HEADER_BYTES = 16
 _NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
+_ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
 _KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the size of the canvas, and count the ANMF chunks that are there.
+    """Return the size of the canvas, and the number of ANMF chunks that are there.
 
     Raises:
-        InvalidImageError: the first chunk is not a picture or a VP8X header.
+        InvalidImageError: the first chunk is neither an image nor a VP8X header.
         TruncatedImageError: the file ends within that header.
     """
     file.seek(0)
@@ -47,7 +52,8 @@ def read_header(file: BinaryIO) -> Header:
     if int.from_bytes(head[16:20], "little") < needed:
         raise InvalidImageError("The WebP has a picture header that is too short: save it anew.")
     width, height = _read_canvas(head)
-    return Header(width, height, _count_frames(file) if head[12:16] == b"VP8X" else 1)
+    is_extended = head[12:16] == b"VP8X"
+    return Header(width, height, frames=_count_frames(file) if is_extended else 1)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
@@ -64,15 +70,16 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
         if name == b"ANMF":
             yield from _frame_pieces(file, start, end, size)
         elif name in _NEEDED:
-            yield from map(Piece, read_blocks(file, start - 8, _padded(end, size)))
+            yield from _block_pieces(file, start - 8, _padded(end, size))
         else:
             chunk = read_range(file, start - 8, _padded(end, size))
-            yield _classify(name, chunk[8 : 8 + end - start], chunk, has_exif=has_exif)
+            payload = chunk[8 : 8 + end - start]
+            yield _classify(name, payload, chunk, has_exif=has_exif)
     yield from trailer_pieces(file, riff_end)
 
 
 def exif_piece(exif: bytes) -> bytes:
-    """Wrap an EXIF block as an EXIF chunk."""
+    """Return an EXIF block as an EXIF chunk."""
     return _chunk(b"EXIF", exif)
 
 
@@ -82,26 +89,47 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Make a file of the parts, in their order.
-
-    The RIFF's length and the flags of VP8X tell what is in it.
-    """
+    """Return a file of the parts, in their order, with the RIFF's length and the flags of VP8X."""
     file = write_parts(chain([b"RIFF\0\0\0\0WEBP"], parts), size_bytes)
-    chunks = list(_read_chunks(file, _FIRST_CHUNK, file.tell()))
-    exif_flag = _EXIF_FLAG if any(name == b"EXIF" for name, _, _ in chunks) else 0
+    extended_headers = []
+    exif_flag = 0
+    for name, start, _ in _read_chunks(file, _FIRST_CHUNK, file.tell()):
+        if name == b"VP8X":
+            extended_headers.append(start)
+        if name == b"EXIF":
+            exif_flag = _EXIF_FLAG
     with file.getbuffer() as riff:
         riff[4:8] = (len(riff) - 8).to_bytes(4, "little")
-        for start in [start for name, start, _ in chunks if name == b"VP8X"]:
-            riff[start] = riff[start] & ~(_EXIF_FLAG | _XMP_FLAG) | exif_flag
+        for start in extended_headers:
+            other_flags = riff[start] & ~(_EXIF_FLAG | _XMP_FLAG)
+            riff[start] = other_flags | exif_flag
+    return file.getvalue()
+
+
+def encode(image: Image.Image, quality: int, effort: int) -> bytes:
+    """Return an RGB or RGBA image as a lossy WebP file.
+
+    Raises:
+        MemoryError: the encoder has too little.
+    """
+    file = BytesIO()
+    try:
+        image.save(file, "WEBP", quality=quality, method=effort)
+    except ValueError as error:
+        if str(error) in _ENCODER_OUT_OF_MEMORY:
+            raise MemoryError(
+                f"There is no memory to encode {image.width} x {image.height} pixels."
+            ) from error
+        raise
     return file.getvalue()
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:
     match head[12:16]:
         case b"VP8X":
-            return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(
-                head[27:30], "little"
-            ) + 1
+            width_less_one = int.from_bytes(head[24:27], "little")
+            height_less_one = int.from_bytes(head[27:30], "little")
+            return width_less_one + 1, height_less_one + 1
         case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
             width, height = struct.unpack_from("<HH", head, 26)
             return width & 0x3FFF, height & 0x3FFF  # the upper two bits ask the player to scale
@@ -130,7 +158,7 @@ def _read_riff_end(file: BinaryIO) -> int:
 
 
 def _announces_exif(file: BinaryIO) -> bool:
-    """Tell what VP8X says: decoders do not look for EXIF unless it is announced there."""
+    """Return what VP8X says: decoders do not look for EXIF unless it is announced there."""
     file.seek(_FIRST_CHUNK)
     head = file.read(9)
     return head.startswith(b"VP8X") and bool(int.from_bytes(head[8:]) & _EXIF_FLAG)
@@ -144,17 +172,15 @@ def _padded(end: int, size: int) -> int:
 def _read_chunks(
     file: BinaryIO, position: int, region_end: int
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name.
-
-    Start and end (of the payload) of the chunks from ``position`` to ``region_end``.
-    """
+    """Yield name, start and end (of the payload) of the chunks from a position to another."""
     size = file_size(file)
     for _ in range(MAX_PIECES):
         if position >= region_end:
             return
         file.seek(position)
         name, length = struct.unpack("<4sI", read_exactly(file, 8))
-        start, end = position + 8, position + 8 + length
+        start = position + 8
+        end = start + length
         if end > region_end:
             raise InvalidImageError(
                 f"The WebP has a chunk {name!r} that is longer than the file says: save it anew."
@@ -178,21 +204,29 @@ def _classify(name: bytes, payload: bytes, chunk: bytes, *, has_exif: bool) -> P
 
 
 def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[Piece]:
-    """Keep an animation frame's place and picture, drop what else is inside."""
-    inside = start + _FRAME_HEADER_BYTES
-    place = _head(read_range(file, start, min(inside, end)), _FRAME_HEADER_BYTES)
-    others = [
-        (begin - 8, _padded(stop, size))
-        for name, begin, stop in _read_chunks(file, inside, end)
-        if name not in _NEEDED
-    ]
-    edges = [inside, *chain.from_iterable(others), _padded(end, size)]
-    kept = list(zip(edges[::2], edges[1::2], strict=True))
-    length = len(place) + sum(stop - begin for begin, stop in kept)
-    yield Piece(b"ANMF" + length.to_bytes(4, "little") + place, ("other",) if others else ())
+    """Yield an animation frame: its header and its image, without what else is inside."""
+    first_chunk = start + _FRAME_HEADER_BYTES
+    frame_header = _head(read_range(file, start, min(first_chunk, end)), _FRAME_HEADER_BYTES)
+    kept = []  # ranges of the file
+    kept_from = first_chunk
+    for name, begin, stop in _read_chunks(file, first_chunk, end):
+        if name not in _NEEDED:
+            kept.append((kept_from, begin - 8))
+            kept_from = _padded(stop, size)
+    has_others = bool(kept)
+    kept.append((kept_from, _padded(end, size)))
+
+    length = len(frame_header) + sum(stop - begin for begin, stop in kept)
+    chunk_header = b"ANMF" + length.to_bytes(4, "little")
+    yield Piece(chunk_header + frame_header, kinds=("other",) if has_others else ())
     for begin, stop in kept:
-        yield from map(Piece, read_blocks(file, begin, stop))
+        yield from _block_pieces(file, begin, stop)
     yield Piece(bytes(length % 2))
+
+
+def _block_pieces(file: BinaryIO, start: int, end: int) -> Iterator[Piece]:
+    for block in read_blocks(file, start, end):
+        yield Piece(block)
 
 
 def _head(payload: bytes, length: int) -> bytes:
@@ -204,4 +238,6 @@ def _head(payload: bytes, length: int) -> bytes:
 
 
 def _chunk(name: bytes, payload: bytes) -> bytes:
-    return b"".join([name, len(payload).to_bytes(4, "little"), payload, bytes(len(payload) % 2)])
+    length = len(payload).to_bytes(4, "little")
+    padding = bytes(len(payload) % 2)
+    return name + length + payload + padding

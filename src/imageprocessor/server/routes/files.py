@@ -18,13 +18,14 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import NotModifiedResponse
 
 from imageprocessor import errors
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.errors import ImageProcessorError, ObjectNotFoundError
 from imageprocessor.queue.images import read_image
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader
 from imageprocessor.server.lookups import look_up
-from imageprocessor.server.openapi import WEBP, ImageId, Size, problem_responses
+from imageprocessor.server.openapi import VARIANT_CONTENT, ImageId, Size, problem_responses
 from imageprocessor.server.route_class import DirectRoute
 from imageprocessor.server.routes.images import NOT_FOUND, NOT_READY
 from imageprocessor.storage.keys import image_id_of
@@ -34,8 +35,8 @@ WHOLE_BYTES = (
 )  #: what is read in the thread that looked for it: a FileResponse goes through three more
 SINGLE_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,12})-(?P<last>\d{0,12})|-(?P<suffix>\d{1,12}))")
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The image.", "content": WEBP},
-    206: {"description": "The range asked for.", "content": WEBP},
+    200: {"description": "The image.", "content": VARIANT_CONTENT},
+    206: {"description": "The range asked for.", "content": VARIANT_CONTENT},
     304: {"description": "What you have is current."},
     307: {"description": "The image is there; the address holds for a few minutes."},
 }
@@ -109,7 +110,7 @@ def _send(request: Request, service: Service, job: Job, size: str) -> Response:
     if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
         length = (job.generated or {})["variants"][size]["size_bytes"]
         return Response(
-            media_type="image/webp",
+            media_type=OUTPUT_FORMAT.mime_type,
             headers={"Cache-Control": "no-store", "Content-Length": str(length)},
         )
     return RedirectResponse(
@@ -124,8 +125,8 @@ def _send_file(request: Request, service: Service, job: Job, size: str, path: Pa
     response = FileResponse(
         path,
         headers={"Cache-Control": f"{audience}, max-age=31536000, immutable"},
-        media_type="image/webp",
-        filename=f"{job.image_id}_{size}.webp",
+        media_type=OUTPUT_FORMAT.mime_type,
+        filename=path.name,
         stat_result=status,
         content_disposition_type="inline",
     )

@@ -6,7 +6,7 @@ import PIL
 import pytest
 
 from imageprocessor.core.codecs import pillow_version
-from imageprocessor.core.formats.registry import ImageFormat
+from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.queue.maintenance.doctor.codecs import FIXED_IN, check_codecs, check_version
 from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
 
@@ -89,7 +89,7 @@ def test_pillow_simd_is_a_choice_with_a_warning(
     [
         ("_imaging.jpeg_decoder", {"JPEG"}),
         ("_imaging.zip_decoder", {"PNG"}),
-        ("_webp.WebPEncode", {*ImageFormat}),
+        ("_webp.WebPEncode", {*FORMATS}),
     ],
 )
 def test_codec_that_is_missing_is_wrong(

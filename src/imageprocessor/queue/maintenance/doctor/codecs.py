@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 
 from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
 
 FIXED_IN = (13, 0)
@@ -28,7 +29,7 @@ def check_codecs() -> Iterator[Finding]:
             f"codec {name}", f"An image of one pixel cannot be processed: {fault}", REINSTALL
         )
     if not broken:
-        yield ok("codecs", "JPEG, PNG and WebP are decoded, WebP is encoded")
+        yield ok("codecs", f"{join_titles('and')} are decoded, {OUTPUT_FORMAT.title} is encoded")
 
 
 def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Finding:

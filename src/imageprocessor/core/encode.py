@@ -1,0 +1,59 @@
+"""Encoding images as the variants that were asked for, in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from PIL import Image
+
+from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.memory import THREAD_BYTES, require_memory
+from imageprocessor.core.variants import Variant, VariantSpec
+
+
+class Encoders:
+    """Encodes images in that many *threads*, while the caller makes the next one.
+
+    With one thread, the caller's own encodes each image at once. Leaving the context waits for all.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._futures: list[Future[dict[str, Variant]]] = []
+        self._variants: dict[str, Variant] = {}
+
+    def __enter__(self) -> Encoders:
+        return self
+
+    def submit(self, image: Image.Image, specs: Sequence[VariantSpec]) -> None:
+        """Encode *image*, now or soon, as each of *specs*, which all have its size."""
+        if self._pool is None:
+            self._variants |= encode_as_each(image, specs)
+            return
+        require_memory(THREAD_BYTES, "for a thread")
+        self._futures.append(self._pool.submit(encode_as_each, image, specs))
+
+    def __exit__(self, *raised: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def collect(self) -> dict[str, Variant]:
+        """Return the results by name, or raise what the first failure raised."""
+        for future in self._futures:
+            self._variants |= future.result()
+        return self._variants
+
+
+def encode_as_each(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
+    """Return *image* encoded as each of *specs*, by name, once for each quality and effort."""
+    encode = OUTPUT_FORMAT.encode
+    assert encode is not None
+    by_options: dict[tuple[int, int], Variant] = {}
+    variants = {}
+    for spec in specs:
+        options = (spec.quality, spec.effort_for(image.width))
+        if options not in by_options:
+            by_options[options] = Variant(encode(image, *options), image.width, image.height)
+        variants[spec.name] = by_options[options]
+    return variants

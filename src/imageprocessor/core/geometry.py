@@ -1,0 +1,93 @@
+"""Sizes and boxes, in pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_OUTPUT_SIDE = 16_383
+"""The longest side that WebP can store, in pixels (14 bits, RFC 9649)."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+
+
+class Dimensions(NamedTuple):
+    """A width and a height in pixels."""
+
+    width: int
+    height: int
+
+    def turned(self) -> Dimensions:
+        """Return width and height swapped."""
+        return Dimensions(self.height, self.width)
+
+
+class Crop(NamedTuple):
+    """The area to keep, always from the middle of an image, and the size to resize it to."""
+
+    area: Dimensions
+    size: Dimensions
+
+    @property
+    def pixel_ratio(self) -> float:
+        """Output pixels per pixel of the area."""
+        pixels_in = self.area.width * self.area.height
+        pixels_out = self.size.width * self.size.height
+        return pixels_out / pixels_in
+
+    @property
+    def scale(self) -> float:
+        """Output length per length of the area, along the side that shrinks less."""
+        x_scale = self.size.width / self.area.width
+        y_scale = self.size.height / self.area.height
+        return max(x_scale, y_scale)
+
+
+def fit_inside(
+    source: Dimensions, width: int | None = None, height: int | None = None
+) -> Dimensions:
+    """Return the largest size of the source's aspect ratio within the bounds and WebP's.
+
+    It is never larger than the source.
+
+    >>> fit_inside(Dimensions(3024, 4032), width=150)
+    Dimensions(width=150, height=200)
+    """
+    bound_width = min(width or source.width, source.width, MAX_OUTPUT_SIDE)
+    bound_height = min(height or source.height, source.height, MAX_OUTPUT_SIDE)
+    width_decides = bound_width * source.height <= bound_height * source.width
+    if width_decides:
+        return Dimensions(bound_width, _scaled(source.height, bound_width, source.width))
+    return Dimensions(_scaled(source.width, bound_height, source.height), bound_height)
+
+
+def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:
+    """Return the largest size of the aspect ratio of *aspect* within *source*.
+
+    >>> largest_crop(Dimensions(3000, 2000), aspect=Dimensions(1, 1))
+    Dimensions(width=2000, height=2000)
+    """
+    width_decides = source.width * aspect.height <= source.height * aspect.width
+    if width_decides:
+        return Dimensions(source.width, _scaled(source.width, aspect.height, aspect.width))
+    return Dimensions(_scaled(source.height, aspect.width, aspect.height), source.height)
+
+
+def center_box(area: Dimensions, source: Dimensions, size: Dimensions) -> Box:
+    """Return the middle *area* of *source* as a box in the same image resized to *size*.
+
+    >>> center_box(Dimensions(100, 100), source=Dimensions(300, 100), size=Dimensions(150, 50))
+    (50.0, 0.0, 100.0, 50.0)
+    """
+    x_scale = size.width / source.width
+    y_scale = size.height / source.height
+    left = (source.width - area.width) // 2
+    top = (source.height - area.height) // 2
+    # The products may exceed the image by a rounding error, which Pillow refuses.
+    right = min((left + area.width) * x_scale, size.width)
+    bottom = min((top + area.height) * y_scale, size.height)
+    return left * x_scale, top * y_scale, right, bottom
+
+
+def _scaled(length: int, numerator: int, denominator: int) -> int:
+    return max(1, round(length * numerator / denominator))

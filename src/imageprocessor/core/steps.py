@@ -1,0 +1,125 @@
+"""The steps of the pipeline, in their order: each one changes the work that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from PIL import Image
+
+from imageprocessor.core.color import dominant_color_of, to_srgb
+from imageprocessor.core.decode import decode, unpack
+from imageprocessor.core.encode import Encoders
+from imageprocessor.core.geometry import Crop, Dimensions
+from imageprocessor.core.limits import Limits
+from imageprocessor.core.orientation import swaps_sides, upright
+from imageprocessor.core.resize import REDUCING_GAP, resize, resize_in_bands, resize_to_each
+from imageprocessor.core.source import ImageSource, open_source
+from imageprocessor.core.validate import validate
+from imageprocessor.core.variants import Variant, VariantSpec
+
+
+@dataclass(slots=True)
+class Work:
+    """An image on its way through the steps: what was asked, and what the steps have made so far.
+
+    Args:
+        image: the pixels as the last step left them.
+        original: the size of the upright image in pixels, before anything was made smaller.
+        orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
+        crops: what each of *specs* takes of the upright image.
+    """
+
+    source: ImageSource
+    specs: Sequence[VariantSpec]
+    limits: Limits
+    threads: int = 1
+
+    image: Image.Image = field(init=False)
+    original: Dimensions = field(init=False)
+    orientation: int = field(init=False)
+    crops: list[Crop] = field(init=False)
+    dominant_color: str = field(init=False)
+    variants: dict[str, Variant] = field(init=False)
+    removed: frozenset[str] = field(init=False)
+    warnings: set[str] = field(default_factory=set)
+
+
+def decode_once(work: Work) -> None:
+    """Check the header, then decode no more pixels than the fine part of resizing needs."""
+    with open_source(work.source) as file:
+        info = validate(file, work.limits)
+        unpacked = unpack(file, info)
+    stored = Dimensions(info.width, info.height)
+    work.orientation = unpacked.orientation
+    work.original = _turn_if_sideways(stored, work.orientation)
+    work.crops = [spec.crop(work.original) for spec in work.specs]
+    work.removed = unpacked.kinds
+    if info.frames > 1:
+        work.warnings.add("animation_flattened")
+    if "gain_map" in unpacked.kinds:
+        work.warnings.add("hdr_gain_map_dropped")
+
+    scale = min(1.0, REDUCING_GAP * max(crop.scale for crop in work.crops))
+    at_least = Dimensions(ceil(stored.width * scale), ceil(stored.height * scale))
+    work.image = decode(unpacked, info, work.limits, at_least)
+
+
+def shrink_to_largest(work: Work) -> None:
+    """Shrink the image to the largest size asked for.
+
+    Colour and orientation then cost no more than the pixels that are needed.
+    """
+    largest = max(work.crops, key=lambda crop: crop.pixel_ratio)
+    size = _turn_if_sideways(largest.size, work.orientation)
+    if largest.area != work.original or size == work.image.size:
+        return
+    has_alpha = work.image.mode in ("LA", "RGBA")
+    work.image = resize(work.image, size) if has_alpha else resize_in_bands(work.image, size)
+
+
+def convert_to_srgb(work: Work) -> None:
+    """Convert the colours to 8-bit sRGB."""
+    work.image, warnings = to_srgb(work.image)
+    work.warnings.update(warnings)
+
+
+def turn_upright(work: Work) -> None:
+    """Turn and mirror the image as its EXIF orientation says."""
+    work.image = upright(work.image, work.orientation)
+    work.orientation = 1
+
+
+def resize_and_encode(work: Work) -> None:
+    """Resize to each size, the largest first, and encode each while the next one is resized.
+
+    One step and not two: the largest image takes longest to encode, and would wait for the others.
+    """
+    with Encoders(work.threads) as encoders:
+        for crop, image in resize_to_each(work.image, work.crops, work.original):
+            specs = [spec for spec in work.specs if spec.crop(work.original) == crop]
+            encoders.submit(image, specs)
+        work.dominant_color = dominant_color_of(image)
+    work.variants = encoders.collect()
+    if _is_too_small(work):
+        work.warnings.add("not_enlarged")
+
+
+def resize_to_smallest(work: Work) -> None:
+    """Resize as for all sizes, and keep the dominant colour of the smallest."""
+    *_, (_, smallest) = resize_to_each(work.image, work.crops, work.original)
+    work.dominant_color = dominant_color_of(smallest)
+
+
+def _turn_if_sideways(size: Dimensions, orientation: int) -> Dimensions:
+    return size.turned() if swaps_sides(orientation) else size
+
+
+def _is_too_small(work: Work) -> bool:
+    """Return whether more than one size, or the only one, asks for more than there is.
+
+    One may, because the largest size usually is an upper bound: "original" is 4096 px.
+    """
+    too_large = sum(spec.exceeds(work.original) for spec in work.specs)
+    return too_large > 1 or too_large == len(work.specs)
