@@ -16,7 +16,7 @@ from benchmarks.peers import Cost, find_obstacle, node, python, script, start
 from benchmarks.photo import encode_photo
 from imageprocessor import DEFAULT_VARIANTS, validate
 from imageprocessor.core.variants import Dimensions
-from imageprocessor.queue.workers.supervisor import LARGE_PAGES
+from imageprocessor.queue.process_memory import LARGE_PAGES
 
 OURS, OURS_IN_ONE_THREAD = "ours", "ours, in one thread"
 SHARP = "sharp, its defaults"
