@@ -15,7 +15,7 @@ from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import Cost, find_obstacle, node, python, script, start
 from benchmarks.photo import encode_photo
 from imageprocessor import DEFAULT_VARIANTS, Dimensions, validate
-from imageprocessor.queue.workers.supervisor import LARGE_PAGES
+from imageprocessor.queue.process_memory import LARGE_PAGES
 
 OURS, OURS_IN_ONE_THREAD = "ours", "ours, in one thread"
 SHARP = "sharp, its defaults"

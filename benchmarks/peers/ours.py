@@ -11,7 +11,7 @@ from pathlib import Path
 from answering import answer
 
 import imageprocessor
-from imageprocessor.core.memory import keep_memory
+from imageprocessor.queue.process_memory import keep_memory
 from imageprocessor.settings import Settings
 
 keep_memory(Settings().job_memory_limit_mb)

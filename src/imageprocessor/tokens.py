@@ -6,7 +6,6 @@ Signed by the CLI, checked by the server; only here is PyJWT.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import jwt
 from imageprocessor.errors import UnauthorizedError
 from imageprocessor.queue.access import Caller
 from imageprocessor.settings import Settings
+from imageprocessor.storage.files import create_file
 
 ADMIN_SCOPE = "images:admin"
 MAX_SUBJECT_CHARACTERS = 255
@@ -130,21 +130,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
 def _generated_key(data_dir: Path) -> str:
     path = data_dir / "jwt_secret_key"
     if not path.exists():
-        _write_key_once(path)
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # Of several processes that start now, the first one's key is the one that all read.
+        create_file(path, secrets.token_hex(32).encode(), 0o600)
     return path.read_text(encoding="ascii").strip()
-
-
-def _write_key_once(path: Path) -> None:
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)  # whoever links first wins; everybody reads the winner's key
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

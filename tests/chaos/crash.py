@@ -1,9 +1,7 @@
-"""`imageprocessor`.
+"""`imageprocessor` that ends, as if by a power cut, when it first reaches the point CRASH_POINT.
 
-Ended as if by a power cut the first time that it comes to the point that CRASH_POINT names.
-
-The file CRASH_MARKER remembers that it did. Worker processes import this module anew, so it works
-in them, too.
+The file CRASH_MARKER then exists. Worker processes import this module anew, so it works in them,
+too.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from tests.chaos.points import BEFORE, POINTS
 
 
 def lay_trap(when: str, module_name: str, name: str, marker: Path) -> None:
-    """Put a function in the place of the one that *name* leads to: it ends the process, once."""
+    """Replace the function *name* by one that ends the process before or after it, once."""
     *path, last = name.split(".")
     owner: Any = importlib.import_module(module_name)
     for part in path:

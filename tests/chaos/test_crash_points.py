@@ -1,6 +1,6 @@
-"""The service ends, as if by a power cut, at each point of an upload.
+"""The service ends, as if by a power cut, at each point of an upload, a job and a deletion.
 
-Of a job and of a deletion.
+Each test fails if its point is never reached, as when it patches a name that nobody looks up.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def house(tmp_path: Path, request: pytest.FixtureRequest) -> House:
 
 @contextmanager
 def crashed(house: House, server: Server) -> Iterator[None]:
-    """Do what makes the process end, perhaps in the middle of an answer."""
+    """Do what makes the service end, perhaps in the middle of an answer."""
     with suppress(httpx.TransportError):
         yield
     assert server.process.wait(60) == 137
+    assert house.marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -96,12 +97,13 @@ def test_upload_that_is_cut_off_is_taken_when_it_comes_again(
 def test_job_that_is_cut_off_ends_once(
     house: House, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with house.serve(point):
+    with house.serve(point) as server:
         for key in ("first", "second"):
             house.ledger.send(key)
         wait_for(house.ledger.has_ended)
         assert house.ledger.statuses() == {"completed"}
         assert house.marker.exists()
+        assert server.process.poll() is None, "it is a worker that ended"
     check_house(house.settings, house.ledger, monkeypatch)
 
 

@@ -99,9 +99,10 @@ def killing(programs: list[Program], chance: random.Random) -> Iterator[list[int
         while not stopping.wait(chance.uniform(*SECONDS_BETWEEN_KILLS)):
             members = [pid for program in programs for pid in program.members()]
             if members:
-                killed.append(chance.choice(members))
+                victim = chance.choice(members)
                 with suppress(ProcessLookupError):
-                    os.kill(killed[-1], signal.SIGKILL)
+                    os.kill(victim, signal.SIGKILL)
+                    killed.append(victim)
             for program in programs:
                 program.ensure_running()
 

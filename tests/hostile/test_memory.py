@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import imageprocessor as ip
-from imageprocessor.queue.workers.supervisor import LARGE_PAGES
+from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.settings import Settings
 from tests.hostile.worst import WORST
 from tests.images import encode, photo, png_bomb, webp_claiming
@@ -24,7 +24,7 @@ PROCESS = """
 import os, sys
 from imageprocessor.core.pipeline import process
 import imageprocessor.queue.attempts  # what a worker has loaded
-from imageprocessor.queue.workers.worker import bound_memory
+from imageprocessor.queue.process_memory import bound_memory
 
 bound_memory(int(sys.argv[1]))
 os.cpu_count = lambda: 16  # all sizes are encoded at once
@@ -68,7 +68,7 @@ import sys
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import InvalidImageError
 import imageprocessor.queue.attempts  # what a worker has loaded
-from imageprocessor.queue.workers.worker import bound_memory
+from imageprocessor.queue.process_memory import bound_memory
 
 bound_memory(int(sys.argv[1]))
 try:

@@ -162,10 +162,14 @@ def test_killing_the_writer_leaves_a_whole_object(store: LocalStorage) -> None:
     versions = [bytes([number]) * MEGABYTE for number in range(2)]
     store.put(KEY, versions[0])
     program = (
-        "import sys; from pathlib import Path; from imageprocessor.storage.local import LocalStorage\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from imageprocessor.storage.local import LocalStorage\n"
         "store = LocalStorage(Path(sys.argv[1]))\n"
         "print(flush=True)\n"
-        f"while True: store.put({KEY!r}, bytes([1]) * {MEGABYTE}); store.put({KEY!r}, bytes([0]) * {MEGABYTE})"
+        "while True:\n"
+        f"    store.put({KEY!r}, bytes([1]) * {MEGABYTE})\n"
+        f"    store.put({KEY!r}, bytes([0]) * {MEGABYTE})\n"
     )
     for reads in (0, 50, 100, 150, 200):
         with subprocess.Popen(

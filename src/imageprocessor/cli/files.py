@@ -6,8 +6,6 @@ And how a result gets there whole or not at all.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 import typer
 
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
+from imageprocessor.storage.files import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +65,9 @@ def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> 
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write *data* at *path*, whole or not at all.
-
-    A file that was there is replaced and its mode kept.
-    """
-    path = path.resolve()  # a link is followed, not replaced
-    draft = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        draft.write_bytes(data)
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write *data* at *path*, whole or not at all; a file that was there keeps its mode."""
+    # A link is followed, not replaced. A result can be made again: no need to wait for the disk.
+    replace_file(path.resolve(), data, durable=False)
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Source]:

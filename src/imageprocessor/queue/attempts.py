@@ -1,11 +1,12 @@
-"""The one task body: claim, load, process, store, finish.
+"""One attempt of a job: claim it, load its upload, process, store the variants, finish.
 
-Embedded workers call it; any other queue would too.
+Embedded workers and Celery's both call ``run_job``; any other queue would, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from imageprocessor.core.memory import THREAD_BYTES, give_back_memory, require_memory
+from imageprocessor.core.memory import THREAD_BYTES, require_memory
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.errors import (
     ImageProcessorError,
@@ -38,10 +39,12 @@ from imageprocessor.queue.jobs.job import (
     after_failure,
     backoff,
 )
+from imageprocessor.queue.process_memory import give_back_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
 TimeLimit = Callable[[], AbstractContextManager[None]]
+
 MAX_STORE_THREADS = 8  #: fewer than the connections that an S3 client keeps, which are 10
 
 log = structlog.get_logger(__name__)
@@ -54,18 +57,14 @@ def run_job(
     time_limit: TimeLimit = nullcontext,
     threads: int = 1,
 ) -> None:
-    """Run one attempt of the job *job_id*, if it is there to be had.
+    """Run one attempt of the job *job_id* and write down its outcome; nothing if it is not due.
 
-    And write down what came of it.
-
-    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, who
-    started this process must watch the time. *threads* is how many processors the work may use at
-    once.
+    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, the parent
+    of this process must watch the time. *threads* is how many processors the work may use at once.
 
     Raises:
-        DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease runs
-            out and the job
-            is tried again.
+        DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease
+            expires, and the job is tried again.
     """
     job = _claim(service, job_id, worker_id)
     if job is None:
@@ -75,19 +74,16 @@ def run_job(
     ):
         started = time.perf_counter()
         _run_attempt(service, job, time_limit, threads)
-        log.info(
-            "attempt_ended", attempt=job.attempts, seconds=round(time.perf_counter() - started, 3)
-        )
+        seconds = round(time.perf_counter() - started, 3)
+        log.info("attempt_ended", attempt=job.attempts, seconds=seconds)
 
 
 def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> None:
-    """End the attempts that the worker *worker_id*, or any worker of the supervisor *worker_id*.
-
-    Left unfinished.
+    """End the attempts that the worker, or the supervisor, *worker_id* left unfinished.
 
     Raises:
         DatabaseUnavailableError, StorageFullError: Some may not have been given back; their leases
-            run out.
+            expire.
     """
     with service.database.read() as connection:
         held = job_store.list_held_by(connection, worker_id)
@@ -95,34 +91,45 @@ def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> N
         fail_attempt(service, job, error)
 
 
-def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
-    """Write that this attempt failed.
+def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
+    """End a waiting job that cannot succeed. Return False if it is not due or a worker has it."""
+    job = _claim(service, job_id, worker_id)
+    if job is None:
+        return False
+    fail_attempt(service, job, error)
+    return True
 
-    The job is tried again later, or ends and leaves no bytes it does not need.
+
+def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
+    """Record that this attempt failed: the job is tried again later, or it ends.
+
+    A job that ends leaves no bytes that it does not need.
     """
     now = clock.utc_now()
     outcome = after_failure(job, error, now)
-    event = EventType.FAILED if outcome.status is JobStatus.FAILED else EventType.RETRYING
+    final = outcome.status is JobStatus.FAILED
+    event = EventType.FAILED if final else EventType.RETRYING
     with service.database.write() as connection:
         ended = job_store.end_attempt(connection, job, outcome, error.code, str(error), now)
         if ended:
             job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
-    if ended:
-        _log_failure(job, outcome.status, error)
-    if ended and outcome.status is JobStatus.FAILED and not outcome.keeps_source:
+    if not ended:
+        return
+    log.warning(
+        "attempt_failed",
+        # The supervisor, who ends attempts too, has not bound them.
+        job_id=job.job_id,
+        image_id=job.image_id,
+        request_id=job.request_id,
+        outcome=outcome.status.value,
+        code=error.code,
+        cause=str(error),
+    )
+    # A job that keeps its upload may be retried by another worker already: so keep the variants.
+    if final and not outcome.keeps_source:
         with suppress(StorageError):  # the sweep removes what is left over
-            delete_variants(
-                service, job
-            )  # else they stay with the upload: another worker may be retrying already
+            delete_variants(service, job)
             _delete_source(service, job)
-
-
-def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
-    """End a job that waits and cannot succeed. False where it is not due, or a worker has it."""
-    job = _claim(service, job_id, worker_id)
-    if job:
-        fail_attempt(service, job, error)
-    return job is not None
 
 
 def load_source(service: Service, job: Job) -> bytes:
@@ -148,70 +155,58 @@ def load_source(service: Service, job: Job) -> bytes:
 def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
     now = clock.utc_now()
     lease = timedelta(seconds=service.settings.job_timeout_seconds + LEASE_MARGIN_SECONDS)
+    started = EventType.PROCESSING_STARTED
     with service.database.write() as connection:
         job = job_store.claim(connection, job_id, worker_id, now, lease)
         if job:
             job_store.add_event(
-                connection,
-                EventType.PROCESSING_STARTED,
-                job,
-                now,
-                attempt=job.attempts,
-                worker=worker_id,
+                connection, started, job, now, attempt=job.attempts, worker=worker_id
             )
     return job
 
 
 def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int) -> None:
+    settings = service.settings
+    failure: ImageProcessorError
     try:
         with time_limit():
-            source, settings = load_source(service, job), service.settings
+            source = load_source(service, job)
             image = process(source, settings.image_sizes, settings.limits, threads=threads)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
-        failure = _forget_frames(error)
+        # Without the frames that it passed, which keep the pixels until the garbage collector runs.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        failure = error
     except MemoryError:
-        limit = service.settings.job_memory_limit_mb
         failure = MemoryLimitError(
-            f"The image needs more than {limit} MB: raise JOB_MEMORY_LIMIT_MB or send a smaller one."
+            f"The image needs more than {settings.job_memory_limit_mb} MB: "
+            "raise JOB_MEMORY_LIMIT_MB or send a smaller one."
         )
-    except (
-        Exception
-    ) as error:  # the boundary: whatever goes wrong ends this attempt, not the worker
+    except Exception as error:  # the boundary: whatever fails ends this attempt, not the worker
         log.exception("unexpected_error")
         failure = UnexpectedError(
             f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log."
         )
     else:
-        return _persist(job, lambda: _complete(service, job, keys, image.describe()))
+        _persist(job, lambda: _complete(service, job, keys, image.describe()))
+        return
     give_back_memory()  # perhaps there was too little of it
-    return _persist(job, lambda: fail_attempt(service, job, failure))
-
-
-def _forget_frames(error: ImageProcessorError) -> ImageProcessorError:
-    """Return *error* without the frames it passed.
-
-    They would keep the pixels until the garbage collector comes.
-    """
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    return error
+    _persist(job, lambda: fail_attempt(service, job, failure))
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
-    """Store all variants side by side, because each one waits for a disk or a network.
-
-    Return their keys.
-    """
+    """Store all variants side by side, as each waits for a disk or a network; return their keys."""
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
-    with ThreadPoolExecutor(
-        min(len(keys), MAX_STORE_THREADS)
-    ) as stores:  # none goes on after this, however it ends
-        for _ in stores.map(service.storage.put, keys.values(), _contents(image)):
+    thread_count = min(len(keys), MAX_STORE_THREADS)
+    # No thread outlives the pool's context, however it ends.
+    with ThreadPoolExecutor(thread_count) as pool:
+        stored = pool.map(service.storage.put, keys.values(), _iterate_contents(image))
+        for _ in stored:  # raises what a put raised, and cancels those that have not begun
             pass
     return keys
 
 
-def _contents(image: ProcessedImage) -> Iterator[bytes]:
+def _iterate_contents(image: ProcessedImage) -> Iterator[bytes]:
     """Yield the bytes of each variant while there is memory for a thread to store them."""
     for variant in image.variants.values():
         require_memory(THREAD_BYTES, "for a thread")
@@ -228,27 +223,18 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
         with suppress(StorageError):  # the sweep removes an upload that no job waits for
             _delete_source(service, job)
     else:
-        _give_way(service, job)
+        _release_deleted(service, job)
 
 
-def _give_way(service: Service, job: Job) -> None:
-    """Let go of a finished job that was deleted meanwhile.
+def _release_deleted(service: Service, job: Job) -> None:
+    """Release a job whose image was deleted meanwhile, and remove what it stored.
 
-    If its lease is another worker's, so are the bytes.
+    If its lease is another worker's now, so are the stored bytes.
     """
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:
         purge(service, job)
-
-
-def _log_failure(job: Job, status: JobStatus, error: ImageProcessorError) -> None:
-    ids = {
-        "job_id": job.job_id,
-        "image_id": job.image_id,
-        "request_id": job.request_id,
-    }  # the supervisor binds none
-    log.warning("attempt_failed", **ids, outcome=status.value, code=error.code, cause=str(error))
 
 
 def _delete_source(service: Service, job: Job) -> None:
@@ -257,13 +243,14 @@ def _delete_source(service: Service, job: Job) -> None:
 
 
 def _persist(job: Job, write: Callable[[], None]) -> None:
-    """Write the outcome, waiting for a busy database as long as the lease lasts."""
-    for attempt in range(1, 100):
+    """Write the outcome; while the database is busy, try again as long as the lease lasts."""
+    for attempt in itertools.count(1):
         try:
-            return write()
+            write()
         except DATABASE_FAULTS:
             pause = backoff(attempt)
             if job.lease_expires_at is None or clock.utc_now() + pause > job.lease_expires_at:
                 raise
             time.sleep(pause.total_seconds())
-    return None
+        else:
+            return

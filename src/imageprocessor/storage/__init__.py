@@ -1,4 +1,1 @@
-"""Where bytes live.
-
-One small Protocol, one module a backend, and the only place that builds or checks keys.
-"""
+"""Where bytes live: a small Protocol, a module for each backend, and the keys."""

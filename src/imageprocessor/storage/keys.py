@@ -15,9 +15,8 @@ from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # dots are S3's own
 MAX_KEY_CHARACTERS = 1024  # as in S3
-_NAME_PATTERN = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
-)  # 255: the longest file name on Linux
+# 255 characters: the longest file name on Linux.
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _VARIANT_KEY_PATTERN = re.compile(
     r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)"
     + re.escape(OUTPUT_FORMAT.suffix)
@@ -37,8 +36,8 @@ def check_bucket(name: str) -> str:
     """
     if not BUCKET_PATTERN.fullmatch(name):
         raise InvalidBucketError(
-            f"{_shown(name)} is not a bucket name: use 2 to 63 lower-case letters, digits and hyphens,"
-            " and begin with a letter or a digit."
+            f"{_shown(name)} is not a bucket name: use 2 to 63 lower-case letters, digits and "
+            "hyphens, and begin with a letter or a digit."
         )
     return name
 
@@ -52,15 +51,18 @@ def check_key(key: str) -> str:
     """
     if not is_key(key):
         raise InvalidKeyError(
-            f"{_shown(key)} is not a storage key: use names of letters, digits, '.', '_' and '-' that begin with"
-            f" a letter or a digit, joined by '/', at most {MAX_KEY_CHARACTERS} characters in all."
+            f"{_shown(key)} is not a storage key: use names of letters, digits, '.', '_' and '-' "
+            "that begin with a letter or a digit, joined by '/', "
+            f"at most {MAX_KEY_CHARACTERS} characters in all."
         )
     return key
 
 
 def is_key(key: str) -> bool:
-    """Tell whether every backend can store under *key*."""
-    return len(key) <= MAX_KEY_CHARACTERS and all(map(_NAME_PATTERN.fullmatch, key.split("/")))
+    """Return whether every backend can store under *key*."""
+    if len(key) > MAX_KEY_CHARACTERS:
+        return False
+    return all(_NAME_PATTERN.fullmatch(name) for name in key.split("/"))
 
 
 def variant_key(bucket: str, size: str, image_id: str) -> str:
@@ -111,4 +113,6 @@ def _check_name(name: str) -> str:
 
 
 def _shown(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…")
+    if len(value) > _SHOWN_CHARACTERS:
+        value = f"{value[:_SHOWN_CHARACTERS]}…"
+    return repr(value)

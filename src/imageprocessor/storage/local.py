@@ -20,12 +20,13 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
+from imageprocessor.storage.files import flush_directory, write_draft
 from imageprocessor.storage.keys import check_key, is_key
 from imageprocessor.storage.protocol import StoredObject
 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
-SCRATCH_NAME = ".tmp"  # no key can name it
+SCRATCH_NAME = ".tmp"  #: no key can name it
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -43,17 +44,23 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.scratch_directory = self.root / SCRATCH_NAME
-        with _storage_errors("open the storage directory"):
+        with _translate_errors("open the storage directory"):
             _make_directory(self.root)
             with self._open_directory([SCRATCH_NAME], make=True):
                 pass
 
+    # `replace_file` would take a path, and follow a symbolic link in it: these two rename into a
+    # directory that was opened without following any.
+
     def put(self, key: str, data: bytes) -> None:
         *names, name = check_key(key).split("/")
         draft = self.scratch_directory / f"{time.time_ns():x}-{threading.get_native_id():x}"
-        with _storage_errors(f"store {key!r}"), self._open_directory(names, make=True) as directory:
+        with (
+            _translate_errors(f"store {key!r}"),
+            self._open_directory(names, make=True) as directory,
+        ):
             try:
-                _write(draft, data)
+                write_draft(draft, data, FILE_MODE)
                 os.replace(draft, name, dst_dir_fd=directory)
             except BaseException:
                 draft.unlink(missing_ok=True)
@@ -62,15 +69,16 @@ class LocalStorage:
 
     def adopt(self, key: str, path: Path) -> None:
         *names, name = check_key(key).split("/")
-        with _storage_errors(f"take in a file as {key!r}"):
+        with _translate_errors(f"take in a file as {key!r}"):
             try:
                 with self._open_directory(names, make=True) as directory:
-                    _settle_file(path)
+                    _prepare_adopted(path)
                     os.replace(path, name, dst_dir_fd=directory)
                     os.fsync(directory)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
+                # On another file system: copy.
                 self.put(key, path.read_bytes())
                 path.unlink()
 
@@ -85,20 +93,21 @@ class LocalStorage:
 
     def exists(self, key: str) -> bool:
         with suppress(ObjectNotFoundError), self._find(key, "look for") as (directory, name):
-            return S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            return S_ISREG(status.st_mode)
         return False
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        start = prefix.rpartition("/")[0]
-        if start and not is_key(start):
+        folder = prefix.rpartition("/")[0]
+        if folder and not is_key(folder):
             return
-        names = start.split("/") if start else []
+        names = folder.split("/") if folder else []
         with (
-            _storage_errors("list the stored objects"),
+            _translate_errors("list the stored objects"),
             suppress(FileNotFoundError, NotADirectoryError),  # nothing begins with the prefix
             self._open_directory(names) as directory,
         ):
-            for found in _walk(directory, PurePosixPath(start)):
+            for found in _walk(directory, PurePosixPath(folder)):
                 if found.key.startswith(prefix):
                     yield found
 
@@ -107,8 +116,9 @@ class LocalStorage:
 
     @contextmanager
     def _find(self, key: str, action: str) -> Iterator[tuple[int, str]]:
+        """Open the directory of an object; translate what goes wrong with the object, too."""
         *names, name = check_key(key).split("/")
-        with _storage_errors(f"{action} {key!r}"):
+        with _translate_errors(f"{action} {key!r}"):
             try:
                 with self._open_directory(names) as directory:
                     yield directory, name
@@ -130,7 +140,6 @@ class LocalStorage:
             os.close(descriptor)
 
     def _open_top(self, name: str, *, make: bool) -> int:
-        """Open a directory in the root: with one system call if it is there."""
         with suppress(FileNotFoundError):
             return os.open(self.root / name, _DIRECTORY | os.O_NOFOLLOW)
         root = self._open_root()
@@ -149,7 +158,7 @@ class LocalStorage:
 
 
 @contextmanager
-def _storage_errors(action: str) -> Iterator[None]:
+def _translate_errors(action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -158,7 +167,8 @@ def _storage_errors(action: str) -> Iterator[None]:
                 f"No space is left to {action}: make room, or raise the quota."
             ) from error
         raise StorageUnavailableError(
-            f"Cannot {action}: {error.strerror}. Check the storage directory, its owner and its disk."
+            f"Cannot {action}: {error.strerror}. "
+            "Check the storage directory, its owner and its disk."
         ) from error
 
 
@@ -166,15 +176,7 @@ def _make_directory(path: Path) -> None:
     if not path.is_dir():
         _make_directory(path.parent)
         path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        _flush_directory(path.parent)
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, _DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_directory(path.parent)
 
 
 def _open_child(name: str, parent: int, *, make: bool) -> int:
@@ -190,36 +192,21 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
     return os.open(name, flags, dir_fd=parent)
 
 
-def _open_file(path: Path | str, directory: int | None = None) -> BinaryIO:
-    return open(
-        path,
-        "rb",
-        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory),
-    )
+def _open_file(name: str, directory: int) -> BinaryIO:
+    def open_in_directory(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory)
+
+    return open(name, "rb", opener=open_in_directory)
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        _settle(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _settle_file(path: Path) -> None:
+def _prepare_adopted(path: Path) -> None:
+    """Give a file that somebody else made our mode, and flush it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        _settle(descriptor)
+        os.fchmod(descriptor, FILE_MODE)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _settle(descriptor: int) -> None:
-    os.fchmod(descriptor, FILE_MODE)  # whatever the umask, or the maker of an adopted file, chose
-    os.fsync(descriptor)
 
 
 def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
@@ -229,9 +216,8 @@ def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if S_ISREG(status.st_mode) and is_key(key):
-                    yield StoredObject(
-                        key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
-                    )
+                    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                    yield StoredObject(key, status.st_size, modified_at)
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -1,7 +1,8 @@
-"""From a storage's location, as text, to the storage."""
+"""Opens the storage at a location that is given as text."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from imageprocessor.errors import SettingsError
@@ -16,11 +17,10 @@ def open_storage(location: str) -> Storage:
     """Open the storage at *location*.
 
     - ``local:///absolute/path``: a directory, made if it is missing; not percent-decoded.
-    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket that is there, or what begins with
-    ``prefix/`` in it.
-      Keys, region and endpoint are those that boto3 finds, such as in ``AWS_ACCESS_KEY_ID``,
-      ``AWS_PROFILE``, ``AWS_DEFAULT_REGION`` and ``AWS_ENDPOINT_URL_S3``, in its files, or from the
-      machine's role.
+    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket, which must exist, or what begins with
+      ``prefix/`` in it. boto3 looks for keys, region and endpoint in ``AWS_ACCESS_KEY_ID``,
+      ``AWS_PROFILE``, ``AWS_DEFAULT_REGION``, ``AWS_ENDPOINT_URL_S3`` and the like, in its files,
+      and in the machine's role.
     - ``memory://``: a new, empty one that ends with the process.
 
     >>> store = open_storage("memory://")
@@ -28,19 +28,39 @@ def open_storage(location: str) -> Storage:
     False
 
     Raises:
-        SettingsError: *location* has none of these forms, or nothing tells the region of AWS.
+        SettingsError: *location* has none of these forms, or no region of AWS is set.
         StorageUnavailableError: The directory cannot be made or opened.
         MissingExtraError: The storage is in S3, and boto3 is not installed.
     """
-    if location == "memory://":
-        return MemoryStorage()
-    scheme, _, path = location.partition("://")
-    if scheme == "local" and path.startswith("/"):
-        return LocalStorage(Path(path))
-    bucket, _, prefix = path.rstrip("/").partition("/")
-    if scheme == "s3" and S3_BUCKET_PATTERN.fullmatch(bucket) and (not prefix or is_key(prefix)):
-        return S3Storage(S3Access(), bucket=bucket, prefix=f"{prefix}/" if prefix else "")
-    raise SettingsError(
-        f"{location!r} is not a storage this version can open:"
-        " use 'local:///absolute/path', 's3://bucket', 's3://bucket/prefix' or 'memory://'."
-    )
+    scheme, separator, place = location.partition("://")
+    opener = OPENERS.get(scheme) if separator else None
+    storage = opener(place) if opener else None
+    if storage is None:
+        raise SettingsError(
+            f"{location!r} is not a storage this version can open: use 'local:///absolute/path', "
+            "'s3://bucket', 's3://bucket/prefix' or 'memory://'."
+        )
+    return storage
+
+
+def _open_local(place: str) -> Storage | None:
+    return LocalStorage(Path(place)) if place.startswith("/") else None
+
+
+def _open_s3(place: str) -> Storage | None:
+    bucket, _, prefix = place.rstrip("/").partition("/")
+    if not S3_BUCKET_PATTERN.fullmatch(bucket) or (prefix and not is_key(prefix)):
+        return None
+    return S3Storage(S3Access(), bucket=bucket, prefix=f"{prefix}/" if prefix else "")
+
+
+def _open_memory(place: str) -> Storage | None:
+    return None if place else MemoryStorage()
+
+
+#: by the scheme of a location: what opens the storage at the rest of it, or None if it is malformed
+OPENERS: dict[str, Callable[[str], Storage | None]] = {
+    "local": _open_local,
+    "s3": _open_s3,
+    "memory": _open_memory,
+}

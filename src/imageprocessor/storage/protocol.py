@@ -1,4 +1,4 @@
-"""What every backend does. ``tests/storage/contract.py`` is the same in executable form."""
+"""What every backend must do; ``tests/storage/contract.py`` checks it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One stored object, as a listing tells it. ``modified_at`` is in UTC."""
+    """A stored object in a listing; ``modified_at`` is in UTC."""
 
     key: str
     size_bytes: int
@@ -28,13 +28,13 @@ class Storage(Protocol):
     """
 
     def put(self, key: str, data: bytes) -> None:
-        """Store *data* under *key*, in the place of what was there.
+        """Store *data* under *key*, in place of what was there.
 
         On an error, nothing new is left behind.
         """
 
     def adopt(self, key: str, path: Path) -> None:
-        """Take the file at *path* into the store.
+        """Move the file at *path* into the store, under *key*.
 
         It is gone from *path* afterwards; on an error, it is still there.
         """
@@ -47,19 +47,13 @@ class Storage(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Remove the object under *key*, for good when this returns.
-
-        None being there is no error.
-        """
+        """Remove the object under *key*, durably; do nothing if there is none."""
 
     def exists(self, key: str) -> bool:
-        """Tell whether something is stored under *key*."""
+        """Return whether something is stored under *key*."""
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """Yield every object whose key begins with the text *prefix*, in no particular order."""
 
     def url(self, key: str) -> str:
-        """Return where the bytes under *key* can be fetched now.
-
-        Whether they are there is not looked up.
-        """
+        """Return a URL under which the bytes of *key* can be fetched now, if they are there."""

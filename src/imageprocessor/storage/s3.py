@@ -1,10 +1,10 @@
-"""Objects in S3, at AWS or wherever else it is spoken, such as MinIO, R2 or Ceph.
+"""Objects in S3, at AWS or a server that is compatible, such as MinIO, R2 or Ceph.
 
-Objects are put in one request each: at most some megabytes, so that no upload in parts is ever left
-half done. Whoever fetches an image gets a presigned URL; no bucket has to be public.
+Each object is put in one request, as it has some megabytes at most: no multipart upload is ever
+left half done. Images are fetched by presigned URLs; no bucket has to be public.
 """
 
-# ruff: noqa: PLC0415 - boto3 takes 0.3 s and is an extra: only who stores in S3 needs it
+# ruff: noqa: PLC0415 - boto3 takes 0.3 s to import and is an extra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,14 @@ from imageprocessor.storage.protocol import StoredObject
 CONNECT_SECONDS = 3
 ATTEMPTS = 3
 URL_SECONDS = 15 * 60
-IMMUTABLE = "private, max-age=31536000, immutable"  # who may fetch it is decided anew for everybody
+IMMUTABLE = "private, max-age=31536000, immutable"  # each client needs a permission of its own
 ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
-AWS_OPTIONS = {
-    "s3": {"addressing_style": "virtual"}
-}  # else presigned URLs lead through another region
+# With paths, presigned URLs would lead through another region.
+AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}
 OTHER_OPTIONS = {
     "s3": {"addressing_style": "path"},
-    # R2 and others do not know the trailers that AWS uses
+    # R2 and others do not know the trailing checksums that AWS uses.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
@@ -55,18 +54,16 @@ _WRONG_REGION = {
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """Where S3 is and who asks.
+    """How S3 is reached, and with which keys.
 
-    What is not given boto3 looks for: in the environment, its files, the machine's role.
+    boto3 looks for what is not given in the environment, its files and the machine's role.
 
-    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so that an
-    operation may take a little more than three times as long.
+    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so an operation
+    may take a little more than three times as long.
     """
 
     endpoint_url: str = ""  #: empty: AWS
-    public_endpoint_url: str = (
-        ""  #: the same for those who fetch images; empty: as ``endpoint_url``
-    )
+    public_endpoint_url: str = ""  #: for clients that fetch images; empty: as ``endpoint_url``
     region: str | None = None
     profile: str | None = None
     access_key_id: str | None = None
@@ -85,9 +82,9 @@ class S3Storage:
 
     Raises:
         MissingExtraError: boto3 is not installed.
-        SettingsError: S3 is that of AWS, and nothing tells the region.
-        StorageUnavailableError: boto3 refuses what it was given, such as a profile that is not
-            there.
+        SettingsError: The S3 is that of AWS, and no region is set.
+        StorageUnavailableError: boto3 refuses what it was given, such as a profile that does not
+            exist.
     """
 
     def __init__(
@@ -96,15 +93,16 @@ class S3Storage:
         self.bucket = bucket
         self.buckets = tuple(buckets)
         self.prefix = prefix
-        _require_boto3()
-        with _storage_errors("open S3", bucket):
+        if find_spec("boto3") is None:
+            raise MissingExtraError("S3 (STORAGE_BACKEND=s3)", "s3")
+        timeout_seconds = access.timeout_seconds
+        with _translate_errors("open S3", bucket):
             session = _open_session(access)
-            self.client = _open_client(session, access.endpoint_url, access.timeout_seconds)
+            self.client = _open_client(session, access.endpoint_url, timeout_seconds)
             self._public_client = self.client
             if access.public_endpoint_url:
-                self._public_client = _open_client(
-                    session, access.public_endpoint_url, access.timeout_seconds
-                )
+                public_url = access.public_endpoint_url
+                self._public_client = _open_client(session, public_url, timeout_seconds)
         self._encryption = ENCRYPTED if _is_aws(self.client) else {}
 
     def at_prefix(self, prefix: str) -> S3Storage:
@@ -128,22 +126,21 @@ class S3Storage:
             ) from error
 
     def get(self, key: str) -> bytes:
-        with self._place(key, "read") as place:
-            data: bytes = self.client.get_object(**place)["Body"].read()
+        with self._locate(key, "read") as where:
+            data: bytes = self.client.get_object(**where)["Body"].read()
             return data
 
     def delete(self, key: str) -> None:
-        with suppress(ObjectNotFoundError), self._place(key, "delete") as place:
-            self.client.delete_object(**place)
+        with suppress(ObjectNotFoundError), self._locate(key, "delete") as where:
+            self.client.delete_object(**where)
 
     def exists(self, key: str) -> bool:
-        with self._place(
-            key, "look for"
-        ) as place:  # a HEAD tells no absent object from an absent bucket
+        with self._locate(key, "look for") as where:
+            # The answer to a HEAD is the same for an absent object and an absent bucket.
             page = self.client.list_objects_v2(
-                Bucket=place["Bucket"], Prefix=place["Key"], MaxKeys=1
+                Bucket=where["Bucket"], Prefix=where["Key"], MaxKeys=1
             )
-        return any(found["Key"] == place["Key"] for found in page.get("Contents", []))
+        return any(found["Key"] == where["Key"] for found in page.get("Contents", []))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         if self.bucket is not None:
@@ -155,45 +152,40 @@ class S3Storage:
                 yield from self._list_bucket(bucket, head, prefix[len(head) :])
 
     def url(self, key: str) -> str:
-        with self._place(key, "give a URL for") as place:
-            answer = {
+        with self._locate(key, "give a URL for") as where:
+            parameters = where | {
                 "ResponseContentType": _content_type(key),
                 "ResponseContentDisposition": "inline",
             }
             url: str = self._public_client.generate_presigned_url(
-                "get_object", place | answer, URL_SECONDS
+                "get_object", parameters, URL_SECONDS
             )
             return url
 
     def _put(self, key: str, body: bytes | BinaryIO) -> None:
-        with self._place(key, "store") as place:
-            described = {"ContentType": _content_type(key), "CacheControl": IMMUTABLE}
-            self.client.put_object(**place, **described, **self._encryption, Body=body)
+        headers = {"ContentType": _content_type(key), "CacheControl": IMMUTABLE}
+        with self._locate(key, "store") as where:
+            self.client.put_object(**where, **headers, **self._encryption, Body=body)
 
     @contextmanager
-    def _place(self, key: str, action: str) -> Iterator[dict[str, str]]:
-        """Yield bucket and name of the object; what goes wrong with it becomes an error of ours."""
-        bucket, name = (
-            (self.bucket, check_key(key))
-            if self.bucket is not None
-            else self._split(check_key(key))
-        )
-        with _storage_errors(f"{action} {key!r}", bucket):
+    def _locate(self, key: str, action: str) -> Iterator[dict[str, str]]:
+        """Yield bucket and name of an object; translate the errors of what is done with it."""
+        check_key(key)
+        bucket, name = self.bucket, key
+        if bucket is None:
+            bucket, _, name = key.partition("/")
+            if bucket not in self.buckets or not name:
+                raise StorageUnavailableError(
+                    f"{key!r} is in none of the permitted S3 buckets ({', '.join(self.buckets)}):"
+                    f" add {bucket!r} to ALLOWED_BUCKETS."
+                )
+        with _translate_errors(f"{action} {key!r}", bucket):
             yield {"Bucket": bucket, "Key": self.prefix + name}
-
-    def _split(self, key: str) -> tuple[str, str]:
-        bucket, _, name = key.partition("/")
-        if bucket not in self.buckets or not name:
-            raise StorageUnavailableError(
-                f"{key!r} is in none of the permitted S3 buckets ({', '.join(self.buckets)}):"
-                f" add {bucket!r} to ALLOWED_BUCKETS."
-            )
-        return bucket, name
 
     def _list_bucket(self, bucket: str, head: str, start: str) -> Iterator[StoredObject]:
         request = {"Bucket": bucket, "Prefix": self.prefix + start}
         while True:
-            with _storage_errors("list the stored objects", bucket):
+            with _translate_errors("list the stored objects", bucket):
                 page = self.client.list_objects_v2(**request)
             objects = page.get("Contents", [])
             for found in objects:
@@ -202,25 +194,10 @@ class S3Storage:
                     yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
             if not page["IsTruncated"]:
                 return
-            request["StartAfter"] = self.prefix + _skip_others(
-                objects[-1]["Key"].removeprefix(self.prefix)
-            )
-
-
-def _skip_others(last: str) -> str:
-    """Return the name after which a listing goes on.
-
-    *last*, or the end of all names that begin with ``_``.
-
-    S3 lists in the order of bytes, in which nothing but the backtick is between ``_`` and the small
-    letters.
-    """
-    return "`" if last.startswith("_") else last
-
-
-def _require_boto3() -> None:
-    if find_spec("boto3") is None:
-        raise MissingExtraError("S3 (STORAGE_BACKEND=s3)", "s3")
+            last = objects[-1]["Key"].removeprefix(self.prefix)
+            # S3 lists in the order of bytes. Names that begin with "_" are not ours: go on after
+            # all of them, at the backtick, which is the only byte between "_" and small letters.
+            request["StartAfter"] = self.prefix + ("`" if last.startswith("_") else last)
 
 
 def _open_session(access: S3Access) -> Any:
@@ -246,11 +223,11 @@ def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any
         **(OTHER_OPTIONS if endpoint_url else AWS_OPTIONS),
     )
     client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
-    if not endpoint_url and not _is_aws(
-        client
-    ):  # boto3 found an endpoint in its environment or files
+    if endpoint_url:
+        return client
+    if not _is_aws(client):  # boto3 found an endpoint in its environment or files
         return _open_client(session, client.meta.endpoint_url, timeout_seconds)
-    if not endpoint_url and session.region_name is None:
+    if session.region_name is None:
         raise SettingsError(
             "AWS_REGION is not set, and boto3 finds no region: set the one that the buckets are in."
         )
@@ -268,7 +245,7 @@ def _content_type(key: str) -> str:
 
 
 @contextmanager
-def _storage_errors(action: str, bucket: str | None) -> Iterator[None]:
+def _translate_errors(action: str, bucket: str | None) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     where = f"{action} in the S3 bucket {bucket!r}" if bucket else action
@@ -283,7 +260,8 @@ def _storage_errors(action: str, bucket: str | None) -> Iterator[None]:
 
 
 def _explain_answer(answer: Any, where: str) -> StorageError:
-    code, status = answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]
+    code = answer["Error"]["Code"]
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
     if code in _NO_SPACE or status == HTTPStatus.INSUFFICIENT_STORAGE:
         return StorageFullError(
             f"Cannot {where}: no space is left ({code}). Make room, or raise the quota."
@@ -303,12 +281,15 @@ def _explain_refusal(code: str, status: int) -> str:
         return f"{answered}. The bucket is elsewhere: correct AWS_REGION"
     if status == HTTPStatus.FORBIDDEN:
         return f"{answered}. Check the keys, what they permit, and the clock"
-    return f"{answered}. See how S3 is"
+    return f"{answered}. Check the S3 service's status"
 
 
 def _explain_fault(kind: str) -> str:
     if "Credential" in kind or "Token" in kind or "SSO" in kind:
-        return f"no keys are found ({kind}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        return (
+            f"no keys are found ({kind}). "
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        )
     if kind == "ProfileNotFound":
         return "AWS_PROFILE names a profile that is not there. Correct it, or make it"
     return f"S3 does not answer ({kind}). Check S3_ENDPOINT_URL, the network, and S3 itself"

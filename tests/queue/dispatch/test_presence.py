@@ -57,23 +57,6 @@ def test_supervisor_that_came_within_the_tick_of_the_last_look_is_woken(tmp_path
         os.utime(tmp_path, ns=(looked, looked))
         presence.wake_all(tmp_path)
         assert select.select([late.wake_descriptor], [], [], 0)[0]
-        late.drain()
-        os.utime(tmp_path, ns=(looked, looked - 2 * presence.SETTLED_NS))
-        presence.wake_all(tmp_path)
-        assert select.select([late.wake_descriptor], [], [], 0)[0]
-
-
-def test_supervisors_are_listed_once_for_each_change(tmp_path: Path) -> None:
-    long_ago = tmp_path.stat().st_mtime_ns - 10 * presence.SETTLED_NS
-    os.utime(tmp_path, ns=(long_ago, long_ago))
-    known = presence._recall_fifos.cache_info().misses
-    for _ in range(3):
-        presence.wake_all(tmp_path)
-    assert presence._recall_fifos.cache_info().misses == known + 1
-    with presence.announce(tmp_path, 1) as me:
-        os.utime(tmp_path, ns=(long_ago, long_ago + 1))
-        presence.wake_all(tmp_path)
-        assert select.select([me.wake_descriptor], [], [], 0)[0]
 
 
 def test_wake_never_blocks_however_often_it_is_called(tmp_path: Path) -> None:

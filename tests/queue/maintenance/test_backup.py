@@ -114,12 +114,12 @@ import os, sys
 from pathlib import Path
 from imageprocessor.queue.maintenance import backup
 from imageprocessor.settings import Settings
-install = backup._install
-def install_or_die(source, target, mode):
+replace_file = backup.replace_file
+def replace_or_die(target, content, mode):
     if target.name == sys.argv[3]:
         os.kill(os.getpid(), 9)
-    install(source, target, mode)
-backup._install = install_or_die
+    replace_file(target, content, mode)
+backup.replace_file = replace_or_die
 backup.back_up(Settings(data_dir=sys.argv[1]), Path(sys.argv[2]))
 """
 

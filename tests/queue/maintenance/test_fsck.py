@@ -19,7 +19,7 @@ from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance import fsck
-from imageprocessor.queue.maintenance.fsck import reconcile
+from imageprocessor.queue.maintenance.fsck import find_discrepancies
 from imageprocessor.queue.maintenance.sweep import find_unknown_images
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
@@ -92,7 +92,7 @@ def test_nothing_is_found_where_all_is_well(
 ) -> None:
     submit_image()
     give_up(service, submit_image())
-    assert list(reconcile(service, repair=True)) == []
+    assert list(find_discrepancies(service, repair=True)) == []
 
 
 def test_variant_that_is_gone_is_reported_and_left_to_the_operator(
@@ -100,7 +100,7 @@ def test_variant_that_is_gone_is_reported_and_left_to_the_operator(
 ) -> None:
     key = (completed.variant_keys or {})["medium"]
     service.storage.delete(key)
-    (found,) = reconcile(service, repair=True)
+    (found,) = find_discrepancies(service, repair=True)
     assert (found.kind, found.where, found.job_id, found.mended) == (
         "variant_missing",
         key,
@@ -116,7 +116,7 @@ def test_variant_of_another_size_than_its_row_says_is_reported(
 ) -> None:
     key = (completed.variant_keys or {})["thumbnail"]
     service.storage.put(key, service.storage.get(key)[:-1])
-    (found,) = reconcile(service)
+    (found,) = find_discrepancies(service)
     assert (found.kind, found.where) == ("variant_of_other_size", key)
 
 
@@ -129,21 +129,21 @@ def test_waiting_job_whose_upload_is_gone_or_altered_ends_as_failed(
     if not altered:
         service.staging.delete(job.staging_key or "")
     before = snapshot(service)
-    (found,) = reconcile(service)
+    (found,) = find_discrepancies(service)
     assert (found.kind, found.mended) == ("upload_altered" if altered else "upload_missing", False)
     assert f"With --repair, the job ends as failed ({code})." in found.remedy
     assert snapshot(service) == before, "a dry run changes nothing"
-    (found,) = reconcile(service, repair=True)
+    (found,) = find_discrepancies(service, repair=True)
     assert found.mended
     ended = read(service, job)
     assert (ended.status, ended.error_code, ended.staging_key) == (JobStatus.FAILED, code, None)
-    assert list(reconcile(service)) == []
+    assert list(find_discrepancies(service)) == []
 
 
 def test_kept_upload_that_is_gone_is_forgotten(service: Service, submit_image: Submit) -> None:
     failed = give_up(service, submit_image())
     service.staging.delete(failed.staging_key or "")
-    (found,) = reconcile(service, repair=True)
+    (found,) = find_discrepancies(service, repair=True)
     assert (found.kind, found.mended) == ("upload_missing", True)
     assert "can no longer be tried again" in found.remedy
     forgotten = read(service, failed)
@@ -156,7 +156,7 @@ def test_job_that_a_worker_has_is_left_to_it(service: Service, submit_image: Sub
     with service.database.write() as connection:
         job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
     service.staging.delete(job.staging_key or "")
-    (found,) = reconcile(service, repair=True)
+    (found,) = find_discrepancies(service, repair=True)
     assert not found.mended
     assert "is processing: its next attempt finds this out" in found.remedy
     assert read(service, job).status is JobStatus.PROCESSING
@@ -170,17 +170,17 @@ def test_what_has_no_row_is_removed_once_it_is_old(
     service.staging.put(upload, b"nobody's")
     draft = service.incoming / "broken-off"
     draft.write_bytes(b"half")
-    assert list(reconcile(service, repair=True)) == [], "somebody may be at it"
+    assert list(find_discrepancies(service, repair=True)) == [], "somebody may be at it"
     set_clock(timedelta(hours=25))
     orphans = {
         "variant_without_row": variant,
         "upload_without_row": upload,
         "abandoned_file": str(draft),
     }
-    assert {found.kind: found.where for found in reconcile(service)} == orphans
+    assert {found.kind: found.where for found in find_discrepancies(service)} == orphans
     assert draft.exists()
-    assert all(found.mended for found in reconcile(service, repair=True))
-    assert list(reconcile(service)) == []
+    assert all(found.mended for found in find_discrepancies(service, repair=True))
+    assert list(find_discrepancies(service)) == []
     assert all(map(service.storage.exists, (completed.variant_keys or {}).values()))
 
 
@@ -194,12 +194,12 @@ def test_wrong_database_costs_no_image(
     mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
     with open_service(service.settings.model_copy(update=mistyped)) as wrong:
         for _ in range(2):
-            found = list(reconcile(wrong, repair=True))
+            found = list(find_discrepancies(wrong, repair=True))
             assert {discrepancy.where for discrepancy in found} == stored
             assert not any(discrepancy.mended for discrepancy in found)
             assert "is DATABASE_URL, or DATABASE_PATH, right?" in found[0].remedy
             submit_to(wrong)  # nor after it has taken an upload of its own
-    assert {found.kind for found in reconcile(service)} == {"upload_without_row"}, (
+    assert {found.kind for found in find_discrepancies(service)} == {"upload_without_row"}, (
         "the other's; nothing is missing"
     )
 
@@ -222,7 +222,7 @@ def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
 
     monkeypatch.setattr(fsck, "find_unknown_images", find)
     monkeypatch.setattr(fsck, "iterate_jobs", iterate)
-    assert list(reconcile(service)) == []
+    assert list(find_discrepancies(service)) == []
     assert len(list(service.storage.list())) == (0 if deleted else 2)
 
 
@@ -241,7 +241,9 @@ def test_memory_does_not_grow_with_the_number_of_objects(
         stored = [StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC)) for key in keys]
         monkeypatch.setattr(LocalStorage, "list", lambda *_: iter(stored))
         tracemalloc.start()
-        assert sum(1 for _ in reconcile(service)) == 2 * count  # as a variant, and as an upload
+        assert (
+            sum(1 for _ in find_discrepancies(service)) == 2 * count
+        )  # as a variant, and as an upload
         _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak_bytes
@@ -263,26 +265,22 @@ def test_many_rows_are_read_some_hundred_at_a_time(
         jobs = [make_job(number) for number in range(20)]
         with service.database.write() as connection:
             connection.execute(insert(processing_jobs), [job.to_row() for job in jobs])
-        found = list(reconcile(service))
+        found = list(find_discrepancies(service))
     assert {discrepancy.job_id for discrepancy in found} == {job.job_id for job in jobs}
     assert {discrepancy.kind for discrepancy in found} == {"upload_missing"}
 
 
 def make_job(number: int) -> Job:
     id_ = str(uuid.UUID(int=number))
-    fields = {
-        "job_id": id_,
-        "image_id": id_,
-        "user_id": "ann",
-        "bucket": "photos",
-        "context": {},
-        "max_retries": 3,
-    }
-    times = {"created_at": datetime(2024, 1, 1, tzinfo=UTC)}
     return Job(
-        **fields,
-        **times,
+        job_id=id_,
+        image_id=id_,
+        user_id="ann",
         status=JobStatus.PENDING,
+        bucket="photos",
+        context={},
         source_sha256="0" * 64,
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+        max_retries=3,
         staging_key=f"photos/{id_}",
-    )  # type: ignore[arg-type]
+    )

@@ -12,11 +12,11 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.maintenance.storage_migration import (
     Outcome,
     Storages,
+    change_location,
     count_jobs,
-    find_unrest,
+    find_open_work,
+    migrate,
     open_targets,
-    relocate,
-    switch,
 )
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
@@ -37,7 +37,7 @@ def sources() -> Storages:
 
 
 def run(sources: Storages, targets: Storages, **options: bool) -> dict[str, Outcome]:
-    return {outcome.stored.key: outcome for outcome in relocate(sources, targets, **options)}
+    return {outcome.stored.key: outcome for outcome in migrate(sources, targets, **options)}
 
 
 def test_images_and_uploads_are_copied_each_to_its_place_and_stay_where_they_are(
@@ -142,12 +142,12 @@ def on_s3(settings: Settings) -> Settings:
 def test_places_become_the_settings_that_name_them(
     settings: Settings, on_s3: Settings, tmp_path: Path
 ) -> None:
-    switched = switch(settings, "s3://photos")
-    assert (switched.storage_backend, switched.s3_bucket) == ("s3", "photos")
-    switched = switch(on_s3, "s3://")
-    assert (switched.storage_backend, switched.s3_bucket) == ("s3", None)
-    switched = switch(on_s3, f"local://{tmp_path}/images")
-    assert (switched.storage_backend, switched.storage_path) == ("local", tmp_path / "images")
+    changed = change_location(settings, "s3://photos")
+    assert (changed.storage_backend, changed.s3_bucket) == ("s3", "photos")
+    changed = change_location(on_s3, "s3://")
+    assert (changed.storage_backend, changed.s3_bucket) == ("s3", None)
+    changed = change_location(on_s3, f"local://{tmp_path}/images")
+    assert (changed.storage_backend, changed.storage_path) == ("local", tmp_path / "images")
 
 
 @pytest.mark.parametrize(
@@ -155,17 +155,17 @@ def test_places_become_the_settings_that_name_them(
 )
 def test_other_places_are_refused_with_the_accepted_forms(on_s3: Settings, place: str) -> None:
     with pytest.raises(SettingsError, match="'s3://BUCKET', 's3://' or 'local:///absolute/path'"):
-        switch(on_s3, place)
+        change_location(on_s3, place)
 
 
 def test_a_bucket_each_needs_to_know_which(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="ALLOWED_BUCKETS"):
-        switch(settings, "s3://")
+        change_location(settings, "s3://")
 
 
 def test_s3_bucket_that_holds_the_images_is_no_target(on_s3: Settings) -> None:
     with pytest.raises(SettingsError, match="where the images are now"):
-        switch(on_s3, "s3://photos")
+        change_location(on_s3, "s3://photos")
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_folders_that_overlap_those_in_use_are_no_target(
     settings: Settings, tmp_path: Path, folder: str
 ) -> None:
     with pytest.raises(SettingsError, match="overlap"):
-        switch(settings, f"local://{tmp_path}/{folder}")
+        change_location(settings, f"local://{tmp_path}/{folder}")
 
 
 def test_dry_run_makes_no_folder(settings: Settings, tmp_path: Path) -> None:
-    open_targets(switch(settings, f"local://{tmp_path}/new"), dry_run=True)
+    open_targets(change_location(settings, f"local://{tmp_path}/new"), dry_run=True)
     assert not (tmp_path / "new").exists()
-    open_targets(switch(settings, f"local://{tmp_path}/new"))
+    open_targets(change_location(settings, f"local://{tmp_path}/new"))
     assert (tmp_path / "new").is_dir()
 
 
@@ -189,15 +189,15 @@ def test_open_jobs_and_jobs_that_ended_meanwhile_stand_against_switching(
     service: Service, submit_image: Submit
 ) -> None:
     before = count_jobs(service)
-    assert find_unrest(service, before) is None
+    assert find_open_work(service, before) is None
     job = submit_image()
-    assert find_unrest(service, count_jobs(service)) == "open jobs: 1"
+    assert find_open_work(service, count_jobs(service)) == "open jobs: 1"
     run_job(service, job.job_id, "worker")
-    assert find_unrest(service, before) == "jobs came or ended in the meantime"
-    assert find_unrest(service, count_jobs(service)) is None
+    assert find_open_work(service, before) == "jobs came or ended in the meantime"
+    assert find_open_work(service, count_jobs(service)) is None
 
 
 def test_running_workers_stand_against_switching(service: Service) -> None:
     with presence.announce(workers_directory(service.settings), 2):
-        assert find_unrest(service, count_jobs(service)) == "running workers: 2"
-    assert find_unrest(service, count_jobs(service)) is None
+        assert find_open_work(service, count_jobs(service)) == "running workers: 2"
+    assert find_open_work(service, count_jobs(service)) is None

@@ -19,7 +19,7 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.queue.maintenance.sweep import OBJECTS_A_QUERY, STEPS, sweep
+from imageprocessor.queue.maintenance.sweep import OBJECTS_PER_QUERY, STEPS, sweep
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.local import LocalStorage
@@ -128,7 +128,7 @@ def test_images_and_staged_uploads_with_a_row_are_never_orphans(
 def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
-    """Its deletion was cut off between the commit that forgets the upload and the removal of what was stored."""
+    """Its deletion was cut off after the commit that forgets the upload."""
     job = fail_after_storing(service, submit_image())
     set_clock(timedelta(hours=25))
     assert sweep(service)["orphaned_images"] == 0
@@ -176,7 +176,7 @@ def test_sweep_holds_some_keys_at_a_time(
 
     def list_many() -> Iterator[StoredObject]:
         nonlocal most
-        for size in range(3 * OBJECTS_A_QUERY):
+        for size in range(3 * OBJECTS_PER_QUERY):
             key = variant_key("photos", f"s{size}", deleted.image_id)
             held.add(key)
             most = max(most, len(held))
@@ -186,8 +186,8 @@ def test_sweep_holds_some_keys_at_a_time(
         LocalStorage, "list", lambda self: list_many() if self is service.storage else ()
     )
     monkeypatch.setattr(LocalStorage, "delete", lambda _, key: held.remove(key))
-    assert sweep(service)["orphaned_images"] == 3 * OBJECTS_A_QUERY
-    assert (most, held) == (OBJECTS_A_QUERY, set())
+    assert sweep(service)["orphaned_images"] == 3 * OBJECTS_PER_QUERY
+    assert (most, held) == (OBJECTS_PER_QUERY, set())
 
 
 def test_deletion_that_was_cut_off_is_finished(

@@ -20,7 +20,6 @@ import pytest
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import DecodeTimeoutError
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.celery_app import time_limit
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch.broker import DATABASE_KEY
 from imageprocessor.queue.dispatch.celery_client import RUN_JOB, create_celery
@@ -29,6 +28,7 @@ from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.maintenance.sweeper import Sweeper
 from imageprocessor.queue.service import Service
+from imageprocessor.queue.workers.celery_worker import time_limit
 from imageprocessor.settings import Settings
 from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit

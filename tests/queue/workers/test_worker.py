@@ -11,25 +11,9 @@ import pytest
 from benchmarks.memory import find_worker, peaks_after, run_one_worker
 from benchmarks.workers import count_open, submit_picture
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.workers.supervisor import LARGE_PAGES
 from tests.images import encode, photo, truncated
 from tests.servers.processes import wait_for
 
-IDLE = """
-import sys, time
-from imageprocessor import process
-from imageprocessor.queue.workers.worker import bound_memory
-
-def resident_mb():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
-
-ends = bound_memory(3072, idle_seconds=2)
-for pause_seconds in (0.1, 0.1, 4):
-    process(sys.argv[1])
-    ends.put(None)
-    time.sleep(pause_seconds)
-    print(resident_mb())
-"""
 FEW_MEGABYTES_LEFT = """
 import os, resource, signal, sys
 from pathlib import Path
@@ -64,17 +48,6 @@ def test_memory_of_a_worker_does_not_grow_with_its_jobs() -> None:
     """`python -m benchmarks memory` goes on to two thousand."""
     few, many = peaks_after(24, 120)
     assert many < 1.05 * few
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
-def test_memory_of_a_job_is_kept_for_the_next_until_none_comes_for_long(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(encode(photo(4000, 3000), "JPEG"))
-    command = [sys.executable, "-c", IDLE, str(picture)]
-    environment = os.environ | dict([LARGE_PAGES])
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    *kept, given_back = map(int, done.stdout.split())
-    assert min(kept) > 2 * given_back
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")

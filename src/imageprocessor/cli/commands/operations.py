@@ -76,11 +76,11 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
 
     Example: [bold]imageprocessor fsck --repair[/bold]
     """
-    from imageprocessor.queue.maintenance.fsck import reconcile
+    from imageprocessor.queue.maintenance.fsck import find_discrepancies
     from imageprocessor.queue.service import open_service
 
     with open_service(read_settings_of_service()) as service:
-        report = summarize(reconcile(service, repair=repair))
+        report = summarize(find_discrepancies(service, repair=repair))
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:

@@ -44,28 +44,28 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
     Example: [bold]imageprocessor migrate-storage --to s3://my-images --dry-run[/bold]
     """
     from imageprocessor.queue.maintenance.storage_migration import (
+        change_location,
         count_jobs,
-        find_unrest,
+        find_open_work,
         list_variables,
+        migrate,
         open_targets,
-        relocate,
-        switch,
     )
     from imageprocessor.queue.service import open_service
 
     settings = read_settings_of_service()
-    switched = switch(settings, to)
+    changed = change_location(settings, to)
     with open_service(settings) as service:
         sources, before = (service.storage, service.staging), count_jobs(service)
-        targets = open_targets(switched, dry_run=dry_run)
-        report = summarize(show_progress(sources, relocate(sources, targets, dry_run=dry_run)))
-        unrest = None if dry_run else find_unrest(service, before)
-    report |= {"dry_run": dry_run, "unrest": unrest, "settings": list_variables(switched)}
+        targets = open_targets(changed, dry_run=dry_run)
+        report = summarize(show_progress(sources, migrate(sources, targets, dry_run=dry_run)))
+        open_work = None if dry_run else find_open_work(service, before)
+    report |= {"dry_run": dry_run, "unrest": open_work, "settings": list_variables(changed)}
     if as_json:
         print_json(report)
     else:
         print_report(report)
-    if report["failed"] or unrest:
+    if report["failed"] or open_work:
         raise typer.Exit(1)
 
 

@@ -1,6 +1,4 @@
-"""What the service itself asks of Redis beside Celery.
-
-How many messages wait, which workers live, whose jobs they are.
+"""What the service itself keeps in Redis beside Celery: live workers, and whose jobs they run.
 
 All of it may be lost at any time (FLUSHALL): the next heartbeat and the next sweep write it again.
 """
@@ -29,10 +27,8 @@ QUEUE = "imageprocessor"  #: the Redis list that Celery keeps the waiting messag
 WORKERS_KEY = f"{QUEUE}:workers"
 DATABASE_KEY = f"{QUEUE}:sqlite"
 TIMEOUT_SECONDS = 2.0
-WORKER_SECONDS = (
-    10  #: a worker that says nothing for so long is gone; Celery's heart beats every 2 s
-)
-DATABASE_SECONDS = 20  #: the sweep says it again every 5 s, a worker every 2 s
+WORKER_SECONDS = 10  #: how long a worker counts as alive; it announces itself every 2 s
+DATABASE_SECONDS = 20  #: how long a claim lasts; the sweep renews it every 5 s, a worker every 2 s
 
 log = structlog.get_logger(__name__)
 
@@ -47,89 +43,87 @@ class Broker:
     """
 
     def __init__(self, url: str, database_identity: str = "") -> None:
-        options: dict[str, Any] = {
-            "socket_timeout": TIMEOUT_SECONDS,
-            "socket_connect_timeout": TIMEOUT_SECONDS,
-        }
         self._client = redis.Redis.from_url(
-            url, **options, retry=Retry(NoBackoff(), 0), decode_responses=True
+            url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
         )
-        self._database = database_identity
+        self._database_identity = database_identity
 
     def close(self) -> None:
         self._client.close()
 
     def ping(self) -> None:
-        """Find out whether Redis answers."""
-        with _told_apart():
+        """Raise BrokerUnavailableError if Redis does not answer."""
+        with _translate_errors():
             self._client.ping()
 
     def describe(self) -> dict[str, str]:
-        """Return what Redis says of itself (INFO)."""
-        with _told_apart():
+        """Return what Redis reports about itself (INFO)."""
+        with _translate_errors():
             described: Any = self._client.info()
         return {name: str(value) for name, value in described.items()}
 
     def read_clock(self) -> datetime:
-        """Return the time, as Redis has it."""
-        with _told_apart():
+        """Return the time on the server of Redis."""
+        with _translate_errors():
             seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def count_waiting(self) -> int:
         """Return how many messages no worker has taken yet."""
-        with _told_apart():
+        with _translate_errors():
             return int(self._client.llen(QUEUE))
 
     def announce_worker(self, name: str, process_count: int) -> None:
-        """Say that the Celery worker *name* lives, for the next 10 s."""
-        with _told_apart(), self._client.pipeline() as pipeline:
+        """Record that the Celery worker *name* is alive, for the next 10 s."""
+        with _translate_errors(), self._client.pipeline() as pipeline:
             pipeline.sadd(WORKERS_KEY, name)
             pipeline.set(f"{WORKERS_KEY}:{name}", process_count, ex=WORKER_SECONDS)
             pipeline.execute()
 
     def count_workers(self) -> int:
-        """Return how many processes the workers that live have.
-
-        It asks none of them, so it is quick.
-        """
-        with _told_apart():
-            names = sorted(map(str, self._client.smembers(WORKERS_KEY)))
-            counts = self._client.mget([f"{WORKERS_KEY}:{name}" for name in names]) if names else []
-            if gone := [name for name, count in zip(names, counts, strict=True) if count is None]:
-                self._client.srem(WORKERS_KEY, *gone)
+        """Return how many processes the live workers have, without asking a worker."""
+        with _translate_errors():
+            names = sorted(str(name) for name in self._client.smembers(WORKERS_KEY))
+            if not names:
+                return 0
+            counts = self._client.mget([f"{WORKERS_KEY}:{name}" for name in names])
+            expired = [name for name, count in zip(names, counts, strict=True) if count is None]
+            if expired:
+                self._client.srem(WORKERS_KEY, *expired)
         return sum(int(count) for count in counts if count)
 
-    def hold_database(self) -> None:
-        """Say for the next 20 s that this Redis serves our SQLite file.
-
-        Which no other host can have.
+    def claim_broker(self) -> None:
+        """Claim this Redis for our SQLite file, which no other host can have, for the next 20 s.
 
         Raises:
-            SettingsError: It serves another one.
+            SettingsError: It serves another SQLite file.
         """
-        if not self._database:
+        if not self._database_identity:
             return
-        with _told_apart():
-            mine = f"{self._database} on {socket.gethostname()}"
-            self._client.set(DATABASE_KEY, mine, ex=DATABASE_SECONDS, nx=True)
-            holder = str(self._client.get(DATABASE_KEY) or mine)
-            if holder.split(" ", maxsplit=1)[0] == self._database:
+        claim = f"{self._database_identity} on {socket.gethostname()}"
+        with _translate_errors():
+            self._client.set(DATABASE_KEY, claim, ex=DATABASE_SECONDS, nx=True)
+            holder = str(self._client.get(DATABASE_KEY) or claim)
+            holder_identity, _, holder_place = holder.partition(" ")
+            if holder_identity == self._database_identity:
                 self._client.expire(DATABASE_KEY, DATABASE_SECONDS)
                 return
         raise SettingsError(
-            f"REDIS_URL serves another SQLite database already (the one {holder.partition(' ')[2]}): several hosts "
-            "cannot share a SQLite file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name on all of them; "
-            "or, for another service, take another database of Redis, such as redis://host:6379/1. "
+            f"REDIS_URL serves another SQLite database already (the one {holder_place}): several "
+            "hosts cannot share a SQLite file. Set "
+            "DATABASE_URL=postgresql+psycopg://user:password@host/name on all of them; or, for "
+            "another service, take another database of Redis, such as redis://host:6379/1. "
             f"If that service is gone, try again in {DATABASE_SECONDS} s."
         )
 
 
 @contextmanager
 def open_broker(settings: Settings, database_identity: str) -> Iterator[Broker]:
-    """Open the broker of *settings*.
-
-    It may be away: uploads are taken all the same, and their jobs wait.
+    """Open the broker of *settings*; if Redis does not answer, log it: jobs wait then.
 
     Raises:
         SettingsError: It serves another SQLite database.
@@ -137,7 +131,7 @@ def open_broker(settings: Settings, database_identity: str) -> Iterator[Broker]:
     broker = Broker(settings.redis_url.get_secret_value(), database_identity)
     try:
         try:
-            broker.hold_database()
+            broker.claim_broker()
         except BrokerUnavailableError as error:
             log.warning("broker_unavailable", cause=str(error))
         yield broker
@@ -146,7 +140,7 @@ def open_broker(settings: Settings, database_identity: str) -> Iterator[Broker]:
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:

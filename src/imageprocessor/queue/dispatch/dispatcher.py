@@ -1,7 +1,4 @@
-"""How a waiting job gets a worker's attention.
-
-Only a hint: a lost one costs seconds, never a job.
-"""
+"""How a waiting job wakes a worker. A wake-up is a hint: a lost one costs seconds, never a job."""
 
 from __future__ import annotations
 
@@ -16,22 +13,16 @@ from imageprocessor.settings import Settings
 
 
 class Dispatcher(Protocol):
-    """Tells workers of a job.
-
-    The database has the job already; this must neither fail nor block.
-    """
+    """Wakes workers for a job, which the database has already: it must neither fail nor block."""
 
     def dispatch(self, job_id: str) -> None:
         """Wake whoever can run the job *job_id*."""
 
     def count_workers(self) -> int:
-        """Return how many worker processes are there to take jobs."""
+        """Return how many worker processes can take jobs."""
 
     def count_room(self) -> int:
-        """Return how many jobs should be dispatched once more.
-
-        Because their wake-up may be lost.
-        """
+        """Return how many jobs may be dispatched once more, in case their wake-up was lost."""
 
     def check(self) -> str:
         """Return ``ok``, or what keeps wake-ups from getting through."""
@@ -43,14 +34,14 @@ class EmbeddedDispatcher:
 
     directory: Path
 
-    def dispatch(self, job_id: str) -> None:  # noqa: ARG002 - a supervisor looks for itself what is due
+    def dispatch(self, job_id: str) -> None:  # noqa: ARG002 - a supervisor looks up itself what is due
         presence.wake_all(self.directory)
 
     def count_workers(self) -> int:
         return sum(presence.list_live(self.directory).values())
 
     def count_room(self) -> int:
-        return 0  # supervisors look every second
+        return 0  # supervisors look for due jobs every second
 
     def check(self) -> str:
         return "ok"
@@ -63,7 +54,7 @@ def workers_directory(settings: Settings) -> Path:
 
 @contextmanager
 def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Dispatcher]:
-    """Open what QUEUE_BACKEND names.
+    """Open the dispatcher of QUEUE_BACKEND.
 
     *database_identity* tells one SQLite file from another, or is empty.
 

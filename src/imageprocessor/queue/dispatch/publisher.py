@@ -1,7 +1,4 @@
-"""Wake-ups for Celery, sent by a thread of their own.
-
-An upload waits for no broker, and none can fail it.
-"""
+"""Wake-ups for Celery, sent by a thread: an upload neither waits for a broker nor fails with it."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import structlog
 from imageprocessor.errors import BrokerUnavailableError
 from imageprocessor.queue.dispatch.broker import Broker
 
-MAX_UNSENT = 10_000  # beyond that wake-ups are dropped: the sweep sends them again
+MAX_UNSENT = 10_000  #: beyond that wake-ups are dropped: the sweep sends them again
 MAX_WAITING = 100  #: with so many messages before the workers, a lost one can wait
 FLUSH_SECONDS = 3.0
 
@@ -25,15 +22,12 @@ log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """A Dispatcher that calls *publish* with one job id after the other in a thread.
-
-    Which the first one starts.
-    """
+    """A Dispatcher whose thread, started by the first job, calls *publish* with each job's id."""
 
     def __init__(self, publish: Callable[[str], object], broker: Broker) -> None:
         self._publish = publish
         self._broker = broker
-        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)
+        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)  # None: end the thread
         self._thread = threading.Thread(target=self._send, name="publisher", daemon=True)
         self._starting = threading.Lock()
 
@@ -49,14 +43,14 @@ class Publisher:
         """Send what is unsent, for at most 3 s."""
         with suppress(queue.Full):
             self._unsent.put_nowait(None)
-        if self._thread.ident:
+        if self._has_started():
             self._thread.join(FLUSH_SECONDS)
 
     def dispatch(self, job_id: str) -> None:
         with suppress(queue.Full):
             self._unsent.put_nowait(job_id)
         with self._starting:
-            if self._thread.ident is None:
+            if not self._has_started():
                 self._thread.start()
 
     def count_workers(self) -> int:
@@ -67,7 +61,7 @@ class Publisher:
 
     def count_room(self) -> int:
         try:
-            self._broker.hold_database()
+            self._broker.claim_broker()  # the sweep calls this: the claim is renewed every 5 s
             return max(0, MAX_WAITING - self._broker.count_waiting())
         except BrokerUnavailableError:
             return 0
@@ -79,11 +73,14 @@ class Publisher:
             return str(error)
         return "ok"
 
+    def _has_started(self) -> bool:
+        return self._thread.ident is not None
+
     def _send(self) -> None:
         while (job_id := self._unsent.get()) is not None:
             try:
                 self._publish(job_id)
             except BrokerUnavailableError as error:
                 log.warning("wake_up_not_sent", job_id=job_id, cause=str(error))
-            except Exception:  # the boundary: whatever happens, the next wake-up is tried
+            except Exception:  # the boundary: whatever fails, the next wake-up is tried
                 log.exception("wake_up_failed", job_id=job_id)

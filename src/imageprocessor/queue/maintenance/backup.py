@@ -1,27 +1,19 @@
-"""Copies of a SQLite database, and the way back.
+"""Backup and restore of a SQLite database. Who keeps the images copies them after it.
 
-The images are copied after it, by whoever keeps them.
-
-A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest,
-which is written
-last: without it, the backup was cut off.
+A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest.
+The manifest is written last: without it, the backup was cut off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shlex
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import imageprocessor
 from imageprocessor.errors import ImageProcessorError, SettingsError
@@ -35,15 +27,17 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.service import open_storages
 from imageprocessor.settings import Settings
+from imageprocessor.storage.files import replace_file
 
 DATABASE_NAME = "processor.db"
-KEY_NAME = "jwt_secret_key"  # as `tokens` names it in DATA_DIR
+KEY_NAME = "jwt_secret_key"  #: as `tokens` names it in DATA_DIR
 MANIFEST_NAME = "manifest.json"
+PRIVATE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a backup says of itself."""
+    """What a backup contains."""
 
     version: str  #: of the package that made it
     revision: str | None  #: the last migration that the database has
@@ -73,33 +67,30 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     """
     path = settings.sqlite_path
     if path is None:
-        raise _use_own_tool(
-            settings, f"pg_dump --format=custom --file={_dump(directory)} --dbname="
-        )
+        command = f"pg_dump --format=custom --file={_dump(directory)} --dbname="
+        raise _use_own_tool(settings, command)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ImageProcessorError(f"{directory} is not empty: name a new folder for each backup.")
-    created_at, key = clock.to_text(clock.utc_now()), settings.data_dir / KEY_NAME
-    with TemporaryDirectory(
-        prefix=".backup-", dir=path.parent
-    ) as folder:  # *directory* may be on another host
+
+    created_at = clock.to_text(clock.utc_now())
+    # SQLite copies to a local disk; *directory* may be on another host.
+    with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:
         copy = Path(folder) / DATABASE_NAME
         with closing(open_database(settings)) as database, database.read() as connection:
             copy_database(connection, copy)
         manifest = _describe(settings, copy, created_at)
-        _install_file(copy, directory / DATABASE_NAME, 0o600)
+        _copy_file(copy, directory / DATABASE_NAME)
+    key = settings.data_dir / KEY_NAME
     if key.exists():
-        _install_file(key, directory / KEY_NAME, 0o600)
-    _install(
-        BytesIO(json.dumps(asdict(manifest), indent=1).encode()), directory / MANIFEST_NAME, 0o600
-    )
+        _copy_file(key, directory / KEY_NAME)
+    described = json.dumps(asdict(manifest), indent=1)
+    replace_file(directory / MANIFEST_NAME, described.encode(), PRIVATE_MODE)
     return manifest
 
 
 def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Restored:
-    """Put the backup in *directory* in the place of the database.
-
-    And look whether its images are in the storage.
+    """Restore the database from the backup in *directory*, and report images that are missing.
 
     Raises:
         SettingsError: The database is PostgreSQL's, or the backup of a newer version.
@@ -108,24 +99,23 @@ def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Re
     """
     path = settings.sqlite_path
     if path is None:
-        raise _use_own_tool(
-            settings, f"pg_restore --clean --if-exists {_dump(directory)} --dbname="
-        )
+        command = f"pg_restore --clean --if-exists {_dump(directory)} --dbname="
+        raise _use_own_tool(settings, command)
     manifest = _read_manifest(directory)
     _check_backup(directory, manifest)
-    _refuse_occupied(settings, path, replace=replace)
+    _check_target(settings, path, replace=replace)
     kept_aside = _put_back(directory, {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME})
-    stored = {found.key for found in open_storages(settings)[0].list()}
-    return Restored(
-        manifest, kept_aside, tuple(key for key in manifest.storage_keys if key not in stored)
-    )
+    images, _ = open_storages(settings)
+    stored = {found.key for found in images.list()}
+    missing = tuple(key for key in manifest.storage_keys if key not in stored)
+    return Restored(manifest, kept_aside, missing)
 
 
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     return SettingsError(
-        "The database is PostgreSQL's, which has a tool of its own for this (it asks for the password, or reads "
-        f"~/.pgpass):\n  {command}{shlex.quote(name_database(url))}"
+        "The database is PostgreSQL's, which has a tool of its own for this (it asks for the "
+        f"password, or reads ~/.pgpass):\n  {command}{shlex.quote(name_database(url))}"
     )
 
 
@@ -136,7 +126,8 @@ def _dump(directory: Path) -> str:
 def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
     copied = settings.model_copy(update={"database_url": None, "database_path": copy})
     with closing(open_database(copied)) as database, database.read() as connection:
-        revision, jobs = read_revision(connection), job_store.count_by_status(connection)
+        revision = read_revision(connection)
+        jobs = job_store.count_by_status(connection)
         keys = inventory.list_storage_keys(connection)
     fold_wal(copy)
     if damage := find_damage(copy):
@@ -156,11 +147,12 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
 
 def _read_manifest(directory: Path) -> Manifest:
     try:
-        return Manifest(**json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8")))
+        text = (directory / MANIFEST_NAME).read_text(encoding="utf-8")
+        return Manifest(**json.loads(text))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError) as error:
         raise ImageProcessorError(
-            f"{directory} is not a whole backup ({MANIFEST_NAME} is missing or cannot be read): name the folder of "
-            "another one."
+            f"{directory} is not a whole backup ({MANIFEST_NAME} is missing or cannot be read): "
+            "name the folder of another one."
         ) from error
 
 
@@ -175,35 +167,37 @@ def _check_backup(directory: Path, manifest: Manifest) -> None:
         raise ImageProcessorError(f"{path} is damaged ({damage}): use another backup.")
 
 
-def _refuse_occupied(settings: Settings, path: Path, *, replace: bool) -> None:
-    if path.exists() and not replace:
+def _check_target(settings: Settings, path: Path, *, replace: bool) -> None:
+    exists = path.exists()
+    if exists and not replace:
         raise ImageProcessorError(
-            f"There is a database at {path} already. Say --replace to put the backup in its place; it is kept aside."
+            f"There is a database at {path} already. "
+            "Say --replace to put the backup in its place; it is kept aside."
         )
-    if presence.list_live(workers_directory(settings)) or (path.exists() and not fold_wal(path)):
+    supervisors = presence.list_live(workers_directory(settings))
+    if supervisors or (exists and not fold_wal(path)):  # another process has it open
         raise ImageProcessorError(
             f"The service is running on {path}: stop all that use it (serve, worker) first."
         )
 
 
-def _put_back(directory: Path, places: dict[str, Path]) -> tuple[Path, ...]:
-    """Put the files of a backup in their *places*.
-
-    Return under which names those that were there are kept.
-    """
-    kept: list[Path] = []
+def _put_back(directory: Path, targets: dict[str, Path]) -> tuple[Path, ...]:
+    """Copy the files of a backup to *targets*; return the new names of those that were there."""
+    kept_aside: list[Path] = []
     suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
-    for name, target in places.items():
-        if (directory / name).exists():
-            kept.extend(_keep_aside(target, suffix))
-            _install_file(directory / name, target, 0o600)
-    return tuple(kept)
+    for name, target in targets.items():
+        source = directory / name
+        if source.exists():
+            kept_aside += _keep_aside(target, suffix)
+            target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _copy_file(source, target)
+    return tuple(kept_aside)
 
 
 def _keep_aside(path: Path, suffix: str) -> Iterator[Path]:
-    """Rename the file at *path*, and the WAL that a damaged database has beside it.
+    """Rename the file at *path* and yield its new name.
 
-    It would be read into the next.
+    A damaged database still has a WAL beside it, which SQLite would read into the restored one.
     """
     for ending in ("", "-wal", "-shm"):
         file = path.with_name(path.name + ending)
@@ -211,23 +205,9 @@ def _keep_aside(path: Path, suffix: str) -> Iterator[Path]:
             yield file.rename(path.with_name(path.name + suffix + ending))
 
 
-def _install_file(source: Path, target: Path, mode: int) -> None:
+def _copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as file:
-        _install(file, target, mode)
-
-
-def _install(source: BinaryIO, target: Path, mode: int) -> None:
-    """Write what is in *source* to *target*, which appears whole or not at all."""
-    target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+        replace_file(target, file, PRIVATE_MODE)
 
 
 def _hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""All rows of a SQLite file into another database: how a service gets from SQLite to PostgreSQL."""
+"""Copies all rows of a SQLite file into another database: the way from SQLite to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROWS_AT_A_TIME = 1000
 def import_database(path: Path, settings: Settings) -> dict[str, int]:
     """Copy every row of the SQLite file at *path* into the database of *settings*.
 
-    In one transaction.
+    All in one transaction.
 
     Returns:
-        How many rows each table has got.
+        How many rows each table has afterwards.
 
     Raises:
         SettingsError: There is no such file, it is that database itself, that one has rows, or
@@ -45,7 +45,8 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
 def _check_source(path: Path, settings: Settings) -> None:
     if not path.is_file():
         raise SettingsError(
-            f"There is no SQLite database at {path.resolve()}: name the processor.db of the service."
+            f"There is no SQLite database at {path.resolve()}: "
+            "name the processor.db of the service."
         )
     if settings.sqlite_path and settings.sqlite_path.resolve() == path.resolve():
         raise SettingsError(
@@ -56,10 +57,11 @@ def _check_source(path: Path, settings: Settings) -> None:
 
 
 def _copy_table(table: Table, old: Connection, new: Connection) -> int:
-    if new.scalar(select(func.count()).select_from(table)):
+    count = select(func.count()).select_from(table)
+    if new.scalar(count):
         raise SettingsError(
             f"{table.name} of the database to copy to has rows: name an empty database."
         )
     for rows in old.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
         new.execute(insert(table), [dict(row) for row in rows])
-    return new.scalar(select(func.count()).select_from(table)) or 0
+    return new.scalar(count) or 0

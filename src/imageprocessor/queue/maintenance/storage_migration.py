@@ -1,10 +1,8 @@
-"""Moving house.
+"""Storage migration: copies every image and every waiting upload to another storage.
 
-Every image and every waiting upload to another storage, ready for the settings to be switched.
-
-Nothing is trusted but the bytes: what is there already is read and compared, what was written is
-read back. So a run that broke off is taken up by the next, and a run after the last one proves that
-nothing is missing.
+Only bytes count: an object that is there already is read and compared, and what was written is read
+back. So the next run goes on where one broke off, and a last run proves that nothing is missing.
+Then the operator changes the settings.
 """
 
 from __future__ import annotations
@@ -28,16 +26,16 @@ from imageprocessor.storage.keys import S3_BUCKET_PATTERN, image_id_of
 from imageprocessor.storage.memory import MemoryStorage
 from imageprocessor.storage.protocol import Storage, StoredObject
 
-THREADS = 8  #: most of the time, each waits for an answer
+THREADS = 8  #: each waits for answers most of the time
 
 Storages = tuple[Storage, Storage]  #: of images and of uploads, as `open_storages` returns them
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object: copied (in a dry run.
+    """What happened to one object: it was copied, it was there already, or an *error*.
 
-    Still to be copied), there already, or the *error* it met.
+    In a dry run, ``copied`` says that it is still to be copied.
     """
 
     stored: StoredObject
@@ -45,113 +43,111 @@ class Outcome:
     error: StorageError | None = None
 
 
-def switch(settings: Settings, location: str) -> Settings:
+def change_location(settings: Settings, location: str) -> Settings:
     """Return *settings* with the storage at *location*.
 
-    ``s3://bucket``, ``s3://`` or ``local:///absolute/path``.
-
-    ``s3://`` gives each bucket of ALLOWED_BUCKETS an S3 bucket of its own.
+    ``s3://bucket``, ``s3://`` or ``local:///absolute/path``. ``s3://`` gives each bucket of
+    ALLOWED_BUCKETS an S3 bucket of its own.
 
     Raises:
         SettingsError: *location* has none of these forms, or is where the images are now.
     """
     scheme, _, place = location.partition("://")
     if scheme == "local" and place.startswith("/"):
-        return _to_folder(settings, Path(place))
+        return _change_to_folder(settings, Path(place))
     if location == "s3://" and not settings.allowed_buckets:
         raise SettingsError(
-            "s3:// needs ALLOWED_BUCKETS: an S3 bucket for each of them. For one for all: s3://BUCKET"
+            "s3:// needs ALLOWED_BUCKETS: an S3 bucket for each of them. "
+            "For one for all: s3://BUCKET"
         )
     if scheme == "s3" and (not place or S3_BUCKET_PATTERN.fullmatch(place)):
-        return _to_s3(settings, place or None)
+        return _change_to_s3(settings, place or None)
     raise SettingsError(
-        f"{location!r} is no place to move to: use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
+        f"{location!r} is no place to move to: "
+        "use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
     )
 
 
-def _to_folder(settings: Settings, folder: Path) -> Settings:
-    used = [
-        settings.data_dir / "staging",
-        *([settings.storage_path] if settings.storage_backend == "local" else []),
-    ]
-    for path in used:
-        if _overlap(path.resolve(), folder.resolve()):
+def _change_to_folder(settings: Settings, folder: Path) -> Settings:
+    in_use = [settings.data_dir / "staging"]
+    if settings.storage_backend == "local":
+        in_use.append(settings.storage_path)
+    new = folder.resolve()
+    for path in in_use:
+        used = path.resolve()
+        if used.is_relative_to(new) or new.is_relative_to(used):
             raise SettingsError(
-                f"{folder} and {path.resolve()}, which is in use, overlap: name another folder."
+                f"{folder} and {used}, which is in use, overlap: name another folder."
             )
     return settings.model_copy(update={"storage_backend": "local", "storage_path": folder})
 
 
-def _overlap(one: Path, other: Path) -> bool:
-    return one.is_relative_to(other) or other.is_relative_to(one)
-
-
-def _to_s3(settings: Settings, bucket: str | None) -> Settings:
+def _change_to_s3(settings: Settings, bucket: str | None) -> Settings:
     if settings.storage_backend == "s3" and settings.s3_bucket == bucket:
         raise SettingsError(f"s3://{bucket or ''} is where the images are now: name another place.")
     return settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
 
 
 def list_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables that say where *settings* store, in the form of ``.env``.
-
-    An empty one counts as unset.
-    """
+    """Return the variables of ``.env`` that say where *settings* store; an empty one is unset."""
     if settings.storage_backend == "local":
         return {"STORAGE_BACKEND": "local", "STORAGE_PATH": str(settings.storage_path)}
     return {"STORAGE_BACKEND": "s3", "S3_BUCKET": settings.s3_bucket or ""}
 
 
-def open_targets(switched: Settings, *, dry_run: bool = False) -> Storages:
-    """Open the storages that the *switched* settings name.
+def open_targets(changed: Settings, *, dry_run: bool = False) -> Storages:
+    """Open the storages of the *changed* settings.
 
     A dry run makes no folder: a missing one counts as empty.
     """
-    if dry_run and switched.storage_backend == "local" and not switched.storage_path.exists():
+    is_local = changed.storage_backend == "local"
+    if dry_run and is_local and not changed.storage_path.exists():
         return MemoryStorage(), MemoryStorage()
-    return open_storages(switched)
+    return open_storages(changed)
 
 
 def list_objects(storages: Storages) -> Iterator[tuple[int, StoredObject]]:
-    """Yield all images, then all uploads, each with the place of its storage among *storages*."""
+    """Yield all images, then all uploads, each with the index of its storage in *storages*."""
     images, uploads = storages
-    yield from ((0, stored) for stored in images.list() if image_id_of(stored.key))
-    yield from ((1, stored) for stored in uploads.list())
+    for stored in images.list():
+        if image_id_of(stored.key):
+            yield 0, stored
+    for stored in uploads.list():
+        yield 1, stored
 
 
-def relocate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> Iterator[Outcome]:
-    """Copy every object that its target has not got byte by byte.
-
-    Yield the outcome of each as it is done.
+def migrate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> Iterator[Outcome]:
+    """Copy every object that is not in its target with the same bytes; yield each one's outcome.
 
     *dry_run*: compare only.
 
     Raises:
-        StorageUnavailableError: The source cannot be listed, or the target not be reached.
+        StorageUnavailableError: A source cannot be listed, or a target not be reached.
     """
     for target in targets:
         next(target.list(), None)  # one error now rather than one for each object
     with ThreadPoolExecutor(THREADS) as pool:
         running: set[Future[Outcome]] = set()
-        for place, stored in list_objects(sources):
-            running.add(pool.submit(_copy, stored, sources[place], targets[place], dry_run=dry_run))
+        for index, stored in list_objects(sources):
+            copying = pool.submit(_copy, stored, sources[index], targets[index], dry_run=dry_run)
+            running.add(copying)
+            # However many objects there are, only a few are in memory.
             if len(running) == 2 * THREADS:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in running)
+                for future in done:
+                    yield future.result()
+        for future in running:
+            yield future.result()
 
 
 def count_jobs(service: Service) -> dict[str, int]:
-    """Return how many jobs there are in each status.
-
-    The same before and after a run if nothing moved meanwhile.
-    """
+    """Return how many jobs are in each status, to compare before and after a run."""
     with service.database.read() as connection:
         return job_store.count_by_status(connection)
 
 
-def find_unrest(service: Service, before: Mapping[str, int]) -> str | None:
-    """Return why images may come to the old storage after this run, or None.
+def find_open_work(service: Service, before: Mapping[str, int]) -> str | None:
+    """Return why the old storage may still get images after this run, or None.
 
     *before*: the jobs at its start.
     """
@@ -166,12 +162,20 @@ def find_unrest(service: Service, before: Mapping[str, int]) -> str | None:
 
 
 def _copy(stored: StoredObject, source: Storage, target: Storage, *, dry_run: bool) -> Outcome:
+    key = stored.key
     try:
-        data = _read(source, stored.key)
-        if data is None or data == _read(target, stored.key):  # deleted meanwhile, or there already
+        data = _read(source, key)
+        if data is None:  # deleted since it was listed
             return Outcome(stored)
-        if not dry_run:
-            _write(target, stored.key, data)
+        if data == _read(target, key):
+            return Outcome(stored)
+        if dry_run:
+            return Outcome(stored, copied=True)
+        target.put(key, data)
+        if target.get(key) != data:
+            raise StorageUnavailableError(
+                f"{key!r} is read back with other bytes than were written: check that storage."
+            )
     except StorageError as error:
         return Outcome(stored, error=error)
     return Outcome(stored, copied=True)
@@ -182,11 +186,3 @@ def _read(storage: Storage, key: str) -> bytes | None:
         return storage.get(key)
     except ObjectNotFoundError:
         return None
-
-
-def _write(storage: Storage, key: str, data: bytes) -> None:
-    storage.put(key, data)
-    if storage.get(key) != data:
-        raise StorageUnavailableError(
-            f"{key!r} is read back with other bytes than were written: check that storage."
-        )

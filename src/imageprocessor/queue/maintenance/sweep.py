@@ -1,4 +1,4 @@
-"""Puts right what crashes leave behind: lost jobs, half-done deletions, files that nobody knows."""
+"""Repairs what crashes leave behind: lost jobs, half-done deletions, files without a row."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
 
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
-UPLOAD_GRACE = timedelta(
-    hours=2
-)  #: from an upload's first byte to its row: one hour, one more for a clock set forward
+#: from an upload's first byte to its row: one hour, and one more for a clock that was set forward
+UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
-OBJECTS_A_QUERY = 500
+OBJECTS_PER_QUERY = 500
 
+#: a name, what finds the things to repair, and what repairs one
 Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
 
 log = structlog.get_logger(__name__)
@@ -39,18 +39,20 @@ log = structlog.get_logger(__name__)
 def sweep(
     service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False
 ) -> dict[str, int]:
-    """Mend what can be mended, and return how many things each of the *steps* (default: all) found.
+    """Run *steps* (default: all), and return how many things to repair each of them found.
+
+    *dry_run*: only count.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: The rest is left for the next sweep.
     """
     counts = {}
-    for name, find, mend in steps or (*STEPS, *UPLOAD_STEPS, *IMAGE_STEPS):
+    for name, find, repair in steps or (*STEPS, *UPLOAD_STEPS, *IMAGE_STEPS):
         counts[name] = 0
         for thing in find(service):
             counts[name] += 1
             if not dry_run:
-                mend(service, thing)
+                repair(service, thing)
     if any(counts.values()):
         log.info("swept", dry_run=dry_run, **counts)
     return counts
@@ -62,22 +64,21 @@ def find_misdated(service: Service) -> list[Job]:
         return clock_steps.list_misdated(connection, clock.utc_now())
 
 
-def redate(service: Service, job: Job) -> None:
-    """Date a job as the clock is now."""
+def reset_timestamps(service: Service, job: Job) -> None:
+    """Reset the times of a job to what the clock shows now."""
     with service.database.write() as connection:
         clock_steps.redate(connection, job, clock.utc_now())
 
 
 def find_lost_jobs(service: Service) -> list[Job]:
-    """Return the jobs in the hands of supervisors that are dead, and those whose lease is over."""
+    """Return the jobs that dead supervisors hold, and those whose lease has expired."""
     dead = presence.list_dead(workers_directory(service.settings))
+    lost: list[Job] = []
     with service.database.read() as connection:
-        held = [
-            job
-            for supervisor_id in dead
-            for job in job_store.list_held_by(connection, supervisor_id)
-        ]
-        return [*held, *job_store.list_expired(connection, clock.utc_now())]
+        for supervisor_id in dead:
+            lost += job_store.list_held_by(connection, supervisor_id)
+        lost += job_store.list_expired(connection, clock.utc_now())
+    return lost
 
 
 def end_lost(service: Service, job: Job) -> None:
@@ -87,24 +88,24 @@ def end_lost(service: Service, job: Job) -> None:
 
 def find_overlooked(service: Service) -> list[str]:
     """Return waiting jobs whose wake-up may be lost, no more than the dispatcher has room for."""
-    room, now = service.dispatcher.count_room(), clock.utc_now()
+    room = service.dispatcher.count_room()
+    if room == 0:
+        return []
+    now = clock.utc_now()
     with service.database.read() as connection:
-        return (
-            job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE)
-            if room
-            else []
-        )
+        return job_store.list_due(connection, now, room, created_before=now - WAKE_UP_GRACE)
+
+
+def wake_again(service: Service, job_id: str) -> None:
+    """Send another wake-up for a job."""
+    service.dispatcher.dispatch(job_id)
 
 
 def find_dead_supervisors(service: Service) -> list[str]:
     """Return the supervisors that are dead and hold no job any more."""
     dead = presence.list_dead(workers_directory(service.settings))
     with service.database.read() as connection:
-        return [
-            supervisor_id
-            for supervisor_id in dead
-            if not job_store.list_held_by(connection, supervisor_id)
-        ]
+        return [id_ for id_ in dead if not job_store.list_held_by(connection, id_)]
 
 
 def forget_supervisor(service: Service, supervisor_id: str) -> None:
@@ -126,9 +127,9 @@ def find_old_sources(service: Service) -> list[Job]:
 
 
 def drop_source(service: Service, job: Job) -> None:
-    """Forget, then delete the upload of a failed job, and what its attempts stored.
+    """Remove the upload of a failed job and what its attempts stored, unless it was retried.
 
-    Not if it is tried again now.
+    First from the row, so that no retry finds the row without its bytes.
     """
     with service.database.write() as connection:
         forgotten = job_store.forget_source(connection, job)
@@ -139,119 +140,125 @@ def drop_source(service: Service, job: Job) -> None:
 
 def find_old_windows(service: Service) -> list[str]:
     """Return the starts of the rate-limit windows that are over."""
+    window = service.settings.rate_limit_window
     with service.database.read() as connection:
-        return rate_limits.list_old_windows(
-            connection, clock.utc_now(), service.settings.rate_limit_window
-        )
+        return rate_limits.list_old_windows(connection, clock.utc_now(), window)
 
 
 def drop_window(service: Service, window_start: str) -> None:
-    """Forget what everybody uploaded in a window that is over."""
+    """Delete the counts of a rate-limit window that is over."""
     with service.database.write() as connection:
         rate_limits.delete_window(connection, window_start)
 
 
 def find_orphaned_uploads(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown uploads, but none from before this database took its first.
+    """Yield the unknown uploads, but none from before this database's first upload.
 
-    They are another's.
-
-    A wrong DATABASE_URL or DATABASE_PATH leads to an empty database, to which everything is
-    unknown.
+    To the empty database of a wrong DATABASE_URL or DATABASE_PATH, everything is unknown: older
+    uploads belong to another database.
     """
     with service.database.read() as connection:
         beginning = inventory.find_beginning(connection)
-    if beginning:
-        ours = (
-            stored
-            for stored in service.staging.list()
-            if stored.modified_at > beginning - UPLOAD_GRACE
-        )
-        yield from find_unknown_uploads(service, ours)
+    if beginning is None:
+        return
+    since = beginning - UPLOAD_GRACE
+    ours = (stored for stored in service.staging.list() if stored.modified_at > since)
+    yield from find_unknown_uploads(service, ours)
 
 
 def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
     """Yield the unknown variants of images that this database once had.
 
-    Others are another's: only `fsck` tells.
+    Images unknown to this database may belong to another service; `fsck` reports them.
     """
-    for some in _batches(find_unknown_images(service)):
+    for batch in _batches(find_unknown_images(service)):
+        image_ids = [str(image_id_of(stored.key)) for stored in batch]
         with service.database.read() as connection:
-            met = inventory.list_met(connection, [str(image_id_of(stored.key)) for stored in some])
-        yield from (stored for stored in some if image_id_of(stored.key) in met)
+            known = inventory.list_met(connection, image_ids)
+        for stored in batch:
+            if image_id_of(stored.key) in known:
+                yield stored
 
 
 def find_unknown_uploads(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
     """Yield the *listed* uploads (default: all staged ones) that no job waits for."""
-    objects = service.staging.list() if listed is None else listed
-    for some in _batches(_list_before(objects, clock.utc_now() - UPLOAD_GRACE)):
+    if listed is None:
+        listed = service.staging.list()
+    before = clock.utc_now() - UPLOAD_GRACE
+    old = (stored for stored in listed if stored.modified_at < before)
+    for batch in _batches(old):
+        keys = [stored.key for stored in batch]
         with service.database.read() as connection:
-            known = inventory.list_staged(connection, [stored.key for stored in some])
-        yield from (stored for stored in some if stored.key not in known)
+            known = inventory.list_staged(connection, keys)
+        for stored in batch:
+            if stored.key not in known:
+                yield stored
 
 
 def find_unknown_images(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
-    """Yield the *listed* variants (default: all) that no row answers for.
+    """Yield the *listed* variants (default: all) that no row names.
 
-    Other objects are not ours.
+    Objects that are no variants are not ours.
     """
-    objects = service.storage.list() if listed is None else listed
-    old = _list_before(objects, clock.utc_now() - OBJECT_GRACE)
-    for some in _batches(stored for stored in old if image_id_of(stored.key)):
-        owners = {stored.key: str(image_id_of(stored.key)) for stored in some}
+    if listed is None:
+        listed = service.storage.list()
+    before = clock.utc_now() - OBJECT_GRACE
+    old = (stored for stored in listed if stored.modified_at < before)
+    for batch in _batches(stored for stored in old if image_id_of(stored.key)):
+        owners = {stored.key: str(image_id_of(stored.key)) for stored in batch}
         with service.database.read() as connection:
             owned = inventory.list_owned(connection, owners)
-        yield from (stored for stored in some if stored.key not in owned)
+        for stored in batch:
+            if stored.key not in owned:
+                yield stored
 
 
 def find_abandoned_files(service: Service) -> Iterator[Path]:
     """Yield the unfinished files of uploads and writes that broke off."""
     before = clock.utc_now() - UPLOAD_GRACE
-    for path in (path for folder in service.drafts for path in folder.iterdir()):
-        with suppress(FileNotFoundError):  # finished and renamed meanwhile
-            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
-                yield path
+    for folder in service.drafts:
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # finished and renamed meanwhile
+                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                    yield path
+
+
+def delete_upload(service: Service, stored: StoredObject) -> None:
+    """Remove an upload from staging."""
+    service.staging.delete(stored.key)
+
+
+def delete_file(_: Service, path: Path) -> None:
+    """Remove an unfinished file."""
+    path.unlink(missing_ok=True)
+
+
+def delete_variant(service: Service, stored: StoredObject) -> None:
+    """Remove a variant from the storage."""
+    service.storage.delete(stored.key)
 
 
 STEPS: tuple[Step, ...] = (
-    ("misdated_jobs", find_misdated, redate),
+    ("misdated_jobs", find_misdated, reset_timestamps),
     ("lost_jobs", find_lost_jobs, end_lost),
-    (
-        "overlooked_jobs",
-        find_overlooked,
-        lambda service, job_id: service.dispatcher.dispatch(job_id),
-    ),
+    ("overlooked_jobs", find_overlooked, wake_again),
     ("dead_supervisors", find_dead_supervisors, forget_supervisor),
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
 )
 UPLOAD_STEPS: tuple[Step, ...] = (
-    (
-        "orphaned_uploads",
-        find_orphaned_uploads,
-        lambda service, stored: service.staging.delete(stored.key),
-    ),
-    ("abandoned_files", find_abandoned_files, lambda _, path: path.unlink(missing_ok=True)),
+    ("orphaned_uploads", find_orphaned_uploads, delete_upload),
+    ("abandoned_files", find_abandoned_files, delete_file),
 )
-IMAGE_STEPS: tuple[Step, ...] = (
-    (
-        "orphaned_images",
-        find_orphaned_images,
-        lambda service, stored: service.storage.delete(stored.key),
-    ),
-)
-
-
-def _list_before(objects: Iterable[StoredObject], before: datetime) -> Iterator[StoredObject]:
-    return (stored for stored in objects if stored.modified_at < before)
+IMAGE_STEPS: tuple[Step, ...] = (("orphaned_images", find_orphaned_images, delete_variant),)
 
 
 def _batches(objects: Iterable[StoredObject]) -> Iterator[list[StoredObject]]:
     rest = iter(objects)
-    while some := list(islice(rest, OBJECTS_A_QUERY)):
-        yield some
+    while batch := list(islice(rest, OBJECTS_PER_QUERY)):
+        yield batch

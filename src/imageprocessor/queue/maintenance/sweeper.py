@@ -1,11 +1,10 @@
-"""Sweeps again and again, in threads of a process that decodes nothing."""
+"""The repeated sweep, in threads of a process that decodes nothing."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -22,12 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Sweeps *service* every 5 s until :meth:`stop` is called.
+    """Sweeps *service* every 5 s until :meth:`stop` is called; uploads hourly, images once a day.
 
-    Through all uploads once an hour, all images once a day.
-
-    Images are first looked through at a random moment of the day: S3 lists a thousand at a time,
-    which neither every restart nor all hosts at once shall ask of it.
+    The first sweep of the images is at a random moment of the day: S3 lists a thousand objects a
+    request, and neither every restart nor all hosts at once should list them all.
     """
 
     def __init__(self, service: Service) -> None:
@@ -37,23 +34,30 @@ class Sweeper:
     def run(self) -> None:
         """Sweep until stopped.
 
-        A listing may take long: lost jobs are found meanwhile, and the end waits 5 s for it.
+        Lost jobs are found even while a long listing runs; the end waits 5 s for a listing.
         """
+        first_images_sweep = random.uniform(0, IMAGES_EVERY_SECONDS)  # noqa: S311 - no secret
         listings = [
             self._start(UPLOAD_STEPS, 0.0, UPLOADS_EVERY_SECONDS),
-            self._start(IMAGE_STEPS, random.uniform(0, IMAGES_EVERY_SECONDS), IMAGES_EVERY_SECONDS),  # noqa: S311 - no secret
+            self._start(IMAGE_STEPS, first_images_sweep, IMAGES_EVERY_SECONDS),
         ]
         self._repeat(STEPS, 0.0, SWEEP_EVERY_SECONDS)
         for listing in listings:
-            listing.join(END_WITHIN_SECONDS)  # what it deletes it would delete the next time, too
+            # One that is cut off repeats next time; it deletes nothing that it would not then.
+            listing.join(END_WITHIN_SECONDS)
 
     def stop(self) -> None:
         """Ask :meth:`run` to end. May be called from any thread."""
         self._stopping.set()
 
-    def _start(self, *arguments: Any) -> threading.Thread:
+    def _start(
+        self, steps: Sequence[Step], first_after_seconds: float, every_seconds: float
+    ) -> threading.Thread:
         thread = threading.Thread(
-            target=self._repeat, args=arguments, name="listing sweeper", daemon=True
+            target=self._repeat,
+            args=(steps, first_after_seconds, every_seconds),
+            name="listing sweeper",
+            daemon=True,
         )
         thread.start()
         return thread
@@ -61,15 +65,12 @@ class Sweeper:
     def _repeat(
         self, steps: Sequence[Step], first_after_seconds: float, every_seconds: float
     ) -> None:
-        pause = first_after_seconds
-        while not self._stopping.wait(pause):
-            self._sweep(steps)
-            pause = every_seconds
-
-    def _sweep(self, steps: Sequence[Step]) -> None:
-        try:
-            sweep(self._service, steps)
-        except (DatabaseUnavailableError, StorageError) as error:
-            log.warning("sweep_cut_short", cause=str(error))
-        except Exception:  # the boundary: without the sweep, what crashes leave behind would stay
-            log.exception("sweep_failed")
+        pause_seconds = first_after_seconds
+        while not self._stopping.wait(pause_seconds):
+            try:
+                sweep(self._service, steps)
+            except (DatabaseUnavailableError, StorageError) as error:
+                log.warning("sweep_cut_short", cause=str(error))
+            except Exception:  # the boundary: without the sweep, lost jobs would stay lost
+                log.exception("sweep_failed")
+            pause_seconds = every_seconds

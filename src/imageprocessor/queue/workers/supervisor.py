@@ -1,10 +1,8 @@
-"""Embedded workers.
+"""Embedded workers: child processes that run jobs, and the supervisor that starts and watches them.
 
-Child processes that run jobs, and the supervisor that hands out, times out and replaces.
-
-A decode that hangs, crashes or eats memory costs one attempt of one job. The supervisor is one loop
-in one thread; it decodes nothing. A child ends by itself as soon as the supervisor's end of its
-pipe closes, however that happens.
+A decode that hangs, crashes or takes too much memory costs one attempt of one job. The supervisor
+is one loop in one thread, and decodes nothing. A child ends by itself as soon as the supervisor's
+end of its pipe closes, however that happens.
 """
 
 from __future__ import annotations
@@ -29,28 +27,26 @@ from imageprocessor.queue.dispatch.presence import Presence
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import EventType
 from imageprocessor.queue.maintenance.sweeper import Sweeper
+from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.worker import work
 
-#: glibc reads it when a process starts: what a picture needs then comes in pages of 2 MB, where
-#: Linux permits, not one
-#: by one in pages of 4 kB, which takes a tenth of a job. Other C libraries pass over it.
-LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 LOOK_EVERY_SECONDS = 1.0
 STOP_WITHIN_SECONDS = 25.0
+NEVER = float("inf")
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Slot:
-    """A child process and the job it has in hand."""
+    """A child process and the job that it runs."""
 
     process: BaseProcess
     pipe: Connection
     worker_id: str
     job_id: str | None = None
-    deadline: float = float("inf")  #: on the monotonic clock
+    deadline: float = NEVER  #: on the monotonic clock
 
 
 class Supervisor:
@@ -60,20 +56,20 @@ class Supervisor:
         self._service = service
         self._worker_count = worker_count
         self._slots: list[Slot] = []
-        self._lost: list[tuple[Slot, JobError]] = []
+        self._lost: list[tuple[Slot, JobError]] = []  # attempts to end in the database
         self._stopping = threading.Event()
         self._presence: Presence | None = None
 
     def run(self) -> None:
         """Supervise until stopped.
 
-        Jobs in hand may end within 25 s; what is cut off then is given back uncounted.
+        Running jobs may end within 25 s; those that are cut off then are given back uncounted.
         """
         directory = workers_directory(self._service.settings)
-        with presence.announce(directory, self._worker_count) as me:
-            self._presence = me
+        with presence.announce(directory, self._worker_count) as announced:
+            self._presence = announced
             try:
-                self._supervise()
+                self._supervise(announced)
             finally:
                 self._presence = None
 
@@ -83,61 +79,61 @@ class Supervisor:
         if self._presence:
             self._presence.wake()
 
-    def _supervise(self) -> None:
+    def _supervise(self, announced: Presence) -> None:
         sweeper = Sweeper(self._service)
         sweeping = threading.Thread(target=sweeper.run, name="sweeper", daemon=True)
         sweeping.start()
         while not self._stopping.is_set():
-            self._turn()
+            try:
+                self._remove_dead()
+                self._start_missing(announced.supervisor_id)
+                self._kill_overdue()
+                self._give_back_lost()
+                self._hand_out()
+            except DATABASE_FAULTS as error:
+                log.warning("database_unavailable", cause=str(error))
+            self._wait(announced, self._seconds_to_next_deadline())
         sweeper.stop()
-        self._shut_down()
+        self._shut_down(announced)
         sweeping.join()
 
-    def _turn(self) -> None:
-        try:
-            self._replace_dead()
-            self._kill_overdue()
-            self._give_back_lost()
-            self._hand_out()
-        except DATABASE_FAULTS as error:
-            log.warning("database_unavailable", cause=str(error))
-        self._wait(self._seconds_to_next_deadline())
+    def _remove_dead(self) -> None:
+        dead = [slot for slot in self._slots if not slot.process.is_alive()]
+        for slot in dead:
+            how = _describe_exit(slot.process)
+            error = WorkerLostError(f"The worker process ended ({how}) during the job.")
+            self._remove_slot(slot, error)
 
-    def _replace_dead(self) -> None:
-        for slot in [slot for slot in self._slots if not slot.process.is_alive()]:
-            self._bury(
-                slot,
-                WorkerLostError(
-                    f"The worker process ended ({_describe_exit(slot.process)}) during the job."
-                ),
-            )
+    def _start_missing(self, supervisor_id: str) -> None:
         while len(self._slots) < self._worker_count:
-            self._slots.append(self._spawn())
+            self._slots.append(self._start_child(supervisor_id))
 
-    def _spawn(self) -> Slot:
+    def _start_child(self, supervisor_id: str) -> Slot:
         os.environ.setdefault(*LARGE_PAGES)
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        supervisor_id = self._presence.supervisor_id if self._presence else ""
-        arguments = (theirs, self._service.settings.without_secrets(), supervisor_id)
+        our_end, its_end = context.Pipe()
         process = context.Process(
-            target=work, args=arguments, name="imageprocessor worker", daemon=True
+            target=work,
+            args=(its_end, self._service.settings.without_secrets(), supervisor_id),
+            name="imageprocessor worker",
+            daemon=True,
         )
         process.start()
-        theirs.close()
-        return Slot(process, ours, f"{supervisor_id}:{process.pid}")
+        its_end.close()
+        return Slot(process, our_end, worker_id=f"{supervisor_id}:{process.pid}")
 
     def _kill_overdue(self) -> None:
         seconds = self._service.settings.job_timeout_seconds
-        for slot in [slot for slot in self._slots if slot.deadline <= time.monotonic()]:
+        now = time.monotonic()
+        overdue = [slot for slot in self._slots if slot.deadline <= now]
+        for slot in overdue:
             slot.process.kill()
             slot.process.join()
-            self._bury(
-                slot,
-                DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}."),
-            )
+            error = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
+            self._remove_slot(slot, error)
 
-    def _bury(self, slot: Slot, error: JobError) -> None:
+    def _remove_slot(self, slot: Slot, error: JobError) -> None:
+        """Remove a slot whose process has ended; note its attempt, if any, as lost by *error*."""
         self._slots.remove(slot)
         slot.pipe.close()
         if slot.job_id:
@@ -154,46 +150,47 @@ class Supervisor:
             self._lost.pop(0)
 
     def _hand_out(self) -> None:
+        """Send a due job to each idle child."""
         idle = [slot for slot in self._slots if slot.job_id is None]
         if not idle:
             return
-        busy = {slot.job_id for slot in self._slots}
         with self._service.database.read() as connection:
             due = job_store.list_due(connection, clock.utc_now(), limit=len(self._slots))
-        jobs = list(zip(idle, [job_id for job_id in due if job_id not in busy], strict=False))
-        at_work = len(self._slots) - len(idle) + len(jobs)
-        for slot, job_id in jobs:  # one that works alone uses the processors of those that are idle
-            self._send(slot, job_id, threads=len(self._slots) // at_work)
+        # A job that was handed out is still due until its child has claimed it.
+        handed_out = {slot.job_id for slot in self._slots}
+        waiting = [job_id for job_id in due if job_id not in handed_out]
+        assigned = list(zip(idle, waiting, strict=False))
+        # A child that works alone uses the processors of those that are idle.
+        busy_count = len(self._slots) - len(idle) + len(assigned)
+        for slot, job_id in assigned:
+            self._send(slot, job_id, threads=len(self._slots) // busy_count)
 
     def _send(self, slot: Slot, job_id: str, threads: int) -> None:
         try:
             slot.pipe.send((job_id, threads))
         except OSError:
-            return  # it died just now: the next turn replaces it, the job is still due
+            return  # it died just now: the next round replaces it, and the job is still due
         slot.job_id = job_id
         slot.deadline = time.monotonic() + self._service.settings.job_timeout_seconds
 
     def _seconds_to_next_deadline(self) -> float:
-        nearest = min((slot.deadline for slot in self._slots), default=float("inf"))
+        nearest = min((slot.deadline for slot in self._slots), default=NEVER)
         return max(0.0, min(LOOK_EVERY_SECONDS, nearest - time.monotonic()))
 
-    def _wait(self, timeout_seconds: float) -> None:
-        """Sleep until a child is done or dead, somebody has a job, or the time is up."""
-        assert self._presence
-        ends = [end for slot in self._slots for end in (slot.pipe, slot.process.sentinel)]
-        ready = wait([*ends, self._presence.wake_descriptor], timeout_seconds)
-        self._presence.drain()
+    def _wait(self, announced: Presence, timeout_seconds: float) -> None:
+        """Sleep until a child is done or dead, a job arrives, or the time is up."""
+        pipes = [slot.pipe for slot in self._slots]
+        exits = [slot.process.sentinel for slot in self._slots]
+        ready = wait([*pipes, *exits, announced.wake_descriptor], timeout_seconds)
+        announced.drain()
         for slot in self._slots:
             if slot.pipe in ready:
                 _note_done(slot)
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, announced: Presence) -> None:
         until = time.monotonic() + STOP_WITHIN_SECONDS
-        while (
-            any(slot.job_id and slot.process.is_alive() for slot in self._slots)
-            and time.monotonic() < until
-        ):
-            self._wait(0.2)
+        while self._runs_jobs() and time.monotonic() < until:
+            self._wait(announced, 0.2)
         for slot in self._slots:
             slot.process.kill()
             slot.process.join()
@@ -201,6 +198,9 @@ class Supervisor:
             if slot.job_id:
                 self._release(slot)
         self._give_back_lost()
+
+    def _runs_jobs(self) -> bool:
+        return any(slot.job_id and slot.process.is_alive() for slot in self._slots)
 
     def _release(self, slot: Slot) -> None:
         try:
@@ -216,8 +216,9 @@ def _note_done(slot: Slot) -> None:
     try:
         slot.pipe.recv()
     except (EOFError, OSError):
-        return  # dead: the next turn buries it
-    slot.job_id, slot.deadline = None, float("inf")
+        return  # it is dead: the next round removes its slot
+    slot.job_id = None
+    slot.deadline = NEVER
 
 
 def _describe_exit(process: BaseProcess) -> str:

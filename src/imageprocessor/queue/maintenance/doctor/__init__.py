@@ -1,4 +1,1 @@
-"""What is wrong with a set-up, found by trying it.
-
-Nothing is changed, and nothing is left behind.
-"""
+"""Checks a set-up by trying it. Nothing is changed, and nothing is left behind."""

@@ -1,4 +1,4 @@
-"""What runs the jobs: are workers there, and does Redis keep what they are told."""
+"""Checks of what runs the jobs: whether workers are there, and whether Redis keeps messages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
 from imageprocessor.settings import Settings
 
-START_WORKER = "Start one: `imageprocessor worker` (or `imageprocessor serve`, with WORKER_CONCURRENCY above 0)."
+START_WORKER = (
+    "Start one: `imageprocessor worker` "
+    "(or `imageprocessor serve`, with WORKER_CONCURRENCY above 0)."
+)
 
 
 def check_queue(settings: Settings) -> Iterator[Finding]:
     """Yield findings on the broker, if there is one, and on the workers."""
     if settings.queue_backend == "embedded":
-        yield check_workers(sum(presence.list_live(workers_directory(settings)).values()))
+        supervisors = presence.list_live(workers_directory(settings))
+        yield check_workers(sum(supervisors.values()))
         return
     try:
         from imageprocessor.queue.dispatch.broker import Broker  # noqa: PLC0415 - an extra
@@ -29,24 +33,26 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
         yield from check_redis(broker.describe())
         yield check_workers(broker.count_workers())
     except BrokerUnavailableError as error:
-        yield wrong(
-            "broker", str(error), "Start Redis, or correct REDIS_URL. Uploads are taken meanwhile."
-        )
+        fix = "Start Redis, or correct REDIS_URL. Uploads are taken meanwhile."
+        yield wrong("broker", str(error), fix)
     finally:
         broker.close()
 
 
 def check_redis(described: dict[str, str]) -> Iterator[Finding]:
-    """Yield findings on what Redis says of itself.
+    """Yield findings on what Redis reports about itself.
 
-    No job is lost with a message: the sweep sends it again.
+    Only warnings: no job is lost with a message, as the sweep sends it again.
     """
     yield ok("broker", f"Redis {described['redis_version']} answers")
     policy = described["maxmemory_policy"]
     if policy == "noeviction":
         yield ok("broker memory", "maxmemory-policy noeviction")
     else:
-        found = f"maxmemory-policy {policy}: Redis throws messages away when it is full, and jobs start late."
+        found = (
+            f"maxmemory-policy {policy}: "
+            "Redis throws messages away when it is full, and jobs start late."
+        )
         yield warning("broker memory", found, "In redis.conf: maxmemory-policy noeviction")
     if described["aof_enabled"] == "1":
         yield ok("broker file", "appendonly yes")

@@ -1,4 +1,4 @@
-"""The decoders, which see what strangers send: their versions, and whether they work."""
+"""Checks of the decoders, which see what strangers send: their versions, and whether they work."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
 
 def check_codecs() -> Iterator[Finding]:
     """Yield findings on the distributions in PIL/, their version, and each format."""
-    found = {name.lower().replace("_", "-") for name in packages_distributions().get("PIL", ())}
-    if len(found) > 1:
-        both = " and ".join(sorted(found))
-        yield wrong(
-            "codec packages",
-            f"{both} lie in the same folder, PIL/: which file is whose is chance.",
-            REINSTALL,
-        )
+    distributions = packages_distributions().get("PIL", ())
+    packages = {name.lower().replace("_", "-") for name in distributions}
+    if len(packages) > 1:
+        both = " and ".join(sorted(packages))
+        found = f"{both} lie in the same folder, PIL/: which file is whose is chance."
+        yield wrong("codec packages", found, REINSTALL)
     yield check_version(list_libraries(), pillow_version())
-    for name, fault in (broken := find_broken()).items():
-        yield wrong(
-            f"codec {name}", f"An image of one pixel cannot be processed: {fault}", REINSTALL
-        )
+    broken = find_broken()
+    for name, fault in broken.items():
+        found = f"An image of one pixel cannot be processed: {fault}"
+        yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
         yield ok("codecs", f"{join_titles('and')} are decoded, {OUTPUT_FORMAT.title} is encoded")
 
 
 def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Finding:
     """Return the finding on the *version* of Pillow, or Pillow-SIMD, and the *libraries* in it."""
-    told = ", ".join(f"{name} {number}" for name, number in libraries.items())
+    versions = ", ".join(f"{name} {number}" for name, number in libraries.items())
     if version >= FIXED_IN:
-        return ok("codec versions", told)
-    lacking = f"{told}: the decoders lack security fixes, those of Pillow 13 among them."
+        return ok("codec versions", versions)
+    lacking = f"{versions}: the decoders lack security fixes, those of Pillow 13 among them."
     if SIMD in libraries:
         return warning("codec versions", lacking, f"If strangers may upload: {REINSTALL}")
     return wrong("codec versions", lacking, "pip install --upgrade 'pillow>=13'")

@@ -1,4 +1,4 @@
-"""All checks, one after the other."""
+"""The examination: all checks, one after the other."""
 
 from __future__ import annotations
 

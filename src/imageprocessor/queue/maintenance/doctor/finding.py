@@ -1,4 +1,4 @@
-"""What a check tells."""
+"""What a check returns: a finding with a verdict and a fix."""
 
 from __future__ import annotations
 

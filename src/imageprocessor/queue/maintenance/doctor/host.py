@@ -1,4 +1,4 @@
-"""This machine: its clock, its disks, its memory, its limits."""
+"""Checks of this machine: its clock, its disks, its memory, its limits."""
 
 from __future__ import annotations
 
@@ -28,86 +28,91 @@ MAKE_ROOM = "Make room, or move DATA_DIR, STORAGE_PATH or DATABASE_PATH to a lar
 
 def check_clock(differences: Mapping[str, timedelta]) -> Iterator[Finding]:
     """Yield findings on this machine's clock, which is ahead of others' by *differences*."""
-    now, started, steady = clock.utc_now(), clock.utc_now(), time.monotonic()
+    started = clock.utc_now()
+    started_steady = time.monotonic()
     time.sleep(WATCHED_SECONDS)
-    drift = abs((clock.utc_now() - started).total_seconds() - (time.monotonic() - steady))
-    if now < PLAUSIBLE_SINCE or drift > WATCHED_SECONDS / 2:
-        yield wrong(
-            "clock",
-            f"It says {now:%Y-%m-%d %H:%M:%S} UTC, and drifts by {drift:.3f} s in 0.1 s.",
-            SET_CLOCK,
-        )
+    passed = (clock.utc_now() - started).total_seconds()
+    drift = abs(passed - (time.monotonic() - started_steady))
+    shown = f"{started:%Y-%m-%d %H:%M:%S} UTC"
+    if started < PLAUSIBLE_SINCE or drift > WATCHED_SECONDS / 2:
+        found = f"It says {shown}, and drifts by {drift:.3f} s in 0.1 s."
+        yield wrong("clock", found, SET_CLOCK)
     elif not differences:
-        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC; there is no other to compare it with")
-    yield from (compare_clocks(name, difference) for name, difference in differences.items())
+        yield ok("clock", f"{shown}; there is no other to compare it with")
+    for name, difference in differences.items():
+        yield compare_clocks(name, difference)
 
 
 def compare_clocks(name: str, difference: timedelta) -> Finding:
-    """Return the finding on a clock of this machine that is ahead of the one of *name* by *difference*."""
+    """Return the finding on this machine's clock, which is *difference* ahead of that of *name*."""
     seconds = f"{difference.total_seconds():+.1f} s against {name}"
     if abs(difference) > LARGE_DIFFERENCE:
-        return wrong(
-            "clock", f"{seconds}: jobs are taken from workers that are at them.", SET_CLOCK
-        )
+        found = f"{seconds}: jobs are taken from workers that are at them."
+        return wrong("clock", found, SET_CLOCK)
     if abs(difference) > SMALL_DIFFERENCE:
         return warning("clock", f"{seconds}.", SET_CLOCK)
     return ok("clock", seconds)
 
 
 def check_space(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for each file system that something is kept on."""
+    """Yield a finding for each file system that the service keeps something on."""
     folders = [settings.data_dir]
-    folders += [settings.storage_path] if settings.storage_backend == "local" else []
-    folders += [settings.sqlite_path.parent] if settings.sqlite_path else []
-    devices = {
-        find_existing(folder).stat().st_dev: folder.resolve() for folder in reversed(folders)
-    }
-    yield from map(check_disk, devices.values())
+    if settings.storage_backend == "local":
+        folders.append(settings.storage_path)
+    if settings.sqlite_path:
+        folders.append(settings.sqlite_path.parent)
+    devices: dict[int, Path] = {}
+    for folder in folders:  # the first on a device names it
+        device = find_existing(folder).stat().st_dev
+        devices.setdefault(device, folder.resolve())
+    for folder in devices.values():
+        yield check_disk(folder)
 
 
 def find_existing(folder: Path) -> Path:
     """Return *folder*, or the nearest one above it that is there."""
-    return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    path = folder.resolve()
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def check_disk(folder: Path) -> Finding:
     """Return the finding on the disk that *folder* is on, or will be."""
     path = find_existing(folder)
-    usage, status = shutil.disk_usage(path), os.statvfs(path)
+    usage = shutil.disk_usage(path)
+    status = os.statvfs(path)
     found = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free for {folder}"
     if usage.free < NO_BYTES:
         return wrong("disk", f"{found}: uploads will be refused.", MAKE_ROOM)
     if usage.free < max(LOW_BYTES, LOW_SHARE * usage.total):
         return warning("disk", f"{found}.", MAKE_ROOM)
     if status.f_files and status.f_favail < LOW_SHARE * status.f_files:
-        return warning(
-            "disk",
-            f"{status.f_favail} of {status.f_files} files can still be made for {folder}.",
-            MAKE_ROOM,
-        )
+        found = f"{status.f_favail} of {status.f_files} files can still be made for {folder}."
+        return warning("disk", found, MAKE_ROOM)
     return ok("disk", found)
 
 
 def check_memory(settings: Settings) -> Finding:
-    """Compare what all workers may take at once with what there is."""
-    may_take = settings.worker_concurrency * settings.job_memory_limit_mb
-    there = read_memory_mb()
-    found = f"{settings.worker_concurrency} workers may take {settings.job_memory_limit_mb} MB each, of {there} MB"
-    if may_take <= there:
+    """Return the finding on the memory that all workers together may take."""
+    workers = settings.worker_concurrency
+    limit_mb = settings.job_memory_limit_mb
+    memory_mb = read_memory_mb()
+    found = f"{workers} workers may take {limit_mb} MB each, of {memory_mb} MB"
+    if workers * limit_mb <= memory_mb:
         return ok("memory", found)
-    fits = max(1, there // settings.job_memory_limit_mb)
-    return warning(
-        "memory",
-        f"{found}: the system may kill them.",
-        f"Set WORKER_CONCURRENCY={fits}, or add memory.",
-    )
+    fits = max(1, memory_mb // limit_mb)
+    fix = f"Set WORKER_CONCURRENCY={fits}, or add memory."
+    return warning("memory", f"{found}: the system may kill them.", fix)
 
 
 def read_memory_mb() -> int:
     """Return the memory of this machine, or of this container if that has less."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
-    return (min(machine, int(limit)) if limit.isdigit() else machine) // BYTES_PER_MB
+    if limit.isdigit():  # else it says "max"
+        size_bytes = min(size_bytes, int(limit))
+    return size_bytes // BYTES_PER_MB
 
 
 def check_open_files() -> Finding:

@@ -1,4 +1,4 @@
-"""What time others have: the servers that this set-up works with."""
+"""The clocks of the servers that this set-up works with."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ AWS = "https://s3.amazonaws.com"
 
 
 def read_clocks(settings: Settings) -> dict[str, timedelta]:
-    """Return how far this machine's clock is ahead of each server's.
+    """Return how far this machine's clock is ahead of that of each server that answers."""
+    servers = {"PostgreSQL": _read_postgres, "Redis": _read_redis, "S3": _read_s3}
+    ahead: dict[str, timedelta] = {}
+    for name, read in servers.items():
+        time = read(settings)
+        if time:
+            ahead[name] = clock.utc_now() - time
+    return ahead
 
-    Who does not tell the time is left out.
-    """
-    asked = {"PostgreSQL": _ask_postgres, "Redis": _ask_redis, "S3": _ask_s3}
-    return {name: clock.utc_now() - time for name, ask in asked.items() if (time := ask(settings))}
 
-
-def _ask_postgres(settings: Settings) -> datetime | None:
+def _read_postgres(settings: Settings) -> datetime | None:
     if settings.sqlite_path:
         return None
     try:
@@ -42,7 +44,7 @@ def _ask_postgres(settings: Settings) -> datetime | None:
         return None
 
 
-def _ask_redis(settings: Settings) -> datetime | None:
+def _read_redis(settings: Settings) -> datetime | None:
     if settings.queue_backend != "celery":
         return None
     try:
@@ -54,7 +56,7 @@ def _ask_redis(settings: Settings) -> datetime | None:
         return None
 
 
-def _ask_s3(settings: Settings) -> datetime | None:
+def _read_s3(settings: Settings) -> datetime | None:
     if settings.storage_backend != "s3":
         return None
     try:

@@ -1,7 +1,4 @@
-"""The storage of images and of uploads.
-
-A probe is written, read, listed and removed, as everybody would do it.
-"""
+"""Checks of the storage of images and of uploads: a probe is written, read, listed and removed."""
 
 from __future__ import annotations
 
@@ -24,21 +21,32 @@ from imageprocessor.storage.s3 import S3Storage
 PROBE = b"imageprocessor doctor"
 FETCH_SECONDS = 10
 NAMES = ("image storage", "upload storage")
-SAME_DISK = "Let DATA_DIR/incoming and DATA_DIR/staging be on one file system: each upload is copied otherwise."
+SAME_DISK = (
+    "Let DATA_DIR/incoming and DATA_DIR/staging be on one file system: "
+    "each upload is copied otherwise."
+)
 MAKE_PRIVATE = (
     "Forbid public access to the bucket: whoever guesses a key reads uploads with their metadata."
 )
-PUBLIC_URL = "Set S3_PUBLIC_ENDPOINT_URL to the address under which clients reach S3, with its real host and scheme."
+PUBLIC_URL = (
+    "Set S3_PUBLIC_ENDPOINT_URL to the address under which clients reach S3, "
+    "with its real host and scheme."
+)
 PERMIT = (
     "The message says what refused. The service needs to put, get, list and delete objects there."
 )
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on both storages, and on the way between them."""
-    if missing := [folder for folder in list_folders(settings) if not folder.is_dir()]:
-        found = f"There is no {' and no '.join(str(folder.resolve()) for folder in missing)} yet."
-        fix = "`imageprocessor serve` makes them. If the service runs already: set DATA_DIR as it is set there."
+    """Yield findings on both storages, and on how an upload gets into its storage."""
+    folders = list_folders(settings)
+    missing = [str(folder.resolve()) for folder in folders if not folder.is_dir()]
+    if missing:
+        found = f"There is no {' and no '.join(missing)} yet."
+        fix = (
+            "`imageprocessor serve` makes them. "
+            "If the service runs already: set DATA_DIR as it is set there."
+        )
         yield warning("storage", found, fix)
         return
     try:
@@ -49,32 +57,34 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     for name, storage in zip(NAMES, storages, strict=True):
         for prefix in list_prefixes(settings):
             yield from check_objects(name, storage, f"{prefix}doctor-{secrets.token_hex(16)}")
-    if isinstance(storages[1], LocalStorage):
-        yield check_rename(storages[1], settings.data_dir / "incoming")
+    _, staging = storages
+    if isinstance(staging, LocalStorage):
+        yield check_rename(staging, settings.data_dir / "incoming")
 
 
 def list_folders(settings: Settings) -> list[Path]:
     """Return the folders that the service would make at its start."""
     if settings.storage_backend != "local":
         return []
-    return [settings.storage_path, *(settings.data_dir / name for name in ("staging", "incoming"))]
+    return [settings.storage_path, settings.data_dir / "staging", settings.data_dir / "incoming"]
 
 
 def list_prefixes(settings: Settings) -> list[str]:
-    """Return what the keys of probes begin with: each S3 bucket is tried.
-
-    In a folder, no folder shall be left.
-    """
+    """Return what the keys of probes begin with: one for each S3 bucket to try."""
     if settings.storage_backend == "local":
-        return [""]
-    first = settings.allowed_buckets[:1] or ("doctor",)
-    return [f"{bucket}/" for bucket in (first if settings.s3_bucket else settings.allowed_buckets)]
+        return [""]  # a prefix would leave a folder behind
+    buckets = settings.allowed_buckets
+    if settings.s3_bucket:
+        buckets = buckets[:1] or ("doctor",)
+    return [f"{bucket}/" for bucket in buckets]
 
 
 def check_objects(name: str, storage: Storage, key: str) -> Iterator[Finding]:
-    """Yield findings on what becomes of an object under *key*, which is removed in the end."""
-    place = key.rpartition("/")[0]
-    where = f"{name} ({storage.bucket or place})" if isinstance(storage, S3Storage) else name
+    """Yield findings on an object that is stored under *key* and removed in the end."""
+    where = name
+    if isinstance(storage, S3Storage):
+        bucket = storage.bucket or key.partition("/")[0]
+        where = f"{name} ({bucket})"
     try:
         storage.put(key, PROBE)
         yield from check_object(where, storage, key)
@@ -95,54 +105,42 @@ def check_object(where: str, storage: Storage, key: str) -> Iterator[Finding]:
     """
     _require(storage.get(key) == PROBE, "An object is read with other bytes than were written.")
     if isinstance(storage, S3Storage):
-        _require(
-            [found.key for found in storage.list(key)] == [key],
-            "An object that was written is not listed.",
-        )
+        listed = [found.key for found in storage.list(key)]
+        _require(listed == [key], "An object that was written is not listed.")
         yield check_presigned(where, storage.url(key))
         yield check_private(where, storage.url(key))
 
 
 def check_presigned(where: str, url: str) -> Finding:
-    """Fetch the probe as a client does."""
+    """Return the finding on fetching the probe as a client does."""
+    name = f"{where}: URLs"
     try:
-        with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the settings permit http and https only
-            same, encryption = (
-                answer.read() == PROBE,
-                answer.headers["x-amz-server-side-encryption"],
-            )
+        with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - only http and https pass the settings
+            data = answer.read()
+            encryption = answer.headers["x-amz-server-side-encryption"] or "S3 does not say"
     except (URLError, OSError, HTTPException) as error:
-        return wrong(
-            f"{where}: URLs", f"A presigned URL cannot be fetched here ({error}).", PUBLIC_URL
-        )
-    if not same:
-        return wrong(
-            f"{where}: URLs", "A presigned URL leads to other bytes than were written.", PUBLIC_URL
-        )
-    return ok(
-        f"{where}: URLs",
-        f"a presigned URL was fetched; encrypted at rest: {encryption or 'S3 does not say'}",
-    )
+        return wrong(name, f"A presigned URL cannot be fetched here ({error}).", PUBLIC_URL)
+    if data != PROBE:
+        found = "A presigned URL leads to other bytes than were written."
+        return wrong(name, found, PUBLIC_URL)
+    return ok(name, f"a presigned URL was fetched; encrypted at rest: {encryption}")
 
 
 def check_private(where: str, url: str) -> Finding:
-    """Fetch the probe as a stranger would, without the signature."""
+    """Return the finding on fetching the probe without the signature, as a stranger would."""
+    name = f"{where}: privacy"
+    unsigned = url.partition("?")[0]
     try:
-        with urlopen(url.partition("?")[0], timeout=FETCH_SECONDS):  # noqa: S310 - as above
-            return wrong(
-                f"{where}: privacy", "Anybody can read objects without a signature.", MAKE_PRIVATE
-            )
+        with urlopen(unsigned, timeout=FETCH_SECONDS):  # noqa: S310 - as above
+            return wrong(name, "Anybody can read objects without a signature.", MAKE_PRIVATE)
     except HTTPError as error:
-        return ok(f"{where}: privacy", f"without a signature S3 answers {error.code}")
+        return ok(name, f"without a signature S3 answers {error.code}")
     except (URLError, OSError, HTTPException) as error:
-        return warning(f"{where}: privacy", f"It could not be tried ({error}).", PUBLIC_URL)
+        return warning(name, f"It could not be tried ({error}).", PUBLIC_URL)
 
 
 def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
-    """Take a file in as an upload is, and look whether it is still the same file.
-
-    Which was renamed.
-    """
+    """Return the finding on whether an upload is renamed into *staging* or has to be copied."""
     key = f"doctor-{secrets.token_hex(16)}"
     path = incoming / key
     try:
@@ -151,11 +149,8 @@ def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
         staging.adopt(key, path)
         renamed = (staging.root / key).stat().st_ino == before
     except (StorageError, OSError) as error:
-        return wrong(
-            "taking in uploads",
-            str(error),
-            f"Check the owner and the disk of {incoming.resolve()}.",
-        )
+        fix = f"Check the owner and the disk of {incoming.resolve()}."
+        return wrong("taking in uploads", str(error), fix)
     finally:
         path.unlink(missing_ok=True)
         staging.delete(key)

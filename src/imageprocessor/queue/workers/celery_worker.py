@@ -1,0 +1,171 @@
+"""Celery's worker: receives a wake-up and runs one attempt of its job in a child process.
+
+The row in the database is the job. A message carries its id and nothing else: if it is lost, the
+sweep sends another; if it arrives twice, the second claim finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from imageprocessor.errors import (
+    BrokerUnavailableError,
+    DecodeTimeoutError,
+    ImageProcessorError,
+    JobError,
+    MissingExtraError,
+    SettingsError,
+    WorkerLostError,
+)
+from imageprocessor.logs import configure_logs
+from imageprocessor.queue.attempts import give_back
+from imageprocessor.queue.dispatch.broker import Broker
+from imageprocessor.queue.dispatch.celery_client import (
+    GIVE_BACK,
+    KILL_MARGIN_SECONDS,
+    RUN_JOB,
+    create_celery,
+)
+from imageprocessor.queue.process_memory import bound_memory
+from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.workers.worker import run_job_or_wait
+from imageprocessor.settings import Settings
+
+try:
+    from celery import signals
+    from celery.exceptions import TimeLimitExceeded
+    from celery.exceptions import WorkerLostError as ChildLostError
+except ModuleNotFoundError:
+    raise MissingExtraError("QUEUE_BACKEND=celery", "celery") from None
+
+STDERR = 2  # Celery replaces sys.stderr by a logger
+
+log = structlog.get_logger(__name__)
+
+
+class CeleryWorker:
+    """A Celery worker: a main process, which forks and so must not use the database, and children.
+
+    ``app`` is the application that Celery's command line runs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # Of the main process; children inherit the name.
+        self._name = ""
+        self._process_count = 0
+        self._broker: Broker | None = None
+        # Of a child, opened after the fork.
+        self._service: Service | None = None
+        self._note_job_end: Callable[[], None] | None = None
+
+        self.app = create_celery(settings)
+        self._add_tasks()
+        self._connect_signals()
+
+    def _add_tasks(self) -> None:
+        def run_job(task: Any, job_id: str) -> None:
+            self._run_job(task.request.id, job_id)
+
+        self.app.task(run_job, name=RUN_JOB, bind=True)
+        self.app.task(self._give_back, name=GIVE_BACK)
+
+    def _connect_signals(self) -> None:
+        # In the main process: it begins; it is about to fork; every two seconds; a task failed.
+        signals.setup_logging.connect(self._set_up_logs, weak=False)
+        signals.celeryd_after_setup.connect(self._prepare, weak=False)
+        signals.heartbeat_sent.connect(self._announce, weak=False)
+        signals.task_failure.connect(self._report_loss, weak=False)
+        # In each child, after the fork.
+        signals.worker_process_init.connect(self._open_child, weak=False)
+
+    def _set_up_logs(self, **_: Any) -> None:
+        configure_logs(self._settings.log_format, self._settings.log_level)
+
+    def _prepare(self, sender: str, instance: Any, **_: Any) -> None:
+        """Migrate the database; end the process if the service cannot be opened."""
+        self._name = sender
+        self._process_count = instance.concurrency
+        try:
+            with open_service(self._settings) as service:
+                identity = service.database.identity()
+        except ImageProcessorError as error:
+            sys.exit(f"error: {error}")
+        self._broker = Broker(self._settings.redis_url.get_secret_value(), identity)
+
+    def _announce(self, **_: Any) -> None:
+        """Report to Redis that this worker is alive, and which SQLite file it works on."""
+        if self._broker is None:
+            return
+        try:
+            self._broker.claim_broker()
+            self._broker.announce_worker(self._name, self._process_count)
+        except BrokerUnavailableError as error:
+            log.debug("worker_not_announced", cause=str(error))
+        except SettingsError as error:
+            log.error("wrong_database", cause=str(error))  # noqa: TRY400 - a traceback adds nothing
+
+    def _report_loss(self, task_id: str, exception: BaseException, **_: Any) -> None:
+        """Send a message on which a child ends the attempt of a child that died or was killed."""
+        if isinstance(exception, ChildLostError | TimeLimitExceeded):
+            timed_out = isinstance(exception, TimeLimitExceeded)
+            worker_id = name_attempt(task_id, self._name)
+            self.app.send_task(GIVE_BACK, [worker_id], {"timed_out": timed_out})
+
+    def _open_child(self, **_: Any) -> None:
+        self._note_job_end = bound_memory(self._settings.job_memory_limit_mb)
+        # Open until the process ends.
+        self._service = ExitStack().enter_context(open_service(self._settings, migrates=False))
+
+    def _run_job(self, task_id: str, job_id: str) -> None:
+        """Run one attempt of a job, in a child."""
+        assert self._service
+        assert self._note_job_end
+        seconds = self._settings.job_timeout_seconds
+        worker_id = name_attempt(task_id, self._name)
+        run_job_or_wait(self._service, job_id, worker_id, lambda: time_limit(seconds))
+        self._note_job_end()
+
+    def _give_back(self, worker_id: str, *, timed_out: bool) -> None:
+        """End the attempt of another child, which is gone, in this child."""
+        assert self._service
+        seconds = self._settings.job_timeout_seconds
+        error: JobError = WorkerLostError("The worker ended during the job.")
+        if timed_out:
+            error = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
+        give_back(self._service, worker_id, error)
+
+
+def name_attempt(task_id: str, worker_name: str) -> str:
+    """Return the worker id in a job's row: unique to one message on one host."""
+    return f"{task_id}:{worker_name}"[:80]
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise DecodeTimeoutError in the body after *seconds*. Only in the main thread of a process.
+
+    Where C code lets no exception through, the process ends 10 s later. Celery would kill it, too,
+    but not while its main process waits for Redis.
+    """
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds:g}.")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + KILL_MARGIN_SECONDS, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

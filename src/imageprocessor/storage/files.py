@@ -1,0 +1,77 @@
+"""Files that appear under their name whole or not at all, whatever ends the process meanwhile."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+def replace_file(
+    path: Path, content: bytes | BinaryIO, mode: int | None = None, *, durable: bool = True
+) -> None:
+    """Store *content* at *path*; on an error, the file that was there stays as it is.
+
+    Without a *mode*, the file gets that of the one it replaces, or else the umask's. If *durable*,
+    it survives a power cut once this returns.
+    """
+    draft = _draft_path(path)
+    try:
+        write_draft(draft, content, mode, durable=durable)
+        if mode is None and path.exists():
+            shutil.copymode(path, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    if durable:
+        flush_directory(path.parent)
+
+
+def create_file(path: Path, content: bytes, mode: int) -> None:
+    """Store *content* at *path*, durably, unless a file is there: the first of several wins."""
+    draft = _draft_path(path)
+    try:
+        write_draft(draft, content, mode)
+        with suppress(FileExistsError):
+            os.link(draft, path)  # unlike a rename, it replaces nothing
+    finally:
+        draft.unlink(missing_ok=True)
+    flush_directory(path.parent)
+
+
+def write_draft(
+    path: Path, content: bytes | BinaryIO, mode: int | None = None, *, durable: bool = True
+) -> None:
+    """Write a new file at *path*, to be renamed; on an error, the caller removes it.
+
+    A *mode* holds whatever the umask is.
+    """
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+    )
+    with os.fdopen(descriptor, "wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            shutil.copyfileobj(content, file)
+        file.flush()
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        if durable:
+            os.fsync(descriptor)
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in the directory *path* durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _draft_path(path: Path) -> Path:
+    return path.with_name(f".{secrets.token_hex(8)}.part")

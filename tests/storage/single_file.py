@@ -1,0 +1,78 @@
+"""A storage backend as CONTRIBUTING.md describes it: all objects in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
+from imageprocessor.storage.keys import check_key
+from imageprocessor.storage.protocol import Storage, StoredObject
+
+TABLE = "CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, data BLOB, modified_at REAL)"
+
+
+class SingleFileStorage:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._connect("open the storage") as connection:
+            connection.execute(TABLE)
+
+    def put(self, key: str, data: bytes) -> None:
+        row = (check_key(key), data, datetime.now(UTC).timestamp())
+        with self._connect(f"store {key!r}") as connection:
+            connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", row)
+
+    def adopt(self, key: str, path: Path) -> None:
+        check_key(key)
+        try:
+            self.put(key, path.read_bytes())
+            path.unlink()
+        except OSError as error:
+            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error}.") from error
+
+    def get(self, key: str) -> bytes:
+        select = "SELECT data FROM objects WHERE key = ?"
+        with self._connect(f"read {check_key(key)!r}") as connection:
+            row = connection.execute(select, (key,)).fetchone()
+        if row is None:
+            raise ObjectNotFoundError(f"Nothing is stored under {key!r}.")
+        return bytes(row[0])
+
+    def delete(self, key: str) -> None:
+        with self._connect(f"delete {check_key(key)!r}") as connection:
+            connection.execute("DELETE FROM objects WHERE key = ?", (key,))
+
+    def exists(self, key: str) -> bool:
+        select = "SELECT 1 FROM objects WHERE key = ?"
+        with self._connect(f"look for {check_key(key)!r}") as connection:
+            return connection.execute(select, (key,)).fetchone() is not None
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        select = "SELECT key, length(data), modified_at FROM objects WHERE substr(key, 1, ?) = ?"
+        with self._connect("list the stored objects") as connection:
+            rows = connection.execute(select, (len(prefix), prefix)).fetchall()
+        for key, size_bytes, modified_at in rows:
+            yield StoredObject(key, size_bytes, datetime.fromtimestamp(modified_at, UTC))
+
+    def url(self, key: str) -> str:
+        return f"sqlite://{self.path}/{check_key(key)}"
+
+    @contextmanager
+    def _connect(self, action: str) -> Iterator[sqlite3.Connection]:
+        """Open the file for one transaction; any number of threads and processes may."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+                yield connection
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StorageFullError(f"No space is left to {action}: make room.") from error
+            raise StorageUnavailableError(f"Cannot {action}: {error}. Check the file.") from error
+
+
+def open_single_file(place: str) -> Storage | None:
+    """Open what follows ``sqlite://`` in a location: ``/absolute/path``."""
+    return SingleFileStorage(Path(place)) if place.startswith("/") else None
