@@ -18,7 +18,7 @@ from imageprocessor.queue.statistics import (
     list_failed,
     oldest_open_seconds,
 )
-from imageprocessor.server.auth import Admin, CurrentService
+from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
