@@ -14,7 +14,9 @@ from imageprocessor.tokens import check_token
 bearer = HTTPBearer(
     scheme_name="bearer",
     bearerFormat="JWT",
-    description="A signed token whose `sub` names the user; `imageprocessor token --sub NAME` makes one.",
+    description=(
+        "A signed token whose `sub` names the user; `imageprocessor token --sub NAME` makes one."
+    ),
     auto_error=False,
 )
 

@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` has beyond the routes' signatures: problems, the upload's form, security."""
+"""What ``/openapi.json`` has beyond the routes' signatures: problems, the form, security."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ FORM = {
         },
         "metadata": {
             "type": "object",
-            "description": "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back.",
+            "description": (
+                "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back."
+            ),
             "examples": [{"context": "test_upload"}],
         },
     },
@@ -62,7 +64,9 @@ IDEMPOTENCY_KEY = {
     "name": "idempotency-key",
     "in": "header",
     "required": False,
-    "description": "Makes repeating the request harmless: the same key and payload give the same job.",
+    "description": (
+        "Makes repeating the request harmless: the same key and payload give the same job."
+    ),
     "schema": {
         "type": "string",
         "minLength": 1,
@@ -76,9 +80,10 @@ READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for the errors that a route raises, and for those of every route."""
+    """Return the OpenAPI responses for a route's errors, and for those of every route."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for error_class in (*error_classes, errors.DatabaseUnavailableError):
+    every: list[type[ImageProcessorError]] = [*error_classes, errors.DatabaseUnavailableError]
+    for error_class in every:
         status, title = find_problem(error_class)
         response = responses.setdefault(status, _describe_status(status))
         response["description"] += f"\n- `{error_class.code}`: {title}."
@@ -96,13 +101,14 @@ def _describe_status(status: int) -> dict[str, Any]:
 
 
 def describe_upload() -> dict[str, Any]:
-    """Return the OpenAPI description of the upload's body and header, which FastAPI does not read."""
+    """Return the OpenAPI description of the upload's request, which FastAPI does not read."""
     encoding = {
         "file": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
     }
     content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
     return {
+        "security": [{"bearer": []}],
         "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {"required": True, "content": content},
     }
@@ -122,7 +128,7 @@ def describe_accepted() -> dict[str, Any]:
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the document for *settings*: their sizes, and who must send a token. It is made once."""
+    """Return the document, made once, with the sizes of *settings* and who must send a token."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(
@@ -140,7 +146,7 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
 
 
 def _drop_validation_error(operation: dict[str, Any]) -> None:
-    """Remove the 422 that FastAPI adds to whatever has a parameter: this API sends problems only."""
+    """Remove the 422 that FastAPI adds to each route with a parameter: this API sends problems."""
     response = operation["responses"].get("422", {})
     if "application/json" in response.get("content", {}):
         del operation["responses"]["422"]

@@ -83,7 +83,7 @@ class Fault:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make *app* answer every expected error with a problem; ``UnexpectedErrors`` does the others."""
+    """Make *app* answer expected errors with a problem; ``UnexpectedErrors`` does the others."""
     app.add_exception_handler(ImageProcessorError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)

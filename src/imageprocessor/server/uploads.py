@@ -33,14 +33,14 @@ class Accepted(NamedTuple):
     quota: Quota
 
 
-async def take_upload(
-    request: Request, service: Service, limiter: CapacityLimiter, user: Caller
-) -> Accepted:
+async def take_upload(request: Request, user: Caller) -> Accepted:
     """Admit, receive and submit the upload that *request* carries.
 
     Raises:
         ImageProcessorError: As :func:`admit`, :func:`receive` and ``submit``.
     """
+    service: Service = request.state.service
+    limiter: CapacityLimiter = request.state.storage_limiter
     sender = await admit(request, service, user)
     file = IncomingFile(service.incoming)
     try:

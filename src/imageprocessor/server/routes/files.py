@@ -71,7 +71,7 @@ def get_image_file(
     },
     openapi_extra=READER_SECURITY,
 )
-def get_stored_file(  # noqa: PLR0913 - three of them are the path's
+def get_stored_file(
     request: Request, service: CurrentService, caller: Reader, bucket: str, size: str, name: str
 ) -> Response:
     """What every `url` of this API leads to."""
