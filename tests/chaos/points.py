@@ -5,7 +5,7 @@ from __future__ import annotations
 BEFORE, AFTER = "before", "after"
 UPLOAD_POINTS = {
     "small file stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
-    "file written": (AFTER, "imageprocessor.server.uploads", "IncomingFile.append"),
+    "file written": (AFTER, "imageprocessor.queue.incoming", "IncomingFile.write_block"),
     "file renamed": (AFTER, "imageprocessor.storage.local", "LocalStorage.adopt"),
     "row inserted": (AFTER, "imageprocessor.queue.jobs.job_store", "insert_job"),
     "committed": (

@@ -13,7 +13,8 @@ from http.client import HTTPConnection, HTTPResponse
 import uvicorn
 
 from imageprocessor.server.app import create_app
-from imageprocessor.server.protocol import Connection, Server
+from imageprocessor.server.process import Server
+from imageprocessor.server.protocol import Connection
 from imageprocessor.settings import Settings
 
 BOUNDARY = "live-server-boundary"

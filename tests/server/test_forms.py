@@ -17,6 +17,7 @@ from imageprocessor.server.forms import (
     MARGIN_BYTES,
     MAX_FIELD_BYTES,
     MAX_PARTS,
+    TextFields,
     UploadForm,
     check_body_size,
 )
@@ -38,39 +39,45 @@ FILE = part("file", b"\r\n--bytes\r\n", '; filename="../../etc/passwd"')
 WHOLE = part("bucket", b"photos") + FILE + part("metadata", '{"ü": 1}'.encode()) + END
 
 
-def read(body: bytes, chunk_bytes: int = 65_536) -> UploadForm:
-    form = UploadForm(TYPE, MAX_BYTES)
+def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
+    """Return the text fields and the file of the form in *body*."""
+    file = bytearray()
+    form = UploadForm(TYPE, MAX_BYTES, file.extend)
     for start in range(0, len(body), chunk_bytes):
         form.feed(body[start : start + chunk_bytes])
-    form.finish()
-    return form
+    return form.finish(), bytes(file)
 
 
 @given(st.integers(1, len(WHOLE)))
 def test_a_form_reads_the_same_however_it_is_cut(chunk_bytes: int) -> None:
-    form = read(WHOLE, chunk_bytes)
-    assert form.file_bytes == b"\r\n--bytes\r\n"
-    assert (form.text("bucket"), form.text("metadata")) == ("photos", '{"ü": 1}')
+    fields, file = read(WHOLE, chunk_bytes)
+    assert file == b"\r\n--bytes\r\n"
+    assert fields == ("photos", '{"ü": 1}')
 
 
-def test_file_bytes_are_given_out_once() -> None:
-    form = read(WHOLE)
-    assert form.take_file_bytes() == b"\r\n--bytes\r\n"
-    assert form.take_file_bytes() == b""
+def test_file_bytes_are_written_as_they_come_and_once() -> None:
+    file = bytearray()
+    form = UploadForm(TYPE, MAX_BYTES, file.extend)
+    before, found, after = WHOLE.partition(b"--bytes")
+    form.feed(before + found)
+    assert b"\r\n--bytes".startswith(file)
+    assert file
+    form.feed(after)
+    assert file == b"\r\n--bytes\r\n"
 
 
 def test_an_unknown_field_is_not_kept() -> None:
-    form = read(part("other", b"x" * MARGIN_BYTES)[: MARGIN_BYTES - 500] + b"\r\n" + WHOLE)
-    assert form.text("bucket") == "photos"
-    assert b"x" not in form.file_bytes
+    fields, file = read(part("other", b"x" * MARGIN_BYTES)[: MARGIN_BYTES - 500] + b"\r\n" + WHOLE)
+    assert fields.bucket == "photos"
+    assert b"x" not in file
 
 
 def test_a_part_with_an_empty_name_is_an_unknown_field() -> None:
-    assert read(part("", b"x") + WHOLE).text("bucket") == "photos"
+    assert read(part("", b"x") + WHOLE)[0].bucket == "photos"
 
 
 def test_an_absent_text_field_is_empty() -> None:
-    assert read(FILE + END).text("bucket") == ""
+    assert read(FILE + END)[0].bucket == ""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_a_bad_form_is_refused_by_its_own_name(
 
 
 def test_a_file_of_exactly_the_limit_passes() -> None:
-    assert len(read(part("file", b"x" * MAX_BYTES) + END).file_bytes) == MAX_BYTES
+    assert read(part("file", b"x" * MAX_BYTES) + END)[1] == b"x" * MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_text_that_is_not_utf8_is_refused_by_its_field(
     name: str, error: type[ImageProcessorError]
 ) -> None:
     with pytest.raises(error, match="UTF-8"):
-        read(part(name, b"\xff\xfe") + FILE + END).text(name)
+        read(part(name, b"\xff\xfe") + FILE + END)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +138,11 @@ def test_text_that_is_not_utf8_is_refused_by_its_field(
 )
 def test_a_body_that_is_no_form_is_refused(content_type: str) -> None:
     with pytest.raises(InvalidFormError):
-        UploadForm(content_type, MAX_BYTES)
+        UploadForm(content_type, MAX_BYTES, bytearray().extend)
 
 
 def test_a_long_preamble_costs_no_more_than_the_limit() -> None:
-    form = UploadForm(TYPE, MAX_BYTES)
+    form = UploadForm(TYPE, MAX_BYTES, bytearray().extend)
     form.feed(b"\r\n" * 32_768)
     with pytest.raises(FileTooLargeError):
         form.feed(b"\r\n" * 32_768)

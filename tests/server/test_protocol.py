@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import re
 import time
@@ -11,6 +13,8 @@ from http.client import HTTPResponse
 from typing import Never
 
 import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imageprocessor.errors import UnsupportedTypeError
 from imageprocessor.server import protocol
@@ -245,3 +249,68 @@ def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(
         assert response.getheader("Retry-After") == "5"
         lines[0].send(LIVE + b"\r\n")
         assert lines[0].answer("GET")[0].status == 200
+
+
+#: What protocol.py and process.py use of uvicorn besides its public API.
+OVERRIDDEN_METHODS = {
+    "connection_made": ["transport"],
+    "connection_lost": ["exc"],
+    "data_received": ["data"],
+    "on_message_begin": [],
+    "on_url": ["url"],
+    "on_header": ["name", "value"],
+    "on_headers_complete": [],
+    "on_body": ["body"],
+    "on_message_complete": [],
+    "on_response_complete": [],
+    "pause_writing": [],
+    "resume_writing": [],
+    "send_400_response": ["msg"],
+}
+READ_ATTRIBUTES = {
+    "connection": ["connections", "loop", "transport", "cycle", "flow", "pipeline"],
+    "cycle": ["disconnected", "message_event", "response_started", "response_complete"],
+    "flow": ["read_paused"],
+    "server": ["server_state", "force_exit", "handle_exit"],
+    "server_state": ["connections", "tasks"],
+}
+
+
+class FakeTransport(asyncio.Transport):
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def is_closing(self) -> bool:
+        return False
+
+
+async def open_plain_connection() -> dict[str, object]:
+    """Return the parts of uvicorn that serve a request which has begun."""
+
+    async def app(_scope: object, _receive: object, _send: object) -> None:
+        await asyncio.sleep(0)
+
+    config = uvicorn.Config(app, http=HttpToolsProtocol, log_config=None)
+    config.load()
+    server = uvicorn.Server(config)
+    connection = HttpToolsProtocol(config, server.server_state, {})
+    connection.connection_made(FakeTransport())
+    connection.data_received(LIVE + b"\r\n")
+    return {
+        "connection": connection,
+        "cycle": connection.cycle,
+        "flow": connection.flow,
+        "server": server,
+        "server_state": server.server_state,
+    }
+
+
+def test_the_internals_of_uvicorn_that_we_use_are_where_they_were() -> None:
+    for name, parameters in OVERRIDDEN_METHODS.items():
+        method = getattr(HttpToolsProtocol, name, None)
+        assert method, f"uvicorn {uvicorn.__version__}: HttpToolsProtocol has no {name}"
+        found = list(inspect.signature(method).parameters)[1:]
+        assert found == parameters, f"uvicorn {uvicorn.__version__}: {name} takes {found}"
+    for owner, part in asyncio.run(open_plain_connection()).items():
+        missing = [name for name in READ_ATTRIBUTES[owner] if not hasattr(part, name)]
+        assert not missing, f"uvicorn {uvicorn.__version__}: {owner} has no {missing}"

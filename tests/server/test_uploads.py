@@ -14,10 +14,9 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from imageprocessor.errors import DatabaseUnavailableError
-from imageprocessor.queue import images
+from imageprocessor.queue import images, incoming
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.service import Service
-from imageprocessor.server import uploads
 from imageprocessor.settings import Settings
 from tests.images import encode, photo, png_bomb
 from tests.server.conftest import UPLOAD, count_jobs
@@ -92,7 +91,7 @@ def test_name_and_type_that_the_client_gives_decide_nothing(
 def test_a_file_in_many_blocks_arrives_whole(
     upload: Callable[..., Any], service: Service, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(incoming, "BLOCK_BYTES", 10_000)
     data = jpeg + bytes(range(256)) * 4000
     answer = upload(data)
     job = images.read_job(service, answer.json()["job_id"], OPERATOR)
@@ -277,8 +276,8 @@ def test_a_full_disk_is_a_507(
     upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = uuid.uuid4()
-    monkeypatch.setattr("imageprocessor.server.uploads.uuid.uuid4", lambda: name)
-    monkeypatch.setattr(uploads, "BLOCK_BYTES", 1)
+    monkeypatch.setattr("imageprocessor.queue.incoming.uuid.uuid4", lambda: name)
+    monkeypatch.setattr(incoming, "BLOCK_BYTES", 1)
     (service.incoming / name.hex).symlink_to("/dev/full")
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
@@ -287,7 +286,7 @@ def test_a_full_disk_is_a_507(
 
 
 @pytest.mark.parametrize(
-    ("block_bytes", "folder"), [(1, "incoming"), (uploads.BLOCK_BYTES, "staging")]
+    ("block_bytes", "folder"), [(1, "incoming"), (incoming.BLOCK_BYTES, "staging")]
 )
 def test_a_disk_that_refuses_is_a_503(
     upload: Callable[..., Any],
@@ -296,7 +295,7 @@ def test_a_disk_that_refuses_is_a_503(
     block_bytes: int,
     folder: str,
 ) -> None:
-    monkeypatch.setattr(uploads, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(incoming, "BLOCK_BYTES", block_bytes)
     used = settings.data_dir / folder
     away = used.rename(settings.data_dir / "away")
     answer = upload()
@@ -321,7 +320,7 @@ def test_a_picture_of_several_blocks_goes_through_incoming_and_is_staged_whole(
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(uploads, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(incoming, "BLOCK_BYTES", 1000)
     picture = encode(photo(400, 300), "JPEG")
     with wire(port) as line:
         body = form_body(picture)
@@ -442,7 +441,7 @@ def test_a_client_that_goes_away_leaves_nothing(
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(uploads, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(incoming, "BLOCK_BYTES", 10_000)
     with capture_logs() as logs:
         with wire(port) as line:
             line.send(

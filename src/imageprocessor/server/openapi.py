@@ -1,27 +1,22 @@
-"""What ``/openapi.json`` says beyond the routes' own signatures.
-
-Problems, the upload's form, who must send a token.
-"""
+"""What ``/openapi.json`` has beyond the routes' signatures: problems, the form, security."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from imageprocessor import errors
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
-from imageprocessor.server.schemas import IMAGE_ID, JOB_ID, Problem
+from imageprocessor.server.schemas import Problem
 from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
-UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
 ACCEPTED_HEADERS = {
     "X-RateLimit-Limit": "Uploads of one user in one window.",
@@ -36,6 +31,11 @@ ACCEPTED_LINKS = {
     "getImageResult": "image_id",
     "getImageFile": "image_id",
     "deleteImage": "image_id",
+}
+STATUSES_WITH_RETRY_AFTER = {
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
 }
 FORM = {
     "type": "object",
@@ -54,7 +54,9 @@ FORM = {
         },
         "metadata": {
             "type": "object",
-            "description": "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back.",
+            "description": (
+                "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back."
+            ),
             "examples": [{"context": "test_upload"}],
         },
     },
@@ -63,7 +65,9 @@ IDEMPOTENCY_KEY = {
     "name": "idempotency-key",
     "in": "header",
     "required": False,
-    "description": "Makes repeating the request harmless: the same key and payload give the same job.",
+    "description": (
+        "Makes repeating the request harmless: the same key and payload give the same job."
+    ),
     "schema": {
         "type": "string",
         "minLength": 1,
@@ -72,28 +76,12 @@ IDEMPOTENCY_KEY = {
     },
 }
 
-JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
-ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
-ImageIds = Annotated[
-    str,
-    Query(
-        description=f"1 to {MAX_BATCH} ids, separated by commas.",
-        json_schema_extra={
-            "pattern": f"^{UUID_PATTERN}(,{UUID_PATTERN}){{0,{MAX_BATCH - 1}}}$",
-            "examples": [IMAGE_ID],
-        },
-    ),
-]
-Size = Annotated[
-    str, Query(description="One of the sizes that the service makes.", examples=["medium"])
-]
+#: A reader may send a token; where PUBLIC_READS is false, :func:`build_openapi` makes it required.
+READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for the errors that a route raises.
-
-    And for those that every route may raise.
-    """
+    """Return the OpenAPI responses for a route's errors, and for those of every route."""
     responses: dict[int | str, dict[str, Any]] = {}
     every: list[type[ImageProcessorError]] = [*error_classes, errors.DatabaseUnavailableError]
     for error_class in every:
@@ -103,20 +91,27 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
     return responses
 
 
-def describe_upload() -> dict[str, Any]:
-    """Return what OpenAPI says of the upload's request, which the server reads itself.
+def _describe_status(status: int) -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    response: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}:", "content": content}
+    if status in STATUSES_WITH_RETRY_AFTER:
+        schema = {"type": "integer"}
+        header = {"description": "Seconds to wait.", "schema": schema}
+        response["headers"] = {"Retry-After": header}
+    return response
 
-    FastAPI knows nothing of it.
-    """
+
+def describe_upload() -> dict[str, Any]:
+    """Return the OpenAPI description of the upload's request, which FastAPI does not read."""
     encoding = {
         "file": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
     }
-    content = {"schema": FORM, "encoding": encoding}
+    content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
     return {
         "security": [{"bearer": []}],
         "parameters": [IDEMPOTENCY_KEY],
-        "requestBody": {"required": True, "content": {"multipart/form-data": content}},
+        "requestBody": {"required": True, "content": content},
     }
 
 
@@ -134,52 +129,39 @@ def describe_accepted() -> dict[str, Any]:
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the document, made once, as *settings* have it.
-
-    The sizes there are, and who must send a token.
-    """
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        for operation in (
-            operation for path in schema["paths"].values() for operation in path.values()
-        ):
-            _drop_foreign_errors(operation)
+    """Return the document, made once, with the sizes of *settings* and who must send a token."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    for path in document["paths"].values():
+        for operation in path.values():
+            _drop_validation_error(operation)
             _name_sizes(operation, settings)
-            if not settings.public_reads and {} in operation.get("security", []):
-                operation["security"].remove({})
-        app.openapi_schema = schema
-    return app.openapi_schema
+            if not settings.public_reads:
+                _require_token(operation)
+    app.openapi_schema = document
+    return document
 
 
-def _describe_status(status: int) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    response: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}:", "content": content}
-    if status in {
-        HTTPStatus.CONFLICT,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    }:
-        response["headers"] = {
-            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-        }
-    return response
-
-
-def _drop_foreign_errors(operation: dict[str, Any]) -> None:
-    """Remove the 422 that FastAPI adds to whatever has a parameter.
-
-    This API answers with problems only.
-    """
-    if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+def _drop_validation_error(operation: dict[str, Any]) -> None:
+    """Remove the 422 that FastAPI adds to each route with a parameter: this API sends problems."""
+    response = operation["responses"].get("422", {})
+    if "application/json" in response.get("content", {}):
         del operation["responses"]["422"]
 
 
 def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
+    if operation["operationId"] == "getImages":  # lists an unknown size as missing
+        return
     for parameter in operation.get("parameters", []):
-        if (
-            parameter["name"] == "size" and operation["operationId"] != "getImages"
-        ):  # that refuses none
+        if parameter["name"] == "size":
             parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]
+
+
+def _require_token(operation: dict[str, Any]) -> None:
+    security = operation.get("security", [])
+    if {} in security:
+        security.remove({})

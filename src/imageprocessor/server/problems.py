@@ -1,12 +1,8 @@
-"""Errors as RFC 9457 problems.
-
-The one table from an error to its HTTP status; every failing answer is made here.
-"""
+"""Errors as RFC 9457 problems, and the one table from an error to its HTTP status."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imageprocessor import errors
 from imageprocessor.errors import (
@@ -24,7 +19,6 @@ from imageprocessor.errors import (
     JobFailedError,
     RateLimitedError,
     RequestError,
-    UnexpectedError,
 )
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
@@ -80,7 +74,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a problem tells, but for the request's id."""
+    """What a problem says, except for the request's id."""
 
     status: int
     code: str
@@ -89,48 +83,64 @@ class Fault:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make *app* answer every expected error with a problem.
-
-    ``UnexpectedErrors`` is for the others.
-    """
+    """Make *app* answer expected errors with a problem; ``UnexpectedErrors`` does the others."""
     app.add_exception_handler(ImageProcessorError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
 
 
-class UnexpectedErrors:
-    """ASGI middleware, the server's one boundary.
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ImageProcessorError)
+    status, title = find_problem(type(error))
+    code = error.job_code if isinstance(error, JobFailedError) else error.code
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request_failed", code=code, cause=str(error))
+    fault = Fault(status, code, title, str(error))
+    return make_problem(request, fault, _make_headers(request, error, status))
 
-    One traceback in the log, a 500 without details for the client.
 
-    A request that the server gives up, because it stops and has waited long enough, is a 503.
-    """
+def _make_headers(request: Request, error: ImageProcessorError, status: int) -> dict[str, str]:
+    if isinstance(error, RateLimitedError):
+        settings = request.state.service.settings
+        limit, window = settings.rate_limit_max_uploads, settings.rate_limit_window
+        quota = Quota(limit, remaining=0, reset_at=error.reset_at, window=window)
+        return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
+    if status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    if error.retryable or isinstance(error, errors.JobNotReadyError):
+        return describe_delay(status)
+    return {}
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _find_allowed_methods(request)
+    fault = fault_of(HTTPStatus(error.status_code))
+    return make_problem(request, fault, headers)
 
-        async def send_noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
 
-        try:
-            await self.app(scope, receive, send_noted)
-        except Exception:
-            if (
-                started or scope["type"] != "http"
-            ):  # nothing can be said any more: the server logs it and hangs up
-                raise
-            log.exception("unexpected_error")
-            await _make_unexpected(Request(scope))(scope, receive, send)
-        except asyncio.CancelledError:
-            if scope["type"] != "http":
-                raise
-            if not started:  # else the server hangs up
-                await _make_stopped(Request(scope))(scope, receive, send)
+def _find_allowed_methods(request: Request) -> str:
+    """Return what *all* routes of this path accept; Starlette names those of the first one only."""
+    methods: set[str] = set()
+    routes: list[Any] = request.app.state.routes
+    for route in routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= route.methods
+    return ", ".join(sorted(methods or {"GET", "HEAD"}))
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    status, title = find_problem(RequestError)
+    details = []
+    for fault in error.errors():
+        _, *names = fault["loc"]  # the first is "query" or "path"
+        details.append(f"{'.'.join(map(str, names))}: {fault['msg']}")
+    detail = f"{'; '.join(details)}."
+    return make_problem(request, Fault(status, RequestError.code, title, detail))
 
 
 def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
@@ -139,9 +149,10 @@ def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
 
 
 def fault_of(status: HTTPStatus) -> Fault:
-    """Return the fault that *status* alone tells, of requests that reach no route."""
+    """Return the fault of an answer about which only *status* is known."""
     phrase = PHRASES.get(status, status.phrase)
-    return Fault(status, phrase.lower().replace(" ", "_"), phrase, f"{status.description}.")
+    code = phrase.lower().replace(" ", "_")
+    return Fault(status, code, phrase, f"{status.description}.")
 
 
 def make_problem(
@@ -156,80 +167,15 @@ def make_problem(
         "code": fault.code,
         "request_id": request.state.request_id,
     }
+    all_headers = {"Cache-Control": "no-store"}
     quota: Quota | None = getattr(request.state, "quota", None)
-    common = {"Cache-Control": "no-store", **(describe_quota(quota) if quota else {})}
-    return JSONResponse(body, fault.status, {**common, **(headers or {})}, media_type=MEDIA_TYPE)
+    if quota is not None:
+        all_headers |= describe_quota(quota)
+    all_headers |= headers or {}
+    return JSONResponse(body, fault.status, all_headers, media_type=MEDIA_TYPE)
 
 
 def describe_delay(status: int) -> dict[str, str]:
-    """Return the header that says after how many seconds to try again.
-
-    For a *status* that may pass.
-    """
+    """Return the Retry-After header for a *status* that may pass, else none."""
     seconds = RETRY_AFTER_SECONDS.get(status)
     return {} if seconds is None else {"Retry-After": str(seconds)}
-
-
-def _make_unexpected(request: Request) -> JSONResponse:
-    title = find_problem(ImageProcessorError)[1]
-    return make_problem(
-        request, Fault(500, UnexpectedError.code, title, "The log has the details.")
-    )
-
-
-def _make_stopped(request: Request) -> JSONResponse:
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    fault = replace(fault_of(status), detail="The service is being stopped: try again.")
-    return make_problem(request, fault, describe_delay(status))
-
-
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ImageProcessorError)
-    status, title = find_problem(type(error))
-    code = error.job_code if isinstance(error, JobFailedError) else error.code
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request_failed", code=code, cause=str(error))
-    return make_problem(
-        request, Fault(status, code, title, str(error)), _headers(request, error, status)
-    )
-
-
-def _headers(request: Request, error: ImageProcessorError, status: int) -> dict[str, str]:
-    if isinstance(error, RateLimitedError):
-        settings = request.state.service.settings
-        quota = Quota(
-            settings.rate_limit_max_uploads, 0, error.reset_at, settings.rate_limit_window
-        )
-        return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
-    if status == HTTPStatus.UNAUTHORIZED:
-        return {"WWW-Authenticate": "Bearer"}
-    if error.retryable or isinstance(error, errors.JobNotReadyError):
-        return describe_delay(status)
-    return {}
-
-
-async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = _allowed_methods(request)
-    return make_problem(request, fault_of(HTTPStatus(error.status_code)), headers)
-
-
-async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-    status, title = find_problem(RequestError)
-    return make_problem(request, Fault(status, RequestError.code, title, f"{'; '.join(faults)}."))
-
-
-def _allowed_methods(request: Request) -> str:
-    """Return what *all* routes of this path accept; Starlette names those of the first one only."""
-    routes: list[Any] = request.app.state.routes
-    methods = {
-        name
-        for route in routes
-        if route.matches(request.scope)[0] is not Match.NONE
-        for name in route.methods
-    }
-    return ", ".join(sorted(methods or {"GET", "HEAD"}))

@@ -1,21 +1,21 @@
-"""One client's connection.
-
-Uvicorn's, with bounds on what may be sent before a request is known, and on how slowly.
+"""One client's connection: uvicorn's, with limits on what is sent before a request is known.
 
 The application sees a request only once its head is whole, so what an endless or very slow one
 costs is bounded here.
+
+There is no public hook for this, so :class:`Connection` overrides methods of uvicorn's protocol and
+reads its ``cycle``, ``flow`` and ``pipeline``. pyproject.toml therefore bounds uvicorn's version,
+and tests/server/test_protocol.py checks that these internals are where they were.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
-import socket
 from enum import Enum, auto
 from http import HTTPStatus
 
 import structlog
-import uvicorn
 from fastapi import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -31,8 +31,7 @@ HEAD_SECONDS = 10  #: from a request's first byte to the end of its head
 BODY_SECONDS = 10  #: in each such period MIN_BODY_BYTES must arrive
 MIN_BODY_BYTES = 10 * 1024
 SEND_SECONDS = 60  #: until a client that is slow has read most of what waits for it, some 64 KiB
-HEAR_OUT_SECONDS = 2  #: closing while a client still sends would lose it the answer
-CANCEL_SECONDS = 1  #: what a request may take to end when the server, told to stop, waits no longer
+LINGER_SECONDS = 2  #: between refusing and closing; a client that still sends would lose the answer
 RESERVED_FILES = 128  #: descriptors for the database, sockets that listen, logs, uploads
 
 log = structlog.get_logger(__name__)
@@ -44,44 +43,28 @@ class Stage(Enum):
     NOTHING = auto()
     HEAD = auto()
     BODY = auto()
-    END = auto()  #: it was refused, and is heard out
+    END = auto()  #: it was refused; what it still sends is ignored
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server.
-
-    What is left when it has stopped is cut off: uvloop would wait for clients that do not read.
-    """
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.server_state.tasks and not self.force_exit:  # cancelled: they answer, and clean up
-            await asyncio.wait(self.server_state.tasks, timeout=CANCEL_SECONDS)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-
-
-class TooMuchError(Exception):
+class RequestRefusedError(Exception):
     """Stops the parser."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol.
-
-    It tells a client that sends too much, or too slowly, what was wrong, and hangs up.
-    """
+    """Enforces size and time limits on requests, and answers violations with a problem response."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
-        transport.set_write_buffer_limits(
-            high=0
-        )  # whatever waits to be read is waited for, and not for ever
+        # So that pause_writing is called, and a client timed, whenever it leaves anything unread.
+        transport.set_write_buffer_limits(high=0)
         self._stage = Stage.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
-        self._status = HTTPStatus.BAD_REQUEST  # of what stops the parser, unless told otherwise
+        self._parser_status = HTTPStatus.BAD_REQUEST  # the answer if the parser stops
+        self._target_bytes = 0
+        self._header_count = 0
         self._head_bytes = 0
-        self._pending_bytes = 0  # what the parser took without telling of anything
+        self._pending_bytes = 0  # what the parser took without calling one of the methods below
         self._body_bytes = 0  # in this period
         if len(self.connections) > max_connections():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
@@ -106,29 +89,31 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._target_bytes = self._header_count = self._head_bytes = 0
         if self._stage is not Stage.HEAD:  # it follows another in the same packet
             self._expect_head()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > MAX_TARGET_BYTES:
+        self._target_bytes += len(url)
+        if self._target_bytes > MAX_TARGET_BYTES:
             self._stop_parser(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header; it may also be a trailer, after a chunked body."""
         super().on_header(name, value)
         self._pending_bytes = 0
+        self._header_count += 1
         self._head_bytes += len(name) + len(value)
-        if (
-            len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES
-        ):  # trailers are counted, too
+        if self._header_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._stop_parser(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if len(self.pipeline) > MAX_WAITING_REQUESTS:
             self._stop_parser(HTTPStatus.BAD_REQUEST)
-        self._stage, self._pending_bytes, self._body_bytes = Stage.BODY, 0, 0
+        self._stage = Stage.BODY
+        self._pending_bytes = self._body_bytes = 0
         self._start_timer(BODY_SECONDS)
 
     def on_body(self, body: bytes) -> None:
@@ -138,14 +123,14 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._stage, self._pending_bytes = Stage.NOTHING, 0
+        self._stage = Stage.NOTHING
+        self._pending_bytes = 0
         self._stop_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if (
-            self._stage is Stage.BODY and self.cycle.response_complete
-        ):  # LingeringClose has heard enough of it
+        body_is_unread = self._stage is Stage.BODY and self.cycle.response_complete
+        if body_is_unread:  # LingeringClose has read enough of it
             self.transport.close()
 
     def pause_writing(self) -> None:
@@ -160,15 +145,15 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Answer what the parser did not accept: uvicorn calls this for every exception in it."""
-        self._refuse(self._status)
+        self._refuse(self._parser_status)
 
     def _expect_head(self) -> None:
         self._stage = Stage.HEAD
         self._start_timer(HEAD_SECONDS)
 
     def _stop_parser(self, status: HTTPStatus) -> None:
-        self._status = status
-        raise TooMuchError
+        self._parser_status = status
+        raise RequestRefusedError
 
     def _start_timer(self, seconds: float) -> None:
         self._stop_timer()
@@ -181,7 +166,7 @@ class Connection(HttpToolsProtocol):
     def _end_period(self) -> None:
         if self._stage is Stage.END:
             self.transport.close()
-        elif self._is_kept_waiting():
+        elif self._is_in_time():
             self._body_bytes = 0
             self._start_timer(BODY_SECONDS)
         elif self._stage is Stage.HEAD and self._pending_bytes + self._head_bytes == 0:
@@ -189,31 +174,30 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
-    def _is_kept_waiting(self) -> bool:
-        """Tell whether it is not the client who is slow, but the application."""
+    def _is_in_time(self) -> bool:
+        """Return whether enough came in this period, or the application was what took the time."""
         if self._stage is Stage.BODY:
             return self._body_bytes >= MIN_BODY_BYTES or self.flow.read_paused
         return not self._is_answerable()  # an earlier request has no answer yet
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer with *status* if the client can still take it for the answer to what it sends now.
-
-        Then hang up.
-        """
+        """Answer the current request with *status* if no other answer is due first, then close."""
         if self._stage is Stage.END or self.transport.is_closing():
             return
-        answerable, self._stage = self._is_answerable(), Stage.END
+        is_answerable = self._is_answerable()
+        self._stage = Stage.END
         if self.cycle is not None:  # for the application the client is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = choose_id(None)
         log.info("connection_refused", status=status.value, request_id=request_id)
-        if answerable:
-            self.transport.write(_render(status, request_id))
+        if is_answerable:
+            self.transport.write(_render_problem(status, request_id))
         self.transport.write_eof()
-        self._start_timer(HEAR_OUT_SECONDS)
+        self._start_timer(LINGER_SECONDS)
 
     def _is_answerable(self) -> bool:
+        """Return whether the client would take an answer for that to what it sends now."""
         if self._stage is Stage.BODY:
             return not self.pipeline and not self.cycle.response_started
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # uvicorn's type lies
@@ -222,14 +206,16 @@ class Connection(HttpToolsProtocol):
 def max_connections() -> int:
     """Return how many connections a process may hold, each of which may be sent a file."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (files - RESERVED_FILES) // 2) if files != resource.RLIM_INFINITY else 1_000_000
+    if files == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(1, (files - RESERVED_FILES) // 2)
 
 
-def _render(status: HTTPStatus, request_id: str) -> bytes:
-    """Return the problem for *status* as an answer on the wire."""
+def _render_problem(status: HTTPStatus, request_id: str) -> bytes:
+    """Return the problem for *status* as bytes on the wire."""
     request = Request({"type": "http", "state": {"request_id": request_id}})
     headers = {"Connection": "close", ID_HEADER: request_id, **describe_delay(status)}
     answer = make_problem(request, fault_of(status), headers)
     lines = [f"HTTP/1.1 {status} {status.phrase}".encode()]
-    lines += [b": ".join(header) for header in [*answer.raw_headers, *INERT_HEADERS]]
+    lines += [name + b": " + value for name, value in [*answer.raw_headers, *INERT_HEADERS]]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])

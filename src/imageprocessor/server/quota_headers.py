@@ -1,7 +1,4 @@
-"""What a user has left, as headers.
-
-The older X-RateLimit names, and those of the IETF draft ``RateLimit``.
-"""
+"""What a user may still upload, in the X-RateLimit headers and those of the IETF draft."""
 
 from __future__ import annotations
 
@@ -20,19 +17,15 @@ NAMES = (
 
 
 def describe_quota(quota: Quota) -> dict[str, str]:
-    """Return the headers that describe *quota*.
-
-    ``X-RateLimit-Reset`` is a time, ``t`` in ``RateLimit`` seconds.
-    """
+    """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit seconds."""
     window_seconds = int(quota.window.total_seconds())
-    values = (
-        str(quota.limit),
-        str(quota.remaining),
-        f"{quota.reset_at:%Y-%m-%dT%H:%M:%SZ}",
-        f'"uploads";q={quota.limit};w={window_seconds}',
-        f'"uploads";r={quota.remaining};t={seconds_to_reset(quota)}',
-    )
-    return dict(zip(NAMES, values, strict=True))
+    return {
+        "X-RateLimit-Limit": str(quota.limit),
+        "X-RateLimit-Remaining": str(quota.remaining),
+        "X-RateLimit-Reset": f"{quota.reset_at:%Y-%m-%dT%H:%M:%SZ}",
+        "RateLimit-Policy": f'"uploads";q={quota.limit};w={window_seconds}',
+        "RateLimit": f'"uploads";r={quota.remaining};t={seconds_to_reset(quota)}',
+    }
 
 
 def seconds_to_reset(quota: Quota) -> int:

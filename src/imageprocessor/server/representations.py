@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
-
-from fastapi import Response
-from pydantic import BaseModel
 
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import shown_status
@@ -15,54 +10,45 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 
 
-def answer(
-    body: BaseModel, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return *body* as JSON, without what was not set.
-
-    FastAPI would check again what was checked when it was built.
-    """
-    return Response(
-        body.model_dump_json(exclude_unset=True), status, headers, media_type="application/json"
-    )
-
-
 def represent_job(job: Job, caller: Caller) -> JobState:
-    """Return the state of *job*."""
-    return JobState.model_validate(
-        {
-            "job_id": job.job_id,
-            "image_id": job.image_id,
-            "status": shown_status(job),
-            "created_at": job.created_at,
-            "completed_at": job.completed_at,
-            "error": job.error,
-            "error_code": job.error_code,
-            "attempts": job.attempts,
-            **_context(job, caller),
-        }
-    )
+    """Return the state of *job*, with its context if *caller* owns it."""
+    state: dict[str, Any] = {
+        "job_id": job.job_id,
+        "image_id": job.image_id,
+        "status": shown_status(job),
+        "created_at": job.created_at,
+        "completed_at": job.completed_at,
+        "error": job.error,
+        "error_code": job.error_code,
+        "attempts": job.attempts,
+    }
+    if caller.owns(job):
+        state["context"] = job.context
+    return JobState.model_validate(state)
 
 
 def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
-    """Return what became of the completed *job*, with every URL after *base_url*."""
-    return ImageResult.model_validate(
-        {
-            "image_id": job.image_id,
-            "status": job.status,
-            "urls": {size: _url(key, base_url) for size, key in (job.variant_keys or {}).items()},
-            "metadata": job.generated,
-            "completed_at": job.completed_at,
-            **_context(job, caller),
-        }
-    )
+    """Return the result of the completed *job*, with its context if *caller* owns it."""
+    keys = job.variant_keys or {}
+    result: dict[str, Any] = {
+        "image_id": job.image_id,
+        "status": job.status,
+        "urls": {size: _make_url(key, base_url) for size, key in keys.items()},
+        "metadata": job.generated,
+        "completed_at": job.completed_at,
+    }
+    if caller.owns(job):
+        result["context"] = job.context
+    return ImageResult.model_validate(result)
 
 
 def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
     """Return one *size* of the completed *job*."""
-    keys, generated = job.variant_keys or {}, job.generated or {}
-    url = _url(keys[size], base_url)
-    return ImageVariant(image_id=job.image_id, size=size, url=url, **generated["variants"][size])
+    keys = job.variant_keys or {}
+    generated = job.generated or {}
+    url = _make_url(keys[size], base_url)
+    variant = generated["variants"][size]
+    return ImageVariant(image_id=job.image_id, size=size, url=url, **variant)
 
 
 def represent_failed(job: Job) -> FailedJob:
@@ -78,9 +64,5 @@ def represent_failed(job: Job) -> FailedJob:
     )
 
 
-def _url(key: str, base_url: str) -> str:
+def _make_url(key: str, base_url: str) -> str:
     return f"{base_url}/storage/{key}"
-
-
-def _context(job: Job, caller: Caller) -> dict[str, Any]:
-    return {"context": job.context} if caller.owns(job) else {}

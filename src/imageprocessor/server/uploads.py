@@ -1,27 +1,17 @@
-"""An upload on its way in.
-
-Refused before its body is read if it must be, then streamed and hashed.
-"""
+"""An upload on its way in: refused early if it must be, then received and submitted."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import uuid
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from anyio import CapacityLimiter
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from imageprocessor.errors import (
-    InvalidFormError,
-    InvalidIdempotencyKeyError,
-    StorageFullError,
-    StorageUnavailableError,
-)
+from imageprocessor.errors import InvalidFormError, InvalidIdempotencyKeyError
+from imageprocessor.queue.access import Caller
+from imageprocessor.queue.incoming import IncomingFile
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
@@ -32,129 +22,98 @@ from imageprocessor.queue.uploads import (
     check_quota,
     submit,
 )
-from imageprocessor.server.auth import bearer, require_user
-from imageprocessor.server.forms import UploadForm, check_body_size
-from imageprocessor.server.lookups import query
-from imageprocessor.server.storage_turns import in_turn
-
-BLOCK_BYTES = 1024 * 1024
+from imageprocessor.server.forms import TextFields, UploadForm, check_body_size
+from imageprocessor.server.threads import run_limited, run_read
 
 
-@dataclass(slots=True)
-class IncomingFile:
-    """What arrived of a picture.
+class Accepted(NamedTuple):
+    """The job that an upload made, and what its sender may still upload."""
 
-    Its SHA-256, and the file in *folder* that holds it unless it came in one block.
-    """
-
-    folder: Path
-    path: Path | None = None
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def append(self, block: bytearray) -> None:
-        """Write the next *block*; the first makes the file.
-
-        Raises:
-            StorageFullError, StorageUnavailableError: It could not be written.
-        """
-        self.digest.update(block)
-        self.path = self.path or self.folder / uuid.uuid4().hex
-        try:
-            with self.path.open("ab") as file:
-                file.write(block)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StorageFullError(
-                    "No space is left to receive the upload: try again later."
-                ) from error
-            raise StorageUnavailableError(
-                f"The upload cannot be written ({error.strerror}): try again later."
-            ) from error
-
-    def end(self, block: bytearray) -> bytes | Path:
-        """Take the last *block*, and return the picture: a small one never was in a file."""
-        if self.path:
-            self.append(block)
-            return self.path
-        self.digest.update(block)
-        return bytes(block)
-
-    def remove(self) -> None:
-        """Remove the file, if it is still there."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
+    job: Job
+    quota: Quota
 
 
-async def admit(request: Request) -> Sender:
-    """Refuse what can be refused before the body is read; note the quota, for the answer's headers.
+async def take_upload(request: Request, user: Caller) -> Accepted:
+    """Admit, receive and submit the upload that *request* carries.
 
     Raises:
-        UnauthorizedError, RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this
-            order.
+        ImageProcessorError: As :func:`admit`, :func:`receive` and ``submit``.
     """
     service: Service = request.state.service
-    user = await require_user(request, await bearer(request))
-    assert user.user_id is not None
-    sender = Sender(
-        user.user_id, _unquote(request.headers.get("idempotency-key")), request.state.request_id
-    )
-    request.state.quota = await query(service, check_quota, sender)
-    _check_key(sender.idempotency_key)
-    length = request.headers.get("content-length", "")
-    check_body_size(int(length) if length.isdecimal() else 0, service.settings.limits.max_bytes)
-    return sender
-
-
-async def receive(request: Request, sender: Sender) -> tuple[Job, Quota]:
-    """Read the form, a large file by way of ``incoming``, and submit it.
-
-    Whatever comes of it, nothing remains there.
-
-    Raises:
-        InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError: The form is not
-            acceptable.
-        StorageFullError, StorageUnavailableError: The file could not be written.
-        ImageProcessorError: As ``submit``.
-    """
-    service: Service = request.state.service
-    form = UploadForm(request.headers.get("content-type", ""), service.settings.limits.max_bytes)
+    limiter: CapacityLimiter = request.state.storage_limiter
+    sender = await admit(request, service, user)
     file = IncomingFile(service.incoming)
     try:
-        await _read_body(request, form, file)
-        return await in_turn(request.state.turns, _submit, service, sender, form, file)
+        fields = await receive(request, service, file)
+        return await run_limited(limiter, submit_file, service, sender, file, fields)
     finally:
         file.remove()
 
 
-async def _read_body(request: Request, form: UploadForm, file: IncomingFile) -> None:
+async def admit(request: Request, service: Service, user: Caller) -> Sender:
+    """Return who sends the upload, unless it can be refused before its body is read.
+
+    Raises:
+        RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
+    """
+    assert user.user_id is not None
+    key = _read_idempotency_key(request)
+    sender = Sender(user.user_id, key, request.state.request_id)
+    # Every later answer, errors included, reports this quota in its headers.
+    request.state.quota = await run_read(service, check_quota, sender)
+    _check_idempotency_key(key)
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal():
+        check_body_size(int(content_length), service.settings.limits.max_bytes)
+    return sender
+
+
+async def receive(request: Request, service: Service, file: IncomingFile) -> TextFields:
+    """Read the form from the body: write its file into *file*, return its text fields.
+
+    Raises:
+        InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError,
+        InvalidBucketError, InvalidMetadataError: The form is not acceptable.
+        StorageFullError, StorageUnavailableError: The file could not be written.
+    """
+    content_type = request.headers.get("content-type", "")
+    form = UploadForm(content_type, service.settings.limits.max_bytes, file.collect)
     try:
         async for chunk in request.stream():
             form.feed(chunk)
-            if len(form.file_bytes) >= BLOCK_BYTES:
-                await run_in_threadpool(file.append, form.take_file_bytes())
+            if file.has_block:
+                await run_in_threadpool(file.write_block)
     except ClientDisconnect:
         raise InvalidFormError("The client went away before the body ended.") from None
-    form.finish()
+    return form.finish()
 
 
-def _submit(
-    service: Service, sender: Sender, form: UploadForm, file: IncomingFile
-) -> tuple[Job, Quota]:
-    picture = file.end(form.take_file_bytes())
-    upload = Upload(picture, file.digest.hexdigest(), form.text("bucket"), form.text("metadata"))
-    return submit(service, upload, sender)
+def submit_file(
+    service: Service, sender: Sender, file: IncomingFile, fields: TextFields
+) -> Accepted:
+    """Make the received file durable and queue its job.
+
+    Raises:
+        ImageProcessorError: As ``submit``.
+    """
+    picture = file.complete()
+    upload = Upload(picture, file.sha256, fields.bucket, fields.metadata)
+    return Accepted(*submit(service, upload, sender))
 
 
-def _unquote(key: str | None) -> str | None:
-    """Return the key without the quotation marks that the IETF draft asks for and most clients leave out."""
-    return key[1:-1] if key and len(key) > 1 and key[0] == key[-1] == '"' else key
+def _read_idempotency_key(request: Request) -> str | None:
+    """Return the Idempotency-Key without its quotation marks, which most clients leave out."""
+    key = request.headers.get("idempotency-key")
+    is_quoted = key is not None and len(key) > 1 and key[0] == key[-1] == '"'
+    return key[1:-1] if key and is_quoted else key
 
 
-def _check_key(key: str | None) -> None:
-    if key is not None and not (
-        0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS and key.isascii() and key.isprintable()
-    ):
+def _check_idempotency_key(key: str | None) -> None:
+    if key is None:
+        return
+    has_valid_length = 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS
+    if not (has_valid_length and key.isascii() and key.isprintable()):
         raise InvalidIdempotencyKeyError(
-            f"Idempotency-Key {key[:40]!r} is no key: send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} printable ASCII"
-            " characters."
+            f"Idempotency-Key {key[:40]!r} is no key: send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
+            "printable ASCII characters."
         )

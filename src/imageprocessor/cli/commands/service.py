@@ -114,21 +114,14 @@ def serve(
     Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes
     2[/bold]
     """
+    from imageprocessor.cli.background import choose_background, run_beside, stop_by_interrupt
     from imageprocessor.cli.banner import describe_service
-    from imageprocessor.cli.serving import (
-        choose_background,
-        listen,
-        load_app,
-        run_beside,
-        serve_api,
-        stop_by_interrupt,
-    )
+    from imageprocessor.cli.serving import listen, serve_api
     from imageprocessor.queue.service import open_service
 
     if reload and api_processes > 1:
         raise typer.BadParameter("it goes with one API process only", param_hint="'--reload'")
     settings = read_settings()
-    load_app()
     stop_by_interrupt()
     with (
         suppress(KeyboardInterrupt),
@@ -149,7 +142,7 @@ def worker() -> None:
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
-    from imageprocessor.cli.serving import (
+    from imageprocessor.cli.background import (
         become_celery,
         run_beside,
         stop_by_interrupt,

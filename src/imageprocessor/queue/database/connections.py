@@ -48,6 +48,11 @@ class Database:
     reader: Engine  #: the same pool, whose connections begin no transaction
     sqlite: SqliteFile | None = None  #: the same file, where it is one
 
+    @property
+    def reads_inline(self) -> bool:
+        """Whether a single-row read costs less than handing it to a thread."""
+        return self.sqlite is not None
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection on which every statement sees the newest commit and waits for no writer.

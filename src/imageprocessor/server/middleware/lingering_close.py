@@ -1,6 +1,6 @@
-"""Hears out a client whose upload was refused.
+"""Reads the rest of a refused upload before the connection is closed.
 
-Closing while it still sends would lose it, or its proxy, the answer.
+A client, or its proxy, that still sends when the connection closes may lose the answer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 class LingeringClose:
-    """ASGI middleware.
-
-    Sends an answer at once, and ends it when the request's body has come, or enough of it.
-    """
+    """ASGI middleware: sends an answer at once, but ends it after the request's body, or enough."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -48,10 +45,10 @@ class LingeringClose:
 
 
 async def _discard_body(receive: Receive) -> None:
+    """Read the rest of the body, up to LISTEN_BYTES or for LISTEN_SECONDS."""
     left = LISTEN_BYTES
-    with suppress(
-        TimeoutError, asyncio.CancelledError
-    ):  # cancelled: the server stops, and the answer is on its way
+    # Cancelled: the server stops, and the answer is on its way.
+    with suppress(TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(LISTEN_SECONDS):
             while left > 0:
                 message = await receive()

@@ -1,7 +1,4 @@
-"""An id for every request, in its log lines and its answer.
-
-And one line about each, without query or headers.
-"""
+"""An id for every request, and one line in the log about each, without query or headers."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware.
-
-    Takes or makes the request's id, gives it back, and logs how the request ended.
-    """
+    """ASGI middleware: gives each request an id, sends it back, and logs how the request ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -32,19 +26,21 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id = scope.setdefault("state", {})["request_id"] = choose_id(_sent_id(scope))
-        started, status = time.perf_counter(), 0
+        request_id = choose_id(_find_sent_id(scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        id_header = (_ID_HEADER, request_id.encode("ascii"))
+        started = time.perf_counter()
+        status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])  # an HTTPStatus at times
-                message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode("ascii"))]
+                message["headers"] = [*message["headers"], id_header]
             await send(message)
 
-        structlog.contextvars.bind_contextvars(
-            request_id=request_id
-        )  # ends with this request's task
+        # It ends with this request's task.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self.app(scope, receive, send_with_id)
         finally:
@@ -60,10 +56,11 @@ def choose_id(sent: str | None) -> str:
     return sent if sent and ACCEPTED_ID.fullmatch(sent) else secrets.token_hex(16)
 
 
-def _sent_id(scope: Scope) -> str | None:
-    return next(
-        (value.decode("latin-1") for name, value in scope["headers"] if name == _ID_HEADER), None
-    )
+def _find_sent_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == _ID_HEADER:
+            return str(value.decode("latin-1"))
+    return None
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Headers that tell browsers to trust answers with nothing they do not need."""
+"""Headers with which browsers run nothing that this service sends, except the page of the docs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 #: Swagger UI starts from a script in its page and styles itself; nothing comes from, or goes to,
 #: elsewhere.
 DOCS_POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
-    " script-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:;"
+    " style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -27,19 +28,17 @@ DOCS_HEADERS = _policy_headers(DOCS_POLICY)
 
 
 class SecurityHeaders:
-    """ASGI middleware.
-
-    What is served is what its Content-Type says, and runs nothing, save the page of the docs.
-    """
+    """ASGI middleware: adds the inert headers to each answer, or those of the docs to their page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = DOCS_HEADERS if scope.get("path") == DOCS_PATH else INERT_HEADERS
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
-        headers = DOCS_HEADERS if scope.get("path") == DOCS_PATH else INERT_HEADERS
         await self.app(scope, receive, send_guarded)

@@ -1,38 +1,33 @@
-"""The images themselves: a file of local storage, or the way to where the storage gives it out."""
+"""The images themselves: a file of local storage, or a redirect to where the storage serves it."""
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from http import HTTPStatus
-from os import stat_result
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import NotModifiedResponse
+from starlette.types import Receive, Scope, Send
 
 from imageprocessor import errors
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT
-from imageprocessor.errors import ImageProcessorError, ObjectNotFoundError
+from imageprocessor.errors import ObjectNotFoundError
+from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import read_image
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.server.auth import READER_SECURITY, CurrentService, Reader
-from imageprocessor.server.lookups import look_up
-from imageprocessor.server.openapi import VARIANT_CONTENT, ImageId, Size, problem_responses
-from imageprocessor.server.route_class import DirectRoute
+from imageprocessor.server.dependencies import CurrentService, ImageId, Reader, Size
+from imageprocessor.server.openapi import READER_SECURITY, VARIANT_CONTENT, problem_responses
 from imageprocessor.server.routes.images import NOT_FOUND, NOT_READY
 from imageprocessor.storage.keys import image_id_of
 
-WHOLE_BYTES = (
-    256 * 1024
-)  #: what is read in the thread that looked for it: a FileResponse goes through three more
 SINGLE_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,12})-(?P<last>\d{0,12})|-(?P<suffix>\d{1,12}))")
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": VARIANT_CONTENT},
@@ -42,7 +37,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(tags=["files"])
-direct_router = APIRouter(tags=["files"], route_class=DirectRoute)
 
 
 @router.head("/api/v1/images/{image_id:image_id}/direct", include_in_schema=False)
@@ -62,11 +56,12 @@ def get_image_file(
     size: Size = "medium",
 ) -> Response:
     """The bytes as WebP, or a redirect to them."""
-    return _send(request, service, read_image(service, image_id, caller, size), size)
+    job = read_image(service, image_id, caller, size)
+    return respond_with_variant(request, service, job, size)
 
 
-@direct_router.head("/storage/{bucket}/processed/{size}/{name}", include_in_schema=False)
-@direct_router.get(
+@router.head("/storage/{bucket}/processed/{size}/{name}", include_in_schema=False)
+@router.get(
     "/storage/{bucket}/processed/{size}/{name}",
     operation_id="getStoredFile",
     summary="Fetch an image by the path in its URL",
@@ -77,113 +72,125 @@ def get_image_file(
     },
     openapi_extra=READER_SECURITY,
 )
-async def get_stored_file(request: Request, bucket: str, size: str, name: str) -> Response:
+def get_stored_file(
+    request: Request, service: CurrentService, caller: Reader, bucket: str, size: str, name: str
+) -> Response:
     """What every `url` of this API leads to."""
-    job = await _find_stored(request, f"{bucket}/processed/{size}/{name}", size)
-    return await run_in_threadpool(_send, request, request.state.service, job, size)
+    job = find_stored(service, caller, f"{bucket}/processed/{size}/{name}", size)
+    return respond_with_variant(request, service, job, size)
 
 
-async def _find_stored(request: Request, key: str, size: str) -> Job:
-    """Return the completed job whose variant is stored under exactly *key*.
+def find_stored(service: Service, caller: Caller, key: str, size: str) -> Job:
+    """Return the completed job whose variant *size* is stored under exactly *key*.
 
-    Whatever is wrong, it is not found.
+    Raises:
+        ObjectNotFoundError: There is none, or it is not the caller's to see.
     """
     try:
-        job, _ = await look_up(request, read_image, image_id_of(key) or "", size)
-    except errors.UnauthorizedError:
-        raise
+        job = read_image(service, image_id_of(key) or "", caller, size)
     except (errors.RequestError, errors.JobError):
         raise _not_found(key) from None
-    if (job.variant_keys or {})[size] != key:
+    if _variant_key(job, size) != key:
         raise _not_found(key)
     return job
 
 
-def _send(request: Request, service: Service, job: Job, size: str) -> Response:
-    key = (job.variant_keys or {})[size]
+def respond_with_variant(request: Request, service: Service, job: Job, size: str) -> Response:
+    """Return the file of one *size*, or a redirect where the storage serves files itself.
+
+    Raises:
+        ObjectNotFoundError: Nothing is stored there any more.
+        HTTPException: 416, as :func:`respond_with_file`.
+    """
+    key = _variant_key(job, size)
     location = urlsplit(service.storage.url(key))
     if location.scheme == "file":
+        audience = "public" if service.settings.public_reads else "private"
+        headers = {"Cache-Control": f"{audience}, max-age=31536000, immutable"}
         try:
-            return _send_file(request, service, job, size, Path(unquote(location.path)))
+            return respond_with_file(request, Path(unquote(location.path)), headers)
         except FileNotFoundError:
             raise _not_found(key) from None
+    uncached = {"Cache-Control": "no-store"}
     if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
-        length = (job.generated or {})["variants"][size]["size_bytes"]
+        variants = (job.generated or {})["variants"]
+        length = str(variants[size]["size_bytes"])
         return Response(
-            media_type=OUTPUT_FORMAT.mime_type,
-            headers={"Cache-Control": "no-store", "Content-Length": str(length)},
+            media_type=OUTPUT_FORMAT.mime_type, headers={**uncached, "Content-Length": length}
         )
-    return RedirectResponse(
-        location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"}
-    )
+    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, uncached)
 
 
-def _send_file(request: Request, service: Service, job: Job, size: str, path: Path) -> Response:
-    status = _look_up(path)
-    _settle_range(request, status.st_size)
-    audience = "public" if service.settings.public_reads else "private"
-    response = FileResponse(
+def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
+    """Return the file at *path*, the range of it that *request* asks for, or a 304.
+
+    Raises:
+        FileNotFoundError: It is not there, or is no regular file.
+        HTTPException: 416, the range lies outside the file.
+    """
+    status = path.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(path)
+    response = SingleRangeResponse(
         path,
-        headers={"Cache-Control": f"{audience}, max-age=31536000, immutable"},
+        headers=headers,
         media_type=OUTPUT_FORMAT.mime_type,
         filename=path.name,
         stat_result=status,
         content_disposition_type="inline",
     )
-    if _is_current(request, response):
+    if is_current(request.headers.get("if-none-match", ""), response.headers["etag"]):
         return NotModifiedResponse(response.headers)
-    if request.method == "GET" and "range" not in request.headers and status.st_size <= WHOLE_BYTES:
-        return Response(_read(path, status.st_size), headers=dict(response.headers))
+    check_range(request.headers.get("range", ""), status.st_size)
     return response
 
 
-def _look_up(path: Path) -> stat_result:
-    status = path.stat(follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError(path)
-    return status
+class SingleRangeResponse(FileResponse):
+    """A file, or the range of it that is asked for.
 
-
-def _read(path: Path, size_bytes: int) -> bytes:
-    """Return a small file in three system calls.
-
-    Each one hands over the interpreter, and a file object makes nine.
+    A malformed range or several are ignored, as RFC 9110, 14.2, permits; ``FileResponse`` answers
+    the first with a 400, and the second with as many parts as a client likes to name.
     """
-    descriptor, data = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), b""
-    try:
-        while len(data) < size_bytes and (block := os.read(descriptor, size_bytes - len(data))):
-            data += block
-    finally:
-        os.close(descriptor)
-    return data
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = Headers(scope=scope).get("range", "")
+        if match_single_range(wanted) is None:
+            headers = [header for header in scope["headers"] if header[0] != b"range"]
+            scope = {**scope, "headers": headers}
+        await super().__call__(scope, receive, send)
 
 
-def _not_found(key: str) -> ImageProcessorError:
-    return ObjectNotFoundError(f"Nothing is stored under {key[:120]!r}.")
-
-
-def _is_current(request: Request, response: FileResponse) -> bool:
-    """Tell whether the client's copy is the one we have (RFC 9110, 13.1.2)."""
-    known = [
-        tag.strip().removeprefix("W/")
-        for tag in request.headers.get("if-none-match", "").split(",")
-    ]
-    return response.headers["etag"] in known or known == ["*"]
-
-
-def _settle_range(request: Request, size_bytes: int) -> None:
-    """Refuse a range outside the file.
-
-    Forget any that is malformed or multiple, as RFC 9110, 14.2, permits.
-    """
-    wanted = SINGLE_RANGE.fullmatch(request.headers.get("range", ""))
-    first, last, suffix = wanted.group("first", "last", "suffix") if wanted else ("", "", "")
-    if not wanted or (first and last and int(last) < int(first)):
-        request.scope["headers"] = [
-            header for header in request.scope["headers"] if header[0] != b"range"
-        ]
-    elif (first and int(first) >= size_bytes) or (suffix and int(suffix) == 0):
+def check_range(header: str, size_bytes: int) -> None:
+    """Raise the HTTPException for a 416 if the single range in *header* is outside the file."""
+    match = match_single_range(header)
+    if match is None:
+        return
+    first, suffix = match["first"], match["suffix"]
+    is_outside = int(first) >= size_bytes if first else int(suffix) == 0
+    if is_outside:
         raise HTTPException(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
             headers={"Content-Range": f"bytes */{size_bytes}"},
         )
+
+
+def match_single_range(header: str) -> re.Match[str] | None:
+    """Return the match for a Range header with one well-formed range, else None."""
+    match = SINGLE_RANGE.fullmatch(header)
+    if match and match["first"] and match["last"] and int(match["last"]) < int(match["first"]):
+        return None
+    return match
+
+
+def is_current(if_none_match: str, etag: str) -> bool:
+    """Return whether the client's copy is the one we have (RFC 9110, 13.1.2)."""
+    known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in known or known == ["*"]
+
+
+def _variant_key(job: Job, size: str) -> str:
+    return (job.variant_keys or {})[size]
+
+
+def _not_found(key: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"Nothing is stored under {key[:120]!r}.")

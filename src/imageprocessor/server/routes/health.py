@@ -1,9 +1,10 @@
-"""For whoever runs the service: is it alive, can it work, how much has it done, what went wrong."""
+"""For the service's operator: whether it is alive and can work, its statistics, failed jobs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from anyio import to_thread
@@ -18,20 +19,25 @@ from imageprocessor.queue.statistics import (
     list_failed,
     oldest_open_seconds,
 )
-from imageprocessor.server.auth import Admin, CurrentService
+from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
-CHECK_SECONDS = (
-    5.0  #: more than any check needs to find that a part is away; less than a prober waits
-)
+#: More than any check needs to find that a part is away; less than a prober waits.
+CHECK_SECONDS = 5.0
 
 Check = Callable[[Service], dict[str, str]]
-Findings = tuple[
-    dict[str, str], float | None
-]  #: the checks, and the age of the oldest open job in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The result of each check, and the age of the oldest open job."""
+
+    checks: dict[str, str]
+    oldest_open_job_seconds: float | None = None
+
 
 router = APIRouter(tags=["health"])
 
@@ -65,39 +71,40 @@ async def get_health(request: Request, response: Response, service: CurrentServi
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
-    checks, oldest_seconds = await _examine_shared(request.state.examinations, service, check)
-    healthy = set(checks.values()) == {"ok"}
-    response.status_code = 200 if healthy else 503
+    findings = await _examine_shared(request.state.examinations, service, check)
+    is_healthy = all(result == "ok" for result in findings.checks.values())
+    response.status_code = 200 if is_healthy else 503
     return Health(
-        status="healthy" if healthy else "unhealthy",
+        status="healthy" if is_healthy else "unhealthy",
         service=service.settings.service_name,
         version=request.app.version,
-        checks=checks,
-        oldest_open_job_seconds=oldest_seconds,
+        checks=findings.checks,
+        oldest_open_job_seconds=findings.oldest_open_job_seconds,
     )
 
 
 async def _examine_shared(
     running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check
 ) -> Findings:
-    """Join the examination that runs, or begin one.
+    """Return the findings of the examination that runs, or else of a new one.
 
-    Where it hangs, all who ask take one thread, and learn so soon.
+    So while a check hangs, all requests together hold one thread.
     """
     if check not in running or running[check].done():
-        examine = to_thread.run_sync(_examine, service, check, abandon_on_cancel=True)
-        running[check] = asyncio.ensure_future(examine)
+        examination = to_thread.run_sync(_examine, service, check, abandon_on_cancel=True)
+        running[check] = asyncio.ensure_future(examination)
     try:
         return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
     except TimeoutError:
-        return {
-            "service": f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."
-        }, None
+        fault = f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."
+        return Findings({"service": fault})
 
 
 def _examine(service: Service, check: Check) -> Findings:
     checks = check(service)
-    return checks, oldest_open_seconds(service) if checks["database"] == "ok" else None
+    if checks["database"] != "ok":
+        return Findings(checks)
+    return Findings(checks, oldest_open_seconds(service))
 
 
 @router.get(

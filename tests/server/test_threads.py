@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from anyio import CapacityLimiter
 
-from imageprocessor.queue.service import open_service
-from imageprocessor.server import storage_turns
+from imageprocessor.server import threads
 from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
@@ -67,14 +70,14 @@ def test_uploads_that_hang_leave_everything_else_quick(
     send: Callable[[int], tuple[int, dict[str, Any], str | None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(storage_turns, "TURN_SECONDS", 0.5)
+    monkeypatch.setattr(threads, "WAIT_SECONDS", 0.5)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.5)
     with serve(settings) as port, ThreadPoolExecutor(UPLOADS) as pool:
         waiting = send(port)[1]
         proxy.fail("hang")
         uploads = [pool.submit(send, port) for _ in range(UPLOADS)]
         done, held = wait(uploads, timeout=3)
-        assert len(held) == storage_turns.MAX_STORAGE_THREADS
+        assert len(held) == threads.MAX_STORAGE_THREADS
         probes = [pool.submit(get, port, path) for path in ("/readyz", "/api/v1/health") * 20]
         for path, status in (
             ("/livez", 200),
@@ -100,8 +103,47 @@ def test_uploads_that_hang_leave_everything_else_quick(
 def test_one_disk_is_written_to_by_few_threads(
     settings: Settings, make_settings: Callable[..., Settings]
 ) -> None:
-    counts = []
-    for each in (settings, make_settings()):
-        with open_service(each) as service, storage_turns.open_turns(service) as turns:
-            counts.append(turns.threads._max_workers)
-    assert counts == [storage_turns.MAX_STORAGE_THREADS, storage_turns.MAX_DISK_THREADS]
+    limiters = [threads.make_storage_limiter(each) for each in (settings, make_settings())]
+    assert [limiter.total_tokens for limiter in limiters] == [
+        threads.MAX_STORAGE_THREADS,
+        threads.MAX_DISK_THREADS,
+    ]
+
+
+def test_a_call_may_take_longer_than_the_wait_for_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "WAIT_SECONDS", 0.05)
+
+    def answer_late() -> str:
+        time.sleep(0.2)
+        return "late"
+
+    async def call() -> str:
+        return await threads.run_limited(CapacityLimiter(1), answer_late)
+
+    assert asyncio.run(call()) == "late"
+
+
+def test_a_timeout_of_the_call_itself_is_not_taken_for_a_busy_storage() -> None:
+    def time_out() -> None:
+        raise TimeoutError("of the call")
+
+    async def call() -> None:
+        await threads.run_limited(CapacityLimiter(1), time_out)
+
+    with pytest.raises(TimeoutError, match="of the call"):
+        asyncio.run(call())
+
+
+def test_a_call_that_hangs_does_not_hold_up_the_end_of_its_request() -> None:
+    released = threading.Event()
+
+    async def give_up() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await threads.run_limited(CapacityLimiter(1), released.wait)
+        released.set()
+
+    asyncio.run(asyncio.wait_for(give_up(), 5))
+    assert released.is_set()

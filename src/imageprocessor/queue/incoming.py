@@ -1,0 +1,79 @@
+"""A file while it arrives: hashed as it comes, on disk only if it is large."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import uuid
+from pathlib import Path
+
+from imageprocessor.errors import StorageFullError, StorageUnavailableError
+
+BLOCK_BYTES = 1024 * 1024  #: what is held in memory before it is written; a smaller file never is
+
+
+class IncomingFile:
+    """A file that arrives in pieces: its SHA-256 and its bytes, in memory or in *folder*.
+
+    :meth:`collect` each piece, call :meth:`write_block` whenever ``has_block``, and
+    :meth:`complete` it at the end. Always :meth:`remove` it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path: Path | None = None
+        self._pending = bytearray()
+        self._digest = hashlib.sha256()
+
+    @property
+    def has_block(self) -> bool:
+        """Whether enough has been collected to be written."""
+        return len(self._pending) >= BLOCK_BYTES
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the completed file, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def collect(self, data: bytes | memoryview) -> None:
+        """Add *data* in memory; this never blocks."""
+        self._pending += data
+
+    def write_block(self) -> None:
+        """Append what has been collected to the file on disk, which the first block creates.
+
+        Raises:
+            StorageFullError, StorageUnavailableError: It could not be written.
+        """
+        block, self._pending = self._pending, bytearray()
+        self._digest.update(block)
+        if self._path is None:
+            self._path = self._folder / uuid.uuid4().hex
+        try:
+            with self._path.open("ab") as file:
+                file.write(block)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFullError(
+                    "No space is left to receive the upload: try again later."
+                ) from error
+            raise StorageUnavailableError(
+                f"The upload cannot be written ({error.strerror}): try again later."
+            ) from error
+
+    def complete(self) -> bytes | Path:
+        """Return the whole file: its bytes if it never filled a block, else its path.
+
+        Raises:
+            StorageFullError, StorageUnavailableError: As :meth:`write_block`.
+        """
+        if self._path is not None:
+            self.write_block()
+            return self._path
+        self._digest.update(self._pending)
+        return bytes(self._pending)
+
+    def remove(self) -> None:
+        """Delete the file on disk if it is still there."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

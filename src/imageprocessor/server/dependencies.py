@@ -1,0 +1,72 @@
+"""What a route's parameters may be: the service, who calls, ids and sizes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Path, Query, Request
+from starlette.convertors import Convertor, register_url_convertor
+
+from imageprocessor.queue.access import Caller
+from imageprocessor.queue.images import MAX_BATCH
+from imageprocessor.queue.service import Service
+from imageprocessor.server.auth import read_caller, require_admin, require_user
+from imageprocessor.server.schemas import IMAGE_ID, JOB_ID
+
+UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+
+# Both are coroutines, because FastAPI would call a plain function in a thread.
+async def provide_service(request: Request) -> Service:
+    """Return the service that the lifespan opened in this process."""
+    service: Service = request.state.service
+    return service
+
+
+async def provide_storage_limiter(request: Request) -> CapacityLimiter:
+    """Return the limit on the threads of this process that wait for the storage."""
+    limiter: CapacityLimiter = request.state.storage_limiter
+    return limiter
+
+
+CurrentService = Annotated[Service, Depends(provide_service)]
+StorageLimiter = Annotated[CapacityLimiter, Depends(provide_storage_limiter)]
+
+User = Annotated[Caller, Depends(require_user)]
+Admin = Annotated[Caller, Depends(require_admin)]
+Reader = Annotated[Caller, Depends(read_caller)]
+
+JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
+ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
+ImageIds = Annotated[
+    str,
+    Query(
+        description=f"1 to {MAX_BATCH} ids, separated by commas.",
+        json_schema_extra={
+            "pattern": f"^{UUID_PATTERN}(,{UUID_PATTERN}){{0,{MAX_BATCH - 1}}}$",
+            "examples": [IMAGE_ID],
+        },
+    ),
+]
+Size = Annotated[
+    str, Query(description="One of the sizes that the service makes.", examples=["medium"])
+]
+
+
+class ImageIdConvertor(Convertor[str]):
+    """Matches any path segment except the names of other routes beside ``/{image_id}``.
+
+    So ``GET /upload`` is a 405, not an image with the id "upload".
+    """
+
+    regex = "(?!(?:upload|batch|jobs)(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("image_id", ImageIdConvertor())

@@ -1,0 +1,67 @@
+"""The server's one boundary for errors that nobody expects, and for requests that it abandons."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+
+import structlog
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imageprocessor.errors import ImageProcessorError, UnexpectedError
+from imageprocessor.server.problems import (
+    Fault,
+    describe_delay,
+    fault_of,
+    find_problem,
+    make_problem,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class UnexpectedErrors:
+    """ASGI middleware: a traceback in the log, and a 500 without details for the client.
+
+    A request that the server cancels, because it stops and has waited long enough, is a 503.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting_start)
+        except Exception:
+            if started:  # the client has half an answer: the server logs the error and hangs up
+                raise
+            log.exception("unexpected_error")
+            await _make_unexpected(Request(scope))(scope, receive, send)
+        except asyncio.CancelledError:
+            if not started:  # else the server hangs up
+                await _make_stopped(Request(scope))(scope, receive, send)
+
+
+def _make_unexpected(request: Request) -> JSONResponse:
+    status, title = find_problem(ImageProcessorError)
+    fault = Fault(status, UnexpectedError.code, title, "The log has the details.")
+    return make_problem(request, fault)
+
+
+def _make_stopped(request: Request) -> JSONResponse:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    fault = replace(fault_of(status), detail="The service is being stopped: try again.")
+    return make_problem(request, fault, describe_delay(status))

@@ -1,0 +1,69 @@
+"""A process that answers requests: uvicorn's configuration, its server, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
+from uvicorn.supervisors import ChangeReload
+
+import imageprocessor
+from imageprocessor.server.app import create_app_from_environment
+from imageprocessor.server.protocol import Connection
+
+#: A string, because with --reload uvicorn imports the application anew in each process.
+APP = f"{create_app_from_environment.__module__}:{create_app_from_environment.__name__}"
+FINISH_REQUESTS_SECONDS = 9
+CANCEL_SECONDS = 1  #: for cancelled requests to answer and clean up
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which closes what is left when it has stopped.
+
+    uvloop would wait for clients that do not read.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        cancelled = self.server_state.tasks
+        if cancelled and not self.force_exit:
+            await asyncio.wait(cancelled, timeout=CANCEL_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def run_api_process(sockets: list[socket.socket] | None) -> None:
+    """Answer requests until SIGTERM, which the app also sends itself if its parent dies."""
+    server = Server(configure())
+    # uvicorn sets these handlers too, but later: a signal before that would break its start.
+    for number in HANDLED_SIGNALS:
+        signal.signal(number, server.handle_exit)
+    server.run(sockets)
+
+
+def run_reloading(sockets: list[socket.socket]) -> None:
+    """Answer requests in a child process that is restarted when this package's code changes."""
+    package = Path(imageprocessor.__file__).parent
+    config = configure(reload=True, reload_dirs=[str(package)])
+    ChangeReload(config, target=run_api_process, sockets=sockets).run()
+
+
+def configure(**options: Any) -> uvicorn.Config:
+    """Return uvicorn's configuration for the application of the environment."""
+    return uvicorn.Config(
+        APP,
+        factory=True,
+        http=Connection,
+        ws="none",
+        log_config=None,  # configure_logs has set up the logs
+        log_level="warning",
+        access_log=False,  # RequestLog writes one line a request, with its id
+        server_header=False,
+        timeout_graceful_shutdown=FINISH_REQUESTS_SECONDS,
+        **options,
+    )
