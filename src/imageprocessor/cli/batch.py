@@ -92,11 +92,11 @@ def describe_error(error: Exception) -> str:
 def error_code(error: Exception) -> str:
     """Return the stable code of an error.
 
-    What the system reports has ``file_error``, or ``out_of_memory``.
+    What the system reports has ``file_error``, or ``memory_exceeded``.
     """
     if isinstance(error, ImageProcessorError):
         return error.code
-    return "out_of_memory" if isinstance(error, MemoryError) else "file_error"
+    return "memory_exceeded" if isinstance(error, MemoryError) else "file_error"
 
 
 def end_now(status: int) -> NoReturn:
