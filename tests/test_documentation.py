@@ -148,6 +148,19 @@ def test_generated_parts_are_current(document: Path) -> None:
     )
 
 
+def test_settings_table_shows_defaults_and_never_a_set_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden-value@redis.example.com/0")
+    (folder / ".env").write_text("JWT_SECRET_KEY=hidden-value\n")
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    table = generate["make_settings_table"]()
+    assert re.search(r"`REDIS_URL` \|[^|]+\| `redis://localhost:6379/0` \|", table)
+    assert re.search(r"`JWT_SECRET_KEY` \|[^|]+\| – \|", table)
+    assert "hidden-value" not in table
+    assert "***" not in table
+
+
 def test_server_names_every_endpoint() -> None:
     documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
     paths = create_app(Settings()).openapi()["paths"]
