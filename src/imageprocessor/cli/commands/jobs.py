@@ -26,6 +26,7 @@ from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
 if TYPE_CHECKING:
     from imageprocessor.queue.jobs.job import Job
     from imageprocessor.queue.service import Service
+    from imageprocessor.settings import Settings
 
 Status = Annotated[
     Literal["pending", "processing", "completed", "failed", "retrying"] | None,
@@ -77,9 +78,8 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
             whole="job",
         )
     else:
-        print_note(
-            f"No {status or ''} jobs in {settings.database_path.resolve()}.".replace("  ", " ")
-        )
+        kind = f"{status} jobs" if status else "jobs"
+        print_note(f"No {kind} in {_name_database(settings)}.")
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
@@ -181,6 +181,15 @@ def describe_job(job: Job) -> dict[str, Any]:
         "result": job.generated,
         "storage_keys": dict(job.variant_keys) if job.variant_keys else None,
     }
+
+
+def _name_database(settings: Settings) -> str:
+    from imageprocessor.queue.database.postgres import name_database
+
+    if settings.sqlite_path:
+        return str(settings.sqlite_path.resolve())
+    assert settings.database_url
+    return name_database(settings.database_url.get_secret_value())
 
 
 def _job_row(job: Job) -> tuple[object, ...]:
