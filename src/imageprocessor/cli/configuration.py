@@ -13,7 +13,7 @@ from imageprocessor.settings import Settings, accepted_form, is_secret
 
 
 def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return the name, value (secrets hidden), origin, meaning and accepted form of each setting."""
+    """Return each setting's name, value (secrets hidden), origin, meaning and accepted form."""
     origins = find_origins(environ)
     rows = []
     for name, field in Settings.model_fields.items():
