@@ -55,9 +55,8 @@ def test_the_settings_of_the_specification_are_accepted_as_written() -> None:
 
 
 def test_size_may_be_an_object() -> None:
-    settings = load(
-        IMAGE_SIZES='{"card": {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}}'
-    )
+    card = {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}
+    settings = load(IMAGE_SIZES=json.dumps({"card": card}))
     assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", 60, 6),)
 
 
