@@ -1,4 +1,4 @@
-"""Every check of the project: `nox` runs those that a change needs, `nox --list` tells the others.
+"""Every check of the project: `nox` runs those that a change needs, `nox --list` names the others.
 
 The first four sessions run in the environment that nox itself runs in: `pip install -e '.[dev]'`
 has put there all they need. The others make environments of their own, because what is installed is
@@ -79,34 +79,21 @@ def pythons(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """All tests, with the lowest version of every dependency that pyproject.toml permits."""
     session.install("--resolution", "lowest-direct", "-e", ".[bench]")
-    session.run(
-        "pytest", *IN_PARALLEL, "-W", "default", *session.posargs
-    )  # old versions warn of what is long changed
+    # Old versions warn of what is long changed.
+    session.run("pytest", *IN_PARALLEL, "-W", "default", *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def simd(session: nox.Session) -> None:
-    """All tests on Pillow-SIMD, built from source.
-
-    Needs a processor with AVX2, a C compiler and headers.
-    """
+    """All tests on Pillow-SIMD, built from source: needs AVX2, a C compiler and headers."""
+    flags = ["-mavx2", "-fsyntax-only", f"-I{sysconfig.get_path('include')}"]
+    flags += [f"-include{name}" for name in SIMD_HEADERS]
     try:
-        headers = [f"-include{name}" for name in SIMD_HEADERS]
-        python = f"-I{sysconfig.get_path('include')}"
-        session.run(
-            "cc",
-            "-mavx2",
-            "-fsyntax-only",
-            python,
-            *headers,
-            "-xc",
-            os.devnull,
-            external=True,
-            silent=True,
-        )
+        session.run("cc", *flags, "-xc", os.devnull, external=True, silent=True)
     except CommandFailed:
         session.error(
-            "Pillow-SIMD is built from source: install the packages that the Dockerfile installs for it"
+            "Pillow-SIMD is built from source: "
+            "install the packages that the Dockerfile installs for it"
         )
     session.install("-e", ".[bench]")
     session.run("uv", "pip", "uninstall", "pillow", external=True)
@@ -122,10 +109,7 @@ def simd(session: nox.Session) -> None:
 
 @nox.session(venv_backend="uv")
 def tests_base(session: nox.Session) -> None:
-    """The library without extras.
-
-    Its tests pass, and a command that needs an extra says how to install it.
-    """
+    """The library without extras; a command that needs one says how to install it."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "auto", *WITHOUT_EXTRAS, *session.posargs)
     said = session.run("python", "-m", "imageprocessor", "serve", success_codes=[1, 2], silent=True)
@@ -135,20 +119,14 @@ def tests_base(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
-    """The long form of the tests that kill, 1000 images each, and of those that need much memory.
-
-    An hour.
-    """
+    """The long form of the tests that kill, and of those that need much memory: an hour."""
     long = {"CHAOS_IMAGES": "1000", "WORST_IMAGES": "all"}
     session.run("pytest", "tests/chaos", "tests/hostile/test_memory.py", *session.posargs, env=long)
 
 
 @nox.session(venv_backend="uv")
 def bench(session: nox.Session) -> None:
-    """The benchmarks, on a machine that does nothing else.
-
-    Arguments after `--` go to `python -m benchmarks`.
-    """
+    """The benchmarks, on a machine that does nothing else; arguments go to `-m benchmarks`."""
     # As pip does: without bytecode every start would compile what it imports
     session.install("-e", ".[bench]", env={"UV_COMPILE_BYTECODE": "1"})
     peers = session.create_tmp()
@@ -161,25 +139,17 @@ def bench(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing, a minute for each target; arguments after `--` go to libFuzzer."""
     session.install("-e", ".[test]", "atheris>=3")
+    options = session.posargs or ["-max_total_time=60"]
     for target in ("validate", "strip", "process"):
-        session.run(
-            "python",
-            "-m",
-            f"tests.fuzz.fuzz_{target}",
-            *(session.posargs or ["-max_total_time=60"]),
-        )
+        session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *options)
 
 
 @nox.session(venv_backend="uv")
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of what a fresh install brings.
-
-    Needs a vulnerability service on the network.
-    """
+    """Known vulnerabilities of what a fresh install brings; needs the network."""
     session.install(".[all]", "pip-audit")
-    session.run(
-        "uv", "pip", "uninstall", "imageprocessor", external=True
-    )  # unreleased: no service knows it
+    # Unreleased: no service knows it.
+    session.run("uv", "pip", "uninstall", "imageprocessor", external=True)
     session.run("pip-audit", "--strict", "--progress-spinner", "off")
 
 

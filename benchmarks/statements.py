@@ -44,7 +44,7 @@ def count_statements(picture: bytes) -> list[Figure]:
 
 @contextmanager
 def traced() -> Iterator[list[str]]:
-    """Yield a list to which every statement is added that any SQLite connection opened meanwhile runs."""
+    """Yield a list that grows by each statement of the SQLite connections opened meanwhile."""
     run: list[str] = []
 
     def trace(connection: Any, _record: object) -> None:

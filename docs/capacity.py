@@ -76,7 +76,9 @@ def list_uses(image: Image, site: Site) -> dict[str, float]:
 def images_a_day(image: Image, site: Site) -> float:
     """Return how many images a day are done by the end of each hour, also of the busiest.
 
-    >>> round(images_a_day(Image(job_cpu_seconds=1, upload_cpu_seconds=0, polls=0), Site(1, 1, busy_share=1)))
+    >>> round(images_a_day(
+    ...     Image(job_cpu_seconds=1, upload_cpu_seconds=0, polls=0), Site(1, 1, busy_share=1)
+    ... ))
     28800
     """
     return DAY_SECONDS / site.busiest_hour / max(list_uses(image, site).values())

@@ -14,9 +14,11 @@ from textwrap import wrap
 from typing import Any, get_type_hints
 
 import typer
+from pydantic import SecretStr
 from typer.models import ArgumentInfo, OptionInfo
 
 from imageprocessor.cli.app import app
+from imageprocessor.cli.configuration import show_value
 from imageprocessor.errors import ImageProcessorError, JobError, UnexpectedError
 from imageprocessor.server.problems import PROBLEMS, find_problem
 from imageprocessor.settings import Settings, accepted_form
@@ -41,26 +43,19 @@ def make_settings_table() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default if field.default_factory is None else getattr(defaults, name)
-        rows.append(
-            (
-                f"`{name.upper()}`",
-                field.description or "",
-                show_default(default),
-                accepted_form(name),
-            )
-        )
+        meaning = field.description or ""
+        rows.append((f"`{name.upper()}`", meaning, show_default(default), accepted_form(name)))
     return make_table(("Setting", "Meaning", "Default", "Accepted"), rows)
 
 
-def show_default(value: Any) -> str:
-    """Return *value* as one would write it in the environment; a dash for what is unset."""
-    if isinstance(value, dict):
-        return f"`{json.dumps(value, separators=(',', ':'))}`"
-    if isinstance(value, tuple):
-        value = ",".join(value)
-    text = (
-        str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
-    )
+def show_default(default: Any) -> str:
+    """Return *default* as one would write it in the environment; a dash for what is unset."""
+    if isinstance(default, dict):
+        text = json.dumps(default, separators=(",", ":"))
+    elif isinstance(default, SecretStr):
+        text = default.get_secret_value()  # written in the source: no secret
+    else:
+        text = show_value(default)
     return f"`{text}`" if text else "–"
 
 

@@ -1,7 +1,4 @@
-"""The documentation tells the truth.
-
-Its examples run, its links lead somewhere, its tables are those of the code.
-"""
+"""The examples of the documentation run, its links lead somewhere, its tables are the code's."""
 
 from __future__ import annotations
 
@@ -52,7 +49,8 @@ HOST = re.compile(r"https?://([\w.-]+)")
 KNOWN_HOSTS = {"127.0.0.1", "a", "b", "keepachangelog.com", "semver.org"}
 # Shell lines that are run, and the JSON that the last of them prints, if the document shows it.
 SHELL = re.compile(
-    r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n(?:\n```json\n(?P<answer>.*?)```)?",
+    r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n"
+    r"(?:\n```json\n(?P<answer>.*?)```)?",
     re.DOTALL,
 )
 NEXT = "--- next block ---"
@@ -148,6 +146,19 @@ def test_generated_parts_are_current(document: Path) -> None:
     )
 
 
+def test_settings_table_shows_defaults_and_never_a_set_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden-value@redis.example.com/0")
+    (folder / ".env").write_text("JWT_SECRET_KEY=hidden-value\n")
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    table = generate["make_settings_table"]()
+    assert re.search(r"`REDIS_URL` \|[^|]+\| `redis://localhost:6379/0` \|", table)
+    assert re.search(r"`JWT_SECRET_KEY` \|[^|]+\| – \|", table)
+    assert "hidden-value" not in table
+    assert "***" not in table
+
+
 def test_server_names_every_endpoint() -> None:
     documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
     paths = create_app(Settings()).openapi()["paths"]
@@ -166,10 +177,7 @@ def test_readme_does_what_it_says(service: Service) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs in *folder* as the documents start it.
-
-    With *environment*, curl finds it at port 8000.
-    """
+    """A service that runs in *folder*; with *environment*, curl finds it at port 8000."""
 
     folder: Path
     environment: dict[str, str]
@@ -195,9 +203,9 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def make_environment(programs: Path, port: int) -> dict[str, str]:
-    """Put the command, as this Python has it, on the PATH.
+    """Return an environment in which `imageprocessor` is this Python's and curl reaches *port*.
 
-    Let curl wait for a job and fail where an answer does.
+    curl waits for a job, and fails where an answer does.
     """
     programs.mkdir()
     command = programs / "imageprocessor"
@@ -223,10 +231,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def check_shell_examples(name: str, service: Service) -> None:
-    """Run the shell lines of a document in one shell.
-
-    And compare what they print with what is shown: its keys.
-    """
+    """Run the shell lines of a document in one shell, and compare the keys of what they print."""
     blocks = [block for block in SHELL.finditer(read(name)) if not is_set_up(block)]
     assert len(blocks) > 2
     script = f"\necho '{NEXT}'\n".join(
@@ -248,7 +253,7 @@ def check_shell_examples(name: str, service: Service) -> None:
 
 
 def is_set_up(block: re.Match[str]) -> bool:
-    """Tell whether a block installs or starts something, which its mark or its first word says."""
+    """Return whether a block is marked as not run, or makes the environment."""
     return bool(block["not_run"]) or block["lines"].startswith("python3 -m venv")
 
 

@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+
 import pytest
 
 pytest.importorskip("structlog")
 
 import structlog
 
-from imageprocessor.logs import render_plain
+from imageprocessor.logs import configure_logs
 
-HEAD = {"timestamp": "2024-11-08T14:00:00Z", "level": "info", "event": "request", "logger": "here"}
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """Afterwards logs go where they went before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize(
-    "told",
+    "values",
     [
         {"status": 200, "path": "/a%1B", "seconds": 0.5, "ids": ["a", 1], "none": None},
         {"cause": "two words", "quoted": 'a"b', "equals": "a=b", "line": "a\nb"},
@@ -21,12 +34,29 @@ HEAD = {"timestamp": "2024-11-08T14:00:00Z", "level": "info", "event": "request"
         {"event": "an event that is longer than the column is wide"},
     ],
 )
-def test_plain_line_is_what_the_console_shows_without_colours(told: dict[str, object]) -> None:
+def test_plain_line_is_what_the_console_shows_without_colours(
+    values: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs("console", "INFO")
+    values = {"event": "request", **values}
+    structlog.get_logger("here").info(**values)
+    timestamp, _, rest = capsys.readouterr().err.partition(" ")
     console = structlog.dev.ConsoleRenderer(colors=False)
-    assert (
-        render_plain(None, "", HEAD | told).rstrip() == str(console(None, "", HEAD | told)).rstrip()
-    )
+    head = {"timestamp": timestamp, "level": "info", "logger": "here"}
+    assert f"{timestamp} {rest}" == f"{console(None, 'info', head | values)}\n"
 
 
-def test_plain_line_shows_what_a_terminal_would_obey_as_an_escape() -> None:
-    assert "\x1b" not in render_plain(None, "", HEAD | {"cause": "\x1b[31m"})
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("cause", ["\x1b[31m", "in two words \x1b[31m", "\u202e"])
+def test_line_shows_what_a_terminal_would_obey_as_an_escape(
+    cause: str,
+    terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    configure_logs("console", "INFO")
+    structlog.get_logger("here").info("request", cause=cause)
+    line = capsys.readouterr().err
+    assert cause not in line
+    assert "\\x1b[31m" in line or "\\u202e" in line

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import structlog
+from dotenv import dotenv_values
 
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
-from imageprocessor.environment import find_origin, load_settings
+from imageprocessor.environment import find_origins, load_settings
 from imageprocessor.errors import SettingsError
 from imageprocessor.settings import Settings, accepted_form
 
@@ -53,9 +55,8 @@ def test_the_settings_of_the_specification_are_accepted_as_written() -> None:
 
 
 def test_size_may_be_an_object() -> None:
-    settings = load(
-        IMAGE_SIZES='{"card": {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}}'
-    )
+    card = {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}
+    settings = load(IMAGE_SIZES=json.dumps({"card": card}))
     assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", 60, 6),)
 
 
@@ -138,11 +139,27 @@ def test_environment_wins_over_env_file_and_the_origin_is_told(tmp_path: Path) -
     environ = {"WEBP_QUALITY": "60"}
     settings = load_settings(environ, env_file)
     assert (settings.webp_quality, settings.max_retries, settings.log_level) == (60, 5, "INFO")
-    origins = [
-        find_origin(name, environ, env_file)
-        for name in ("webp_quality", "max_retries", "log_level")
-    ]
-    assert origins == ["environment", str(env_file), "default"]
+    origins = find_origins(environ, env_file)
+    assert origins["webp_quality"] == "environment"
+    assert origins["max_retries"] == str(env_file)
+    assert origins["log_level"] == "default"
+
+
+@pytest.mark.parametrize("read", [load_settings, find_origins])
+def test_env_file_is_read_once(
+    read: Callable[[Mapping[str, str], Path], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = []
+
+    def count_reads(path: Path) -> dict[str, str | None]:
+        reads.append(path)
+        return dotenv_values(path)
+
+    monkeypatch.setattr("imageprocessor.environment.dotenv_values", count_reads)
+    read({}, tmp_path / ".env")
+    assert reads == [tmp_path / ".env"]
 
 
 def test_secrets_are_in_neither_repr_nor_json() -> None:

@@ -1,4 +1,4 @@
-"""From the environment and `.env` to the settings.
+"""Build the settings from the environment and ``.env``.
 
 Entry points call it; nothing else reads the environment.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
@@ -14,8 +15,11 @@ from pydantic import ValidationError
 from imageprocessor.errors import SettingsError
 from imageprocessor.settings import Settings, accepted_form, is_secret
 
+ENV_FILE = Path(".env")
+DEFAULT = "default"
 
-def load_settings(environ: Mapping[str, str], env_file: Path = Path(".env")) -> Settings:
+
+def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Settings:
     """Build the settings from *environ*, then *env_file*, then the defaults.
 
     Empty values count as unset.
@@ -24,34 +28,50 @@ def load_settings(environ: Mapping[str, str], env_file: Path = Path(".env")) -> 
         SettingsError: Lists every wrong setting: variable, value (secrets hidden) and accepted
             form.
     """
-    values = {
-        name: value
-        for name in Settings.model_fields
-        if (value := _find(name, environ, env_file)[0])
-    }
+    found = _read_values(environ, env_file)
+    values = {name: value.text for name, value in found.items() if value.text}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_describe_faults(error, values)) from None
 
 
-def find_origin(name: str, environ: Mapping[str, str], env_file: Path = Path(".env")) -> str:
-    """Tell where :func:`load_settings` takes the setting *name* from.
+def find_origins(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> dict[str, str]:
+    """Return where :func:`load_settings` takes each setting from, by the setting's name.
 
-    A variable, a file, or the default.
+    An origin is ``environment``, ``NAME_FILE``, the path of *env_file*, or ``default``.
     """
-    return _find(name, environ, env_file)[1]
+    found = _read_values(environ, env_file)
+    return {
+        name: found[name].origin if name in found else DEFAULT for name in Settings.model_fields
+    }
 
 
-def _find(name: str, environ: Mapping[str, str], env_file: Path) -> tuple[str, str]:
-    variable = name.upper()
-    from_file = {key: value or "" for key, value in dotenv_values(env_file).items()}
-    for source, origin in ((environ, "environment"), (from_file, str(env_file))):
-        if source.get(variable):
-            return source[variable], origin
-        if path := source.get(f"{variable}_FILE"):
-            return _read_secret_file(variable, path), f"{variable}_FILE"
-    return "", "default"
+class _Value(NamedTuple):
+    text: str
+    origin: str
+
+
+def _read_values(environ: Mapping[str, str], env_file: Path) -> dict[str, _Value]:
+    """Return the text and the origin of every setting that the environment or the file names."""
+    file_values = {name: value or "" for name, value in dotenv_values(env_file).items()}
+    sources = [(environ, "environment"), (file_values, str(env_file))]
+    found: dict[str, _Value] = {}
+    for name in Settings.model_fields:
+        for source, origin in sources:
+            value = _read_value(name.upper(), source, origin)
+            if value is not None:
+                found[name] = value
+                break
+    return found
+
+
+def _read_value(variable: str, source: Mapping[str, str], origin: str) -> _Value | None:
+    if text := source.get(variable):
+        return _Value(text, origin)
+    if path := source.get(f"{variable}_FILE"):
+        return _Value(_read_secret_file(variable, path), f"{variable}_FILE")
+    return None
 
 
 def _read_secret_file(variable: str, path: str) -> str:
@@ -64,22 +84,23 @@ def _read_secret_file(variable: str, path: str) -> str:
 
 
 def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
-    derived = (
-        "default_factory_not_called"  # a default that stands on a setting which is wrong itself
-    )
-    faults = {
-        str(fault["loc"][0]): fault["msg"] for fault in error.errors() if fault["type"] != derived
-    }
-    lines = [
-        f"  {_describe_fault(name, values.get(name), message)}" for name, message in faults.items()
-    ]
-    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines])
+    lines: dict[str, str] = {}
+    for fault in error.errors():
+        # The default of one setting may depend on another, which is reported itself.
+        if fault["type"] == "default_factory_not_called":
+            continue
+        name = str(fault["loc"][0])
+        lines[name] = _describe_fault(name, values.get(name), fault["msg"])
+    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines.values()])
 
 
 def _describe_fault(name: str, value: str | None, message: str) -> str:
-    shown = "(unset)" if value is None else "(hidden)" if is_secret(name) else repr(value)
-    fault, form = (
-        message.removeprefix("Value error, ").rstrip("."),
-        accepted_form(name).replace("`", ""),
-    )
-    return f"{name.upper()}={shown}: {fault}. Accepted: {form}"
+    if value is None:
+        shown = "(unset)"
+    elif is_secret(name):
+        shown = "(hidden)"
+    else:
+        shown = repr(value)
+    fault = message.removeprefix("Value error, ").rstrip(".")
+    form = accepted_form(name).replace("`", "")
+    return f"  {name.upper()}={shown}: {fault}. Accepted: {form}"

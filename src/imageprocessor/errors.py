@@ -1,10 +1,10 @@
 """Every error of the package, in one tree.
 
     ImageProcessorError
-      InputError               the picture cannot be taken
+      InputError               the image cannot be accepted
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
         DimensionTooLargeError · InvalidImageError · TruncatedImageError
-      RequestError             the picture may be fine, what came with it is not
+      RequestError             the image may be fine, what came with it is not
         InvalidFormError · MissingFileError · TooManyFilesError · InvalidBucketError
         InvalidMetadataError · UnknownSizeError · TooManyIdsError · InvalidIdError
         InvalidIdempotencyKeyError · IdempotencyKeyReusedError · RateLimitedError
@@ -37,10 +37,7 @@ class ImageProcessorError(Exception):
 
 
 class InputError(ImageProcessorError):
-    """The bytes are not a picture that can be taken.
-
-    Trying again with the same bytes is useless.
-    """
+    """The bytes are not an image that can be accepted; the same bytes will fail again."""
 
     code = "input_invalid"
 
@@ -64,13 +61,13 @@ class FileTooLargeError(InputError):
 
 
 class TooManyPixelsError(InputError):
-    """Width times height, as the header tells, is above the limit."""
+    """Width times height, as the header states them, is above the limit."""
 
     code = "image_too_large"
 
 
 class DimensionTooLargeError(InputError):
-    """One side, as the header tells, is longer than the limit."""
+    """One side, as the header states it, is longer than the limit."""
 
     code = "dimension_too_large"
 
@@ -82,13 +79,13 @@ class InvalidImageError(InputError):
 
 
 class TruncatedImageError(InputError):
-    """The file ends before the picture does."""
+    """The file ends before the image does."""
 
     code = "image_truncated"
 
 
 class RequestError(ImageProcessorError):
-    """What came with the picture, or the question asked, cannot be accepted."""
+    """What came with the image, or what was asked, cannot be accepted."""
 
     code = "request_invalid"
 

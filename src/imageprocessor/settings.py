@@ -1,9 +1,7 @@
 """Every setting: its environment name, default, accepted form and meaning.
 
-The docs' table is made from here.
-
-A field's name in capitals is its variable. `environment.load_settings` reads them; nothing else
-reads the environment.
+The docs' table is made from here. A field's name in capitals is its variable;
+:func:`imageprocessor.environment.load_settings` reads them, and nothing else reads the environment.
 """
 
 from __future__ import annotations
@@ -48,28 +46,28 @@ PUBLISHED_KEYS = (
     "dev-secret-change-in-production",
     "your-secure-random-key-here",
 )
-MIN_KEY_BYTES = {
-    "HS256": 32,
-    "HS384": 48,
-    "HS512": 64,
-}  # the length of what they compute: RFC 7518, section 3.2
+#: The length of what the algorithms compute: RFC 7518, section 3.2.
+MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
 
 
 def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
-    """Declare a setting.
+    """Declare a setting by its *default*, accepted *form* and *meaning*.
 
-    Its default (or a function of the settings before it), accepted *form* and *meaning*.
+    The default may be a function of the settings before it.
     """
     source = {"default_factory": default} if callable(default) else {"default": default}
-    extra: Any = {"form": form}
     return Field(
-        **source, description=meaning, json_schema_extra=extra, validate_default=True, **constraints
+        **source,
+        description=meaning,
+        json_schema_extra={"form": form},
+        validate_default=True,
+        **constraints,
     )
 
 
 def parse_json(value: object) -> object:
-    """Read JSON text; anything but text passes unchanged."""
+    """Return what the JSON text *value* means; anything but text passes unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -79,16 +77,17 @@ def parse_json(value: object) -> object:
 
 
 def parse_list(value: object) -> object:
-    """Read ``["a","b"]`` or ``a,b``; anything but text passes unchanged."""
+    """Return the items of ``["a","b"]`` or ``a,b``; anything but text passes unchanged."""
     if not isinstance(value, str) or value.lstrip().startswith("["):
         return parse_json(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
+    items = [item.strip() for item in value.split(",")]
+    return [item for item in items if item]
 
 
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
-    """Read ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
+    """Return the variants of ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
 
-    WEBP_QUALITY where no quality is given.
+    Where a size names no quality, WEBP_QUALITY applies.
     """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
@@ -98,13 +97,15 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
 
 
 def build_variant(name: str, size: object, quality: int) -> VariantSpec:
-    """Build one variant from what IMAGE_SIZES says of it: a width in pixels, or an object."""
-    options = {"quality": quality, **(size if isinstance(size, dict) else {"width": size})}
+    """Return the variant that IMAGE_SIZES describes by *size*: a width in pixels, or an object."""
+    options: dict[str, Any] = {"quality": quality}
+    options |= size if isinstance(size, dict) else {"width": size}
     try:
         return VariantSpec(name, **options)
     except TypeError:
         raise InvalidVariantError(
-            f"size {name!r} has an unknown option among {sorted(options)}; known: width, height, fit, quality, effort"
+            f"size {name!r} has an unknown option among {sorted(options)}; "
+            "known: width, height, fit, quality, effort"
         ) from None
 
 
@@ -151,7 +152,8 @@ class Settings(BaseModel):
     s3_bucket: str | None = setting(
         None,
         "an S3 bucket's name",
-        "Holds every image, an upload's bucket being a prefix in it; unset: the upload's bucket is the S3 bucket.",
+        "Holds every image, an upload's bucket being a prefix in it; "
+        "unset: the upload's bucket is the S3 bucket.",
     )
     s3_endpoint_url: str = setting(
         "", "a URL", "Where S3 is spoken, such as MinIO or R2; empty: AWS."
@@ -191,8 +193,8 @@ class Settings(BaseModel):
     worker_concurrency: int = setting(
         2,
         "0 to 64",
-        "Worker processes of `serve` and `worker`, and the processors that they use together; 0: `serve` only answers"
-        " requests.",
+        "Worker processes of `serve` and `worker`, and the processors that they use together; "
+        "0: `serve` only answers requests.",
         ge=0,
         le=64,
     )
@@ -267,7 +269,8 @@ class Settings(BaseModel):
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
-        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
+        '`{"name":width}` or '
+        '`{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
         "The sizes made of every image; a number bounds the width in pixels.",
     )
 
@@ -283,10 +286,11 @@ class Settings(BaseModel):
     def _refuse_weak_keys(
         cls, value: SecretStr | tuple[SecretStr, ...] | None, info: ValidationInfo
     ) -> Any:
-        for key in value if isinstance(value, tuple) else [value] if value else []:
-            _check_key(
-                key.get_secret_value(), MIN_KEY_BYTES[info.data.get("jwt_algorithm", "HS256")]
-            )
+        algorithm = info.data.get("jwt_algorithm", "HS256")
+        keys = value if isinstance(value, tuple) else (value,)
+        for key in keys:
+            if key:
+                _check_key(key.get_secret_value(), MIN_KEY_BYTES[algorithm])
         return value
 
     @field_validator("database_url", mode="before")
@@ -320,29 +324,30 @@ class Settings(BaseModel):
     @field_validator("allowed_buckets")
     @classmethod
     def _check_buckets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if (
-            not value
-            and info.data.get("storage_backend") == "s3"
-            and not info.data.get("s3_bucket")
-        ):
-            raise ValueError(
-                "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: else an upload may name any bucket"
-            )
-        return _check_each(
-            value, lambda name: BUCKET_PATTERN.fullmatch(name) is not None, "not a bucket name"
+        each_is_an_s3_bucket = info.data.get("storage_backend") == "s3" and not info.data.get(
+            "s3_bucket"
         )
+        if each_is_an_s3_bucket and not value:
+            raise ValueError(
+                "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: "
+                "else an upload may name any bucket"
+            )
+        _check_each(value, _is_bucket, "not a bucket name")
+        return value
 
     @field_validator("allowed_mime_types")
     @classmethod
     def _check_mime_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _check_each(value, MIME_TYPES.__contains__, "not a supported type")
+        _check_each(value, _is_supported_type, "not a supported type")
+        return value
 
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _check_each(
+        _check_each(
             value, _is_origin, "not an origin; * is refused because requests carry credentials"
         )
+        return value
 
     @field_validator("public_base_url")
     @classmethod
@@ -365,7 +370,7 @@ class Settings(BaseModel):
 
     @property
     def limits(self) -> Limits:
-        """What an upload may be, for :func:`imageprocessor.validate` and ``process``."""
+        """The limits of an upload, for :func:`imageprocessor.validate` and ``process``."""
         return Limits(
             max_bytes=self.max_upload_size_mb * BYTES_PER_MB,
             max_pixels=self.max_image_pixels,
@@ -378,13 +383,13 @@ class Settings(BaseModel):
 
 
 def accepted_form(name: str) -> str:
-    """Return in words what the setting *name* accepts."""
+    """Return what the setting *name* accepts, in words."""
     extra = Settings.model_fields[name].json_schema_extra
     return str(extra["form"]) if isinstance(extra, dict) else ""
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether the value of the setting *name* must never be shown."""
+    """Return whether the value of the setting *name* must never be shown."""
     return name in SECRETS
 
 
@@ -393,20 +398,24 @@ def _check_key(key: str, min_bytes: int) -> None:
         raise ValueError(f"this is a key in PEM form, not a secret; make one with: {KEY_COMMAND}")
     if key in PUBLISHED_KEYS:
         raise ValueError(f"this key is published in documentation; make one with: {KEY_COMMAND}")
-    if len(key.encode()) < min_bytes:
-        raise ValueError(f"{len(key.encode())} bytes are too few; make a key with: {KEY_COMMAND}")
+    size = len(key.encode())
+    if size < min_bytes:
+        raise ValueError(f"{size} bytes are too few; make a key with: {KEY_COMMAND}")
 
 
-def _check_each(
-    values: tuple[str, ...], accepts: Callable[[str], bool], fault: str
-) -> tuple[str, ...]:
-    if wrong := [value for value in values if not accepts(value)]:
-        raise ValueError(f"{', '.join(map(repr, wrong))}: {fault}")
-    return values
+def _check_each(values: tuple[str, ...], accepts: Callable[[str], bool], fault: str) -> None:
+    refused = [repr(value) for value in values if not accepts(value)]
+    if refused:
+        raise ValueError(f"{', '.join(refused)}: {fault}")
 
 
-def _is_origin(value: str) -> bool:
-    scheme, separator, host = value.partition("://")
-    return (
-        scheme in {"http", "https"} and bool(separator and host) and not set(host) & set("/?#*@ ")
-    )
+def _is_bucket(name: str) -> bool:
+    return BUCKET_PATTERN.fullmatch(name) is not None
+
+
+def _is_supported_type(mime_type: str) -> bool:
+    return mime_type in MIME_TYPES
+
+
+def _is_origin(url: str) -> bool:
+    return re.fullmatch(r"https?://[^/?#*@ ]+", url) is not None

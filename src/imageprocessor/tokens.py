@@ -1,7 +1,4 @@
-"""Tokens say who may upload, delete and administer.
-
-Signed by the CLI, checked by the server; only here is PyJWT.
-"""
+"""Sign tokens for the command line, and check them for the server; only here is PyJWT."""
 
 from __future__ import annotations
 
@@ -23,9 +20,8 @@ from imageprocessor.storage.files import create_file
 
 ADMIN_SCOPE = "images:admin"
 MAX_SUBJECT_CHARACTERS = 255
-MAX_TOKEN_CHARACTERS = (
-    8 * 1024
-)  #: what proxies pass on in one header; reading more costs time before it is refused
+#: What proxies pass on in one header; to read more costs time before it is refused.
+MAX_TOKEN_CHARACTERS = 8 * 1024
 REMEMBERED_TOKENS = 1024
 
 
@@ -38,37 +34,38 @@ class TokenKeys:
 
 
 def load_keys(settings: Settings) -> TokenKeys:
-    """Return JWT_SECRET_KEY, or else the generated key in DATA_DIR (made now, mode 0600.
+    """Return JWT_SECRET_KEY and its predecessors.
 
-    If there is none).
+    Where JWT_SECRET_KEY is unset, a key in DATA_DIR takes its place: it is generated now, with mode
+    0600, if there is none.
     """
-    configured = settings.jwt_secret_key
-    signing = configured.get_secret_value() if configured else _generated_key(settings.data_dir)
-    return TokenKeys(
-        signing, (signing, *(key.get_secret_value() for key in settings.jwt_previous_secret_keys))
-    )
+    if settings.jwt_secret_key:
+        signing = settings.jwt_secret_key.get_secret_value()
+    else:
+        signing = _generated_key(settings.data_dir)
+    previous = [key.get_secret_value() for key in settings.jwt_previous_secret_keys]
+    return TokenKeys(signing, (signing, *previous))
 
 
 def sign_token(
     settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None
 ) -> str:
-    """Return a token for the user *subject*.
-
-    With the audience and issuer that the settings ask for.
-    """
-    claims: dict[str, Any] = {"sub": subject, "iat": datetime.now(UTC)}
-    optional = {
-        "scope": ADMIN_SCOPE if admin else None,
-        "exp": datetime.now(UTC) + lifetime if lifetime else None,
-        "aud": settings.jwt_audience,
-        "iss": settings.jwt_issuer,
-    }
-    claims.update({name: value for name, value in optional.items() if value})
+    """Return a token for the user *subject*, with the settings' audience and issuer."""
+    now = datetime.now(UTC)
+    claims: dict[str, Any] = {"sub": subject, "iat": now}
+    if admin:
+        claims["scope"] = ADMIN_SCOPE
+    if lifetime:
+        claims["exp"] = now + lifetime
+    if settings.jwt_audience:
+        claims["aud"] = settings.jwt_audience
+    if settings.jwt_issuer:
+        claims["iss"] = settings.jwt_issuer
     return jwt.encode(claims, load_keys(settings).signing, algorithm=settings.jwt_algorithm)
 
 
 def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
-    """Return whom *token* speaks for.
+    """Return the caller that *token* speaks for.
 
     Raises:
         UnauthorizedError: The same for every cause: signature, algorithm, expiry, audience, issuer
@@ -104,27 +101,28 @@ def _verify(
     issuer: str | None,
     require_exp: bool,
 ) -> tuple[Caller, float]:
-    """Return whom *token* speaks for, and until when.
+    """Return the caller that *token* speaks for, and the time at which it expires.
 
-    A good one is remembered: clients send theirs again and again.
+    A valid one is remembered: clients send theirs again and again.
     """
-    required = ["sub", "exp"] if require_exp else ["sub"]
     claims = jwt.decode(
         token,
         key,
         algorithms=[algorithm],
         audience=audience,
         issuer=issuer,
-        options={"require": required},
+        options={"require": ["sub", "exp"] if require_exp else ["sub"]},
     )
-    return _caller(claims), int(claims["exp"]) if "exp" in claims else math.inf
+    expires_at = int(claims["exp"]) if "exp" in claims else math.inf
+    return _read_caller(claims), expires_at
 
 
-def _caller(claims: dict[str, Any]) -> Caller:
+def _read_caller(claims: dict[str, Any]) -> Caller:
     subject, scope = claims["sub"], claims.get("scope", "")
     if not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS or not subject.isprintable():
         raise ValueError("sub is empty, too long or not printable")
-    return Caller(subject, isinstance(scope, str) and ADMIN_SCOPE in scope.split())
+    is_admin = isinstance(scope, str) and ADMIN_SCOPE in scope.split()
+    return Caller(subject, is_admin)
 
 
 def _generated_key(data_dir: Path) -> str:

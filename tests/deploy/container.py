@@ -42,9 +42,12 @@ for name in python packages source data; do
     shift
 done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
-for place in /mnt/python /mnt/packages /mnt/source /mnt /; do mount -o remount,bind,ro "$place"; done
+for place in /mnt/python /mnt/packages /mnt/source /mnt /; do
+    mount -o remount,bind,ro "$place"
+done
 cd /mnt/data
-exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all env -i "$@"
+exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs \\
+    --inh-caps=-all --bounding-set=-all env -i "$@"
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require_program
-from tests.deploy.house import BACKUP, House, make_house
+from tests.deploy.installation import BACKUP, Installation, make_installation
 from tests.deploy.live import image_path, run_service
 from tests.servers import create_database
 
@@ -19,55 +19,60 @@ SECRET = b"an upload that waits"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A service that runs, with an upload that waits and a draft."""
-    house = make_house(tmp_path_factory.mktemp("house"))
-    with run_service(house.data):
-        for path in (house.data / "staging/photos/job", house.data / "storage/.tmp/draft"):
+    installation = make_installation(tmp_path_factory.mktemp("installation"))
+    with run_service(installation.data):
+        for path in (
+            installation.data / "staging/photos/job",
+            installation.data / "storage/.tmp/draft",
+        ):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(SECRET)
-        yield house
+        yield installation
 
 
 def test_backup_of_a_running_service_restores_to_one_that_has_everything(tmp_path: Path) -> None:
-    house = make_house(tmp_path)
-    with run_service(house.data) as place:
+    installation = make_installation(tmp_path)
+    with run_service(installation.data) as place:
         path = image_path(place.make_image())
         picture = place.ask(path).body
-        first = house.back_up(tmp_path / "backups")
+        first = installation.back_up(tmp_path / "backups")
         time.sleep(1.1)  # backups are named by the second
-        second = house.back_up(tmp_path / "backups")
+        second = installation.back_up(tmp_path / "backups")
     assert (first / path[1:]).samefile(second / path[1:]), (
         "what is there already takes no space again"
     )
-    shutil.rmtree(house.data)
-    bring_back(house, second)
-    with run_service(house.data) as place:
+    shutil.rmtree(installation.data)
+    bring_back(installation, second)
+    with run_service(installation.data) as place:
         assert place.ask(path).body == picture
 
 
-def bring_back(house: House, backup: Path) -> None:
+def bring_back(installation: Installation, backup: Path) -> None:
     for name in ("storage", "staging"):
         assert (
-            house.run(
+            installation.run(
                 "rsync", "--archive", "--mkpath", f"{backup}/{name}/", f"data/{name}/"
             ).returncode
             == 0
         )
-    restored = house.run("imageprocessor", "restore", f"{backup}/database")
+    restored = installation.run("imageprocessor", "restore", f"{backup}/database")
     assert restored.returncode == 0, restored.stderr
 
 
 def test_backup_holds_uploads_that_wait_and_no_drafts_and_is_its_owners_alone(
-    house: House, tmp_path: Path
+    installation: Installation, tmp_path: Path
 ) -> None:
-    backup = house.back_up(tmp_path / "backups")
+    backup = installation.back_up(tmp_path / "backups")
     assert (backup / "staging/photos/job").read_bytes() == SECRET
     assert not (backup / "storage/.tmp").exists()
     assert (tmp_path / "backups").stat().st_mode & 0o077 == 0
 
 
-def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path) -> None:
+def test_old_backups_go_and_what_is_no_backup_stays(
+    installation: Installation, tmp_path: Path
+) -> None:
     for name in (
         "2024-01-01T02-00-00Z",
         "2024-01-02T02-00-00Z",
@@ -75,7 +80,7 @@ def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path
         ".unfinished/storage/half",
     ):
         (tmp_path / name).mkdir(parents=True)
-    newest = house.back_up(tmp_path, KEEP="2")
+    newest = installation.back_up(tmp_path, KEEP="2")
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock",
         "notes",
@@ -85,10 +90,10 @@ def test_old_backups_go_and_what_is_no_backup_stays(house: House, tmp_path: Path
     assert not (newest / "storage/half").exists(), "it was left by a backup that was cut off"
 
 
-def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> None:
+def test_second_backup_at_a_time_is_refused(installation: Installation, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert house.run(BACKUP, str(tmp_path)).returncode == 75
+        assert installation.run(BACKUP, str(tmp_path)).returncode == 75
 
 
 @pytest.mark.parametrize(
@@ -104,13 +109,13 @@ def test_second_backup_at_a_time_is_refused(house: House, tmp_path: Path) -> Non
 def test_wrong_use_is_told(
     tmp_path: Path, arguments: Sequence[str], environment: dict[str, str]
 ) -> None:
-    ran = make_house(tmp_path).run(BACKUP, *arguments, **environment)
+    ran = make_installation(tmp_path).run(BACKUP, *arguments, **environment)
     assert (ran.returncode, "backup.sh: " in ran.stderr, ran.stdout) == (2, True, "")
     assert not (tmp_path / "backups").exists()
 
 
 def test_backup_of_nothing_fails_and_leaves_no_backup(tmp_path: Path) -> None:
-    ran = make_house(tmp_path).run(BACKUP, "backups")
+    ran = make_installation(tmp_path).run(BACKUP, "backups")
     assert ("There is no database" in ran.stderr, ran.returncode in {1, 2}) == (True, True)
     assert list(tmp_path.glob("backups/20*")) == []
 
@@ -136,11 +141,11 @@ def test_with_postgresql_and_s3_it_is_pg_dump_and_a_second_bucket(
     client = open_s3(s3)
     for name in (bucket, second):
         client.create_bucket(Bucket=name)
-    house = make_house(tmp_path)
-    house.add_program("aws", aws)
-    with run_service(house.data, **settings) as place:
+    installation = make_installation(tmp_path)
+    installation.add_program("aws", aws)
+    with run_service(installation.data, **settings) as place:
         key = image_path(place.make_image()).removeprefix("/storage/")
-        backup = house.back_up(tmp_path / "backups", **settings, **libpq)
+        backup = installation.back_up(tmp_path / "backups", **settings, **libpq)
     assert (backup / "database/processor.dump").read_bytes().startswith(b"PGDMP")
     assert key in [found["Key"] for found in client.list_objects_v2(Bucket=second)["Contents"]]
 

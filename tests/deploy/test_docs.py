@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import require_program
 from tests.deploy.compose import BASE, KEY, ROOT, compose, make_project, read_project
-from tests.deploy.house import House, make_house
+from tests.deploy.installation import Installation, make_installation
 from tests.deploy.live import Place, image_path, run_service
 from tests.servers import create_database
 
@@ -36,14 +36,14 @@ def block(name: str, part: int = 0) -> str:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    house = make_house(tmp_path)
-    house.add_program("python", sys.executable)
-    return house
+def installation(tmp_path: Path) -> Installation:
+    installation = make_installation(tmp_path)
+    installation.add_program("python", sys.executable)
+    return installation
 
 
-def follow(house: House, lines: str, **names: str) -> None:
-    """Run *lines* of the page in the folder of *house*.
+def follow(installation: Installation, lines: str, **names: str) -> None:
+    """Run *lines* of the page in the folder of *installation*.
 
     Where the page's *names* have other values.
     """
@@ -54,7 +54,7 @@ def follow(house: House, lines: str, **names: str) -> None:
         **names,
     }.items():
         lines = lines.replace(name, value)
-    ran = house.run("bash", "-euo", "pipefail", "-c", lines)
+    ran = installation.run("bash", "-euo", "pipefail", "-c", lines)
     assert ran.returncode == 0, f"{lines}\n{ran.stdout}\n{ran.stderr}"
 
 
@@ -81,47 +81,47 @@ def test_key_is_put_into_the_example_by_the_line_on_the_page(tmp_path: Path) -> 
     assert compose(tmp_path, BASE, "config", "--quiet").returncode == 0
 
 
-def test_way_to_s3_keeps_every_image(house: House, s3: str) -> None:
-    bucket = prepare_s3(house, s3)
-    with run_service(house.data) as place:
+def test_way_to_s3_keeps_every_image(installation: Installation, s3: str) -> None:
+    bucket = prepare_s3(installation, s3)
+    with run_service(installation.data) as place:
         path = image_path(place.make_image())
         picture = place.ask(path).body
-        follow(house, block("first copy"), **{"my-images": bucket})
-    follow(house, block("last copy"), **{"my-images": bucket})
-    check_switched(house, bucket, path, picture)
+        follow(installation, block("first copy"), **{"my-images": bucket})
+    follow(installation, block("last copy"), **{"my-images": bucket})
+    check_switched(installation, bucket, path, picture)
 
 
-def test_way_to_s3_by_sync_keeps_every_image(house: House, s3: str) -> None:
+def test_way_to_s3_by_sync_keeps_every_image(installation: Installation, s3: str) -> None:
     aws = require_program("aws")
-    bucket = prepare_s3(house, s3)
-    house.add_program("aws", f"{aws} --endpoint-url {s3}")
-    with run_service(house.data) as place:
+    bucket = prepare_s3(installation, s3)
+    installation.add_program("aws", f"{aws} --endpoint-url {s3}")
+    with run_service(installation.data) as place:
         path = image_path(place.make_image())
         picture = place.ask(path).body
     credentials = (
         "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
     )
-    follow(house, credentials + block("sync"), **{"my-images": bucket})
-    check_switched(house, bucket, path, picture)
+    follow(installation, credentials + block("sync"), **{"my-images": bucket})
+    check_switched(installation, bucket, path, picture)
 
 
-def prepare_s3(house: House, url: str) -> str:
+def prepare_s3(installation: Installation, url: str) -> str:
     """Make a bucket and write into `.env` what the page says of it."""
     bucket = f"images-{uuid.uuid4().hex}"
     open_s3(url).create_bucket(
         Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
     settings = block("settings").replace("…", "a") + f"S3_ENDPOINT_URL={url}\n"
-    (house.folder / ".env").write_text(settings)
+    (installation.folder / ".env").write_text(settings)
     return bucket
 
 
-def check_switched(house: House, bucket: str, path: str, picture: bytes) -> None:
+def check_switched(installation: Installation, bucket: str, path: str, picture: bytes) -> None:
     """Switch as the page says, take away the old files, and fetch the image where its URL leads."""
-    with (house.folder / ".env").open("a") as file:
+    with (installation.folder / ".env").open("a") as file:
         file.write(block("settings", 1).replace("my-images", bucket))
-    shutil.rmtree(house.data / "storage")
-    with run_service(house.data) as place:
+    shutil.rmtree(installation.data / "storage")
+    with run_service(installation.data) as place:
         answer = place.ask(path)
         assert answer.status == 307
         assert fetch(answer.headers["location"]) == picture
@@ -140,22 +140,22 @@ def open_s3(url: str) -> Any:
     return boto3.client("s3", endpoint_url=url, **keys)
 
 
-def test_way_to_postgresql_keeps_every_image(house: House, postgres: int) -> None:
-    with run_service(house.data) as place:
+def test_way_to_postgresql_keeps_every_image(installation: Installation, postgres: int) -> None:
+    with run_service(installation.data) as place:
         path = image_path(place.make_image())
     url = create_database(postgres)
     on_the_page = "postgresql+psycopg://imageprocessor:PASSWORD@db.example.com/imageprocessor"
-    follow(house, block("copy database"), **{on_the_page: url})
-    with run_service(house.data, DATABASE_URL=url) as place:
+    follow(installation, block("copy database"), **{on_the_page: url})
+    with run_service(installation.data, DATABASE_URL=url) as place:
         assert place.ask(path).status == 200
 
 
-def test_backup_is_restored_and_upgraded(house: House) -> None:
-    with run_service(house.data) as place:
+def test_backup_is_restored_and_upgraded(installation: Installation) -> None:
+    with run_service(installation.data) as place:
         path = image_path(place.make_image())
-        follow(house, block("backup"))
-    (newest,) = house.folder.glob("backups/20*Z")
-    shutil.rmtree(house.data / "storage")
-    follow(house, block("restore") + block("upgrade"), NEWEST=str(newest))
-    with run_service(house.data) as place:
+        follow(installation, block("backup"))
+    (newest,) = installation.folder.glob("backups/20*Z")
+    shutil.rmtree(installation.data / "storage")
+    follow(installation, block("restore") + block("upgrade"), NEWEST=str(newest))
+    with run_service(installation.data) as place:
         assert place.ask(path).status == 200

@@ -210,13 +210,15 @@ def list_completions(cluster: Cluster) -> list[str]:
 def wait_until_working(cluster: Cluster, worker: Worker) -> None:
     """Wait until *worker* has done a job that was taken in from now on."""
     before = {job["job_id"] for job in read_jobs(cluster)}
-    started = "SELECT job_id FROM image_upload_events WHERE event_type = 'processing_started' AND metadata LIKE %s"
+    started = (
+        "SELECT job_id FROM image_upload_events "
+        "WHERE event_type = 'processing_started' AND metadata LIKE %s"
+    )
 
     def has_worked() -> bool:
         _keep_busy(cluster)
-        return bool(
-            {event["job_id"] for event in cluster.query(started, f"%@{worker.host.name}%")} - before
-        )
+        events = cluster.query(started, f"%@{worker.host.name}%")
+        return bool({event["job_id"] for event in events} - before)
 
     wait_for(has_worked)
 

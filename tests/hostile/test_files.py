@@ -49,7 +49,7 @@ each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.row}
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Installation:
     """A service, a client for it, and what speaks for a user."""
 
     service: Service
@@ -74,41 +74,45 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     values = {
-        "data_dir": tmp_path_factory.mktemp("house"),
+        "data_dir": tmp_path_factory.mktemp("installation"),
         "image_sizes": {"thumbnail": 20, "medium": 60},
         "rate_limit_max_uploads": 10_000,
     }
     settings = Settings.model_validate(values)
     with open_service(settings) as service, TestClient(create_app(settings)) as client:
-        yield House(service, client, {"Authorization": f"Bearer {sign_token(settings, 'ann')}"})
+        yield Installation(
+            service, client, {"Authorization": f"Bearer {sign_token(settings, 'ann')}"}
+        )
 
 
 @each_file
-def test_each_file_has_its_outcome_and_the_next_one_works(file: HostileFile, house: House) -> None:
-    answer = house.upload(file.make())
+def test_each_file_has_its_outcome_and_the_next_one_works(
+    file: HostileFile, installation: Installation
+) -> None:
+    answer = installation.upload(file.make())
     assert answer.status_code == file.status, answer.text
     if file.status == 202:
-        check_job(file, house, answer)
+        check_job(file, installation, answer)
     else:
         assert answer.json()["code"] == file.code
-    assert house.files() == set()
-    assert house.finish(house.upload(JPEG))["status"] == "completed"
+    assert installation.files() == set()
+    assert installation.finish(installation.upload(JPEG))["status"] == "completed"
 
 
-def check_job(file: HostileFile, house: House, answer: Any) -> None:
-    ended = house.finish(answer)
+def check_job(file: HostileFile, installation: Installation, answer: Any) -> None:
+    ended = installation.finish(answer)
     assert (ended["status"], ended["error_code"], ended["attempts"]) == (
         "failed" if file.code else "completed",
         file.code,
         1,
     )
-    result = house.client.get(f"{answer.json()['status_url']}/result").json()
+    result = installation.client.get(f"{answer.json()['status_url']}/result").json()
     if file.code is None:
         assert tuple(result["metadata"]["warnings"]) == file.warnings
         for url in result["urls"].values():
-            check_bytes(house.client.get(url))
+            check_bytes(installation.client.get(url))
 
 
 def check_bytes(answer: Any) -> None:
@@ -123,43 +127,47 @@ def check_bytes(answer: Any) -> None:
 @pytest.mark.parametrize(
     "file", [file for file in FILES if file.status != 202], ids=lambda file: file.name
 )
-def test_what_is_refused_leaves_no_job_and_costs_no_quota(file: HostileFile, house: House) -> None:
-    before = house.upload(JPEG)
-    house.finish(before)
-    jobs = count_jobs(house.service)
-    assert house.upload(file.make()).status_code == file.status
-    assert count_jobs(house.service) == jobs
-    after = house.upload(JPEG)
+def test_what_is_refused_leaves_no_job_and_costs_no_quota(
+    file: HostileFile, installation: Installation
+) -> None:
+    before = installation.upload(JPEG)
+    installation.finish(before)
+    jobs = count_jobs(installation.service)
+    assert installation.upload(file.make()).status_code == file.status
+    assert count_jobs(installation.service) == jobs
+    after = installation.upload(JPEG)
     assert (
         int(after.headers["X-RateLimit-Remaining"])
         == int(before.headers["X-RateLimit-Remaining"]) - 1
     )
-    house.finish(after)
+    installation.finish(after)
 
 
-def test_a_form_has_one_file(house: House) -> None:
+def test_a_form_has_one_file(installation: Installation) -> None:
     fields = {"bucket": "photos"}
-    none = house.client.post(
-        UPLOAD, data=fields, headers=house.headers, files={"other": ("a", b"")}
+    none = installation.client.post(
+        UPLOAD, data=fields, headers=installation.headers, files={"other": ("a", b"")}
     )
     assert (none.status_code, none.json()["code"]) == (422, "file_missing")
     files = [("file", ("a", JPEG)), ("file", ("b", JPEG))]
-    two = house.client.post(UPLOAD, data=fields, headers=house.headers, files=files)
+    two = installation.client.post(UPLOAD, data=fields, headers=installation.headers, files=files)
     assert (two.status_code, two.json()["code"]) == (400, "file_repeated")
-    assert house.files() == set()
+    assert installation.files() == set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "file", [file for file in FILES if file.row in (10, 11)], ids=lambda file: file.name
 )
-def test_a_bomb_is_refused_within_20_megabytes(file: HostileFile, house: House) -> None:
+def test_a_bomb_is_refused_within_20_megabytes(
+    file: HostileFile, installation: Installation
+) -> None:
     data = file.make()
-    house.finish(house.upload(JPEG))
+    installation.finish(installation.upload(JPEG))
     before = resident_bytes()
-    answer = house.upload(data)
+    answer = installation.upload(data)
     if answer.status_code == 202:
-        house.finish(answer)
+        installation.finish(answer)
     assert resident_bytes() - before < 20 * MEGABYTE
 
 

@@ -321,7 +321,8 @@ def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permitted(
     processes: int,
 ) -> None:
-    authorization = f"Authorization: Bearer {sign_token(Settings.model_validate({'jwt_secret_key': KEY}), 'ann')}"
+    token = sign_token(Settings.model_validate({"jwt_secret_key": KEY}), "ann")
+    authorization = f"Authorization: Bearer {token}"
     body = form_body(JPEG)
 
     def upload(key: str) -> tuple[int, dict[str, Any], str]:

@@ -76,10 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
     def _refuse(self, status: int) -> None:
-        body = f"<Error><Code>{self.server.code}</Code><Message>as the test asks</Message></Error>".encode()
-        self._answer(
-            status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body
-        )
+        code = f"<Code>{self.server.code}</Code>"
+        body = f"<Error>{code}<Message>as the test asks</Message></Error>".encode()
+        headers = {"Content-Type": "application/xml", "Content-Length": str(len(body))}
+        self._answer(status, headers, body)
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

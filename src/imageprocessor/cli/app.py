@@ -1,7 +1,4 @@
-"""The Typer application.
-
-Its commands in panels, and the one boundary where errors become a line and an exit code.
-"""
+"""The Typer application, and the one boundary where errors become a line and an exit code."""
 
 from __future__ import annotations
 
@@ -49,9 +46,7 @@ Version = Annotated[
 
 @app.callback()
 def describe(version: Version = False) -> None:
-    """Turn untrusted uploads into clean, upright, metadata-free web images.
-
-    Files here, or a service.
+    """Turn untrusted uploads into clean, upright, metadata-free web images, here or as a service.
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong
     usage or settings.
@@ -82,10 +77,8 @@ def _fail(message: str, status: int) -> int:
 
 
 def _name_extra(error: ModuleNotFoundError) -> str:
-    """Return the install line.
-
-    Only the extra `server` has all that the commands of the service use.
-    """
-    if (error.name or "imageprocessor").partition(".")[0] == "imageprocessor":
+    """Return the install line of the extra `server`, which has all that any command uses."""
+    name = error.name or "imageprocessor"
+    if name.partition(".")[0] == "imageprocessor":
         raise error
     return str(MissingExtraError(f"This command (it uses {error.name})", "server"))

@@ -1,4 +1,4 @@
-"""What ``serve`` says first: where it is, where it keeps things, and two lines that try it."""
+"""The banner of ``serve``: its address, where it keeps things, and two lines to try it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import shlex
 import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
-from pathlib import Path
 
 import imageprocessor
-from imageprocessor.environment import find_origin
 from imageprocessor.settings import Settings
 
 UPLOAD_PATH = "/api/v1/images/upload"
@@ -20,35 +18,26 @@ def describe_service(
 ) -> str:
     """Return the banner, several lines."""
     url = reachable_url(listener)
-    facts = {
-        "listens on": url,
-        "API docs": f"{url}/docs",
-        **_places(settings),
-        "workers": _workers(settings),
-    }
-    lines = [f"  {name:<11} {value}" for name, value in facts.items()]
-    trial = [f"    {line}" for line in try_lines(settings, url, environ)]
-    return "\n".join(
-        [
-            f"imageprocessor {imageprocessor.__version__}",
-            *lines,
-            "",
-            "  Try it in another terminal:",
-            *trial,
-        ]
-    )
+    facts = {"listens on": url, "API docs": f"{url}/docs"}
+    facts |= _list_places(settings)
+    facts["workers"] = _describe_workers(settings)
+    lines = [f"imageprocessor {imageprocessor.__version__}"]
+    lines += [f"  {name:<11} {value}" for name, value in facts.items()]
+    lines += ["", "  Try it in another terminal:"]
+    lines += [f"    {line}" for line in try_lines(settings, url, environ)]
+    return "\n".join(lines)
 
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return two lines for a shell: get a token, upload a photo."""
-    elsewhere = (
-        find_origin("data_dir", environ) == "environment"
-    )  # another terminal does not have it
-    prefix = f"DATA_DIR={shlex.quote(str(settings.data_dir.resolve()))} " if elsewhere else ""
-    bucket = next(iter(settings.allowed_buckets), "photos")
+    prefix = ""
+    if environ.get("DATA_DIR"):  # another terminal does not have this variable
+        prefix = f"DATA_DIR={shlex.quote(str(settings.data_dir.resolve()))} "
+    bucket = settings.allowed_buckets[0] if settings.allowed_buckets else "photos"
+    authorization = '-H "Authorization: Bearer $TOKEN"'
     return (
         f"TOKEN=$({prefix}imageprocessor token --sub me)",
-        f'curl -H "Authorization: Bearer $TOKEN" -F file=@photo.jpg -F bucket={bucket} {url}{UPLOAD_PATH}',
+        f"curl {authorization} -F file=@photo.jpg -F bucket={bucket} {url}{UPLOAD_PATH}",
     )
 
 
@@ -61,23 +50,22 @@ def reachable_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if host.version == 6 else f"http://{host}:{port}"
 
 
-def _places(settings: Settings) -> dict[str, str]:
-    """Name the folder of all data, and what is kept elsewhere."""
+def _list_places(settings: Settings) -> dict[str, str]:
+    """Return the folder of all data, and the places of what is kept outside it."""
     data_dir = settings.data_dir.resolve()
-    buckets = settings.s3_bucket or ", ".join(settings.allowed_buckets)
-    images = (
-        settings.storage_path.resolve() if settings.storage_backend == "local" else f"S3: {buckets}"
-    )
-    database = settings.sqlite_path.resolve() if settings.sqlite_path else "PostgreSQL"
-    places = {"database": database, "images": images}
-    return {"data": str(data_dir)} | {
-        name: str(place)
-        for name, place in places.items()
-        if not (isinstance(place, Path) and place.is_relative_to(data_dir))
-    }
+    places = {"data": str(data_dir)}
+    if settings.sqlite_path is None:
+        places["database"] = "PostgreSQL"
+    elif not settings.sqlite_path.resolve().is_relative_to(data_dir):
+        places["database"] = str(settings.sqlite_path.resolve())
+    if settings.storage_backend == "s3":
+        places["images"] = f"S3: {settings.s3_bucket or ', '.join(settings.allowed_buckets)}"
+    elif not settings.storage_path.resolve().is_relative_to(data_dir):
+        places["images"] = str(settings.storage_path.resolve())
+    return places
 
 
-def _workers(settings: Settings) -> str:
+def _describe_workers(settings: Settings) -> str:
     if settings.queue_backend == "celery":
         return "Celery's: run 'imageprocessor worker' beside this, here or on other hosts"
     if settings.worker_concurrency:

@@ -1,7 +1,4 @@
-"""Many pictures at once.
-
-Each in a thread, since Pillow lets others run, and each at its own risk.
-"""
+"""Process many images at once, each in a thread: one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ from imageprocessor.cli.files import Plan, Source, write_file
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.errors import ImageProcessorError
+from imageprocessor.errors import ImageProcessorError, MemoryLimitError
 
 WAITING_PER_THREAD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture: *report*, ready for JSON, or the *error* that it met."""
+    """The result of one image: a *report*, ready for JSON, or the *error* that it met."""
 
     path: Path
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -36,74 +33,62 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return the line that ``--json`` prints."""
+        file = str(self.path)
         if self.error is None:
-            return {"file": str(self.path), **self.report}
-        return {
-            "file": str(self.path),
-            "error": describe_error(self.error),
-            "error_code": error_code(self.error),
-        }
+            return {"file": file, **self.report}
+        return {"file": file, **report_error(self.error)}
 
 
 def process_each(
     plan: Plan, variants: Sequence[VariantSpec], limits: Limits, threads: int
 ) -> Iterator[Outcome]:
-    """Process the pictures of *plan* and write their results.
-
-    Yield the outcome of each as it is done.
+    """Process the images of *plan*, write their results, and yield each outcome when it is there.
 
     The threads only compute. This one writes, so that an interruption finds no other in the middle
     of a file.
     """
     waiting = iter(plan.items())
     running: dict[Future[ProcessedImage], tuple[Source, Mapping[str, Path]]] = {}
+    most_running = threads * WAITING_PER_THREAD
     with ThreadPoolExecutor(threads) as pool:
         while True:
-            for source, paths in islice(waiting, threads * WAITING_PER_THREAD - len(running)):
-                running[pool.submit(process, source.path, variants, limits)] = source, paths
+            for source, paths in islice(waiting, most_running - len(running)):
+                future = pool.submit(process, source.path, variants, limits)
+                running[future] = source, paths
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield _finish(future, *running.pop(future))
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                source, paths = running.pop(future)
+                yield _finish(future, source, paths)
 
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """Draw a bar of *total* files on stderr if that is a terminal.
-
-    Yield what moves it on by one.
-    """
+    """Draw a bar of *total* files on stderr if that is a terminal; yield what advances it."""
     console = Console(stderr=True)
     columns = TextColumn("processing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with progress:
         task = progress.add_task("files", total=total)
         yield lambda: progress.advance(task)
 
 
-def describe_error(error: Exception) -> str:
-    """Return one sentence on why a picture failed."""
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this picture: lower --jobs."
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def error_code(error: Exception) -> str:
-    """Return the stable code of an error.
-
-    What the system reports has ``file_error``, or ``out_of_memory``.
-    """
+def report_error(error: Exception) -> dict[str, str]:
+    """Return ``error``, a sentence on why an image failed, and ``error_code``."""
+    message, code = str(error), "file_error"
     if isinstance(error, ImageProcessorError):
-        return error.code
-    return "out_of_memory" if isinstance(error, MemoryError) else "file_error"
+        code = error.code
+    elif isinstance(error, MemoryError):
+        message = "There is not enough memory for this picture: lower --jobs."
+        code = MemoryLimitError.code
+    elif isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+    return {"error": message, "error_code": code}
 
 
 def end_now(status: int) -> NoReturn:
-    """End the process without waiting for its threads.
-
-    None can be interrupted, and none writes a file.
-    """
+    """End the process without waiting for its threads: they cannot be interrupted, nor write."""
     os._exit(status)
 
 

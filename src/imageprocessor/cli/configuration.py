@@ -1,4 +1,4 @@
-"""The settings as they are: value, origin and meaning of each."""
+"""The settings in force: value, origin and meaning of each."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from dataclasses import asdict
 from typing import Any
 
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.environment import find_origin
+from imageprocessor.environment import find_origins
 from imageprocessor.settings import Settings, accepted_form, is_secret
 
 
 def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return ``name``, ``value``, ``origin``, ``meaning`` and ``accepted`` of every setting.
-
-    Secrets are hidden.
-    """
-    return [
-        {
+    """Return each setting's name, value (secrets hidden), origin, meaning and accepted form."""
+    origins = find_origins(environ)
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        row = {
             "name": name.upper(),
-            "value": "(hidden)"
-            if is_secret(name) and getattr(settings, name)
-            else show_value(getattr(settings, name)),
-            "origin": find_origin(name, environ),
+            "value": "(hidden)" if is_secret(name) and value else show_value(value),
+            "origin": origins[name],
             "meaning": field.description or "",
             "accepted": accepted_form(name),
         }
-        for name, field in Settings.model_fields.items()
-    ]
+        rows.append(row)
+    return rows
 
 
 def show_value(value: Any) -> str:
@@ -39,17 +37,18 @@ def show_value(value: Any) -> str:
     >>> show_value(("photos", "avatars")), show_value(True), show_value(None)
     ('photos,avatars', 'true', '')
     """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
-        return json.dumps(dict(map(_show_size, value)))
+        return json.dumps({spec.name: _list_options(spec) for spec in value})
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return (
-        str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
-    )
+    return str(value)
 
 
-def _show_size(spec: VariantSpec) -> tuple[str, dict[str, Any]]:
+def _list_options(spec: VariantSpec) -> dict[str, Any]:
     options = asdict(spec)
-    return options.pop("name"), {
-        option: value for option, value in options.items() if value is not None
-    }
+    del options["name"]
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,7 +1,4 @@
-"""Which pictures are meant, what their results are called.
-
-And how a result gets there whole or not at all.
-"""
+"""Find the images that a command names, name their results, and write files atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from imageprocessor.storage.files import replace_file
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture to process, and the folder of its results, relative to that of all results."""
+    """An image to process, and the folder of its results below the folder of all results."""
 
     path: Path
     folder: Path = Path()
@@ -34,31 +31,34 @@ Plan = Mapping[Source, Mapping[str, Path]]
 
 
 def find_sources(named: Sequence[Path], out: Path) -> list[Source]:
-    """Return the files *named*, whatever they are called, and the images in the folders *named*.
+    """Return the files *named* and the images in the folders *named*, each once.
 
-    Each once.
-
-    What is below *out* is left out of folders: it is results, and would be processed again.
+    A file may have any name; in folders, the ending decides. What is below *out* is skipped: these
+    are results, which would be processed again.
     """
     found: dict[str, Source] = {}
     for path in named:
-        for source in _walk(path, out) if path.is_dir() else [Source(path)]:
-            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - resolve() would merge links
+        sources = _walk(path, out) if path.is_dir() else [Source(path)]
+        for source in sources:
+            absolute = os.path.abspath(source.path)  # noqa: PTH100 - resolve() would merge links
+            found.setdefault(absolute, source)
     return list(found.values())
 
 
 def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> Plan:
-    """Name the results of each source.
+    """Return the paths of each source's results.
 
-    ``{stem}_{size}.webp``, or with the full file name where two would collide.
+    They are called ``{stem}_{size}.webp``, or by the full file name where two would collide.
 
     Raises:
         typer.BadParameter: Two sources would still write one file, or one would overwrite a source.
     """
     plan = {source: source.outputs(source.path.stem, sizes, out) for source in sources}
-    takers = Counter(path for paths in plan.values() for path in paths.values())
+    uses: Counter[Path] = Counter()
+    for paths in plan.values():
+        uses.update(paths.values())
     for source, paths in plan.items():
-        if any(takers[path] > 1 for path in paths.values()):
+        if any(uses[path] > 1 for path in paths.values()):
             plan[source] = source.outputs(source.path.name, sizes, out)
     _refuse_overwriting(plan)
     return plan
@@ -83,13 +83,14 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
 
 
 def _refuse_overwriting(plan: Plan) -> None:
-    taken = {source.path.resolve(): source for source in plan}
+    claims = {source.path.resolve(): source for source in plan}
     for source, paths in plan.items():
-        for path in map(Path.resolve, paths.values()):
-            if path in taken:
+        for path in paths.values():
+            target = path.resolve()
+            if target in claims:
                 raise typer.BadParameter(
-                    f"{taken[path].path} and {source.path} both lay claim to {path}: choose another folder, "
-                    "or process them one by one.",
+                    f"{claims[target].path} and {source.path} both lay claim to {target}: "
+                    "choose another folder, or process them one by one.",
                     param_hint="'--out'",
                 )
-            taken[path] = source
+            claims[target] = source

@@ -1,4 +1,4 @@
-"""What an image is and what it gives away, for people and for programs."""
+"""Report what an image is and what it gives away, for people and for programs."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imageprocessor.cli.batch import describe_error, error_code
+from imageprocessor.cli.batch import report_error
 from imageprocessor.cli.output import print_error, print_pairs, show_bytes
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import ImageProcessorError
 
+#: Nothing is decoded here, so nothing needs to be bounded.
 NO_LIMITS = Limits(max_bytes=sys.maxsize, max_pixels=sys.maxsize, max_side=sys.maxsize)
-"""Nothing is decoded here, so nothing needs to be bounded."""
 
-TOLD = {"taken_at": "time", "camera": "camera", "software": "software"}
-"""What of the metadata, besides a place, tells of a person, and what to call it."""
+#: Fields of the metadata that say something of a person, besides the place, and their names.
+PERSONAL_FIELDS = {"taken_at": "time", "camera": "camera", "software": "software"}
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """Return all that is known of the image at *path*, ready for JSON.
 
-    Or ``file``, ``error`` and ``error_code``.
+    Where it cannot be read: ``file``, ``error`` and ``error_code``.
     """
+    file = str(path)
     try:
-        info, metadata = validate(path, NO_LIMITS), read_metadata(path)
+        info = validate(path, NO_LIMITS)
+        metadata = read_metadata(path)
         size_bytes = path.stat().st_size
     except (ImageProcessorError, OSError) as error:
-        return {"file": str(path), "error": describe_error(error), "error_code": error_code(error)}
+        return {"file": file, **report_error(error)}
+    gps = None
+    if metadata.gps:
+        latitude, longitude = metadata.gps
+        gps = {"latitude": latitude, "longitude": longitude}
     return {
-        "file": str(path),
+        "file": file,
         "format": info.format,
         "mime_type": info.mime_type,
         "size_bytes": size_bytes,
@@ -44,9 +50,7 @@ def read_report(path: Path) -> dict[str, Any]:
         "camera": metadata.camera,
         "software": metadata.software,
         "taken_at": metadata.taken_at,
-        "gps": {"latitude": metadata.gps[0], "longitude": metadata.gps[1]}
-        if metadata.gps
-        else None,
+        "gps": gps,
         "metadata": list(metadata.kinds),
     }
 
@@ -56,33 +60,31 @@ def print_report(report: Mapping[str, Any]) -> None:
     if "error" in report:
         print_error(f"{report['file']}: {report['error']}")
         return
+    image_format = report["format"]
+    if report["frames"] > 1:
+        image_format += f", {report['frames']} frames"
     gps = report["gps"]
-    frames = f", {report['frames']} frames" if report["frames"] > 1 else ""
-    print_pairs(
-        report["file"],
-        {
-            "format": f"{report['format']}{frames}, {show_bytes(report['size_bytes'])}",
-            "pixels": f"{report['width']}×{report['height']}",
-            "orientation": report["orientation"],
-            "colour profile": report["color_profile"],
-            "camera": report["camera"],
-            "software": report["software"],
-            "taken": report["taken_at"],
-            "place": gps and f"{gps['latitude']}, {gps['longitude']}",
-            "metadata": ", ".join(report["metadata"]) or "none",
-        },
-    )
+    facts = {
+        "format": f"{image_format}, {show_bytes(report['size_bytes'])}",
+        "pixels": f"{report['width']}×{report['height']}",
+        "orientation": report["orientation"],
+        "colour profile": report["color_profile"],
+        "camera": report["camera"],
+        "software": report["software"],
+        "taken": report["taken_at"],
+        "place": f"{gps['latitude']}, {gps['longitude']}" if gps else None,
+        "metadata": ", ".join(report["metadata"]) or "none",
+    }
+    print_pairs(report["file"], facts)
 
 
 def list_removed(before: bytes, after: bytes) -> list[str]:
-    """Name what *before* gives away and *after* does not.
-
-    Kinds of metadata, then what they told.
-    """
+    """Return what *before* gives away and *after* does not: kinds of metadata, then facts."""
     had, has = read_metadata(before), read_metadata(after)
-    gone = [kind for kind in had.kinds if kind not in has.kinds]
+    removed = [kind for kind in had.kinds if kind not in has.kinds]
     if "exif" in has.kinds and before != after:
-        gone.append("exif except orientation")
-    return gone + [
-        name for field, name in TOLD.items() if getattr(had, field) and not getattr(has, field)
-    ]
+        removed.append("exif except orientation")
+    for field, name in PERSONAL_FIELDS.items():
+        if getattr(had, field) and not getattr(has, field):
+            removed.append(name)
+    return removed

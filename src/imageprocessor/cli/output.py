@@ -1,7 +1,4 @@
-"""What reaches the terminal.
-
-Results on stdout, all else on stderr, and nothing that the terminal would obey.
-"""
+"""Print results on stdout and all else on stderr, without what a terminal would obey."""
 
 from __future__ import annotations
 
@@ -18,8 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 250
-STATUS_STYLES = {"completed": "green", "failed": "red", "retrying": "yellow", "processing": "cyan"}
-STATUS_STYLES |= {"ok": "green", "wrong": "red", "warning": "yellow"}
+STATUS_STYLES = {
+    "completed": "green",
+    "failed": "red",
+    "retrying": "yellow",
+    "processing": "cyan",
+    "ok": "green",
+    "wrong": "red",
+    "warning": "yellow",
+}
 
 
 def print_error(message: str) -> None:
@@ -29,7 +33,8 @@ def print_error(message: str) -> None:
 
 def print_note(message: str) -> None:
     """Print *message* on stderr."""
-    typer.echo("\n".join(map(printable, message.split("\n"))), err=True)
+    lines = [printable(line) for line in message.split("\n")]
+    typer.echo("\n".join(lines), err=True)
 
 
 def print_json(value: Any, *, lines: bool = False) -> None:
@@ -44,10 +49,7 @@ def print_table(
     title: str | None = None,
     whole: str | None = None,
 ) -> None:
-    """Print a table.
-
-    Its cells wrap rather than lose what they say, but those of the column *whole* never do.
-    """
+    """Print a table whose cells wrap where they are too wide, except in the column *whole*."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
@@ -70,9 +72,7 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return *text* with every character that a terminal might obey, or cannot show.
-
-    Written as an escape.
+    r"""Return *text* with an escape for each character that a terminal might obey or cannot show.
 
     >>> printable("cat\x1b[2J.jpg")
     'cat\\x1b[2J.jpg'
@@ -105,14 +105,11 @@ def show_failure(message: str) -> Text:
 
 
 def _open_stdout() -> Console:
-    """Return stdout as wide as the terminal, or, where it is a file or a pipe.
-
-    Wide enough not to wrap.
-    """
+    """Return stdout as wide as the terminal; a file or a pipe is wide enough not to wrap."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _cell(value: object) -> RenderableType:
-    return (
-        value if isinstance(value, Text) else Text("" if value is None else printable(str(value)))
-    )
+    if isinstance(value, Text):
+        return value
+    return Text("" if value is None else printable(str(value)))

@@ -17,6 +17,7 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
 from tests.cli.conftest import Run
 from tests.images import encode, photo, truncated
+from tests.servers import create_database
 from tests.uploads import submit_to
 
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
@@ -85,6 +86,26 @@ def test_list_of_nothing_names_the_database(run: Run, service: Service) -> None:
     assert (ran.status, ran.out) == (0, "")
     assert f"No jobs in {service.settings.database_path.resolve()}." in ran.err
     assert run("jobs", "list", "--json").json == []
+
+
+def test_list_of_nothing_names_the_sqlite_file_of_database_url(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "elsewhere.db"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{path}")
+    run("db", "upgrade")
+    assert f"No failed jobs in {path}." in run("jobs", "list", "--status", "failed").err
+
+
+def test_list_of_nothing_names_the_postgresql_database_without_its_password(
+    run: Run, postgres: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = create_database(postgres)
+    name = url.rpartition("/")[2]
+    monkeypatch.setenv("DATABASE_URL", url.replace("postgres@", "postgres:hidden-value@"))
+    ran = run("jobs", "list")
+    assert f"No jobs in postgresql://postgres@127.0.0.1:{postgres}/{name}." in ran.err
+    assert "hidden-value" not in ran.err
 
 
 @pytest.mark.parametrize(

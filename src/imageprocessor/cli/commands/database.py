@@ -1,7 +1,4 @@
-"""``db upgrade``, ``db import``, ``backup`` and ``restore``.
-
-The operator's care for the database.
-"""
+"""``db upgrade``, ``db import``, ``backup`` and ``restore``."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
@@ -62,9 +59,7 @@ def describe() -> None:
 
 
 def upgrade(as_json: AsJson = False) -> None:
-    """Bring the database to this version's tables.
-
-    As `serve` and `worker` do by themselves when they start.
+    """Bring the database to this version's tables, as `serve` and `worker` do when they start.
 
     Example: [bold]imageprocessor db upgrade[/bold]
     """
@@ -78,9 +73,8 @@ def upgrade(as_json: AsJson = False) -> None:
     elif before == HEAD:
         typer.echo(f"The database is at revision {HEAD} already: nothing was done.")
     else:
-        typer.echo(
-            f"The database was {f'at revision {before}' if before else 'empty'}; now it is at {HEAD}."
-        )
+        state = f"at revision {before}" if before else "empty"
+        typer.echo(f"The database was {state}; now it is at {HEAD}.")
 
 
 def import_(file: SqliteFile, as_json: AsJson = False) -> None:
@@ -88,9 +82,8 @@ def import_(file: SqliteFile, as_json: AsJson = False) -> None:
 
     Stop the service first.
 
-    Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import
-    data/processor.db[/bold]
-    """
+    Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import data/processor.db[/bold]
+    """  # noqa: E501 - an example stays on one line
     from imageprocessor.queue.maintenance.database_import import import_database
 
     counts = import_database(file, read_settings(quiet=True))
@@ -113,44 +106,37 @@ def backup(directory: NewFolder, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"directory": str(directory), **_summarize(manifest)})
     else:
-        size = show_bytes(manifest.size_bytes)
-        jobs = (
-            ", ".join(f"{count} {status}" for status, count in manifest.jobs.items() if count)
-            or "none"
-        )
-        print_pairs(
-            f"Backup in {directory}",
-            {"database": size, "jobs": jobs, "files": len(manifest.storage_keys)},
-        )
+        jobs = [f"{count} {status}" for status, count in manifest.jobs.items() if count]
+        facts = {
+            "database": show_bytes(manifest.size_bytes),
+            "jobs": ", ".join(jobs) or "none",
+            "files": len(manifest.storage_keys),
+        }
+        print_pairs(f"Backup in {directory}", facts)
         print_note("Now copy the storage: the manifest names the files that belong to it.")
 
 
 def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False) -> None:
     """Put a backup in the place of the SQLite database, while the service is stopped.
 
-    Name images that are missing.
-
-    Put the storage back first. Exit code 1: some files that the backup names are not there.
+    Put the storage back first: images that are missing are named, and make the exit code 1.
 
     Example: [bold]imageprocessor restore /backups/2024-11-08 --replace[/bold]
     """
     from imageprocessor.queue.maintenance.backup import restore as restore_backup
 
     restored = restore_backup(read_settings(quiet=True), directory, replace=replace)
-    manifest, aside = restored.manifest, [str(path) for path in restored.kept_aside]
+    manifest = restored.manifest
+    aside = [str(path) for path in restored.kept_aside]
     if as_json:
         print_json({**_summarize(manifest), "kept_aside": aside, "missing": restored.missing})
     else:
+        print_note(f"Restored as of {manifest.created_at}.")
+        for path in aside:
+            print_note(f"Kept aside: {path}")
         print_note(
-            "\n".join(
-                [
-                    f"Restored as of {manifest.created_at}.",
-                    *(f"Kept aside: {path}" for path in aside),
-                ]
-            )
-        )
-        print_note(
-            "Images that were taken after that are unknown now: imageprocessor fsck names their files."
+            "Images that were taken after that are unknown now: "
+            "imageprocessor fsck names their files."
         )
         for key in restored.missing:
             typer.echo(key)

@@ -104,8 +104,9 @@ def process(  # noqa: PLR0913 - one parameter an option
     from imageprocessor.core.limits import Limits
 
     variants = parse_sizes(size or [], quality)
+    size_names = [spec.name for spec in variants]
     limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
-    plan = plan_outputs(find_sources(files, out), [spec.name for spec in variants], out)
+    plan = plan_outputs(find_sources(files, out), size_names, out)
     if not plan:
         *others, last = list_suffixes()
         raise typer.BadParameter(
@@ -188,7 +189,8 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
     """
     from imageprocessor.core.variants import DEFAULT_VARIANTS
 
-    if len({size.partition("=")[0] for size in sizes}) < len(sizes):
+    names = {size.partition("=")[0] for size in sizes}
+    if len(names) < len(sizes):
         raise typer.BadParameter("two sizes have the same name", param_hint="'--size'")
     if sizes:
         return [_parse_size(size, quality) for size in sizes]
@@ -210,10 +212,7 @@ def _parse_size(text: str, quality: int) -> VariantSpec:
 
 
 def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
-    """Print each outcome as it comes, or all of them in a table at the end.
-
-    Tell whether one failed.
-    """
+    """Print each outcome as it comes, or all in a table at the end; return whether one failed."""
     from imageprocessor.cli.batch import progress_bar
 
     done = []
@@ -225,7 +224,8 @@ def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> 
                 print_json(outcome.to_json(), lines=True)
     if not as_json:
         columns = ("file", "size", "colour", "variants", "bytes", "notes")
-        print_table(columns, map(_outcome_row, sorted(done, key=lambda outcome: outcome.path)))
+        done.sort(key=lambda outcome: outcome.path)
+        print_table(columns, map(_outcome_row, done))
     return any(outcome.error for outcome in done)
 
 
@@ -234,12 +234,9 @@ def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
         return outcome.path, "", "", "", "", show_failure(outcome.to_json()["error"])
     report = outcome.report
     variants = report["variants"]
-    made = sum(variant["size_bytes"] for variant in variants.values())
-    return (
-        outcome.path,
-        f"{report['width']}×{report['height']}",
-        show_color(report["dominant_color"]),
-        ", ".join(variants),
-        f"{show_bytes(report['size_bytes'])} → {show_bytes(made)}",
-        ", ".join(report["warnings"]),
-    )
+    size = f"{report['width']}×{report['height']}"
+    color = show_color(report["dominant_color"])
+    bytes_in = show_bytes(report["size_bytes"])
+    bytes_out = show_bytes(sum(variant["size_bytes"] for variant in variants.values()))
+    notes = ", ".join(report["warnings"])
+    return outcome.path, size, color, ", ".join(variants), f"{bytes_in} → {bytes_out}", notes

@@ -1,13 +1,10 @@
-"""``jobs list``, ``jobs show`` and ``jobs retry``.
-
-Looking into the queue, and trying again what failed.
-"""
+"""``jobs list``, ``jobs show`` and ``jobs retry``."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -26,6 +23,7 @@ from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
 if TYPE_CHECKING:
     from imageprocessor.queue.jobs.job import Job
     from imageprocessor.queue.service import Service
+    from imageprocessor.settings import Settings
 
 Status = Annotated[
     Literal["pending", "processing", "completed", "failed", "retrying"] | None,
@@ -77,15 +75,12 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
             whole="job",
         )
     else:
-        print_note(
-            f"No {status or ''} jobs in {settings.database_path.resolve()}.".replace("  ", " ")
-        )
+        kind = f"{status} jobs" if status else "jobs"
+        print_note(f"No {kind} in {_name_database(settings)}.")
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
-    """Show what happened to a job or an image.
-
-    When, who, which attempt, and how long each step took.
+    """Show what happened to a job or an image: when, who, which attempt, how long each step took.
 
     The audit trail outlives the image: of a deleted one, it is what there is to show.
 
@@ -118,18 +113,22 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
 def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the events of a job, each with the seconds since the one before.
 
-    Fewer than 0 if the clock was set back.
+    They are fewer than 0 if the clock was set back.
 
-    >>> trace([{"created_at": "2024-11-08T14:00:00.000000Z"}, {"created_at": "2024-11-08T14:00:01.500000Z"}])[1]
+    >>> times = "2024-11-08T14:00:00.000000Z", "2024-11-08T14:00:01.500000Z"
+    >>> trace([{"created_at": time} for time in times])[1]
     {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
     """
     from imageprocessor.queue.database.clock import from_text
 
-    times = [from_text(event["created_at"]) for event in events]
-    later = [None, *((end - start).total_seconds() for start, end in pairwise(times))]
-    return [
-        {**event, "seconds_later": seconds} for event, seconds in zip(events, later, strict=False)
-    ]
+    traced = []
+    before: datetime | None = None
+    for event in events:
+        moment = from_text(event["created_at"])
+        seconds = (moment - before).total_seconds() if before else None
+        traced.append({**event, "seconds_later": seconds})
+        before = moment
+    return traced
 
 
 def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
@@ -156,13 +155,13 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """Return what an operator may want to know of a job, ready for JSON.
-
-    What is not known is None.
-    """
+    """Return what an operator may want to know of a job, ready for JSON; None where unknown."""
     from imageprocessor.queue.database.clock import to_text
 
-    moments = ("created_at", "started_at", "completed_at", "next_attempt_at")
+    moments: dict[str, str | None] = {}
+    for name in ("created_at", "started_at", "completed_at", "next_attempt_at"):
+        moment = getattr(job, name)
+        moments[name] = to_text(moment) if moment else None
     return {
         "job_id": job.job_id,
         "image_id": job.image_id,
@@ -171,7 +170,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "max_retries": job.max_retries,
         "user_id": job.user_id,
         "bucket": job.bucket,
-        **{name: to_text(moment) if (moment := getattr(job, name)) else None for name in moments},
+        **moments,
         "error_code": job.error_code,
         "error": job.error,
         "source_kept": job.staging_key is not None,
@@ -183,24 +182,26 @@ def describe_job(job: Job) -> dict[str, Any]:
     }
 
 
+def _name_database(settings: Settings) -> str:
+    from imageprocessor.queue.database.postgres import name_database
+
+    if settings.sqlite_path:
+        return str(settings.sqlite_path.resolve())
+    assert settings.database_url
+    return name_database(settings.database_url.get_secret_value())
+
+
 def _job_row(job: Job) -> tuple[object, ...]:
+    status = show_status(job.status.value)
     created = f"{job.created_at:%Y-%m-%d %H:%M:%S}"
-    return (
-        job.job_id,
-        show_status(job.status.value),
-        job.attempts,
-        job.user_id,
-        job.bucket,
-        created,
-        job.error_code,
-    )
+    return job.job_id, status, job.attempts, job.user_id, job.bucket, created, job.error_code
 
 
 def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
-    details = ", ".join(
-        f"{name}={value}" for name, value in event["metadata"].items() if value is not None
-    )
-    seconds = "" if event["seconds_later"] is None else f"{event['seconds_later']:+.3f}"
+    known = {name: value for name, value in event["metadata"].items() if value is not None}
+    details = ", ".join(f"{name}={value}" for name, value in known.items())
+    later = event["seconds_later"]
+    seconds = "" if later is None else f"{later:+.3f}"
     return event["created_at"], seconds, event["event_type"], details
 
 
@@ -230,6 +231,6 @@ def _retry(service: Service, job_id: str) -> dict[str, str]:
 
 
 def _outcome_row(outcome: dict[str, str]) -> tuple[object, ...]:
-    return outcome["job_id"], show_failure(outcome["error"]) if "error" in outcome else show_status(
-        outcome["status"]
-    )
+    if "error" in outcome:
+        return outcome["job_id"], show_failure(outcome["error"])
+    return outcome["job_id"], show_status(outcome["status"])

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,30 +47,26 @@ def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
     """
     from imageprocessor.queue.maintenance.doctor.examination import examine
 
-    findings = [
-        asdict(finding) for finding in examine(read_settings(quiet=True), integrity=integrity)
-    ]
+    findings = list(examine(read_settings(quiet=True), integrity=integrity))
     if as_json:
-        print_json(findings)
+        print_json([asdict(finding) for finding in findings])
     else:
         rows = [
-            (show_status(row["verdict"]), row["name"], row["found"], row["fix"]) for row in findings
+            (show_status(finding.verdict), finding.name, finding.found, finding.fix)
+            for finding in findings
         ]
         print_table(("verdict", "check", "found", "fix"), rows)
-    if any(finding["verdict"] == "wrong" for finding in findings):
+    if any(finding.verdict == "wrong" for finding in findings):
         raise typer.Exit(1)
 
 
 def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
-    """Compare database and storage, both ways.
-
-    What a row names must be there, what is there must have a row.
+    """Compare database and storage: what a row names must be there, what is there must have a row.
 
     Only tells, unless --repair is said. That removes files without a row (uploads after two hours,
     images after a day, nothing from before the database's first upload), and ends jobs whose upload
-    is gone or altered. An image whose
-    files are gone is only named: put them back from a backup, or delete the image. Every waiting
-    upload is read.
+    is gone or altered. An image whose files are gone is only named: put them back from a backup, or
+    delete the image. Every waiting upload is read.
     Exit code 1: something was found and is left as it is.
 
     Example: [bold]imageprocessor fsck --repair[/bold]
@@ -84,16 +79,11 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:
-        print_table(
-            ("what", "count"),
-            [(kind.replace("_", " "), count) for kind, count in report["found"].items()],
-        )
+        counts = [(kind.replace("_", " "), count) for kind, count in report["found"].items()]
+        print_table(("what", "count"), counts)
         columns = ("kind", "where", "job_id", "remedy")
-        print_table(
-            columns,
-            [[row[column] for column in columns] for row in report["discrepancies"]],
-            whole="where",
-        )
+        rows = [[found[column] for column in columns] for found in report["discrepancies"]]
+        print_table(columns, rows, whole="where")
     else:
         print_note("Database and storage agree.")
     if report["left"]:
@@ -101,18 +91,13 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
 
 
 def summarize(discrepancies: Iterable[Discrepancy]) -> dict[str, Any]:
-    """Return how many were ``found`` of each kind, how many are ``left`` as they were.
-
-    And the first 1000 of them.
-    """
-    found, left, rest = Counter[str](), 0, iter(discrepancies)
-    first = list(islice(rest, MOST_SHOWN))
-    for some in (first, rest):
-        for discrepancy in some:
-            found[discrepancy.kind] += 1
-            left += not discrepancy.mended
-    return {
-        "found": dict(found),
-        "left": left,
-        "discrepancies": [asdict(discrepancy) for discrepancy in first],
-    }
+    """Return how many were ``found`` of each kind, how many are ``left``, and the first 1000."""
+    found: Counter[str] = Counter()
+    left = 0
+    first: list[dict[str, Any]] = []
+    for discrepancy in discrepancies:
+        found[discrepancy.kind] += 1
+        left += not discrepancy.mended
+        if len(first) < MOST_SHOWN:
+            first.append(asdict(discrepancy))
+    return {"found": dict(found), "left": left, "discrepancies": first}

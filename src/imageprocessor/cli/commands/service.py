@@ -1,4 +1,4 @@
-"""``serve``, ``worker``, ``sweep``, ``token`` and ``config``: what the service's operator types."""
+"""``serve``, ``worker``, ``sweep``, ``token`` and ``config``, and the options of several groups."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from imageprocessor.settings import Settings
 
 PANEL = "Service"
-HOURS_EACH = {"m": 1 / 60, "h": 1, "d": 24}
+HOURS_PER_UNIT = {"m": 1 / 60, "h": 1, "d": 24}
+A_CENTURY_IN_HOURS = 24 * 36_525
 
 
 def parse_lifetime(text: str) -> timedelta:
@@ -32,8 +33,11 @@ def parse_lifetime(text: str) -> timedelta:
         typer.BadParameter: *text* is not of that form, or the time is nought or beyond a century.
     """
     match = re.fullmatch(r"(\d{1,9})([mhd])", text)
-    hours = int(match[1]) * HOURS_EACH[match[2]] if match else 0
-    if not 0 < hours <= 24 * 36_525:
+    hours = 0.0
+    if match:
+        number, unit = match.groups()
+        hours = int(number) * HOURS_PER_UNIT[unit]
+    if not 0 < hours <= A_CENTURY_IN_HOURS:
         raise typer.BadParameter(f"{text!r} is not a time such as 30m, 24h or 7d")
     return timedelta(hours=hours)
 
@@ -70,9 +74,9 @@ def register(app: typer.Typer) -> None:
 
 
 def read_settings(*, quiet: bool = False) -> Settings:
-    """Return the settings of the environment and `.env`.
+    """Return the settings of the environment and ``.env``, and set up logs.
 
-    Send the logs to stderr, only warnings if *quiet*.
+    *quiet*: only warnings are logged, so that a command's own output is not buried.
     """
     from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
@@ -86,7 +90,7 @@ def read_settings_of_service() -> Settings:
     """Return the settings of a service that is there already, quietly.
 
     Raises:
-        SettingsError: It is not: in a wrong folder, nothing new shall be made.
+        SettingsError: It is not there: in a wrong folder, nothing new shall be made.
     """
     settings = read_settings(quiet=True)
     path = settings.sqlite_path
@@ -111,8 +115,7 @@ def serve(
 
     Example: [bold]imageprocessor serve[/bold]
 
-    Example: [bold]DATA_DIR=/var/lib/images imageprocessor serve --host 0.0.0.0 --api-processes
-    2[/bold]
+    Example: [bold]DATA_DIR=/srv/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
     """
     from imageprocessor.cli.background import choose_background, run_beside, stop_by_interrupt
     from imageprocessor.cli.banner import describe_service
@@ -183,19 +186,14 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         print_json({"dry_run": dry_run, "found": found, "oldest_open_seconds": oldest})
         return
     title = "Found, and left as it is" if dry_run else "Found and put right"
-    print_table(
-        ("what", "count"),
-        [(name.replace("_", " "), count) for name, count in found.items()],
-        title=title,
-    )
+    rows = [(name.replace("_", " "), count) for name, count in found.items()]
+    print_table(("what", "count"), rows, title=title)
     if oldest is not None:
         print_note(f"The oldest job that has not ended is {oldest:.0f} s old.")
 
 
 def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
-    """Print a token that the service accepts.
-
-    Signed with JWT_SECRET_KEY or with the key in DATA_DIR.
+    """Print a token that the service accepts, signed with JWT_SECRET_KEY or the key in DATA_DIR.
 
     Example: [bold]TOKEN=$(imageprocessor token --sub me)[/bold]
 
@@ -228,10 +226,10 @@ def config(as_json: AsJson = False) -> None:
     """
     from imageprocessor.cli.configuration import list_settings
 
-    rows = list_settings(read_settings(quiet=True), os.environ)
+    settings = list_settings(read_settings(quiet=True), os.environ)
     if as_json:
-        print_json(rows)
+        print_json(settings)
     else:
-        print_table(
-            ("setting", "value", "from", "meaning"), [list(row.values())[:4] for row in rows]
-        )
+        keys = ("name", "value", "origin", "meaning")
+        rows = [[setting[key] for key in keys] for setting in settings]
+        print_table(("setting", "value", "from", "meaning"), rows)

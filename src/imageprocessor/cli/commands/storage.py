@@ -31,9 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Copy every image, and every upload that waits, to another storage.
+    """Copy every image and every waiting upload to another storage.
 
-    Then say which settings to switch.
+    At the end it names the settings to switch to.
 
     S3 is reached as S3_ENDPOINT_URL and AWS_… say. What is there with the same bytes is not copied
     again, so that a run that broke off goes on where it was. The source is left as it is.
@@ -91,14 +91,11 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        total = (
-            sum(stored.size_bytes for _, stored in list_objects(sources))
-            if console.is_terminal
-            else None
-        )
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with progress:
+        total = None
+        if console.is_terminal:
+            total = sum(stored.size_bytes for _, stored in list_objects(sources))
         task = progress.add_task("bytes", total=total)
         for outcome in outcomes:
             progress.advance(task, outcome.stored.size_bytes)
@@ -106,16 +103,12 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return how many objects were ``copied`` and were ``there`` already, ready for JSON.
-
-    And those that ``failed``.
-    """
+    """Return how many objects were ``copied`` or ``there`` already, and those that ``failed``."""
     report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "there": 0, "failed": []}
     for outcome in outcomes:
         if error := outcome.error:
-            report["failed"].append(
-                {"key": outcome.stored.key, "error": str(error), "error_code": error.code}
-            )
+            failure = {"key": outcome.stored.key, "error": str(error), "error_code": error.code}
+            report["failed"].append(failure)
         elif outcome.copied:
             report["copied"] += 1
             report["copied_bytes"] += outcome.stored.size_bytes
@@ -125,15 +118,14 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print what :func:`summarize` found, what stands against switching, or else what to switch."""
+    """Print the counts and failures, then why not to switch yet, or the settings to switch to."""
+    title, copied = ("Would be done", "to copy") if report["dry_run"] else ("Done", "copied")
     counts = {
-        "to copy"
-        if report["dry_run"]
-        else "copied": f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
+        copied: f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
         "there already": report["there"],
         "failed": len(report["failed"]),
     }
-    print_pairs("Would be done" if report["dry_run"] else "Done", counts)
+    print_pairs(title, counts)
     for failure in report["failed"]:
         print_note(f"{failure['key']}: {failure['error']}")
     if report["failed"]:
@@ -142,12 +134,13 @@ def print_report(report: dict[str, Any]) -> None:
         )
     elif report["unrest"]:
         print_error(
-            f"{report['unrest']}. More may come to the old place: do not switch yet. Stop the API, let the workers"
-            " finish the open jobs, stop them too, and run this again."
+            f"{report['unrest']}. More may come to the old place: do not switch yet. "
+            "Stop the API, let the workers finish the open jobs, stop them too, and run this again."
         )
     elif not report["dry_run"]:
         print_note(
-            "Everything is there. While the service is stopped, switch to these settings, then start it:"
+            "Everything is there. "
+            "While the service is stopped, switch to these settings, then start it:"
         )
         for name, value in report["settings"].items():
             typer.echo(f"{name}={value}")

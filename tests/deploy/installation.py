@@ -1,4 +1,4 @@
-"""A folder in which a service has its data, and what its operator types there."""
+"""An installation: a folder with a service's data, and what its operator types there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKUP = str(ROOT / "deploy/backup.sh")
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Installation:
     """A folder with the data of a service in `data`, and its operator's programs in `bin`."""
 
     folder: Path
@@ -54,9 +54,9 @@ def pg_programs() -> list[str]:
     return [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
 
 
-def make_house(folder: Path) -> House:
+def make_installation(folder: Path) -> Installation:
     require_program("rsync")
     (folder / "bin").mkdir()
-    house = House(folder)
-    house.add_program("imageprocessor", f"{sys.executable} -m imageprocessor")
-    return house
+    installation = Installation(folder)
+    installation.add_program("imageprocessor", f"{sys.executable} -m imageprocessor")
+    return installation
