@@ -30,7 +30,11 @@ def fail(*_: object, **__: object) -> None:
     raise OSError("as the test asks")
 
 
-@pytest.mark.parametrize("content", [b"bytes", BytesIO(b"bytes")], ids=["bytes", "file"])
+@pytest.mark.parametrize(
+    "content",
+    [b"bytes", bytearray(b"bytes"), BytesIO(b"bytes")],
+    ids=["bytes", "bytearray", "file"],
+)
 def test_file_has_its_content_and_mode_whatever_the_umask(tmp_path: Path, content: Any) -> None:
     before = os.umask(0o077)
     try:

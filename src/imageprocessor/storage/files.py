@@ -49,11 +49,10 @@ def write_draft(
 
     A *mode* holds whatever the umask is.
     """
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
-    )
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
     with os.fdopen(descriptor, "wb") as file:
-        if isinstance(content, bytes):
+        if isinstance(content, bytes | bytearray | memoryview):
             file.write(content)
         else:
             shutil.copyfileobj(content, file)

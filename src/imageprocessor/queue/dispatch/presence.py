@@ -64,11 +64,11 @@ def wake_all(directory: Path) -> None:
 
 def list_live(directory: Path) -> dict[str, int]:
     """Return the worker count of each live supervisor by its id."""
-    return {
-        lock.stem: int(lock.read_text() or 0)
-        for lock in directory.glob("*.lock")
-        if _is_locked(lock)
-    }
+    live: dict[str, int] = {}
+    for lock in directory.glob("*.lock"):
+        if _is_locked(lock):
+            live[lock.stem] = int(lock.read_text() or 0)
+    return live
 
 
 def list_dead(directory: Path) -> list[str]:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -184,8 +185,12 @@ class Supervisor:
         ready = wait([*pipes, *exits, announced.wake_descriptor], timeout_seconds)
         announced.drain()
         for slot in self._slots:
-            if slot.pipe in ready:
-                _note_done(slot)
+            if slot.pipe not in ready:
+                continue
+            with suppress(EOFError, OSError):  # it is dead: the next round removes its slot
+                slot.pipe.recv()
+                slot.job_id = None
+                slot.deadline = NEVER
 
     def _shut_down(self, announced: Presence) -> None:
         until = time.monotonic() + STOP_WITHIN_SECONDS
@@ -210,15 +215,6 @@ class Supervisor:
                     job_store.add_event(connection, EventType.RELEASED, job, clock.utc_now())
         except DATABASE_FAULTS as error:
             log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
-
-
-def _note_done(slot: Slot) -> None:
-    try:
-        slot.pipe.recv()
-    except (EOFError, OSError):
-        return  # it is dead: the next round removes its slot
-    slot.job_id = None
-    slot.deadline = NEVER
 
 
 def _describe_exit(process: BaseProcess) -> str:
