@@ -1,7 +1,4 @@
-"""Peak memory of a worker process against sharp in Node, each fresh and after one job.
-
-What 2 000 more leave.
-"""
+"""Peak memory of a worker: against sharp after one job each, and after thousands of jobs."""
 
 from __future__ import annotations
 
