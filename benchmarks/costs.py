@@ -55,10 +55,7 @@ def cost_of_jobs(service: Service, folder: Path) -> float:
 
 
 def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
-    """Return the CPU seconds of the API for an upload of a 12 MP photo.
-
-    And for a question how its job is.
-    """
+    """Return the CPU seconds of the API for an upload of a 12 MP photo, and for a status check."""
     port = find_free_port()
     environ = {
         **os.environ,
@@ -67,11 +64,11 @@ def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
     }
     headers = {"Authorization": f"Bearer {sign_token(settings, 'benchmark')}"}
+    url = f"http://127.0.0.1:{port}/api/v1/images"
+    command, log = [*SERVE, str(port)], folder / "serve.log"
     with (
-        run_process(
-            [*SERVE, str(port)], folder / "serve.log", stop=signal.SIGTERM, env=environ, cwd=folder
-        ) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/images", headers=headers) as http,
+        run_process(command, log, stop=signal.SIGTERM, env=environ, cwd=folder) as process,
+        httpx.Client(base_url=url, headers=headers) as http,
     ):
         wait_for(lambda: answers(http))
 
@@ -80,15 +77,15 @@ def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
             return http.post("/upload", **form).raise_for_status()  # type: ignore[arg-type]
 
         job_id = upload().json()["job_id"]
-        uploads = cost_of(upload, process.pid)
-        return uploads, cost_of(lambda: http.get(f"/jobs/{job_id}").raise_for_status(), process.pid)
+
+        def check_status() -> httpx.Response:
+            return http.get(f"/jobs/{job_id}").raise_for_status()
+
+        return cost_of(upload, process.pid), cost_of(check_status, process.pid)
 
 
 def count_redis_commands() -> float:
-    """Return the commands that Redis runs for a job, its message, acknowledgement and events.
-
-    Besides idle ones.
-    """
+    """Return the commands that Redis runs for a job: message, acknowledgement, events, idling."""
     with TemporaryDirectory() as name, run_redis(Path(name)) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         environ = {**os.environ, "DATA_DIR": name, "QUEUE_BACKEND": "celery", "REDIS_URL": url}
@@ -136,15 +133,14 @@ def answers(http: httpx.Client) -> bool:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process and its children so far."""
-    children = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:13]) / TICKS_A_SECOND + sum(
-        map(cpu_seconds, children)
-    )
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    fields = stat.rpartition(")")[2].split()
+    user, system = int(fields[11]), int(fields[12])
+    seconds = (user + system) / TICKS_A_SECOND
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children = (task / "children").read_text().split()
+        seconds += sum(cpu_seconds(int(child)) for child in children)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -28,13 +28,10 @@ COMPARED_SIDE = 1600  #: SSIM of a larger picture is that of its middle
 
 
 def main(paths: Sequence[str]) -> None:
-    """Print how each effort compares with effort 4 at quality 85.
-
-    Medians of the time, means over the photos.
-    """
-    photos = [Image.open(path).convert("RGB") for path in paths] or [
-        Image.open(BytesIO(encode_photo()))
-    ]
+    """Print how each effort compares with effort 4 at quality 85, in the mean of the photos."""
+    photos = [Image.open(path).convert("RGB") for path in paths]
+    if not photos:
+        photos = [Image.open(BytesIO(encode_photo()))]
     rows = [
         "| width | effort | CPU time | bytes at equal quality | bytes at equal SSIM |",
         "|---|---|---|---|---|",
@@ -43,9 +40,8 @@ def main(paths: Sequence[str]) -> None:
         compared = [list(compare_efforts(shrink(photo, width))) for photo in photos]
         for effort, ratios in zip(EFFORTS, zip(*compared, strict=True), strict=True):
             means = [geometric_mean(values) for values in zip(*ratios, strict=True)]
-            rows.append(
-                f"| {width} | {effort} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |"
-            )
+            cells = [str(width), str(effort), *(f"{mean:.2f}" for mean in means)]
+            rows.append(f"| {' | '.join(cells)} |")
     sys.stdout.write("\n".join(rows) + "\n")
 
 
@@ -56,47 +52,32 @@ def shrink(photo: Image.Image, width: int) -> Image.Image:
 
 
 def compare_efforts(picture: Image.Image) -> Iterator[tuple[float, float, float]]:
-    """Yield for each effort its time, bytes at quality 85, and bytes at the SSIM of effort 4.
-
-    As ratios to effort 4.
-    """
+    """Yield each effort's time, bytes at quality 85 and at equal SSIM, relative to effort 4."""
     encode(picture, QUALITY, REFERENCE_EFFORT)
     wanted = likeness(picture, encode(picture, QUALITY, REFERENCE_EFFORT))
-    measured = [
-        (
-            median(encode_seconds(picture, effort) for _ in range(ROUNDS)),
-            len(encode(picture, QUALITY, effort)),
-            bytes_at(picture, effort, wanted),
-        )
-        for effort in EFFORTS
-    ]
-    reference = measured[REFERENCE_EFFORT]
-    for row in measured:
-        yield row[0] / reference[0], row[1] / reference[1], row[2] / reference[2]
+    measured = []
+    for effort in EFFORTS:
+        seconds = median(encode_seconds(picture, effort) for _ in range(ROUNDS))
+        size = len(encode(picture, QUALITY, effort))
+        measured.append((seconds, size, bytes_at(picture, effort, wanted)))
+    reference_seconds, reference_size, reference_bytes = measured[REFERENCE_EFFORT]
+    for seconds, size, equal_bytes in measured:
+        yield seconds / reference_seconds, size / reference_size, equal_bytes / reference_bytes
 
 
 def bytes_at(picture: Image.Image, effort: int, wanted: float) -> float:
-    """Return the bytes at which *effort* reaches that SSIM.
-
-    Between the qualities that were tried.
-    """
+    """Return the bytes at which *effort* reaches the *wanted* SSIM, between the qualities tried."""
     files = [encode(picture, quality, effort) for quality in QUALITIES]
-    return float(
-        np.interp(
-            wanted, [likeness(picture, file) for file in files], [len(file) for file in files]
-        )
-    )
+    likenesses = [likeness(picture, file) for file in files]
+    return float(np.interp(wanted, likenesses, [len(file) for file in files]))
 
 
 def likeness(picture: Image.Image, encoded: bytes) -> float:
     """Return the SSIM of the luma (Wang et al. 2004, windows of 7 × 7 px)."""
     left, top = (max(0, side - COMPARED_SIDE) // 2 for side in picture.size)
-    box = (
-        left,
-        top,
-        min(picture.width, left + COMPARED_SIDE),
-        min(picture.height, top + COMPARED_SIDE),
-    )
+    right = min(picture.width, left + COMPARED_SIDE)
+    bottom = min(picture.height, top + COMPARED_SIDE)
+    box = left, top, right, bottom
     with Image.open(BytesIO(encoded)) as image:
         planes = [np.asarray(each.crop(box).convert("L")) for each in (picture, image)]
     return float(structural_similarity(*planes))  # type: ignore[no-untyped-call]

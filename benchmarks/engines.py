@@ -29,10 +29,7 @@ Run = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
-    """Run the works in each interpreter in turns, and print what each takes.
-
-    And its ratio to the first.
-    """
+    """Print what each interpreter takes, in turns with the others, and its ratio to the first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=main.__doc__)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
     parser.add_argument(
@@ -49,21 +46,17 @@ def main(arguments: list[str]) -> None:
 
 def measure_in(python: str, data: bytes) -> Run:
     """Return what `measure` gives for *data* in the interpreter *python*, and its libraries."""
-    command = [python, "-c", "from benchmarks.engines import tell; tell()"]
-    return dict(
-        json.loads(subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout)
-    )
+    command = [python, "-c", "from benchmarks.engines import print_run; print_run()"]
+    ran = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(ran.stdout))
 
 
-def tell() -> None:
+def print_run() -> None:
     print(json.dumps({"figures": measure(sys.stdin.buffer.read()), "libraries": list_libraries()}))
 
 
 def measure(data: bytes) -> dict[str, float]:
-    """Return the figures of one interpreter.
-
-    CPU seconds but for the wall time, the memory and the bytes of a job.
-    """
+    """Return the figures of one interpreter, as CPU seconds where the name says nothing else."""
     figures: dict[str, float] = {}
     result, cpu, wall = clocked(partial(process, data))
     figures |= {"job of four sizes, CPU s": cpu, "the same, wall s": wall}
@@ -113,16 +106,14 @@ def encode(picture: Image.Image) -> None:
 
 
 def format_table(engines: list[list[Run]]) -> str:
-    libraries = [
-        ", ".join(f"{name} {version}" for name, version in runs[0]["libraries"].items())
-        for runs in engines
-    ]
-    lines = [" | ".join(["| work", *libraries]) + " |", "| --- " * (len(engines) + 1) + "|"]
-    lines += [
-        " | ".join([f"| {work}", *format_row(work, engines)]) + " |"
-        for work in engines[0][0]["figures"]
-    ]
-    return "\n".join(lines)
+    columns = ["work"]
+    for runs in engines:
+        versions = runs[0]["libraries"].items()
+        columns.append(", ".join(f"{name} {version}" for name, version in versions))
+    lines = [columns, ["---"] * len(columns)]
+    works = engines[0][0]["figures"]
+    lines += [[work, *format_row(work, engines)] for work in works]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def format_row(work: str, engines: list[list[Run]]) -> Iterator[str]:

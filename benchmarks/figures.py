@@ -53,9 +53,7 @@ class Skipped:
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Run every contender once a round, after a round that does not count.
-
-    Return what each gave, round by round.
+    """Return what every contender gave, round by round, after a round that does not count.
 
     In turns, because a shared machine changes its speed within seconds: what is compared should be
     neighbours in *contenders*. Each second round backwards, because what ran before leaves caches

@@ -1,4 +1,4 @@
-"""Loads an HTTP server of this machine.
+"""Load an HTTP server of this machine.
 
 `python -m benchmarks.load PORT CONNECTIONS REQUESTS`, the request on stdin.
 
@@ -64,21 +64,23 @@ async def load(request: bytes, port: int, connections: int, requests: int) -> di
     """Send *request* *requests* times in all, over so many connections at a time."""
     left, loop = [None] * requests, asyncio.get_running_loop()
     started = time.perf_counter()
-    opened = [
-        await loop.create_connection(
-            lambda: Client(request, left, loop.create_future()), "127.0.0.1", port
-        )
-        for _ in range(connections)
-    ]
-    clients = [client for _, client in opened]
+
+    def make_client() -> Client:
+        return Client(request, left, loop.create_future())
+
+    clients = []
+    for _ in range(connections):
+        _, client = await loop.create_connection(make_client, "127.0.0.1", port)
+        clients.append(client)
     await asyncio.gather(*(client.ended for client in clients))
     taken = time.perf_counter() - started
-    percentiles = quantiles(
-        (second * 1000 for client in clients for second in client.seconds), n=100
-    )
+    milliseconds = [second * 1000 for client in clients for second in client.seconds]
+    percentiles = quantiles(milliseconds, n=100)
     statuses = sum((client.statuses for client in clients), Counter())
     return {"seconds": taken, "p50": percentiles[49], "p99": percentiles[98], "statuses": statuses}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(uvloop.run(load(sys.stdin.buffer.read(), *map(int, sys.argv[1:])))))
+    port, connections, requests = map(int, sys.argv[1:])
+    result = uvloop.run(load(sys.stdin.buffer.read(), port, connections, requests))
+    sys.stdout.write(json.dumps(result))

@@ -1,7 +1,4 @@
-"""Peak memory of a worker process against sharp in Node, each fresh and after one job.
-
-What 2 000 more leave.
-"""
+"""Peak memory of a worker: against sharp after one job each, and after thousands of jobs."""
 
 from __future__ import annotations
 
@@ -29,37 +26,28 @@ from tests.servers.processes import wait_for
 
 BOUND_MB = 360  #: what docs/capacity.md says that a worker needs for a job of 50 MP
 ENOUGH_ROUNDS = 3  # memory varies little
-FEW, MANY = (
-    1000,
-    3000,
-)  #: by then what is kept from job to job is there; 2 000 more must add nothing
+#: By the first, what is kept from job to job is there; 2 000 more must add nothing.
+FEW, MANY = 1000, 3000
 MANY_SECONDS = 1200
-IN_MEMORY = Path(
-    "/dev/shm"
-)  # on a disk thousands of commits take minutes, and the worker as much memory
+#: On a disk thousands of commits take minutes, and the worker takes as much memory.
+IN_MEMORY = Path("/dev/shm")
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
     """Return two rows for each picture, and one for a worker that goes on and on."""
     if sys.platform != "linux":
         return [Skipped("peak memory", "sharp", "only Linux tells the peak of another process")]
-    rows = [
-        row
-        for name, make in PICTURES.items()
-        for row in compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))
-    ]
+    rows: list[Figure | Skipped] = []
+    for name, make in PICTURES.items():
+        rows += compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))
     few, many = peaks_after(FEW, MANY)
-    grown = compare(
-        f"peak memory after {MANY} jobs", "MB", [many], f"after {FEW} jobs", [few], at_most=1.05
-    )
-    return [*rows, grown]
+    work, reference = f"peak memory after {MANY} jobs", f"after {FEW} jobs"
+    rows.append(compare(work, "MB", [many], reference, [few], at_most=1.05))
+    return rows
 
 
 def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]:
-    """Return what one job needs at the most.
-
-    As a ratio to what sharp needs and to what is documented.
-    """
+    """Return the peak of one job, as a ratio to sharp's and to the documented one."""
     work, theirs = f"{name} → 4 WebP, peak memory", "sharp, its defaults"
     with TemporaryDirectory() as folder:
         picture = Path(folder) / "picture"
@@ -68,9 +56,8 @@ def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]
         obstacle = find_obstacle(command)
         sharp = {} if obstacle else {"sharp": partial(peak_of_peer, command)}
         peaks = interleave({"ours": partial(peak_of_worker, data), **sharp}, rounds)
-    bound = compare(
-        work, "MB", peaks["ours"], "the documented bound", [BOUND_MB] * rounds, at_most=1
-    )
+    documented = [BOUND_MB] * rounds
+    bound = compare(work, "MB", peaks["ours"], "the documented bound", documented, at_most=1)
     if obstacle:
         return [Skipped(work, theirs, obstacle), bound]
     return [compare(work, "MB", peaks["ours"], theirs, peaks["sharp"]), bound]
@@ -90,23 +77,17 @@ def peak_of_peer(command: Sequence[str]) -> float:
 
 
 def peaks_after(few: int, many: int) -> tuple[float, float]:
-    """Return the peaks of one worker after *few* and after *many* jobs.
-
-    Of every format, and one in eight cut off.
-    """
+    """Return the peaks of one worker after *few* and *many* jobs of every format, some cut off."""
     pictures = cycle(draw_mixture())
     disk = IN_MEMORY if IN_MEMORY.exists() else None
     with TemporaryDirectory(dir=disk) as folder, run_one_worker(Path(folder)) as service:
-        return peak_after(service, islice(pictures, few)), peak_after(
-            service, islice(pictures, many - few)
-        )
+        after_few = peak_after(service, islice(pictures, few))
+        after_many = peak_after(service, islice(pictures, many - few))
+        return after_few, after_many
 
 
 def peak_after(service: Service, pictures: Iterable[bytes]) -> float:
-    """Let the one worker of *service* process *pictures*.
-
-    And return the most memory that it has had so far.
-    """
+    """Return the most memory that the one worker of *service* has had after *pictures*."""
     job_ids = [submit_picture(service, picture) for picture in pictures]
     wait_for(lambda: not count_open(service), MANY_SECONDS)
     return read_peak(find_worker(service, job_ids[-1]))
@@ -116,9 +97,8 @@ def find_worker(service: Service, job_id: str) -> int:
     """Return the process that ran the job."""
     with service.database.read() as connection:
         events = job_store.list_events(connection, job_id)
-    (worker_id,) = (
-        event["metadata"]["worker"] for event in events if "worker" in event["metadata"]
-    )
+    details = [event["metadata"] for event in events]
+    (worker_id,) = [detail["worker"] for detail in details if "worker" in detail]
     return int(worker_id.rpartition(":")[2])
 
 

@@ -1,7 +1,4 @@
-"""The picture that is measured.
-
-Made here, so that everybody has the same, and as hard to code as a phone's photo.
-"""
+"""Draw the photo that is measured: the same for everybody, as hard to code as a phone's."""
 
 from __future__ import annotations
 
@@ -26,38 +23,30 @@ def encode_photo(width: int = 4000, height: int = 3000, image_format: str = "JPE
 
 
 def draw_photo(width: int, height: int, seed: int = 1) -> Image.Image:
-    """Draw soft light whose detail falls with its frequency, as in nature; objects with edges.
-
-    And a sensor's grain.
-    """
+    """Draw soft light whose detail falls with its frequency, objects with edges, and grain."""
     random = np.random.default_rng(seed)
     luma = _scale(_sum_octaves(random, width, height, 4, width), 45) + 125
-    luma += (
-        _draw_objects(random, width, height)
-        + random.standard_normal((height, width), np.float32) * GRAIN
-    )
-    blue, red = (_scale(_sum_octaves(random, width, height, 3, 64), 18) for _ in range(2))
-    rgb = np.stack(
-        [luma + 1.402 * red, luma - 0.344 * blue - 0.714 * red, luma + 1.772 * blue], axis=-1
-    )
+    objects = _draw_objects(random, width, height)
+    grain = random.standard_normal((height, width), np.float32) * GRAIN
+    luma += objects + grain
+    blue = _scale(_sum_octaves(random, width, height, 3, 64), 18)
+    red = _scale(_sum_octaves(random, width, height, 3, 64), 18)
+    green_plane = luma - 0.344 * blue - 0.714 * red
+    rgb = np.stack([luma + 1.402 * red, green_plane, luma + 1.772 * blue], axis=-1)
     return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
 
 
 def _sum_octaves(
     random: np.random.Generator, width: int, height: int, coarsest: int, finest: int
 ) -> Plane:
-    """Sum planes of smooth noise.
-
-    Each with twice the cells of the one before and half its strength.
-    """
+    """Sum planes of smooth noise, each with twice the cells of the last and half its strength."""
     planes: Plane = np.zeros((height, width), np.float32)
     cells = coarsest
     while cells < finest:
-        coarse = random.standard_normal((max(2, round(height * cells / width)), cells), np.float32)
-        planes += (
-            np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-            / cells
-        )
+        rows = max(2, round(height * cells / width))
+        coarse = Image.fromarray(random.standard_normal((rows, cells), np.float32))
+        smooth = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        planes += np.asarray(smooth) / cells
         cells *= 2
     return planes
 
@@ -71,9 +60,9 @@ def _draw_objects(random: np.random.Generator, width: int, height: int) -> Plane
     mask = Image.new("L", (width, height), 128)
     draw = ImageDraw.Draw(mask)
     for _ in range(OBJECTS):
-        x, y, across = map(int, random.integers((0, 0, width // 200), (width, height, width // 12)))
+        lowest, highest = (0, 0, width // 200), (width, height, width // 12)
+        x, y, across = map(int, random.integers(lowest, highest))
         down = across * random.uniform(0.3, 1)
-        draw.ellipse(
-            (x - across, y - down, x + across, y + down), fill=int(random.integers(90, 166))
-        )
+        gray = int(random.integers(90, 166))
+        draw.ellipse((x - across, y - down, x + across, y + down), fill=gray)
     return np.asarray(mask, np.float32) - 128

@@ -22,32 +22,24 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def write_docs(results: dict[str, Any]) -> None:
-    """Put the table and the machine into the page, after its marker.
-
-    And draw the plot beside it.
-    """
-    said, marker, _ = PAGE.read_text(encoding="utf-8").partition(MARKER)
+    """Write the machine and the table into the page, after its marker, and draw the plot."""
+    text, marker, _ = PAGE.read_text(encoding="utf-8").partition(MARKER)
     machine = "\n".join(f"- {name}: {value}" for name, value in results["machine"].items())
-    PAGE.write_text(
-        f"{said}{marker}\n\n{machine}\n\n{format_table(results['rows'])}\n", encoding="utf-8"
-    )
+    table = format_table(results["rows"])
+    PAGE.write_text(f"{text}{marker}\n\n{machine}\n\n{table}\n", encoding="utf-8")
     draw([row for row in results["rows"] if "ratio" in row])
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw each ratio as a bar beside its budget.
-
-    On a logarithmic scale whose middle is "as fast as".
-    """
+    """Draw each ratio as a bar beside its budget, on a logarithmic scale around "as fast as"."""
     plot = Plot(figsize=(9, 0.32 * len(rows) + 1), layout="constrained")
     axes = plot.subplots()
     axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=OURS, height=0.6)
     for place, row in enumerate(rows):
         if budget := row["at_most"] or row["at_least"]:
             axes.plot([budget, budget], [place - 0.45, place + 0.45], color="#c2452d")
-    axes.set_yticks(
-        range(len(rows)), [f"{row['work']}\n{row['reference']}" for row in rows], fontsize=6
-    )
+    names = [f"{row['work']}\n{row['reference']}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=6)
     axes.set_xscale("log")
     axes.axvline(1, color=THEIRS)
     axes.set_xlabel("ratio to the reference; the red line is the budget")
@@ -58,23 +50,14 @@ def draw(rows: list[dict[str, Any]]) -> None:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return row["work"], row["reference"], "", "", "skipped", "", "", row["reason"]
+    unit = row["unit"]
+    ours, theirs = f"{row['ours']:.4g} {unit}", f"{row['theirs']:.4g} {unit}"
     ratio = f"**{row['ratio']:.3g}** ({row['lowest']:.3g}–{row['highest']:.3g})"
-    values = (
-        f"{row['ours']:.4g} {row['unit']}",
-        f"{row['theirs']:.4g} {row['unit']}",
-        ratio,
-        str(row["rounds"]),
-    )
-    return (
-        row["work"],
-        row["reference"],
-        *values,
-        _budget(row),
-        {True: "met", False: "**missed**", None: ""}[row["met"]],
-    )
-
-
-def _budget(row: dict[str, Any]) -> str:
+    budget = ""
     if row["at_most"] is not None:
-        return f"≤ {row['at_most']:g}"
-    return "" if row["at_least"] is None else f"≥ {row['at_least']:g}"
+        budget = f"≤ {row['at_most']:g}"
+    elif row["at_least"] is not None:
+        budget = f"≥ {row['at_least']:g}"
+    verdict = {True: "met", False: "**missed**", None: ""}[row["met"]]
+    rounds = str(row["rounds"])
+    return row["work"], row["reference"], ours, theirs, ratio, rounds, budget, verdict

@@ -1,6 +1,4 @@
-"""The service under load against the bare framework.
-
-`imageprocessor serve` beside benchmarks/reference_app.py.
+"""`imageprocessor serve` under load, against the bare framework (benchmarks/reference_app.py).
 
 Both are processes of their own under uvicorn's same options, loaded in turns by benchmarks/load.py.
 Requests a second depend on what else the machine does; CPU time for each request hardly does.
@@ -36,9 +34,8 @@ from tests.servers import find_free_port, run_server
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
 READS, UPLOADS = 1500, 200  #: requests of one turn
-MORE = (
-    3  #: rounds for each that is asked for: short ones, between which a shared machine changes less
-)
+#: Rounds for each that is asked for: short ones, between which a shared machine changes less.
+MORE = 3
 READERS, UPLOADERS = 16, 8  #: connections
 PICTURE_SIDE = 660  #: pixels; the JPEG has 100 KB
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -58,7 +55,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one turn gave; times are milliseconds of one request."""
+    """The figures of one turn; times are milliseconds of one request."""
 
     per_second: float
     cpu: float
@@ -71,27 +68,27 @@ def measure(rounds: int) -> list[Figure | Skipped]:
     with TemporaryDirectory() as folder, ExitStack() as servers:
         picture = encode_photo(PICTURE_SIDE, PICTURE_SIDE)
         waiting, done = prepare(Path(folder), picture)
-        ours, two, bare = (
-            servers.enter_context(run(Path(folder)))
-            for run in (run_service, run_two, run_reference)
-        )
+        ours = servers.enter_context(run_service(Path(folder)))
+        two = servers.enter_context(run_service(Path(folder), processes=2))
+        bare = servers.enter_context(run_reference(Path(folder)))
+        status = get(f"/api/v1/images/jobs/{waiting}")
+        result = get(f"/api/v1/images/jobs/{done.job_id}/result")
+        image = get(f"/api/v1/images/{done.image_id}")
+        assert done.variant_keys
+        file = get(f"/storage/{done.variant_keys['thumbnail']}")
         reads = partial(load, connections=READERS, requests=READS, status=200)
         uploads = partial(load, connections=UPLOADERS, requests=UPLOADS, status=202)
-        turns = interleave(
-            {
-                "constant": partial(reads, bare, get("/jobs/1")),
-                "status": partial(reads, ours, get(f"/api/v1/images/jobs/{waiting}")),
-                "result": partial(reads, ours, get(f"/api/v1/images/jobs/{done.job_id}/result")),
-                "image": partial(reads, ours, get(f"/api/v1/images/{done.image_id}")),
-                "file": partial(
-                    reads, ours, get(f"/storage/{(done.variant_keys or {})['thumbnail']}")
-                ),
-                "two processes": partial(reads, two, get(f"/api/v1/images/jobs/{waiting}")),
-                "durable": partial(uploads, bare, upload("/upload", picture)),
-                "upload": partial(uploads, ours, upload("/api/v1/images/upload", picture)),
-            },
-            MORE * rounds,
-        )
+        contenders = {
+            "constant": partial(reads, bare, get("/jobs/1")),
+            "status": partial(reads, ours, status),
+            "result": partial(reads, ours, result),
+            "image": partial(reads, ours, image),
+            "file": partial(reads, ours, file),
+            "two processes": partial(reads, two, status),
+            "durable": partial(uploads, bare, upload("/upload", picture)),
+            "upload": partial(uploads, ours, upload("/api/v1/images/upload", picture)),
+        }
+        turns = interleave(contenders, MORE * rounds)
     return [*compare_loads(turns), *count_statements(picture)]
 
 
@@ -120,19 +117,15 @@ def compare_pair(
     *,
     at_least: float,
 ) -> Iterable[Figure]:
-    """Yield all that is known of one route.
-
-    How many a second, for what, and how long a client waits for one.
-    """
+    """Yield one route's requests a second, its CPU time, and how long a client waits."""
     ours, theirs = turns[name], turns[reference]
     yield compare(
         work, "requests/s", per_second(ours), described, per_second(theirs), at_least=at_least
     )
-    for what in ("cpu", "p50", "p99"):
-        columns = [[getattr(turn, what) for turn in side] for side in (ours, theirs)]
-        yield compare(
-            f"{work}, {what.replace('cpu', 'CPU time')}", "ms", columns[0], described, columns[1]
-        )
+    for field, title in (("cpu", "CPU time"), ("p50", "p50"), ("p99", "p99")):
+        our_values = [getattr(turn, field) for turn in ours]
+        their_values = [getattr(turn, field) for turn in theirs]
+        yield compare(f"{work}, {title}", "ms", our_values, described, their_values)
 
 
 def per_second(turns: list[Load]) -> list[float]:
@@ -151,28 +144,18 @@ def prepare(folder: Path, picture: bytes) -> tuple[str, Job]:
 @contextmanager
 def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
     """Run `imageprocessor serve` without workers; what it logs goes to a file."""
-    port, settings = (
-        find_free_port(),
-        {"WORKER_CONCURRENCY": "0", "RATE_LIMIT_MAX_UPLOADS": "1000000"},
-    )
-    environment = (
-        os.environ | settings | {"DATA_DIR": str(folder / "data"), "JWT_SECRET_KEY": SECRET}
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "imageprocessor",
-        "serve",
-        "--port",
-        str(port),
-        "--api-processes",
-        str(processes),
-    ]
+    port = find_free_port()
+    settings = {
+        "DATA_DIR": str(folder / "data"),
+        "JWT_SECRET_KEY": SECRET,
+        "RATE_LIMIT_MAX_UPLOADS": "1000000",
+        "WORKER_CONCURRENCY": "0",
+    }
+    environment = os.environ | settings
+    options = ["--port", str(port), "--api-processes", str(processes)]
+    command = [sys.executable, "-m", "imageprocessor", "serve", *options]
     with run_server(command, port, folder / f"{port}.log", env=environment) as server:
         yield Server(port, server.process.pid)
-
-
-run_two = partial(run_service, processes=2)
 
 
 @contextmanager
@@ -181,33 +164,19 @@ def run_reference(folder: Path) -> Iterator[Server]:
     port = find_free_port()
     environment = os.environ | {"DATA_DIR": str(folder)}
     options = ["--no-access-log", "--log-level", "warning", "--no-server-header", "--ws", "none"]
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "benchmarks.reference_app:app",
-        "--port",
-        str(port),
-        *options,
-    ]
+    options += ["--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.reference_app:app", *options]
     with run_server(command, port, folder / f"{port}.log", env=environment) as server:
         yield Server(port, server.process.pid)
 
 
 def load(server: Server, request: bytes, *, connections: int, requests: int, status: int) -> Load:
     """Send *request* so many times, and expect *status* each time."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.load",
-        str(server.port),
-        str(connections),
-        str(requests),
-    ]
+    arguments = [str(server.port), str(connections), str(requests)]
+    command = [sys.executable, "-m", "benchmarks.load", *arguments]
     started = server.cpu_seconds()
-    output = subprocess.run(
-        command, input=request, stdout=subprocess.PIPE, check=True, timeout=300
-    ).stdout
-    cpu_seconds, told = server.cpu_seconds() - started, json.loads(output)
-    assert told["statuses"] == {str(status): requests}, told["statuses"]
-    return Load(requests / told["seconds"], cpu_seconds / requests * 1000, told["p50"], told["p99"])
+    ran = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True, timeout=300)
+    cpu = (server.cpu_seconds() - started) / requests * 1000
+    report = json.loads(ran.stdout)
+    assert report["statuses"] == {str(status): requests}, report["statuses"]
+    return Load(requests / report["seconds"], cpu, report["p50"], report["p99"])

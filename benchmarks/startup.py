@@ -1,7 +1,4 @@
-"""How long a user waits before anything happens.
-
-For the import, for the help, for the service to be ready.
-"""
+"""How long a user waits for the import, for the help, and for the service to be ready."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ print(time.perf_counter() - began)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return a row for each wait.
-
-    A ratio to the time that it may take, on a machine that does nothing else.
-    """
+    """Return each wait's ratio to the time it may take on a machine that does nothing else."""
     waits: dict[str, Callable[[], float]] = {
         IMPORT: partial(time_import, IMPORT),
         HELP: time_help,
@@ -46,20 +40,19 @@ def measure(rounds: int) -> list[Figure | Skipped]:
         FIRST_USE: partial(time_import, FIRST_USE),
     }
     seconds = interleave(waits, rounds)
-    allowed = (IMPORT, "40 ms", 0.040), (HELP, "300 ms", 0.300), (SERVE, "2 s", 2.0)
-    rows = [
-        compare(name, "s", seconds[name], told, [limit] * rounds, at_most=1)
-        for name, told, limit in allowed
-    ]
-    return [*rows, compare(FIRST_USE, "s", seconds[FIRST_USE], "the same 40 ms", [0.040] * rounds)]
+    budgets = (IMPORT, "40 ms", 0.040), (HELP, "300 ms", 0.300), (SERVE, "2 s", 2.0)
+    rows: list[Figure | Skipped] = []
+    for name, described, limit in budgets:
+        rows.append(compare(name, "s", seconds[name], described, [limit] * rounds, at_most=1))
+    rows.append(compare(FIRST_USE, "s", seconds[FIRST_USE], "the same 40 ms", [0.040] * rounds))
+    return rows
 
 
 def time_import(statement: str) -> float:
     """Return the seconds that an import takes where Pillow and filetype are loaded already."""
-    program = PROGRAM.format(statement=statement)
-    return float(
-        subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout
-    )
+    command = [sys.executable, "-c", PROGRAM.format(statement=statement)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return float(ran.stdout)
 
 
 def time_help() -> float:
@@ -86,7 +79,7 @@ def time_serve() -> float:
 
 
 def is_ready(port: int) -> bool:
-    """Tell whether the service answers with 200."""
+    """Return whether the service answers with 200."""
     with suppress(URLError), urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
         return bool(answer.status == 200)
     return False

@@ -15,13 +15,15 @@ CPU_TABLE = Path("/proc/cpuinfo")
 
 def describe_machine() -> dict[str, str]:
     """Return the processor, the system, the versions and the day, each as text."""
-    packages = ("fastapi", "uvicorn", "sqlalchemy")
+    system = f"{platform.system()} {platform.machine()}"
+    libraries = [f"{name} {number}" for name, number in list_libraries().items()]
+    packages = [f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "sqlalchemy")]
     return {
         "day": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": f"{os.cpu_count()} × {_processor()}",
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "engine": ", ".join(f"{name} {number}" for name, number in list_libraries().items()),
-        "service": ", ".join(f"{name} {version(name)}" for name in packages),
+        "system": f"{system}, Python {platform.python_version()}",
+        "engine": ", ".join(libraries),
+        "service": ", ".join(packages),
     }
 
 

@@ -29,9 +29,8 @@ class Image:
     polls: float = 5  #: assumed: how often a client asks how its job is
     commits: float = 3  #: counted: accepted, claimed, completed
     redis_commands: float = 13.2  #: measured, with Celery's own
-    staging_requests: float = (
-        2  #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
-    )
+    #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
+    staging_requests: float = 2
     upload_bytes: float = 1.97e6  #: measured
     variant_bytes: float = 0.81e6  #: measured
 
@@ -90,7 +89,7 @@ def cores_for(image: Image, site: Site, images: float) -> float:
     return a_second * list_uses(image, Site(1, 1, busy_share=site.busy_share))["CPU"]
 
 
-def tell_sites(image: Image) -> str:
+def describe_sites(image: Image) -> str:
     """Return a table of how much sites of several sizes do."""
     sites = {
         "one core": Site(1, 1),
@@ -102,19 +101,13 @@ def tell_sites(image: Image) -> str:
     }
     rows = []
     for name, site in sites.items():
-        first, second, *_ = rank(list_uses(image, site))
-        rows.append(
-            (
-                name,
-                f"{round(images_a_day(image, site), -3):,.0f}",
-                first[0],
-                f"{second[0]}, {second[1]:.0%}",
-            )
-        )
+        images = round(images_a_day(image, site), -3)
+        (first, _), (second, share), *_ = rank(list_uses(image, site))
+        rows.append((name, f"{images:,.0f}", first, f"{second}, {share:.0%}"))
     return table(("Site", "Images a day", "Full first", "Next, and how full it is then"), rows)
 
 
-def tell_growth(image: Image) -> str:
+def describe_growth(image: Image) -> str:
     """Return a table of what a growing load asks of one machine, and of as many as it takes."""
     rows = []
     for times in (1, 10, 100, 1000):
@@ -122,13 +115,10 @@ def tell_growth(image: Image) -> str:
         cores = cores_for(image, Site(1, 1), images)
         machines = ceil(cores / 8)
         a_second = images * Site(1, 1).busiest_hour / DAY_SECONDS
-        one, many = (
-            list_uses(image, Site(count, 8, spread=count > 1)) for count in (1, max(2, machines))
-        )
-        shares = [
-            f"{use * a_second:.1%}"
-            for use in (one["SQLite"], many["PostgreSQL"], many["Redis"], many["S3"])
-        ]
+        one = list_uses(image, Site(1, 8))
+        many = list_uses(image, Site(max(2, machines), 8, spread=True))
+        uses = one["SQLite"], many["PostgreSQL"], many["Redis"], many["S3"]
+        shares = [f"{use * a_second:.1%}" for use in uses]
         rows.append((f"{times} ×, {images:,} a day", f"{cores:.1f}", str(machines), *shares))
     return table(("Load", "Cores", "Machines of 8", "SQLite", "PostgreSQL", "Redis", "S3"), rows)
 
@@ -136,13 +126,15 @@ def tell_growth(image: Image) -> str:
 def rank(uses: Mapping[str, float]) -> list[tuple[str, float]]:
     """Return the resources, fullest first, and how full each is when the first one is."""
     fullest = max(uses.values())
-    return [(name, use / fullest) for name, use in sorted(uses.items(), key=lambda item: -item[1])]
+    ranked = sorted(uses.items(), key=lambda item: -item[1])
+    return [(name, use / fullest) for name, use in ranked]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
-    print(tell_sites(Image()), tell_growth(Image()), sep="\n\n")  # noqa: T201 - what it is for
+    print(describe_sites(Image()), describe_growth(Image()), sep="\n\n")  # noqa: T201 - what it is for

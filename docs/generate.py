@@ -1,4 +1,4 @@
-"""Writes the parts of the pages that the code knows best: settings, errors, commands.
+"""Write the parts of the pages that the code knows best: settings, errors, commands.
 
 ``python docs/generate.py`` brings them up to date in place; a test fails where that was forgotten.
 """
@@ -31,10 +31,12 @@ PART = re.compile(
 
 def render_page(page: Path) -> str:
     """Return the text of *page* with its generated parts made anew."""
-    return PART.sub(
-        lambda part: f"{part['begin']}\n{PARTS[part['name']]()}\n\n{part['end']}",
-        page.read_text("utf-8"),
-    )
+
+    def render_part(part: re.Match[str]) -> str:
+        make = PARTS[part["name"]]
+        return f"{part['begin']}\n{make()}\n\n{part['end']}"
+
+    return PART.sub(render_part, page.read_text("utf-8"))
 
 
 def make_settings_table() -> str:
@@ -61,16 +63,11 @@ def show_default(default: Any) -> str:
 
 def make_errors_table() -> str:
     """Return a row for each error, in the order of the tree."""
-    rows = (
-        (
-            f"`{error.code}`",
-            f"`{error.__name__}`",
-            show_status(error),
-            "yes" if error.retryable else "",
-            meaning(error),
-        )
-        for error in walk_tree(ImageProcessorError)
-    )
+    rows = []
+    for error in walk_tree(ImageProcessorError):
+        names = f"`{error.code}`", f"`{error.__name__}`"
+        retryable = "yes" if error.retryable else ""
+        rows.append((*names, show_status(error), retryable, meaning(error)))
     return make_table(("Code", "Class", "HTTP status", "Retryable", "Meaning"), rows)
 
 
@@ -99,10 +96,7 @@ def walk_tree(error: type[ImageProcessorError]) -> Iterator[type[ImageProcessorE
 
 
 def show_status(error: type[ImageProcessorError]) -> str:
-    """Return the status that the service answers with.
-
-    Causes of a failed job come with that job's result.
-    """
+    """Return the status of the answer; the cause of a failed job comes with that job's result."""
     if error is UnexpectedError:
         return "500, or 422 in `/result`"
     if find_problem(error) != PROBLEMS[ImageProcessorError]:
@@ -147,7 +141,7 @@ def describe_command(name: str, command: Callable[..., Any]) -> str:
 def list_parameters(
     command: Callable[..., Any],
 ) -> Iterator[tuple[inspect.Parameter, ArgumentInfo | OptionInfo]]:
-    """Yield each parameter of *command* with what Typer is told of it."""
+    """Yield each parameter of *command* with its declaration for Typer."""
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         (info,) = hints[parameter.name].__metadata__
@@ -158,23 +152,20 @@ def describe_parameter(
     parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo
 ) -> tuple[str, str, str]:
     """Return one row: how it is written, what it means, and its default."""
+    cell = ", ".join(f"`{name}`" for name in list_names(parameter, info))
+    accepted = f"{cell} {show_accepted(info)}".rstrip()
+    return accepted, info.help or "", show_parameter_default(parameter.default, info)
+
+
+def list_names(parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo) -> list[str]:
+    """Return the names of a parameter as they are typed: DIR, or --out and -o."""
     if isinstance(info, ArgumentInfo):
-        written = [info.metavar or parameter.name.upper()]
-    else:
-        names = [
-            name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)
-        ]
-        written = (
-            names
-            if any(name.startswith("--") for name in names)
-            else [f"--{parameter.name}".replace("_", "-")]
-        )
-    cell = ", ".join(f"`{name}`" for name in written)
-    return (
-        f"{cell} {show_accepted(info)}".rstrip(),
-        info.help or "",
-        show_parameter_default(parameter.default, info),
-    )
+        return [info.metavar or parameter.name.upper()]
+    declared = [info.default, *(info.param_decls or ())]
+    names = [name for name in declared if isinstance(name, str)]
+    if any(name.startswith("--") for name in names):
+        return names
+    return [f"--{parameter.name}".replace("_", "-")]
 
 
 def show_accepted(info: ArgumentInfo | OptionInfo) -> str:

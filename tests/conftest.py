@@ -1,7 +1,4 @@
-"""What every test stands on.
-
-No settings from outside, loopback without proxies, and a word on missing programs.
-"""
+"""Isolate every test: no settings from outside, and loopback without proxies."""
 
 from __future__ import annotations
 
@@ -34,10 +31,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _loggers_follow_their_configuration() -> Iterator[None]:
-    """Let none remember how logs went when it was first used.
-
-    Another test looks for its lines elsewhere.
-    """
+    """Let no logger cache its configuration: another test captures its lines."""
     if find_spec("structlog") is None:
         yield
         return
@@ -56,28 +50,19 @@ def _loggers_follow_their_configuration() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let started processes be interrupted.
-
-    Also where a shell that runs the tests in its background forbade it.
-    """
+    """Let started processes be interrupted, even if the shell that runs the tests forbids it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test because of *reason*.
-
-    Where REQUIRE_SERVICES=1 promises that all is there, fail it.
-    """
+    """Skip the test because of *reason*, or fail it where REQUIRE_SERVICES=1."""
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(f"REQUIRE_SERVICES=1, but {reason}")
     pytest.skip(reason)
 
 
 def require_program(name: str) -> str:
-    """Return the path of the program *name*.
-
-    Skip or fail the test as `missing` does where there is none.
-    """
+    """Return the path of the program *name*, or skip or fail the test as `missing` does."""
     return shutil.which(name) or missing(f"the program {name!r} is not installed")
 
 
@@ -91,10 +76,7 @@ def _setting_names() -> list[str]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a running PostgreSQL server.
-
-    `tests.servers.create_database` makes a database on it.
-    """
+    """The port of a running PostgreSQL server, on which `create_database` makes a database."""
     from tests.servers import run_postgres
 
     with run_postgres(tmp_path_factory.mktemp("postgres")) as server:

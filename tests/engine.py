@@ -1,7 +1,4 @@
-"""What the tests run on.
-
-Pillow as pyproject.toml demands it, or Pillow-SIMD, which is made from an older one.
-"""
+"""The Pillow that the tests run on: the one that pyproject.toml demands, or Pillow-SIMD."""
 
 from __future__ import annotations
 

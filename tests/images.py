@@ -1,7 +1,4 @@
-"""Pictures for tests, made here so that the tests need no files.
-
-Honest ones, planted ones, and hostile ones.
-"""
+"""Images for tests, made here: honest, planted and hostile ones."""
 
 from __future__ import annotations
 
@@ -244,10 +241,7 @@ def planted_jpeg(
 
 
 def _picture_index(offset: int, size_bytes: int) -> bytes:
-    """A multi-picture index (CIPA DC-007) of two pictures.
-
-    The second's offset counts from this index.
-    """
+    """A multi-picture index (CIPA DC-007) of two images; the second's offset counts from here."""
     header = struct.pack("<2sHIH", b"II", 42, 8, 3)
     version = struct.pack("<HHI4s", 0xB000, 7, 4, b"0100")
     entries = struct.pack("<HHIIHHIII", 0xB001, 4, 1, 2, 0xB002, 7, 32, 50, 0)
@@ -290,10 +284,7 @@ def planted_png(
 def planted_webp(
     data: bytes | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE
 ) -> bytes:
-    """A WebP (``data``.
-
-    Or an animation) with something private in every place that the format has for it.
-    """
+    """A WebP, *data* or an animation, with something private in every place the format has."""
     chunks = webp_chunks(data or animated_webp())
     header = bytearray(next(payload for name, payload in chunks if name == b"VP8X"))
     header[0] |= 0x2C

@@ -1,7 +1,4 @@
-"""The benchmarks tell what they are asked for.
-
-Their figures are for a quiet machine, not for a test.
-"""
+"""The benchmarks print what they are asked for; their figures are for a quiet machine."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_page_shows_the_tables_of_the_model(model: ModuleType) -> None:
     page = (DOCS / "capacity.md").read_text(encoding="utf-8")
-    for tell in (model.tell_sites, model.tell_growth):
-        assert tell(model.Image()) in page, "run: python docs/capacity.py"
+    for make_table in (model.describe_sites, model.describe_growth):
+        assert make_table(model.Image()) in page, "run: python docs/capacity.py"
 
 
 def test_examples_of_the_model_run(model: ModuleType) -> None:

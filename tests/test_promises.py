@@ -1,7 +1,4 @@
-"""Each promise in SECURITY.md and docs/reliability.md names a test that keeps it.
-
-And that test exists.
-"""
+"""Each promise in SECURITY.md and docs/reliability.md names a test, and that test exists."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a peer is driven.
-
-For each line on its input it does the job once, and prints what that cost.
-"""
+"""Drive a peer: for each line on its input it does the job once, and prints what that cost."""
 
 from __future__ import annotations
 

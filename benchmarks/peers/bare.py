@@ -1,11 +1,9 @@
 # /// script
 # dependencies = ["imagecodecs>=2026.3", "pillow>=13"]
 # ///
-"""What cannot be avoided.
+"""The unavoidable work: libjpeg-turbo decodes once, libwebp encodes images that are ready.
 
-Libjpeg-turbo decodes once, libwebp encodes pictures that lie ready, each on its own.
-
-The second argument tells the efforts, one for each width.
+The second argument names the efforts, one for each width.
 """
 
 from __future__ import annotations

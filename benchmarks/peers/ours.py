@@ -1,7 +1,4 @@
-"""The job as a worker does it, in a process of its own as the peers are.
-
-The second argument: in how many threads.
-"""
+"""The job as a worker does it, in its own process; the second argument counts the threads."""
 
 from __future__ import annotations
 

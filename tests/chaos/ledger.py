@@ -66,10 +66,7 @@ class Ledger:
 
 
 def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After one sweep.
-
-    Every 202 has ended once and can be read, and files and rows belong together.
-    """
+    """Check, after a sweep, that each 202 has ended once and that files and rows agree."""
     monkeypatch.setattr(
         clock, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=25)
     )  # past every grace

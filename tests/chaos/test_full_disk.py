@@ -1,7 +1,4 @@
-"""A disk without room for an upload, its row or its images: a 507, or a job that is tried again.
-
-Nothing partial.
-"""
+"""A full disk is a 507 or a job that is tried again, and leaves nothing partial."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A service that is told to stop while uploads pour in.
-
-As a deployment does it, several times a day.
-"""
+"""A service is stopped while uploads pour in, as a deployment does several times a day."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The command line as a user meets it: arguments in; status, stdout and stderr out.
-
-In a folder of its own.
-"""
+"""Run the command line as a user does, in a folder of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The compose files, as Compose itself reads them.
-
-Checked against its schema, merged, and with `.env` filled in.
-"""
+"""The compose files as Compose reads them: checked, merged, and with `.env` filled in."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ KEY = "0123456789abcdef" * 4
 
 
 def make_project(folder: Path, *lines: str) -> Path:
-    """Copy what `docker compose` reads into *folder*.
-
-    With `.env` made from its example and *lines* added to it.
-    """
+    """Copy what `docker compose` reads to *folder*, with *lines* added to the example's `.env`."""
     for name in ("Dockerfile", *PRODUCTION):
         shutil.copy(ROOT / name, folder)
     example = (ROOT / ".env.example").read_text()

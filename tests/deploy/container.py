@@ -1,6 +1,4 @@
-"""What a container is, but for the engine.
-
-A user without rights, a read-only root file system, one data folder.
+"""A container without an engine: no rights, a read-only root, and one data folder.
 
 The programs are those of this Python, mounted where that user may read them.
 """
@@ -52,10 +50,7 @@ exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs \\
 
 
 def instruction(name: str) -> list[str]:
-    """Return the arguments of the last *name* in the Dockerfile.
-
-    Which is in the stage that is built.
-    """
+    """Return the arguments of the Dockerfile's last *name*: that of the stage that is built."""
     arguments: list[str] = json.loads(
         re.findall(rf"^ *{name} (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1]
     )

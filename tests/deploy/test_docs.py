@@ -1,7 +1,4 @@
-"""The page on deployment is followed as it stands.
-
-Only names, ports and folders are those of the test.
-"""
+"""Follow the page on deployment as it stands, but for names, ports and folders."""
 
 from __future__ import annotations
 
@@ -43,10 +40,7 @@ def installation(tmp_path: Path) -> Installation:
 
 
 def follow(installation: Installation, lines: str, **names: str) -> None:
-    """Run *lines* of the page in the folder of *installation*.
-
-    Where the page's *names* have other values.
-    """
+    """Run *lines* of the page in *installation*, with other values for the page's *names*."""
     for name, value in {
         "/data/": "data/",
         "deploy/": f"{ROOT}/deploy/",

@@ -29,10 +29,7 @@ OWN_HEADERS = {"date", "server", "connection", "etag", "x-request-id"}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A service with one image, nginx that passes everything to it.
-
-    And nginx that sends images itself.
-    """
+    """A service with one image, behind an nginx that passes everything on and one that does not."""
 
     data: Path
     service: Place

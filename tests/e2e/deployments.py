@@ -1,7 +1,4 @@
-"""Deployments of the service.
-
-Real processes on real engines, told apart by environment variables alone.
-"""
+"""Deployments of the service as real processes, which differ in environment variables alone."""
 
 from __future__ import annotations
 
@@ -68,10 +65,7 @@ class Deployment:
         return done.stdout
 
     def files(self) -> dict[str, bytes]:
-        """Return names and bytes of all that storage and staging hold.
-
-        But for what goes while they are read.
-        """
+        """Return names and bytes of what storage and staging hold, but for what goes meanwhile."""
         found: dict[str, bytes] = {}
         if self.redirects:
             bucket = connect_s3(self.settings["S3_ENDPOINT_URL"]).Bucket(self.settings["S3_BUCKET"])
@@ -91,10 +85,7 @@ class Deployment:
 
 @contextmanager
 def run_deployment(settings: Mapping[str, str], folder: Path) -> Iterator[Deployment]:
-    """Run what the documentation tells to run for these *settings*.
-
-    Until the end of the context.
-    """
+    """Run what the documentation says for these *settings*, until the end of the context."""
     settings = {**SETTINGS, "DATA_DIR": str(folder / "data"), **settings}
     place: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **settings}}
     celery = settings.get("QUEUE_BACKEND") == "celery"

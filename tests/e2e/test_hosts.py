@@ -84,10 +84,7 @@ class Cluster:
 def run_on(
     host: Host, command: Sequence[str], home: Path, settings: Mapping[str, str]
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """Run *command* on *host* in the folder *home*, which its data and the file ``log`` are in.
-
-    Too.
-    """
+    """Run *command* on *host* in the folder *home*, where its data and the file ``log`` are."""
     home.mkdir()
     environ = {
         **os.environ,
@@ -155,10 +152,7 @@ def test_upload_through_either_api_is_read_through_the_other(cluster: Cluster) -
 
 
 def freeze_in_the_middle_of_a_job(cluster: Cluster, worker: Worker) -> str:
-    """Freeze a worker's host while it has a job of which nothing is stored yet.
-
-    Return the job's id.
-    """
+    """Freeze a worker's host before anything of its job is stored, and return the job's id."""
     caught: list[str] = []
 
     def is_caught() -> bool:

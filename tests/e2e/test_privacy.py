@@ -1,7 +1,4 @@
-"""What a stranger finds in what we give out.
-
-A byte search for planted marks, and ExifTool's second opinion.
-"""
+"""Search what is given out for planted marks, and ask ExifTool for a second opinion."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Redis is disposable.
-
-Emptied, killed, full or silent, uploads are taken as quickly, and every accepted job ends.
-"""
+"""Whatever happens to Redis, uploads are accepted as quickly and every accepted job ends."""
 
 from __future__ import annotations
 
@@ -111,10 +108,7 @@ def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
 def load(
     deployment: Deployment, uploads_per_second: float = 4
 ) -> Iterator[list[tuple[str, float]]]:
-    """Upload at a steady rate during the body.
-
-    At the end, all that was accepted has to come to its end.
-    """
+    """Upload at a steady rate during the body; then wait until all that was accepted ends."""
     accepted: list[tuple[str, float]] = []
     stopping = threading.Event()
 
@@ -137,10 +131,7 @@ def load(
 
 
 def check_quick(accepted: list[tuple[str, float]]) -> None:
-    """The median is the service's, the slowest ones are this machine's.
-
-    None of them may have waited for Redis.
-    """
+    """Check the median; the slowest ones are this machine's, but none may have waited for Redis."""
     seconds = [seconds for _, seconds in accepted]
     assert statistics.median(seconds) < ACCEPT_SECONDS
     assert max(seconds) < 2

@@ -11,10 +11,7 @@ MAX_SECONDS = 5  # what one input may take
 
 
 def run(check: str) -> None:
-    """Look for bytes that the function *check* of `targets` does not stand.
-
-    Arguments are libFuzzer's.
-    """
+    """Look for bytes that make *check* of `targets` fail; the arguments are libFuzzer's."""
     atheris = import_module("atheris")  # here, so that pytest can import this module without it
     with atheris.instrument_imports(include=["imageprocessor", "PIL"]):
         target = getattr(import_module("tests.fuzz.targets"), check)

@@ -1,7 +1,4 @@
-"""What must hold for any bytes whatever; the fuzzers look for bytes for which it does not.
-
-Each raises what no caller is told of, or AssertionError.
-"""
+"""What must hold for any bytes: a check raises AssertionError, or an undocumented error."""
 
 from __future__ import annotations
 
@@ -30,10 +27,7 @@ def check_validate(data: bytes) -> None:
 
 
 def check_strip(data: bytes) -> None:
-    """What is stripped is the same picture, has no metadata.
-
-    And stripping it again changes nothing.
-    """
+    """Stripping keeps the pixels, leaves no metadata, and changes nothing the second time."""
     with suppress(ip.InputError):
         read_metadata(data)
         clean = ip.strip_metadata(data, LIMITS)

@@ -1,7 +1,4 @@
-"""What the fuzzers look for holds for where they begin, for what they once found.
-
-And for some thousand mutations.
-"""
+"""The checks of the fuzzers hold for seeds, former findings and some thousand mutations."""
 
 from __future__ import annotations
 

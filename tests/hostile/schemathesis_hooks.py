@@ -1,6 +1,4 @@
-"""What Schemathesis cannot know of this API from its document.
-
-Pictures, keys that were used, and images that exist.
+"""What Schemathesis cannot know from the document: images, used keys and existing ids.
 
 Everything else it makes up. SCHEMATHESIS_IMAGES holds the completed images, a JSON list of answers
 to uploads.
@@ -67,10 +65,7 @@ def filter_failure(
     case: schemathesis.Case[Any],
     _response: schemathesis.Response,
 ) -> bool:
-    """Excuse that a header which nobody knows is ignored, because RFC 9110, 5.1, demands that.
-
-    And nothing else.
-    """
+    """Excuse only that an unknown header is ignored, as RFC 9110, 5.1, demands."""
     return not (
         isinstance(failure, AcceptedNegativeData)
         and "x-schemathesis-unknown-property" in case.headers

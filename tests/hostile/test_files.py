@@ -1,7 +1,4 @@
-"""Rows 1 to 23 of the acceptance table.
-
-No file takes the service or the command line down, and each is told apart.
-"""
+"""Rows 1 to 23 of the acceptance table: no file takes the service or the command line down."""
 
 from __future__ import annotations
 

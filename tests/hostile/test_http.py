@@ -1,6 +1,4 @@
-"""Requests that no honest client sends.
-
-Rows 24 to 35 of the service's acceptance table, over real sockets.
+"""Requests that no honest client sends: rows 24 to 35 of the acceptance table, over sockets.
 
 What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in
 tests/test_tokens.py.

@@ -1,7 +1,4 @@
-"""The running service keeps to its own OpenAPI document, whatever is sent.
-
-Schemathesis with every check it has.
-"""
+"""The service keeps to its OpenAPI document under every check that Schemathesis has."""
 
 from __future__ import annotations
 

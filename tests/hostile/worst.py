@@ -1,6 +1,4 @@
-"""The largest pictures that an upload may be.
-
-50 megapixels of noise, alpha where the format has it, in 10 MB.
+"""The largest images that an upload may be: 50 megapixels of noise, with alpha, in 10 MB.
 
 The width of 4096 px is that of the largest size, so nothing is made smaller before it is encoded.
 """

@@ -1,7 +1,4 @@
-"""No tests are here.
-
-Locust, which reads the file, replaces sockets and threads wherever it is imported.
-"""
+"""No tests: Locust replaces sockets and threads wherever it is imported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Load on a running service, as its clients make it.
-
-Upload, poll until the job has ended, read result and image.
+"""Load a service as clients do: upload, poll until the job has ended, read result and image.
 
     JWT_SECRET_KEY=… locust -f tests/load/locustfile.py --host https://images.example.com
 
@@ -69,10 +67,7 @@ class Client(HttpUser):  # type: ignore[misc] # as above
             self.read(answer.json())
 
     def wait_until_completed(self, status_url: str) -> bool:
-        """Poll as clients do; tell whether there is a result.
-
-        A failed job counts as a failed request.
-        """
+        """Poll as clients do; return whether there is a result. A failed job counts as failed."""
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             with self.client.get(

@@ -1,7 +1,4 @@
-"""The servers that tests need, each started on a free port of 127.0.0.1 in a folder of its own.
-
-And stopped after.
-"""
+"""The servers that tests need, each on a free port of 127.0.0.1 until its context ends."""
 
 from __future__ import annotations
 
@@ -62,10 +59,7 @@ def run_server(
     is_ready: Callable[[int], bool] = listens,
     **options: Any,
 ) -> Iterator[Server]:
-    """Run *command*, which listens on *port*, until the end of the context.
-
-    What it says goes to the file *log*.
-    """
+    """Run *command*, which listens on *port*, until the context ends; *log* gets its output."""
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:

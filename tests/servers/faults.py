@@ -17,9 +17,7 @@ SLOW_SECONDS = 0.3
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to *upstream_port* of 127.0.0.1.
-
-    Those that hold the text *only* meet the *fault*.
+    """Passes requests to *upstream_port*, but those with the text *only* meet the *fault*.
 
     A fault is a status to answer, ``reset`` (RST at once), ``hang`` (no answer), ``stall`` (half of
     the body, then nothing), ``cut`` (half of the body, then the end of the connection) or ``slow``

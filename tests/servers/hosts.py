@@ -1,7 +1,4 @@
-"""Hosts as network namespaces: each has an address and a name of its own.
-
-Their switch can cut one off.
-"""
+"""Hosts as network namespaces with addresses and names; their switch can cut one off."""
 
 from __future__ import annotations
 
@@ -55,10 +52,7 @@ class Host:
 
 @contextmanager
 def run_hosts(*names: str) -> Iterator[list[Host]]:
-    """Make a host for each of *names*, with a mark added that tells this run's from others.
-
-    Remove them after.
-    """
+    """Make a host for each of *names*, marked as this run's, and remove them after."""
     _require_namespaces()
     mark, subnet = (
         secrets.token_hex(2),
@@ -81,10 +75,7 @@ def run_hosts(*names: str) -> Iterator[list[Host]]:
 
 
 def _plug_in(switch: str, port: str, address: str, *namespace: str) -> None:
-    """Give *namespace*, or this machine, a network card *port* with *address*.
-
-    And plug it into *switch*.
-    """
+    """Give *namespace*, or this machine, a card *port* with *address*, plugged into *switch*."""
     _ip(*namespace, "link", "add", port, "type", "veth", "peer", "name", port, "netns", switch)
     _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
     _ip(*namespace, "address", "add", f"{address}/24", "dev", port)

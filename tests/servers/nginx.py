@@ -1,7 +1,4 @@
-"""nginx with the configuration of `deploy/`, in front of a service.
-
-On free ports and with a certificate of its own.
-"""
+"""nginx before a service, with `deploy/`'s configuration, free ports and a certificate."""
 
 from __future__ import annotations
 
@@ -49,10 +46,7 @@ class Nginx:
 def run_nginx(
     folder: Path, service_port: int, storage: Path, changes: Mapping[str, str] | None = None
 ) -> Iterator[Nginx]:
-    """Run nginx before the service on *service_port*.
-
-    With *changes* to the text of its configuration.
-    """
+    """Run nginx before the service on *service_port*, with *changes* to its configuration."""
     program = require_program("nginx")
     folder.mkdir()
     http_port, https_port = find_free_port(), find_free_port()

@@ -18,11 +18,9 @@ STOP_SECONDS = 30
 def run_process(
     command: Sequence[str], log: Path, *, stop: int = signal.SIGKILL, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* in a session of its own until the end of the context.
+    """Run *command* in a session of its own until the context ends, which sends *stop*.
 
-    Its last signal is *stop*.
-
-    What it says goes to the file *log*.
+    Its output goes to the file *log*.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(

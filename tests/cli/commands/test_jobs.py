@@ -142,10 +142,7 @@ def test_show_gives_the_job_and_its_audit_trail(run: Run, bad: Job, name: str) -
 def test_show_tells_what_happened_to_a_deleted_image(
     run: Run, service: Service, bad: Job, name: str
 ) -> None:
-    """Who sent it, in which request; which worker tried it, how long that took, what came of it.
-
-    Who deleted it.
-    """
+    """Who sent it in which request, which worker tried it for how long, and who deleted it."""
     delete_image(service, bad.image_id, Caller("bob", admin=True))
     ran = run("jobs", "show", getattr(bad, name), "--json")
     assert (ran.status, ran.json["job"]) == (0, None)

@@ -32,10 +32,7 @@ def test_other_lifetimes_are_refused(text: str) -> None:
 
 
 def check(ran: Ran) -> tuple[str | None, bool]:
-    """Return the user that the service takes the printed token for.
-
-    And whether that is an admin.
-    """
+    """Return the user that the printed token speaks for, and whether that is an admin."""
     settings = load_settings({})
     caller = check_token(ran.out.strip(), load_keys(settings), settings)
     return caller.user_id, caller.admin

@@ -181,34 +181,29 @@ def inspect(files: Images, as_json: AsJson = False) -> None:
 
 
 def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
-    """Read ``NAME=WIDTH`` each; none means the default sizes.
+    """Return the variants of *sizes*, each ``NAME=WIDTH``; none means the default ones.
 
     Raises:
         typer.BadParameter: One is not of that form, has a name or width out of range, or a name
-        comes twice.
+            comes twice.
     """
-    from imageprocessor.core.variants import DEFAULT_VARIANTS
+    from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 
-    names = {size.partition("=")[0] for size in sizes}
-    if len(names) < len(sizes):
-        raise typer.BadParameter("two sizes have the same name", param_hint="'--size'")
-    if sizes:
-        return [_parse_size(size, quality) for size in sizes]
-    return [replace(spec, quality=quality) for spec in DEFAULT_VARIANTS]
-
-
-def _parse_size(text: str, quality: int) -> VariantSpec:
-    from imageprocessor.core.variants import VariantSpec
-
-    name, _, width = text.partition("=")
-    if not width.isdecimal():
-        raise typer.BadParameter(
-            f"{text!r} is not NAME=WIDTH, such as card=400", param_hint="'--size'"
-        )
-    try:
-        return VariantSpec(name, width=int(width), quality=quality)
-    except InvalidVariantError as error:
-        raise typer.BadParameter(str(error), param_hint="'--size'") from None
+    if not sizes:
+        return [replace(spec, quality=quality) for spec in DEFAULT_VARIANTS]
+    variants: dict[str, VariantSpec] = {}
+    for size in sizes:
+        name, _, width = size.partition("=")
+        if not width.isdecimal():
+            fault = f"{size!r} is not NAME=WIDTH, such as card=400"
+            raise typer.BadParameter(fault, param_hint="'--size'")
+        if name in variants:
+            raise typer.BadParameter("two sizes have the same name", param_hint="'--size'")
+        try:
+            variants[name] = VariantSpec(name, width=int(width), quality=quality)
+        except InvalidVariantError as error:
+            raise typer.BadParameter(str(error), param_hint="'--size'") from None
+    return list(variants.values())
 
 
 def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
