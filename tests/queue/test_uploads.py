@@ -126,8 +126,9 @@ def test_parallel_uploads_with_one_idempotency_key_are_one_job(
 def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
     service: Service, receive: Receive
 ) -> None:
+    database = service.database
     losing = replace(
-        service, database=AnswersAreLost(service.database.writer, service.database.reader)
+        service, database=AnswersAreLost(database.connections, reads_inline=database.reads_inline)
     )
     with pytest.raises(DatabaseUnavailableError):
         submit(losing, receive(), Sender("ann", "k1"))

@@ -341,7 +341,7 @@ def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
         raise DatabaseUnavailableError("The database is locked.")
         yield
 
-    monkeypatch.setattr("imageprocessor.queue.database.connections.Database.take_in", refuse)
+    monkeypatch.setattr("imageprocessor.queue.database.connections.Database.write", refuse)
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert int(answer.headers["retry-after"]) > 0

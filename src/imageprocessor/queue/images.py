@@ -6,8 +6,7 @@ What the caller may not see does not exist for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 from imageprocessor.errors import (
@@ -55,7 +54,9 @@ def read_job(service: Service, job_id: str, caller: Caller) -> Job:
         InvalidIdError: *job_id* is no UUID.
         JobNotFoundError: There is none, its image was deleted, or it is not the caller's to see.
     """
-    job = _to_job(service.database.first(job_store.FIND_JOB, job_id=parse_id(job_id)))
+    id_ = parse_id(job_id)
+    with service.database.read() as connection:
+        job = job_store.find_job(connection, id_)
     if job is None or not _may_read(service, job, caller):
         raise JobNotFoundError(f"There is no job {job_id}.")
     return job
@@ -81,7 +82,9 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
         JobNotReadyError, JobFailedError: As :func:`read_result`.
         UnknownSizeError: It has no variant *size*.
     """
-    job = _to_job(service.database.first(job_store.FIND_IMAGE, image_id=parse_id(image_id)))
+    id_ = parse_id(image_id)
+    with service.database.read() as connection:
+        job = job_store.find_image(connection, id_)
     if job is None or not _may_read(service, job, caller):
         raise ImageNotFoundError(f"There is no image {image_id}.")
     sizes = _completed(job).variant_keys or {}
@@ -161,10 +164,6 @@ def delete_variants(service: Service, job: Job) -> None:
     }
     for key in keys.union((job.variant_keys or {}).values()):
         service.storage.delete(key)
-
-
-def _to_job(row: Mapping[str, Any] | None) -> Job | None:
-    return Job.from_row(row) if row else None
 
 
 def _may_read(service: Service, job: Job, caller: Caller) -> bool:

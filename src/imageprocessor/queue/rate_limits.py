@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
-from imageprocessor.queue.database import clock
-from imageprocessor.queue.database.connections import Database, Transaction
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
 STEP_GRACE = timedelta(
@@ -40,17 +39,18 @@ class Quota:
 
 
 def read_quota(
-    database: Database, user_id: str, now: datetime, max_uploads: int, window: timedelta
+    connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
     """Return what *user_id* has left, without taking any."""
     start = window_start(now, window)
-    row = database.first(COUNT_USED, user_id=user_id, window_start=clock.to_text(start))
+    key = {"user_id": user_id, "window_start": clock.to_text(start)}
+    row = prepared.fetch_first(connection, COUNT_USED, key)
     used = row["upload_count"] if row else 0
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 
 def take_upload(
-    connection: Transaction, user_id: str, now: datetime, max_uploads: int, window: timedelta
+    connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
     """Count one upload of *user_id*.
 
@@ -59,9 +59,10 @@ def take_upload(
     """
     start = window_start(now, window)
     values = {"user_id": user_id, "window_start": clock.to_text(start), "max_uploads": max_uploads}
-    used = connection.scalar(TAKE_ONE, values)
-    quota = Quota(max_uploads, max_uploads - (used or max_uploads), start + window, window)
-    if used is None:
+    row = prepared.fetch_first(connection, TAKE_ONE, values)
+    used = row["upload_count"] if row else max_uploads
+    quota = Quota(max_uploads, max_uploads - used, start + window, window)
+    if row is None:
         refuse_spent(quota)
     return quota
 

@@ -61,9 +61,10 @@ def check_quota(service: Service, sender: Sender) -> Quota:
         RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through
             all the same.
     """
-    quota = rate_limits.read_quota(
-        service.database, sender.user_id, clock.utc_now(), *_rate_limit(service)
-    )
+    with service.database.read() as connection:
+        quota = rate_limits.read_quota(
+            connection, sender.user_id, clock.utc_now(), *_rate_limit(service)
+        )
     if quota.remaining == 0 and not _find_repeated(service, sender):
         rate_limits.refuse_spent(quota)
     return quota
@@ -165,10 +166,11 @@ def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
-        return repeated, rate_limits.read_quota(
-            service.database, job.user_id, job.created_at, *_rate_limit(service)
-        )
-    with service.database.take_in() as transaction:
+        with service.database.read() as connection:
+            return repeated, rate_limits.read_quota(
+                connection, job.user_id, job.created_at, *_rate_limit(service)
+            )
+    with service.database.write() as transaction:
         quota = rate_limits.take_upload(
             transaction, job.user_id, job.created_at, *_rate_limit(service)
         )
@@ -181,9 +183,8 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
 def _find_repeated(service: Service, sender: Sender) -> Job | None:
     if sender.idempotency_key is None:
         return None
-    key = {"user_id": sender.user_id, "idempotency_key": sender.idempotency_key}
-    row = service.database.first(job_store.FIND_IDEMPOTENT, **key)
-    return Job.from_row(row) if row else None
+    with service.database.read() as connection:
+        return job_store.find_repeated(connection, sender.user_id, sender.idempotency_key)
 
 
 def _check_same_payload(first: Job, second: Job) -> None:

@@ -24,7 +24,7 @@ async def query(
 
     Here for SQLite, whose query costs less than a thread does, else in a thread.
     """
-    if service.database.sqlite:
+    if service.database.reads_inline:
         return read(service, *args, **kwargs)
     return await run_in_threadpool(read, service, *args, **kwargs)
 

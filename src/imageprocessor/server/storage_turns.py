@@ -44,7 +44,7 @@ def open_turns(service: Service) -> Iterator[Turns]:
     than keep it busy take the interpreter from each other and from the event loop (eight clients: 5
     % fewer uploads with 20 than with 4).
     """
-    on_disk = service.database.sqlite and service.settings.storage_backend == "local"
+    on_disk = service.database.reads_inline and service.settings.storage_backend == "local"
     threads = ThreadPoolExecutor(MAX_DISK_THREADS if on_disk else MAX_STORAGE_THREADS, "storage")
     try:
         yield Turns(asyncio.Semaphore(MAX_STORAGE_THREADS), threads)

@@ -113,7 +113,7 @@ def test_jobs_that_wait_are_found_by_an_index_alone(
             rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)
             plans.append("\n".join(str(row[-1]) for row in rows))
 
-    event.listen(service.database.reader, "before_cursor_execute", look)
+    event.listen(service.database.connections.engine, "before_cursor_execute", look)
     with service.database.read() as connection:
         if connection.dialect.name != "sqlite":  # which reads all of a table that is empty
             connection.exec_driver_sql("SET enable_seqscan = off")

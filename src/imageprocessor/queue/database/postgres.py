@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from imageprocessor.errors import MissingExtraError, SettingsError
@@ -31,8 +34,31 @@ CONNECT: dict[str, Any] = {
 }
 
 
-def open_postgres(url: str) -> Engine:
-    """Return an engine for the server that *url* names.
+@dataclass(frozen=True, slots=True)
+class PostgresConnections:
+    """A bounded pool of connections to one server."""
+
+    engine: Engine
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        """Yield a connection outside any transaction: every statement sees the newest commit."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def writer(self) -> Iterator[Connection]:
+        """Yield a connection inside a transaction."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections that no thread uses."""
+        self.engine.dispose()
+
+
+def open_postgres(url: str) -> PostgresConnections:
+    """Return connections to the server that *url* names.
 
     What its query says wins over :data:`CONNECT`.
 
@@ -42,7 +68,7 @@ def open_postgres(url: str) -> Engine:
     """
     parsed = _parse(url)
     try:
-        return create_engine(
+        engine = create_engine(
             parsed,
             connect_args={
                 name: value for name, value in CONNECT.items() if name not in parsed.query
@@ -56,6 +82,7 @@ def open_postgres(url: str) -> Engine:
         )
     except ImportError as error:
         raise MissingExtraError("DATABASE_URL=postgresql+psycopg://…", "postgres") from error
+    return PostgresConnections(engine)
 
 
 def name_database(url: str) -> str:

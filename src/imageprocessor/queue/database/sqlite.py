@@ -8,22 +8,19 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Executable, Select, create_engine, event
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 
 BUSY_TIMEOUT_SECONDS = 5
-DIALECT = sqlite.dialect(paramstyle="named")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
@@ -41,156 +38,88 @@ NETWORK_FILE_SYSTEMS = {
 NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
-def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
-    """Return the engines that write to and read from the file at *path*.
+@dataclass(slots=True)
+class SqliteConnections:
+    """One file as the threads of one process share it: they write one after the other.
 
-    Which is made if it is missing, and the file.
+    Connections are kept between uses: to take one from SQLAlchemy's pool and to give it back costs
+    more than a status check's query.
+    """
+
+    engine: Engine
+    #: held while a thread writes: SQLite's own waiting is a sleep of up to 0.1 s
+    write_lock: threading.Lock = field(default_factory=threading.Lock)
+    _writer: Connection | None = None
+    _idle_readers: list[Connection] = field(default_factory=list)
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        """Yield a connection that no other thread uses meanwhile."""
+        connection = self._idle_readers.pop() if self._idle_readers else self.engine.connect()
+        try:
+            with _kept_open(connection):
+                yield connection
+        finally:
+            self._idle_readers.append(connection)
+
+    @contextmanager
+    def writer(self) -> Iterator[Connection]:
+        """Yield the connection that writes, inside a transaction.
+
+        Raises:
+            DatabaseUnavailableError: Other threads write for longer than the busy timeout.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        if not self.write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailableError(
+                "The database is locked by another write: try again shortly."
+            )
+        try:
+            if self._writer is None:
+                self._writer = self.engine.connect()
+            with _kept_open(self._writer), self._writer.begin():
+                _begin(self._writer, deadline)
+                yield self._writer
+        finally:
+            self.write_lock.release()
+
+    def close(self) -> None:
+        """Close the connections that no thread uses."""
+        while self._idle_readers:
+            self._idle_readers.pop().close()
+        if self._writer is not None:
+            self._writer.close()
+        self.engine.dispose()
+
+
+def open_sqlite(path: Path) -> SqliteConnections:
+    """Return connections to the file at *path*; create its folder, and later the file, if missing.
 
     ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the
-    strength of it. ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at
-    once however long the timeout is.
+    strength of it.
 
     Raises:
         SettingsError: *path* is on a network file system.
     """
     _refuse_network(path)
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    url = URL.create("sqlite", database=str(path))
-    # No bound on connections: threads that wait for the write lock must not keep readers from
-    # theirs.
     engine = create_engine(
-        url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        URL.create("sqlite", database=str(path)),
+        module=sqlite_module(),
+        paramstyle="named",
+        max_overflow=-1,  # a reader never waits for a connection
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
     )
     event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", _begin)
-    reader = engine.execution_options(reads_only=True)
-    return engine, reader, SqliteFile(reader)
+    return SqliteConnections(engine)
 
 
 def sqlite_module() -> ModuleType:
-    """Return ``pysqlite3``, whose wheel bundles a current SQLite.
-
-    Or else the standard library's ``sqlite3``.
-    """
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else ``sqlite3``."""
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ModuleNotFoundError:
         return sqlite3
-
-
-@dataclass(frozen=True, slots=True)
-class DriverConnection:
-    """As much of SQLAlchemy's Connection as an upload needs.
-
-    The statements must live as long as their modules.
-    """
-
-    connection: Any
-
-    def execute(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
-        """Run *statement* and return the driver's cursor."""
-        return self.connection.execute(_prepare(statement, tuple(parameters)), parameters)
-
-    def scalar(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
-        """Run *statement* and return the first column of the first row, or None."""
-        with closing(self.execute(statement, parameters)) as cursor:
-            row = cursor.fetchone()
-        return row[0] if row else None
-
-
-class SqliteFile:
-    """The file as the threads of one process share it.
-
-    What clients poll is read at once, writes take turns.
-
-    For reads and uploads there are connections of the driver, without SQLAlchemy's, which take five
-    times as long. Each serves one thread at a time; there are as many as ever worked at once.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._idle: list[Any] = []
-        self._turn = threading.Lock()
-
-    def first(self, statement: Select[Any], parameters: Mapping[str, str]) -> dict[str, Any] | None:
-        """Run *statement* and return its first row, if there is one.
-
-        Raises:
-            DBAPIError: SQLAlchemy's, around the driver's.
-        """
-        with self._lend() as connection:
-            rows = connection.execute(_prepare(statement, tuple(parameters)), parameters).fetchall()
-        return dict(zip(_column_names(statement), rows[0], strict=True)) if rows else None
-
-    @contextmanager
-    def write(self) -> Iterator[DriverConnection]:
-        """Yield a connection inside one transaction.
-
-        Committed at the end, rolled back by an exception.
-
-        Raises:
-            DatabaseUnavailableError: As :meth:`write_turn`.
-            DBAPIError: SQLAlchemy's, around the driver's.
-        """
-        with self.write_turn() as wait_seconds, self._lend() as connection:
-            _begin_within(connection, wait_seconds)
-            try:
-                yield DriverConnection(connection)
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.execute("COMMIT")  # a prepared statement, where commit() prepares anew
-
-    @contextmanager
-    def write_turn(self) -> Iterator[float]:
-        """Wait until no other thread of this process writes.
-
-        Yield the seconds left to wait for other processes.
-
-        SQLite's own waiting is a sleep of up to 0.1 s, in which many a commit could have been done.
-
-        Raises:
-            DatabaseUnavailableError: It takes longer than the busy timeout.
-        """
-        until = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        if not self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise DatabaseUnavailableError(
-                "The database is locked by another write: try again shortly."
-            )
-        try:
-            yield max(0.0, until - time.monotonic())
-        finally:
-            self._turn.release()
-
-    def close(self) -> None:
-        """Close the connections that nobody uses."""
-        while self._idle:
-            self._idle.pop().close()
-
-    @contextmanager
-    def _lend(self) -> Iterator[Any]:
-        """Yield a connection to one thread.
-
-        One that had an error is closed: who knows what it is in the middle of.
-        """
-        connection = self._idle.pop() if self._idle else self._open()
-        try:
-            yield connection
-        except sqlite_module().Error as error:
-            connection.close()
-            raise DBAPIError.instance(
-                None, None, error, sqlite_module().Error, dialect=DIALECT
-            ) from error
-        except BaseException:
-            self._idle.append(connection)
-            raise
-        self._idle.append(connection)
-
-    def _open(self) -> Any:
-        pooled = self._engine.raw_connection()
-        connection = pooled.driver_connection
-        pooled.detach()
-        return connection
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
@@ -277,17 +206,6 @@ def find_damage(path: Path) -> str:
     return "" if said == "ok" else str(said)
 
 
-@cache
-def _prepare(statement: Executable, names: tuple[str, ...]) -> str:
-    """Return *statement* as the driver takes it; an INSERT is given the columns *names*."""
-    return str(statement.compile(dialect=DIALECT, column_keys=names))  # type: ignore[attr-defined]
-
-
-@cache
-def _column_names(statement: Select[Any]) -> list[str]:
-    return list(statement.selected_columns.keys())
-
-
 def _refuse_network(path: Path) -> None:
     mounts = (
         MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
@@ -333,27 +251,23 @@ def _switch_to_wal(connection: Any) -> None:
             return
 
 
-def _begin_within(connection: Any, wait_seconds: float) -> None:
-    """Begin to write, and wait for other processes for that long.
-
-    Where others wait for the usual time.
-    """
-    if wait_seconds > BUSY_TIMEOUT_SECONDS - 0.5:
-        connection.execute("BEGIN IMMEDIATE")
-        return
-    connection.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+@contextmanager
+def _kept_open(connection: Connection) -> Iterator[None]:
+    """End what SQLAlchemy began on *connection*; after an error of SQLite's, let it reconnect."""
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        yield
+    except DBAPIError:
+        connection.invalidate()
+        raise
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        connection.rollback()
 
 
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("reads_only"):
-        return
-    seconds = options.get("wait_seconds", BUSY_TIMEOUT_SECONDS)
-    if seconds < BUSY_TIMEOUT_SECONDS - 0.5:
-        connection.detach()  # others would wait for as short a time as this one has left
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+def _begin(connection: Connection, deadline: float) -> None:
+    """Begin a transaction as its writer, waiting for other processes until *deadline*.
+
+    A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
+    """
+    seconds = max(0.0, deadline - time.monotonic())
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")

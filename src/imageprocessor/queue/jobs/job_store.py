@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     RowMapping,
     bindparam,
     delete,
@@ -25,8 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from imageprocessor.queue.database import clock
-from imageprocessor.queue.database.connections import Transaction
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import (
@@ -51,9 +51,9 @@ CHANGE_NOTHING = update(jobs).where(false()).values(user_id="")
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
 
-def insert_job(connection: Transaction, job: Job) -> None:
+def insert_job(connection: Connection, job: Job) -> None:
     """Store a new job."""
-    connection.execute(INSERT_JOB, job.to_row())
+    prepared.execute(connection, INSERT_JOB, job.to_row())
 
 
 def change_nothing(connection: Connection) -> None:
@@ -63,12 +63,17 @@ def change_nothing(connection: Connection) -> None:
 
 def find_job(connection: Connection, job_id: str) -> Job | None:
     """Return the job, or None where there is none or its image is deleted."""
-    return _one(connection, FIND_JOB, job_id=job_id)
+    return _find(connection, FIND_JOB, job_id=job_id)
 
 
 def find_image(connection: Connection, image_id: str) -> Job | None:
     """Return the job of an image, or None where there is none or it is deleted."""
-    return _one(connection, FIND_IMAGE, image_id=image_id)
+    return _find(connection, FIND_IMAGE, image_id=image_id)
+
+
+def find_repeated(connection: Connection, user_id: str, idempotency_key: str) -> Job | None:
+    """Return the job of the user's upload with that Idempotency-Key, or None if there is none."""
+    return _find(connection, FIND_IDEMPOTENT, user_id=user_id, idempotency_key=idempotency_key)
 
 
 def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
@@ -288,7 +293,7 @@ def forget_source(connection: Connection, job: Job) -> bool:
 
 
 def add_event(
-    connection: Transaction, event_type: EventType, job: Job, now: datetime, **details: Any
+    connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any
 ) -> None:
     """Write a line of the audit trail."""
     row = {
@@ -299,7 +304,7 @@ def add_event(
         "metadata": json.dumps(details),
         "created_at": clock.to_text(now),
     }
-    connection.execute(INSERT_EVENT, row)
+    prepared.execute(connection, INSERT_EVENT, row)
 
 
 def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
@@ -370,8 +375,13 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _one(connection: Connection, statement: Any, **parameters: str) -> Job | None:
-    row = connection.execute(statement, parameters).mappings().first()
+def _find(connection: Connection, statement: Executable, **parameters: str) -> Job | None:
+    row = prepared.fetch_first(connection, statement, parameters)
+    return Job.from_row(row) if row else None
+
+
+def _one(connection: Connection, statement: Executable) -> Job | None:
+    row = connection.execute(statement).mappings().first()
     return _job(row) if row else None
 
 
