@@ -21,7 +21,8 @@ from imageprocessor.errors import (
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.images import delete_image, read_image, read_images, read_job, read_result
+from imageprocessor.queue.images import delete_image, read_image, read_images
+from imageprocessor.queue.job_control import read_job, read_result
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import sweep

@@ -10,7 +10,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.images import shown_status
+from imageprocessor.queue.job_control import shown_status
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 

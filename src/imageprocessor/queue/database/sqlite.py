@@ -15,12 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from imageprocessor.errors import DatabaseUnavailableError, SettingsError
+from imageprocessor.queue.database import prepared
 
 BUSY_TIMEOUT_SECONDS = 5
+BEGIN = text("BEGIN IMMEDIATE")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
@@ -269,5 +271,6 @@ def _begin(connection: Connection, deadline: float) -> None:
     A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
     """
     seconds = max(0.0, deadline - time.monotonic())
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    prepared.execute(connection, BEGIN, {})

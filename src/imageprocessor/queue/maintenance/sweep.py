@@ -18,7 +18,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
-from imageprocessor.queue.jobs import clock_steps, inventory, job_store
+from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import image_id_of
@@ -59,13 +59,13 @@ def sweep(
 def find_misdated(service: Service) -> list[Job]:
     """Return the jobs whose times a clock that was set back has left in the future."""
     with service.database.read() as connection:
-        return clock_steps.list_misdated(connection, clock.utc_now())
+        return job_store.list_misdated(connection, clock.utc_now())
 
 
-def redate(service: Service, job: Job) -> None:
+def reset_timestamps(service: Service, job: Job) -> None:
     """Date a job as the clock is now."""
     with service.database.write() as connection:
-        clock_steps.redate(connection, job, clock.utc_now())
+        job_store.reset_timestamps(connection, job, clock.utc_now())
 
 
 def find_lost_jobs(service: Service) -> list[Job]:
@@ -177,7 +177,7 @@ def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
     """
     for some in _batches(find_unknown_images(service)):
         with service.database.read() as connection:
-            met = inventory.list_met(connection, [str(image_id_of(stored.key)) for stored in some])
+            met = inventory.list_known_images(connection, [str(image_id_of(stored.key)) for stored in some])
         yield from (stored for stored in some if image_id_of(stored.key) in met)
 
 
@@ -218,7 +218,7 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
 
 
 STEPS: tuple[Step, ...] = (
-    ("misdated_jobs", find_misdated, redate),
+    ("misdated_jobs", find_misdated, reset_timestamps),
     ("lost_jobs", find_lost_jobs, end_lost),
     (
         "overlooked_jobs",

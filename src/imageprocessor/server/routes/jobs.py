@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
-from imageprocessor.queue.images import read_job, read_result
+from imageprocessor.queue.job_control import read_job, read_result
 from imageprocessor.server.auth import READER_SECURITY
 from imageprocessor.server.lookups import look_up
 from imageprocessor.server.openapi import JobId, problem_responses
