@@ -14,18 +14,20 @@ from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
-STEP_GRACE = timedelta(
-    hours=1
-)  #: a clock set forward by mistake, and back again, must not give a window anew
+#: how long an old window is kept: a clock set forward and back must not give a new one
+STEP_GRACE = timedelta(hours=1)
 
 COUNT_USED = select(limits.c.upload_count).where(
     limits.c.user_id == bindparam("user_id"), limits.c.window_start == bindparam("window_start")
 )
-TAKE_ONE = text(
-    "INSERT INTO upload_rate_limits (user_id, window_start, upload_count) VALUES (:user_id, :window_start, 1)"
-    " ON CONFLICT (user_id, window_start) DO UPDATE SET upload_count = upload_rate_limits.upload_count + 1"
-    " WHERE upload_rate_limits.upload_count < :max_uploads RETURNING upload_count"
-)
+TAKE_ONE = text("""
+    INSERT INTO upload_rate_limits (user_id, window_start, upload_count)
+    VALUES (:user_id, :window_start, 1)
+    ON CONFLICT (user_id, window_start) DO UPDATE
+    SET upload_count = upload_rate_limits.upload_count + 1
+    WHERE upload_rate_limits.upload_count < :max_uploads
+    RETURNING upload_count
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def take_upload(
 
 
 def refuse_spent(quota: Quota) -> None:
-    """Raise RateLimitedError where nothing of *quota* remains."""
+    """Raise RateLimitedError if nothing of *quota* remains."""
     if quota.remaining > 0:
         return
     minutes = int(quota.window.total_seconds() // 60)
@@ -81,19 +83,19 @@ def refuse_spent(quota: Quota) -> None:
 
 def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
     """Return the starts of the windows that have been over for an hour."""
-    over = limits.c.window_start < clock.to_text(window_start(now - STEP_GRACE, window))
-    return list(connection.scalars(select(limits.c.window_start).where(over).distinct()))
+    oldest_kept = window_start(now - STEP_GRACE, window)
+    is_over = limits.c.window_start < clock.to_text(oldest_kept)
+    query = select(limits.c.window_start).where(is_over).distinct()
+    return list(connection.scalars(query))
 
 
 def delete_window(connection: Connection, start: str) -> None:
-    """Forget what everybody uploaded in the window that began at *start*."""
+    """Delete all counts of the window that began at *start*."""
     connection.execute(delete(limits).where(limits.c.window_start == start))
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:
-    """Return the start of the window that *now* lies in.
-
-    Windows follow each other from the Unix epoch.
+    """Return the start of the window around *now*; windows follow each other from the epoch.
 
     >>> window_start(datetime(2024, 11, 8, 14, 42, tzinfo=UTC), timedelta(hours=1)).isoformat()
     '2024-11-08T14:00:00+00:00'

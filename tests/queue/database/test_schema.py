@@ -27,7 +27,9 @@ import sys
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
 from imageprocessor.settings import Settings
-database = open_database(Settings.model_validate({"data_dir": sys.argv[1], "database_url": sys.argv[2] or None}))
+data_dir, database_url = sys.argv[1:]
+settings = Settings.model_validate({"data_dir": data_dir, "database_url": database_url or None})
+database = open_database(settings)
 print("ready", flush=True)
 sys.stdin.readline()
 print(migrate(database))

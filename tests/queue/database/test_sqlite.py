@@ -99,7 +99,8 @@ def test_sqlite_on_a_network_file_system_is_refused(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(
-        f"27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:40 / {tmp_path} rw - {kind} far:/export rw\n"
+        "27 1 254:0 / / rw - ext4 /dev/vda rw\n"
+        f"30 27 0:40 / {tmp_path} rw - {kind} far:/export rw\n"
     )
     monkeypatch.setattr("imageprocessor.queue.database.sqlite.MOUNT_TABLE", table)
     with pytest.raises(

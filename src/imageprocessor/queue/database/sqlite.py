@@ -26,26 +26,16 @@ BEGIN = text("BEGIN IMMEDIATE")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
-NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "afs",
-    "ceph",
-    "glusterfs",
-    "lustre",
-}
-NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs"}
+NETWORK_FILE_SYSTEMS |= {"lustre", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
 @dataclass(slots=True)
 class SqliteConnections:
     """One file as the threads of one process share it: they write one after the other.
 
-    Connections are kept between uses: to take one from SQLAlchemy's pool and to give it back costs
-    more than a status check's query.
+    Connections are kept between uses: to take one from SQLAlchemy's pool and give it back would
+    cost as much CPU time as the whole read of a status check (`python -m benchmarks.prepared`).
     """
 
     engine: Engine
@@ -57,7 +47,10 @@ class SqliteConnections:
     @contextmanager
     def reader(self) -> Iterator[Connection]:
         """Yield a connection that no other thread uses meanwhile."""
-        connection = self._idle_readers.pop() if self._idle_readers else self.engine.connect()
+        try:
+            connection = self._idle_readers.pop()
+        except IndexError:  # all are in use
+            connection = self.engine.connect()
         try:
             with _kept_open(connection):
                 yield connection
@@ -91,6 +84,7 @@ class SqliteConnections:
             self._idle_readers.pop().close()
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
         self.engine.dispose()
 
 
@@ -125,44 +119,53 @@ def sqlite_module() -> ModuleType:
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Tell whether this SQLite may damage a database when two connections reset the WAL at once.
+    """Return whether this SQLite may damage a database when two connections reset the WAL at once.
 
-    Mended in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines, as SQLite's release notes tell.
+    SQLite's release notes say: fixed in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines.
 
-    >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 44, 6)), has_wal_reset_bug((3, 53, 4))
-    (True, False, False)
+    >>> [has_wal_reset_bug(version) for version in ((3, 40, 1), (3, 44, 6), (3, 53, 4))]
+    [True, False, False]
     """
-    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
-    return version < mended
+    backports = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}
+    return version < backports.get(version[:2], (3, 51, 3))
 
 
 def find_file_system(path: Path, mounts: str) -> str:
-    r"""Return the type of the file system that holds the absolute *path*.
+    r"""Return the type of the file system that holds the absolute *path*; "" if unknown.
 
     *mounts* is a mount table (proc(5)).
 
-    >>> find_file_system(Path("/srv/a.db"), "27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:9 / /srv rw - nfs4 h:/x rw")
+    >>> root = "27 1 254:0 / / rw - ext4 /dev/vda rw"
+    >>> share = "30 27 0:9 / /srv rw - nfs4 h:/x rw"
+    >>> find_file_system(Path("/srv/a.db"), f"{root}\n{share}")
     'nfs4'
     """
-    lines = [line.partition(" - ") for line in mounts.splitlines()]
-    found = {
-        _mount_point(before): after.split(" ")[0] for before, _, after in lines
-    }  # mounted over: the last counts
-    return next((found[folder] for folder in (path, *path.parents) if folder in found), "")
+    types: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        fields, _, source = line.partition(" - ")
+        escaped = fields.split(" ")[4]
+        mount_point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped)
+        # Of several file systems mounted in one place, the last one counts.
+        types[Path(mount_point)] = source.split(" ")[0]
+    for folder in (path, *path.parents):
+        if folder in types:
+            return types[folder]
+    return ""
 
 
 def read_identity(connection: Connection) -> int:
-    """Return the number that tells this file from any other; 0 before :func:`give_identity`."""
+    """Return the file's number, its own among all; 0 before :func:`give_identity`."""
     return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def give_identity(connection: Connection) -> None:
-    """Number the file, once.
+    """Give the file a random number if it has none.
 
     SQLite keeps 31 bits for the application's own use, and copies keep them.
     """
     if read_identity(connection) == 0:
-        connection.exec_driver_sql(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+        number = 1 + secrets.randbelow(2**31 - 1)
+        connection.exec_driver_sql(f"PRAGMA user_version = {number}")
 
 
 def copy_database(connection: Connection, path: Path) -> None:
@@ -184,9 +187,9 @@ def copy_database(connection: Connection, path: Path) -> None:
 
 
 def fold_wal(path: Path) -> bool:
-    """Make the file at *path* whole without another beside it, if it is not damaged.
+    """Write the WAL into the file at *path*, so that the file alone is the database.
 
-    False: somebody has it open.
+    Return False if somebody has it open. A damaged file is left as it is.
     """
     try:
         with closing(sqlite_module().connect(path, timeout=0)) as connection:
@@ -197,43 +200,35 @@ def fold_wal(path: Path) -> bool:
 
 
 def find_damage(path: Path) -> str:
-    """Return what is wrong inside the file at *path*, which nobody writes to; "" if it is well."""
+    """Return what is damaged in the file at *path*, which nobody writes to; "" if nothing is."""
+    url = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     try:
-        with closing(
-            sqlite_module().connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        ) as connection:
-            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        with closing(sqlite_module().connect(url, uri=True)) as connection:
+            (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite_module().DatabaseError as error:
         return str(error)
-    return "" if said == "ok" else str(said)
+    return "" if answer == "ok" else str(answer)
 
 
 def _refuse_network(path: Path) -> None:
-    mounts = (
-        MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
-    )
+    if not MOUNT_TABLE.exists():
+        return
+    mounts = MOUNT_TABLE.read_text(encoding="utf-8", errors="replace")
     kind = find_file_system(path.resolve(), mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise SettingsError(
-            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite file. Set "
-            "DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file on a disk of this machine."
+            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite"
+            " file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file"
+            " on a disk of this machine."
         )
-
-
-def _mount_point(fields: str) -> Path:
-    escaped = fields.split(" ")[4]
-    return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped))
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     _switch_to_wal(connection)
-    for pragma in (
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT_BYTES}")
 
 
 def _switch_to_wal(connection: Any) -> None:
@@ -241,12 +236,12 @@ def _switch_to_wal(connection: Any) -> None:
 
     While another process does so, SQLite fails at once, whatever the busy timeout.
     """
-    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite_module().OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:

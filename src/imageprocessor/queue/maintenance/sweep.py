@@ -177,7 +177,9 @@ def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
     """
     for some in _batches(find_unknown_images(service)):
         with service.database.read() as connection:
-            met = inventory.list_known_images(connection, [str(image_id_of(stored.key)) for stored in some])
+            met = inventory.list_known_images(
+                connection, [str(image_id_of(stored.key)) for stored in some]
+            )
         yield from (stored for stored in some if image_id_of(stored.key) in met)
 
 
