@@ -25,7 +25,7 @@ from benchmarks.workers import submit_picture
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.images import read_job
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings

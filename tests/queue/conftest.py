@@ -17,9 +17,12 @@ import pytest
 from PIL import Image
 from sqlalchemy import Connection
 
+from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.uploads import Sender, Upload, submit
@@ -95,6 +98,14 @@ def submit_image(service: Service, receive: Callable[..., Upload]) -> Submit:
 
 
 @pytest.fixture
+def done(service: Service, submit_image: Submit) -> Job:
+    """A job of ann's that is completed."""
+    job = submit_image()
+    run_job(service, job.job_id, "worker")
+    return read_job(service, job.job_id, OPERATOR)
+
+
+@pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     """Move the time of the queue by what is given."""
 
@@ -106,9 +117,12 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
 
 def empty(url: str) -> None:
     """Cut off who still uses the database at *url*, and leave nothing but its tables."""
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
+    end_others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid != pg_backend_pid()"
+    )
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"{others} pg_backend_pid()".encode())
+        connection.execute(end_others)
         connection.execute("DELETE FROM processing_jobs")
         connection.execute("DELETE FROM image_upload_events")
         connection.execute("DELETE FROM upload_rate_limits")

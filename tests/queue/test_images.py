@@ -10,10 +10,7 @@ import pytest
 
 from imageprocessor.errors import (
     ImageNotFoundError,
-    InvalidIdError,
-    JobFailedError,
     JobNotFoundError,
-    JobNotReadyError,
     TooManyIdsError,
     UnknownSizeError,
     WorkerLostError,
@@ -21,64 +18,20 @@ from imageprocessor.errors import (
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.images import delete_image, read_image, read_images, read_job, read_result
+from imageprocessor.queue.images import delete_image, read_image, read_images
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
-from tests.images import encode, photo, truncated
-from tests.queue.conftest import Submit, with_settings
+from tests.queue.conftest import Submit
 
 ANN, BOB = Caller("ann"), Caller("bob")
-
-
-@pytest.fixture
-def done(service: Service, submit_image: Submit) -> Job:
-    job = submit_image()
-    run_job(service, job.job_id, "worker")
-    return read_job(service, job.job_id, OPERATOR)
-
-
-def test_whoever_holds_the_id_reads_where_reads_are_public(service: Service, done: Job) -> None:
-    for caller in (ANYONE, ANN, BOB, OPERATOR):
-        assert read_result(service, done.job_id, caller) == done
-        assert read_image(service, done.image_id, caller, "medium") == done
-
-
-def test_only_owner_and_admin_read_where_reads_are_private(service: Service, done: Job) -> None:
-    private = with_settings(service, public_reads=False)
-    for caller in (ANN, OPERATOR):
-        assert read_image(private, done.image_id, caller) == done
-        assert read_images(private, [done.image_id], caller, "medium") == ([done], [])
-    for caller in (ANYONE, BOB):
-        with pytest.raises(JobNotFoundError):
-            read_job(private, done.job_id, caller)
-        with pytest.raises(ImageNotFoundError):
-            read_image(private, done.image_id, caller)
-        assert read_images(private, [done.image_id], caller, "medium") == ([], [done.image_id])
-
-
-def test_result_of_an_open_job_is_not_ready_and_of_a_failed_one_tells_its_code(
-    service: Service, submit_image: Submit
-) -> None:
-    job = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))
-    with pytest.raises(JobNotReadyError, match="pending"):
-        read_result(service, job.job_id, ANYONE)
-    run_job(service, job.job_id, "worker")
-    with pytest.raises(JobFailedError) as caught:
-        read_image(service, job.image_id, ANYONE)
-    assert caught.value.job_code == "image_truncated"
 
 
 def test_unknown_size_is_told_with_the_known_ones(service: Service, done: Job) -> None:
     with pytest.raises(UnknownSizeError, match="thumbnail, medium"):
         read_image(service, done.image_id, ANYONE, "huge")
-
-
-def test_ids_are_uuids(service: Service) -> None:
-    for text in ("", "x", "../../etc", "0" * 5000):
-        with pytest.raises(InvalidIdError):
-            read_job(service, text, ANYONE)
 
 
 def test_batch_keeps_the_order_asked_and_names_what_is_missing(
@@ -157,19 +110,6 @@ def test_one_of_several_deletions_at_once_succeeds(service: Service, done: Job) 
     with service.database.read() as connection:
         events = [event["event_type"] for event in job_store.list_events(connection, done.job_id)]
     assert events.count("deleted") == 1
-
-
-@pytest.mark.parametrize("caller", [BOB, ANYONE])
-def test_nobody_deletes_what_is_not_theirs(caller: Caller, service: Service, done: Job) -> None:
-    with pytest.raises(ImageNotFoundError):
-        delete_image(service, done.image_id, caller)
-    assert read_job(service, done.job_id, ANN).status is JobStatus.COMPLETED
-
-
-def test_admin_deletes_anything(service: Service, done: Job) -> None:
-    delete_image(service, done.image_id, OPERATOR)
-    with pytest.raises(ImageNotFoundError):
-        read_image(service, done.image_id, ANN)
 
 
 def test_idempotency_key_of_a_deleted_image_may_be_used_again(

@@ -14,7 +14,7 @@ from imageprocessor.core.pipeline import process
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.images import read_job, retry_job
+from imageprocessor.queue.job_control import read_job, retry_job
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.storage_migration import count_jobs
 from imageprocessor.queue.maintenance.sweep import sweep

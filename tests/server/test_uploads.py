@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from imageprocessor.errors import DatabaseUnavailableError
-from imageprocessor.queue import images, incoming
+from imageprocessor.queue import incoming, job_control
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
@@ -58,7 +58,7 @@ def test_an_upload_is_accepted_as_the_specification_shows(
     assert list(body) == ["job_id", "image_id", "status_url", "message"]
     assert body["status_url"] == f"/api/v1/images/jobs/{body['job_id']}"
     assert body["message"] == "Upload accepted. Processing initiated."
-    job = images.read_job(service, body["job_id"], OPERATOR)
+    job = job_control.read_job(service, body["job_id"], OPERATOR)
     assert (job.user_id, job.bucket, job.context) == ("ann", "photos", {"context": "test_upload"})
     assert job.source_sha256 == hashlib.sha256(jpeg).hexdigest()
     assert service.staging.get(job.staging_key or "") == jpeg
@@ -82,7 +82,7 @@ def test_name_and_type_that_the_client_gives_decide_nothing(
     )
     assert answer.status_code == 202
     assert (
-        images.read_job(service, answer.json()["job_id"], OPERATOR).staging_key
+        job_control.read_job(service, answer.json()["job_id"], OPERATOR).staging_key
         == f"photos/{answer.json()['job_id']}"
     )
 
@@ -94,7 +94,7 @@ def test_a_file_in_many_blocks_arrives_whole(
     monkeypatch.setattr(incoming, "BLOCK_BYTES", 10_000)
     data = jpeg + bytes(range(256)) * 4000
     answer = upload(data)
-    job = images.read_job(service, answer.json()["job_id"], OPERATOR)
+    job = job_control.read_job(service, answer.json()["job_id"], OPERATOR)
     assert service.staging.get(job.staging_key or "") == data
     assert job.source_sha256 == hashlib.sha256(data).hexdigest()
 
@@ -340,7 +340,7 @@ def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
         raise DatabaseUnavailableError("The database is locked.")
         yield
 
-    monkeypatch.setattr("imageprocessor.queue.database.connections.Database.take_in", refuse)
+    monkeypatch.setattr("imageprocessor.queue.database.connections.Database.write", refuse)
     answer = upload()
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert int(answer.headers["retry-after"]) > 0

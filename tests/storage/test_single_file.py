@@ -11,7 +11,7 @@ import imageprocessor as ip
 from imageprocessor.errors import SettingsError, StorageFullError, StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.images import read_result
+from imageprocessor.queue.job_control import read_result
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
 from imageprocessor.storage import location

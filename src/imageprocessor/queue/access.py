@@ -1,10 +1,11 @@
-"""Who may do what with whose images."""
+"""Who may see and change whose images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +16,14 @@ class Caller:
     admin: bool = False
 
     def owns(self, job: Job) -> bool:
-        """Tell whether the image is the caller's own, or the caller an admin."""
+        """Return whether the image is the caller's own, or the caller an admin."""
         return self.admin or self.user_id == job.user_id
 
 
 ANYONE = Caller()
 OPERATOR = Caller(admin=True)  #: who holds the machine, and so the CLI
+
+
+def may_read(service: Service, caller: Caller, job: Job) -> bool:
+    """Return whether *caller* may see the job and its image."""
+    return service.settings.public_reads or caller.owns(job)

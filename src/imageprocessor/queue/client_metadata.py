@@ -1,4 +1,4 @@
-"""The ``metadata`` that a client sends along: kept, given back to its owner, never looked into."""
+"""The ``metadata`` that a client sends along: stored and returned to its owner, never read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ def parse_context(text: str) -> dict[str, Any]:
 
     Raises:
         InvalidMetadataError: Not JSON, not an object, above 16 KiB, nested deeper than 8, or with
-            values that JSON
-            cannot carry (NaN, infinities, lone surrogates).
+            values that JSON cannot carry (NaN, infinities, lone surrogates).
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidMetadataError(

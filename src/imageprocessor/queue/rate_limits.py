@@ -11,22 +11,23 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, bindparam, delete, select, text
 
 from imageprocessor.errors import RateLimitedError
-from imageprocessor.queue.database import clock
-from imageprocessor.queue.database.connections import Database, Transaction
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
-STEP_GRACE = timedelta(
-    hours=1
-)  #: a clock set forward by mistake, and back again, must not give a window anew
+#: how long an old window is kept: a clock set forward and back must not give a new one
+STEP_GRACE = timedelta(hours=1)
 
 COUNT_USED = select(limits.c.upload_count).where(
     limits.c.user_id == bindparam("user_id"), limits.c.window_start == bindparam("window_start")
 )
-TAKE_ONE = text(
-    "INSERT INTO upload_rate_limits (user_id, window_start, upload_count) VALUES (:user_id, :window_start, 1)"
-    " ON CONFLICT (user_id, window_start) DO UPDATE SET upload_count = upload_rate_limits.upload_count + 1"
-    " WHERE upload_rate_limits.upload_count < :max_uploads RETURNING upload_count"
-)
+TAKE_ONE = text("""
+    INSERT INTO upload_rate_limits (user_id, window_start, upload_count)
+    VALUES (:user_id, :window_start, 1)
+    ON CONFLICT (user_id, window_start) DO UPDATE
+    SET upload_count = upload_rate_limits.upload_count + 1
+    WHERE upload_rate_limits.upload_count < :max_uploads
+    RETURNING upload_count
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,18 @@ class Quota:
 
 
 def read_quota(
-    database: Database, user_id: str, now: datetime, max_uploads: int, window: timedelta
+    connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
     """Return what *user_id* has left, without taking any."""
     start = window_start(now, window)
-    row = database.first(COUNT_USED, user_id=user_id, window_start=clock.to_text(start))
+    key = {"user_id": user_id, "window_start": clock.to_text(start)}
+    row = prepared.fetch_first(connection, COUNT_USED, key)
     used = row["upload_count"] if row else 0
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 
 def take_upload(
-    connection: Transaction, user_id: str, now: datetime, max_uploads: int, window: timedelta
+    connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
     """Count one upload of *user_id*.
 
@@ -59,15 +61,16 @@ def take_upload(
     """
     start = window_start(now, window)
     values = {"user_id": user_id, "window_start": clock.to_text(start), "max_uploads": max_uploads}
-    used = connection.scalar(TAKE_ONE, values)
-    quota = Quota(max_uploads, max_uploads - (used or max_uploads), start + window, window)
-    if used is None:
+    row = prepared.fetch_first(connection, TAKE_ONE, values)
+    used = row["upload_count"] if row else max_uploads
+    quota = Quota(max_uploads, max_uploads - used, start + window, window)
+    if row is None:
         refuse_spent(quota)
     return quota
 
 
 def refuse_spent(quota: Quota) -> None:
-    """Raise RateLimitedError where nothing of *quota* remains."""
+    """Raise RateLimitedError if nothing of *quota* remains."""
     if quota.remaining > 0:
         return
     minutes = int(quota.window.total_seconds() // 60)
@@ -80,19 +83,19 @@ def refuse_spent(quota: Quota) -> None:
 
 def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
     """Return the starts of the windows that have been over for an hour."""
-    over = limits.c.window_start < clock.to_text(window_start(now - STEP_GRACE, window))
-    return list(connection.scalars(select(limits.c.window_start).where(over).distinct()))
+    oldest_kept = window_start(now - STEP_GRACE, window)
+    is_over = limits.c.window_start < clock.to_text(oldest_kept)
+    query = select(limits.c.window_start).where(is_over).distinct()
+    return list(connection.scalars(query))
 
 
 def delete_window(connection: Connection, start: str) -> None:
-    """Forget what everybody uploaded in the window that began at *start*."""
+    """Delete all counts of the window that began at *start*."""
     connection.execute(delete(limits).where(limits.c.window_start == start))
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:
-    """Return the start of the window that *now* lies in.
-
-    Windows follow each other from the Unix epoch.
+    """Return the start of the window around *now*; windows follow each other from the epoch.
 
     >>> window_start(datetime(2024, 11, 8, 14, 42, tzinfo=UTC), timedelta(hours=1)).isoformat()
     '2024-11-08T14:00:00+00:00'

@@ -1,7 +1,4 @@
-"""The parts that every use case works with.
-
-And the one function that wires them together from the settings.
-"""
+"""The parts that every use case works with, wired together from the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the use cases (submission, images, task, sweep) are given."""
+    """The parts that the use cases work with."""
 
     settings: Settings
     database: Database
@@ -36,17 +33,14 @@ class Service:
     #: uploads that wait; never reachable by a URL, since they still hold their metadata
     staging: Storage
     incoming: Path  #: folder for uploads while they arrive, on the file system of local staging
-    drafts: tuple[
-        Path, ...
-    ]  #: folders of unfinished files: what is old in them was left by a crash
+    #: folders of unfinished files: what is old in them was left by a crash
+    drafts: tuple[Path, ...]
     dispatcher: Dispatcher
 
 
 @contextmanager
 def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Service]:
-    """Open everything that *settings* name, the database brought to this version's tables.
-
-    Close it at the end.
+    """Open everything that *settings* name; migrate the database; close everything at the end.
 
     Raises:
         DatabaseUnavailableError: The database cannot be opened or migrated.
@@ -61,13 +55,10 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
         if migrates:
             migrate(database)
             if settings.sqlite_path:
-                _warn_of_old_sqlite()
+                _warn_if_sqlite_is_old()
         storage, staging = open_storages(settings)
-        scratch = [
-            store.scratch_directory
-            for store in (storage, staging)
-            if isinstance(store, LocalStorage)
-        ]
+        local = [store for store in (storage, staging) if isinstance(store, LocalStorage)]
+        scratch = [store.scratch_directory for store in local]
         with open_dispatcher(settings, database.identity()) as dispatcher:
             yield Service(
                 settings=settings,
@@ -83,11 +74,11 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
 
 
 def open_storages(settings: Settings) -> tuple[Storage, Storage]:
-    """Open where images are, and where uploads wait: never the same folder or prefix.
+    """Return the storage of images and the one of waiting uploads, which never overlap.
 
     Raises:
         MissingExtraError: boto3 is not installed.
-        StorageUnavailableError: A folder cannot be made.
+        StorageUnavailableError: A folder cannot be created.
     """
     if settings.storage_backend == "local":
         return LocalStorage(settings.storage_path), LocalStorage(settings.data_dir / "staging")
@@ -98,8 +89,9 @@ def open_storages(settings: Settings) -> tuple[Storage, Storage]:
 
 
 def s3_access(settings: Settings) -> S3Access:
-    """Return how *settings* say that S3 is reached."""
-    secret_key, token = settings.aws_secret_access_key, settings.aws_session_token
+    """Return the address and credentials of S3 that *settings* name."""
+    secret_key = settings.aws_secret_access_key
+    token = settings.aws_session_token
     return S3Access(
         endpoint_url=settings.s3_endpoint_url,
         public_endpoint_url=settings.s3_public_endpoint_url,
@@ -108,17 +100,17 @@ def s3_access(settings: Settings) -> S3Access:
         access_key_id=settings.aws_access_key_id,
         secret_access_key=secret_key.get_secret_value() if secret_key else None,
         session_token=token.get_secret_value() if token else None,
-        timeout_seconds=min(
-            10.0, settings.job_timeout_seconds / 6
-        ),  # a job must learn that S3 hangs
+        # A job must notice that S3 hangs before its own time is over.
+        timeout_seconds=min(10.0, settings.job_timeout_seconds / 6),
     )
 
 
-def _warn_of_old_sqlite() -> None:
+def _warn_if_sqlite_is_old() -> None:
     module = sqlite_module()
     if has_wal_reset_bug(module.sqlite_version_info):
         log.warning(
             "sqlite_is_old",
             version=module.sqlite_version,
-            remedy="It can, rarely, damage the database: use 3.51.3 or newer, such as by pip install pysqlite3.",
+            remedy="It can, rarely, damage the database: use 3.51.3 or newer, such as by pip"
+            " install pysqlite3.",
         )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
@@ -34,12 +32,9 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What arrived.
+    """What arrived: the file and the form's other fields."""
 
-    The picture, in memory or as a file in the service's ``incoming``, and the form's other fields.
-    """
-
-    picture: bytes | Path
+    file: bytes | Path  #: in memory, or in the service's ``incoming``
     sha256: str
     bucket: str
     metadata: str = ""
@@ -47,7 +42,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent it, and what the request said of itself."""
+    """Who sent it, and what identifies the request."""
 
     user_id: str
     idempotency_key: str | None = None
@@ -61,9 +56,7 @@ def check_quota(service: Service, sender: Sender) -> Quota:
         RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through
             all the same.
     """
-    quota = rate_limits.read_quota(
-        service.database, sender.user_id, clock.utc_now(), *_rate_limit(service)
-    )
+    quota = _read_quota(service, sender)
     if quota.remaining == 0 and not _find_repeated(service, sender):
         rate_limits.refuse_spent(quota)
     return quota
@@ -72,7 +65,7 @@ def check_quota(service: Service, sender: Sender) -> Quota:
 def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota]:
     """Check the upload, make it durable, count it and queue its job, in this order.
 
-    Refused: nothing is left.
+    If it is refused, nothing is left.
 
     Raises:
         InputError: The header is not one of an acceptable image.
@@ -82,46 +75,39 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try
             again later.
     """
-    job = _new_job(service, upload, sender)
-    staged = staging_key(job.bucket, job.job_id)
-    if isinstance(upload.picture, Path):
-        service.staging.adopt(staged, upload.picture)
+    job = _make_job(service, upload, sender)
+    key = job.staging_key
+    assert key is not None
+    if isinstance(upload.file, Path):
+        service.staging.adopt(key, upload.file)
     else:
-        service.staging.put(staged, upload.picture)
+        service.staging.put(key, upload.file)
     try:
         accepted, quota = _queue_once(service, job, sender)
     except ImageProcessorError:
-        _take_back(service, job, staged)
+        _unstage(service, job.job_id, key)
         raise
     if accepted is job:
         service.dispatcher.dispatch(job.job_id)
     else:
-        _take_back(service, job, staged)
+        _unstage(service, job.job_id, key)
     return accepted, quota
 
 
-def _take_back(service: Service, job: Job, staged: str) -> None:
-    """Remove the staged upload of a job that was not queued.
-
-    A lost connection may hide that it was: look first.
-    """
-    with suppress(
-        DatabaseUnavailableError, StorageError
-    ):  # the sweep removes what no job waits for
-        with service.database.read() as connection:
-            queued = job_store.find_job(connection, job.job_id)
-        if queued is None:
-            service.staging.delete(staged)
-
-
-def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
-    _check_allowed(service, upload.bucket)
+def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
+    """Check the upload and return its job."""
+    check_bucket(upload.bucket)
+    allowed = service.settings.allowed_buckets
+    if allowed and upload.bucket not in allowed:
+        raise InvalidBucketError(
+            f"bucket {upload.bucket!r} is not one of the allowed buckets: {', '.join(allowed)}."
+        )
     context = parse_context(upload.metadata)
-    validate(upload.picture, service.settings.limits)
-    job_id, image_id = _make_ids()
+    validate(upload.file, service.settings.limits)
+    job_id = str(uuid.uuid4())
     return Job(
         job_id=job_id,
-        image_id=image_id,
+        image_id=str(uuid.uuid4()),
         user_id=sender.user_id,
         status=JobStatus.PENDING,
         bucket=upload.bucket,
@@ -135,65 +121,78 @@ def _new_job(service: Service, upload: Upload, sender: Sender) -> Job:
     )
 
 
-def _make_ids() -> tuple[str, str]:
-    """Return two random UUIDs, for one system call."""
-    random = os.urandom(32)
-    return str(uuid.UUID(bytes=random[:16], version=4)), str(
-        uuid.UUID(bytes=random[16:], version=4)
-    )
-
-
-def _check_allowed(service: Service, bucket: str) -> None:
-    allowed = service.settings.allowed_buckets
-    check_bucket(bucket)
-    if allowed and bucket not in allowed:
-        raise InvalidBucketError(
-            f"bucket {bucket!r} is not one of the allowed buckets: {', '.join(allowed)}."
-        )
-
-
 def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
+    """Queue the job; return it, or the one that the sender queued with the same key before."""
     try:
         return _queue(service, job, sender)
-    except (
-        IntegrityError,
-        RateLimitedError,
-    ):  # perhaps because of an upload with the same key, by now committed
+    except (IntegrityError, RateLimitedError):
+        # Perhaps because of an upload with the same key, which is committed by now.
         return _queue(service, job, sender)
 
 
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
-        return repeated, rate_limits.read_quota(
-            service.database, job.user_id, job.created_at, *_rate_limit(service)
-        )
-    with service.database.take_in() as transaction:
+        return repeated, _read_quota(service, sender)
+    settings = service.settings
+    with service.database.write() as connection:
         quota = rate_limits.take_upload(
-            transaction, job.user_id, job.created_at, *_rate_limit(service)
+            connection,
+            job.user_id,
+            job.created_at,
+            settings.rate_limit_max_uploads,
+            settings.rate_limit_window,
         )
-        job_store.insert_job(transaction, job)
-        told = {"request_id": job.request_id, "by": job.user_id, "bucket": job.bucket}
-        job_store.add_event(transaction, EventType.UPLOAD_INITIATED, job, job.created_at, **told)
+        job_store.insert_job(connection, job)
+        job_store.add_event(
+            connection,
+            EventType.UPLOAD_INITIATED,
+            job,
+            job.created_at,
+            request_id=job.request_id,
+            by=job.user_id,
+            bucket=job.bucket,
+        )
     return job, quota
 
 
 def _find_repeated(service: Service, sender: Sender) -> Job | None:
     if sender.idempotency_key is None:
         return None
-    key = {"user_id": sender.user_id, "idempotency_key": sender.idempotency_key}
-    row = service.database.first(job_store.FIND_IDEMPOTENT, **key)
-    return Job.from_row(row) if row else None
+    with service.database.read() as connection:
+        return job_store.find_repeated(connection, sender.user_id, sender.idempotency_key)
 
 
 def _check_same_payload(first: Job, second: Job) -> None:
-    payloads = [(job.source_sha256, job.bucket, job.context) for job in (first, second)]
-    if payloads[0] != payloads[1]:
+    first_payload = (first.source_sha256, first.bucket, first.context)
+    second_payload = (second.source_sha256, second.bucket, second.context)
+    if first_payload != second_payload:
         raise IdempotencyKeyReusedError(
             f"Idempotency-Key {first.idempotency_key!r} came before with another payload: "
             "use a new key for a new upload."
         )
 
 
-def _rate_limit(service: Service) -> tuple[int, Any]:
-    return service.settings.rate_limit_max_uploads, service.settings.rate_limit_window
+def _read_quota(service: Service, sender: Sender) -> Quota:
+    settings = service.settings
+    with service.database.read() as connection:
+        return rate_limits.read_quota(
+            connection,
+            sender.user_id,
+            clock.utc_now(),
+            settings.rate_limit_max_uploads,
+            settings.rate_limit_window,
+        )
+
+
+def _unstage(service: Service, job_id: str, key: str) -> None:
+    """Remove the staged upload of a job that was not queued.
+
+    A lost connection may hide that it was: look first.
+    """
+    # What cannot be removed now, the sweep removes: no job waits for it.
+    with suppress(DatabaseUnavailableError, StorageError):
+        with service.database.read() as connection:
+            queued = job_store.find_job(connection, job_id)
+        if queued is None:
+            service.staging.delete(key)

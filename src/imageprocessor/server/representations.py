@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.images import shown_status
+from imageprocessor.queue.job_control import shown_status
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 

@@ -10,7 +10,7 @@ from imageprocessor.environment import load_settings
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database.schema import HEAD
-from imageprocessor.queue.images import read_job
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
 from tests.cli.conftest import Run

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.images import read_result
+from imageprocessor.queue.job_control import read_result
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app

@@ -22,11 +22,11 @@ from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import sqlite
+from imageprocessor.queue.health import check_readiness
 from imageprocessor.queue.images import delete_image, read_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.queue.statistics import check_readiness
 from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.queue.workers.supervisor import Supervisor
 from imageprocessor.server.app import create_app

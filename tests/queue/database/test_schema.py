@@ -27,7 +27,9 @@ import sys
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
 from imageprocessor.settings import Settings
-database = open_database(Settings.model_validate({"data_dir": sys.argv[1], "database_url": sys.argv[2] or None}))
+data_dir, database_url = sys.argv[1:]
+settings = Settings.model_validate({"data_dir": data_dir, "database_url": database_url or None})
+database = open_database(settings)
 print("ready", flush=True)
 sys.stdin.readline()
 print(migrate(database))
@@ -113,7 +115,7 @@ def test_jobs_that_wait_are_found_by_an_index_alone(
             rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)
             plans.append("\n".join(str(row[-1]) for row in rows))
 
-    event.listen(service.database.reader, "before_cursor_execute", look)
+    event.listen(service.database.connections.engine, "before_cursor_execute", look)
     with service.database.read() as connection:
         if connection.dialect.name != "sqlite":  # which reads all of a table that is empty
             connection.exec_driver_sql("SET enable_seqscan = off")

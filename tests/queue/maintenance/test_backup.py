@@ -23,7 +23,8 @@ from imageprocessor.queue.database.schema import HEAD
 from imageprocessor.queue.database.sqlite import sqlite_module
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
-from imageprocessor.queue.images import read_image, read_job
+from imageprocessor.queue.images import read_image
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.backup import MANIFEST_NAME, back_up, restore

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.access import ANYONE
 from imageprocessor.queue.database.schema import HEAD
-from imageprocessor.queue.images import read_job
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.maintenance.backup import back_up, restore
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings

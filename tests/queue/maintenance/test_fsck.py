@@ -260,7 +260,7 @@ def test_memory_does_not_grow_with_the_number_of_objects(
 def test_many_rows_are_read_some_hundred_at_a_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "ROWS_A_QUERY", 7)
+    monkeypatch.setattr(inventory, "ROWS_PER_QUERY", 7)
     with open_service(settings) as service:
         jobs = [make_job(number) for number in range(20)]
         with service.database.write() as connection:

@@ -18,7 +18,7 @@ from imageprocessor.cli.output import (
     show_failure,
     show_status,
 )
-from imageprocessor.errors import InvalidIdError, JobError, JobNotFoundError
+from imageprocessor.errors import InvalidIdError, JobError
 
 if TYPE_CHECKING:
     from imageprocessor.queue.jobs.job import Job
@@ -59,13 +59,13 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
 
     Example: [bold]imageprocessor jobs list --status failed[/bold]
     """
-    from imageprocessor.queue.jobs import job_store
+    from imageprocessor.queue import job_control
     from imageprocessor.queue.jobs.job import JobStatus
     from imageprocessor.queue.service import open_service
 
     settings = read_settings_of_service()
-    with open_service(settings) as service, service.database.read() as connection:
-        found = job_store.list_jobs(connection, JobStatus(status) if status else None, limit)
+    with open_service(settings) as service:
+        found = job_control.list_jobs(service, JobStatus(status) if status else None, limit)
     if as_json:
         print_json([describe_job(job) for job in found])
     elif found:
@@ -86,16 +86,13 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
 
     Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
     """
-    from imageprocessor.queue.images import parse_id
-    from imageprocessor.queue.jobs import job_store
+    from imageprocessor.queue.job_control import parse_id, read_history
     from imageprocessor.queue.service import open_service
 
     id_ = parse_id(job)
-    with open_service(read_settings_of_service()) as service, service.database.read() as connection:
-        found = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
-        trail = trace(job_store.list_events(connection, found.job_id if found else id_))
-    if not found and not trail:
-        raise JobNotFoundError(f"There is no job and no image {id_}.")
+    with open_service(read_settings_of_service()) as service:
+        found, events = read_history(service, id_)
+    trail = trace(events)
     if as_json:
         print_json({"job": describe_job(found) if found else None, "events": trail})
         return
@@ -138,12 +135,13 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
+    from imageprocessor.queue.job_control import list_retryable
     from imageprocessor.queue.service import open_service
 
     if bool(ids) == all_failed:
         raise typer.BadParameter("name the jobs, or say --all-failed", param_hint="'ID...'")
     with open_service(read_settings_of_service()) as service:
-        outcomes = [_retry(service, job_id) for job_id in ids or _list_retryable(service)]
+        outcomes = [_retry(service, job_id) for job_id in ids or list_retryable(service)]
     if as_json:
         print_json(outcomes)
     elif outcomes:
@@ -212,17 +210,8 @@ def _show(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _list_retryable(service: Service) -> list[str]:
-    from imageprocessor.queue.database import clock
-    from imageprocessor.queue.jobs import job_store
-
-    with service.database.read() as connection:
-        failed = job_store.list_failed_with_source(connection, clock.utc_now())
-    return [job.job_id for job in failed if job.deleted_at is None]
-
-
 def _retry(service: Service, job_id: str) -> dict[str, str]:
-    from imageprocessor.queue.images import retry_job
+    from imageprocessor.queue.job_control import retry_job
 
     try:
         return {"job_id": job_id, "status": retry_job(service, job_id).status.value}

@@ -175,9 +175,9 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
 
     Example: [bold]imageprocessor sweep --dry-run[/bold]
     """
+    from imageprocessor.queue.health import oldest_open_seconds
     from imageprocessor.queue.maintenance.sweep import sweep as sweep_service
     from imageprocessor.queue.service import open_service
-    from imageprocessor.queue.statistics import oldest_open_seconds
 
     with open_service(read_settings_of_service()) as service:
         found = sweep_service(service, dry_run=dry_run)

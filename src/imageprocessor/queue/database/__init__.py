@@ -1,1 +1,1 @@
-"""What any table needs."""
+"""What any table needs: connections, the tables themselves, their migrations, times as text."""

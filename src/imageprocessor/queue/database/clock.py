@@ -1,4 +1,4 @@
-"""The time, as the database keeps it: UTC text of fixed width, so that it sorts as it should."""
+"""Times as the database keeps them: UTC text of fixed width, which sorts by time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def to_text(moment: datetime) -> str:
     >>> to_text(datetime(2024, 11, 8, 14, tzinfo=UTC))
     '2024-11-08T14:00:00.000000Z'
     """
-    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
 
 
 def from_text(text: str) -> datetime:

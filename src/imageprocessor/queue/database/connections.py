@@ -1,167 +1,101 @@
-"""Connections and transactions.
-
-Writers in one transaction each, told apart from readers, who wait for no writer.
-"""
+"""The database: one way to read, one way to write, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Executable, Select
+from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
-from imageprocessor.queue.database.postgres import DISK_FULL, open_postgres
-from imageprocessor.queue.database.sqlite import SqliteFile, read_identity, sqlite_engines
+from imageprocessor.queue.database.postgres import DISK_FULL, PostgresConnections, open_postgres
+from imageprocessor.queue.database.sqlite import SqliteConnections, open_sqlite, read_identity
 from imageprocessor.settings import Settings
 
-DATABASE_FAULTS = (
-    DatabaseUnavailableError,
-    StorageFullError,
-)  #: what a transaction may raise and later not
-OUR_FAULTS = (
-    IntegrityError,
-    DataError,
-)  # what a statement was given is wrong; to try again is useless
-
-
-class Transaction(Protocol):
-    """What an upload's statements are run by: SQLAlchemy's Connection, or SQLite's driver."""
-
-    def execute(self, statement: Executable, parameters: Any, /) -> Any: ...
-
-    def scalar(self, statement: Executable, parameters: Any, /) -> Any: ...
+#: what a transaction may raise now and not when it is tried again
+DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)
+#: raised for values that the tables do not take: trying again is useless
+VALUE_ERRORS = (IntegrityError, DataError)
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A pool of connections.
+    """The connections of one process.
 
     Open it after a fork, never before: a connection must not cross one.
     """
 
-    writer: Engine
-    reader: Engine  #: the same pool, whose connections begin no transaction
-    sqlite: SqliteFile | None = None  #: the same file, where it is one
-
-    @property
-    def reads_inline(self) -> bool:
-        """Whether a single-row read costs less than handing it to a thread."""
-        return self.sqlite is not None
+    connections: SqliteConnections | PostgresConnections
+    reads_inline: bool  #: a single-row read costs less than handing it to a thread
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection on which every statement sees the newest commit and waits for no writer.
+        """Yield a connection on which every statement sees the newest commit.
+
+        No statement waits for a writer.
 
         Raises:
             DatabaseUnavailableError: Damaged or unreachable.
         """
-        with _told_apart(), self.reader.connect() as connection:
+        with _translate_errors(), self.connections.reader() as connection:
             yield connection
-
-    def first(self, statement: Select[Any], **parameters: str) -> Mapping[str, Any] | None:
-        """Return the first row of *statement*, as a reader sees it; None if there is none.
-
-        For what clients poll: on SQLite it takes a fifth of what :meth:`read` and its connection
-        take.
-
-        Raises:
-            DatabaseUnavailableError: As :meth:`read`.
-        """
-        with _told_apart():
-            if self.sqlite is not None:
-                return self.sqlite.first(statement, parameters)
-            with self.reader.connect() as connection:
-                row = connection.execute(statement, parameters).first()
-                return dict(row._mapping) if row else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Yield a connection inside one transaction.
-
-        Committed at the end, rolled back by an exception.
+        """Yield a connection inside one transaction: committed, or rolled back by an exception.
 
         Raises:
             DatabaseUnavailableError: Locked for longer than the busy timeout, read-only, damaged,
-                restarted or
-                unreachable. A lost connection may hide that the commit was done.
+                restarted or unreachable. A lost connection may hide that the commit was done.
             StorageFullError: There is no space left for it.
         """
-        turn = self.sqlite.write_turn() if self.sqlite else nullcontext(0.0)
-        with (
-            _told_apart(),
-            self.writer.connect() as connection,
-            turn as wait_seconds,
-            connection.execution_options(wait_seconds=wait_seconds).begin(),
-        ):
+        with _translate_errors(), self.connections.writer() as connection:
             yield connection
 
-    @contextmanager
-    def take_in(self) -> Iterator[Transaction]:
-        """Yield what runs an upload's statements in one transaction.
-
-        :meth:`write`, on SQLite in a third of the time.
-
-        Raises:
-            DatabaseUnavailableError, StorageFullError: As :meth:`write`.
-        """
-        if self.sqlite is None:
-            with self.write() as connection:
-                yield connection
-        else:
-            with _told_apart(), self.sqlite.write() as transaction:
-                yield transaction
-
     def identity(self) -> str:
-        """Return what tells one SQLite file from another once it is migrated.
-
-        "" for a server, which hosts share.
-        """
-        if self.writer.dialect.name != "sqlite":
+        """Return the number of a migrated SQLite file; "" for a server, which hosts share."""
+        if self.connections.engine.dialect.name != "sqlite":
             return ""
         with self.read() as connection:
             return str(read_identity(connection))
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        if self.sqlite is not None:
-            self.sqlite.close()
-        self.writer.dispose()
+        self.connections.close()
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the SQLite file or the PostgreSQL server that *settings* name.
-
-    Without speaking to it yet.
+    """Open the SQLite file or the PostgreSQL server that *settings* name, without connecting yet.
 
     Raises:
         SettingsError: The SQLite file would be on a network file system, or DATABASE_URL is no URL.
         MissingExtraError: PostgreSQL needs the extra ``postgres``.
     """
     if settings.sqlite_path is not None:
-        return Database(*sqlite_engines(settings.sqlite_path))
+        return Database(open_sqlite(settings.sqlite_path), reads_inline=True)
     assert settings.database_url is not None  # else there were a path
-    engine = open_postgres(settings.database_url.get_secret_value())
-    return Database(engine, engine.execution_options(isolation_level="AUTOCOMMIT"))
+    url = settings.database_url.get_secret_value()
+    return Database(open_postgres(url), reads_inline=False)
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
+    """Raise the errors of SQLAlchemy and of the drivers as this package's."""
     try:
         yield
-    except OUR_FAULTS:
+    except VALUE_ERRORS:
         raise
     except (DatabaseError, InterfaceError, PoolTimeoutError) as error:
         cause = getattr(error, "orig", None) or error
-        said = " ".join(str(cause).split())  # PostgreSQL says it in several lines
-        if "database or disk is full" in said or getattr(cause, "sqlstate", None) == DISK_FULL:
+        message = " ".join(str(cause).split())  # PostgreSQL's has several lines
+        sqlstate = getattr(cause, "sqlstate", None)
+        if "database or disk is full" in message or sqlstate == DISK_FULL:
             raise StorageFullError(
-                f"The database cannot grow ({said}): free some space on its disk."
+                f"The database cannot grow ({message}): free some space on its disk."
             ) from error
         raise DatabaseUnavailableError(
-            f"The database cannot be used now ({said}): try again shortly."
+            f"The database cannot be used now ({message}): try again shortly."
         ) from error

@@ -1,20 +1,22 @@
-"""PostgreSQL: a server that any number of hosts share, and whose failures must not become ours."""
+"""PostgreSQL: one server for any number of hosts, with a bound on every wait for it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from imageprocessor.errors import MissingExtraError, SettingsError
 
-DISK_FULL = "53100"  #: the SQLSTATE of it
+DISK_FULL = "53100"  #: an SQLSTATE
 SESSION = {
     "lock_timeout": "5s",  # as long as SQLite's busy timeout
-    # every statement has an index; what takes longer keeps a thread from its client
-    "statement_timeout": "30s",
-    "idle_in_transaction_session_timeout": "30s",  # a host that froze must let go of its locks
+    "statement_timeout": "30s",  # every statement has an index: none takes as long
+    "idle_in_transaction_session_timeout": "30s",  # a host that froze must not keep its locks
     "tcp_keepalives_idle": "60",  # a host that is gone must not keep a connection for two hours
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -22,44 +24,64 @@ SESSION = {
 CONNECT: dict[str, Any] = {
     "application_name": "imageprocessor",  # in pg_stat_activity
     "connect_timeout": 5,
-    "keepalives_idle": 10,  # a server that is gone without a word is noticed within half a minute
+    "keepalives_idle": 10,  # a server that vanished is noticed within half a minute
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    # milliseconds; keepalives do not look while something is unacknowledged
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": 10_000,  # milliseconds; keepalives pause while data is unacknowledged
     "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
 }
 
 
-def open_postgres(url: str) -> Engine:
-    """Return an engine for the server that *url* names.
+@dataclass(frozen=True, slots=True)
+class PostgresConnections:
+    """A bounded pool of connections to one server."""
 
-    What its query says wins over :data:`CONNECT`.
+    engine: Engine
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        """Yield a connection outside any transaction: every statement sees the newest commit."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def writer(self) -> Iterator[Connection]:
+        """Yield a connection inside a transaction."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections that no thread uses."""
+        self.engine.dispose()
+
+
+def open_postgres(url: str) -> PostgresConnections:
+    """Return connections to the server that *url* names.
+
+    Options in the URL's query replace those of :data:`CONNECT`.
 
     Raises:
-        SettingsError: It is no URL.
+        SettingsError: *url* is no URL.
         MissingExtraError: psycopg, or the library it needs, is not installed.
     """
     parsed = _parse(url)
+    options = {name: value for name, value in CONNECT.items() if name not in parsed.query}
     try:
-        return create_engine(
+        engine = create_engine(
             parsed,
-            connect_args={
-                name: value for name, value in CONNECT.items() if name not in parsed.query
-            },
-            # connections from before the server's restart are replaced, not used
-            pool_pre_ping=True,
+            connect_args=options,
+            pool_pre_ping=True,  # after a restart of the server, old connections are replaced
             pool_size=5,
-            max_overflow=10,  # a server has about 100 for all hosts
-            # a transaction takes milliseconds: who waits longer waits for a server in trouble
-            pool_timeout=5,
+            max_overflow=10,  # a server has about 100 connections for all hosts
+            pool_timeout=5,  # a transaction takes milliseconds: a longer wait means trouble
         )
     except ImportError as error:
         raise MissingExtraError("DATABASE_URL=postgresql+psycopg://…", "postgres") from error
+    return PostgresConnections(engine)
 
 
 def name_database(url: str) -> str:
-    """Return *url* as PostgreSQL's own programs take it, without the password.
+    """Return *url* in the form that PostgreSQL's own programs take, without the password.
 
     >>> name_database("postgresql+psycopg://me:secret@db.example.org/images")
     'postgresql://me@db.example.org/images'
@@ -69,14 +91,14 @@ def name_database(url: str) -> str:
 
 
 def _parse(url: str) -> URL:
-    """Read *url*. What it cannot be read as is never repeated: a password may be in it."""
+    """Return the parsed *url*; never repeat it in an error, because it may hold a password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or "@" in (parsed.host or ""):
         raise SettingsError(
-            "DATABASE_URL=(hidden): not a URL. Write postgresql+psycopg://user:password@host:5432/name, and "
-            "special characters in the password as percent codes, such as %40 for @."
+            "DATABASE_URL=(hidden): not a URL. Write postgresql+psycopg://user:password@host:5432/name,"
+            " and special characters in the password as percent codes, such as %40 for @."
         )
     return parsed

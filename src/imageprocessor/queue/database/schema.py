@@ -1,4 +1,4 @@
-"""Brings a database to this version's tables."""
+"""Bringing a database to this version's tables."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ LOCK = (
 
 
 def migrate(database: Database) -> str | None:
-    """Run the migrations that *database* lacks, and return the revision it had.
+    """Run the migrations that *database* lacks; return the revision it had, None without tables.
 
-    None if it had no tables.
-
-    Safe to call from several processes at once: the first one does it. Where there is nothing to
-    do, nothing is locked.
+    Safe to call from several processes at once: the first one does it. If there is nothing to do,
+    nothing is locked.
 
     Raises:
         SettingsError: The database is of a newer version than this package.
@@ -30,16 +28,16 @@ def migrate(database: Database) -> str | None:
     """
     with database.read() as connection:
         revision = read_revision(connection)
-        if revision == HEAD and _is_numbered(connection):
+        if revision == HEAD and _has_identity(connection):
             return revision
     return _upgrade(database)
 
 
 def read_revision(connection: Connection) -> str | None:
-    """Return the last migration that was run, or None where none was.
+    """Return the last migration that was run, or None if none was.
 
     Raises:
-        SettingsError: It is one that this version does not know.
+        SettingsError: This version does not know it.
     """
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -49,11 +47,12 @@ def read_revision(connection: Connection) -> str | None:
 
 
 def check_revision(revision: str | None) -> None:
-    """Raise SettingsError where a database with this *revision* is not for this version."""
+    """Raise SettingsError if *revision* is newer than this version knows."""
     if revision is not None and revision > HEAD:
         raise SettingsError(
-            f"The database has the tables of a newer version (revision {revision}, known are those up to {HEAD}): "
-            "install that version of imageprocessor, or restore a backup from before it."
+            f"The database has the tables of a newer version (revision {revision}, known are those"
+            f" up to {HEAD}): install that version of imageprocessor, or restore a backup from"
+            " before it."
         )
 
 
@@ -63,9 +62,8 @@ def _upgrade(database: Database) -> str | None:
 
     config = Config()
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
-    with (
-        database.write() as connection
-    ):  # one transaction: whoever comes second waits, then finds nothing to do
+    # One transaction: a process that comes second waits, then finds nothing to do.
+    with database.write() as connection:
         _lock(connection)
         revision = read_revision(connection)
         if revision != HEAD:
@@ -75,12 +73,13 @@ def _upgrade(database: Database) -> str | None:
 
 
 def _lock(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":  # its write transactions follow one another anyway
+    """Keep other processes from migrating until the end of the transaction."""
+    if connection.dialect.name == "sqlite":  # one transaction at a time writes anyway
         give_identity(connection)
-    else:
-        for statement in LOCK:
-            connection.exec_driver_sql(statement)
+        return
+    for statement in LOCK:
+        connection.exec_driver_sql(statement)
 
 
-def _is_numbered(connection: Connection) -> bool:
+def _has_identity(connection: Connection) -> bool:
     return connection.dialect.name != "sqlite" or read_identity(connection) != 0

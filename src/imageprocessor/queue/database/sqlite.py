@@ -8,230 +8,164 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Executable, Select, create_engine, event
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from imageprocessor.errors import DatabaseUnavailableError, SettingsError
+from imageprocessor.queue.database import prepared
 
 BUSY_TIMEOUT_SECONDS = 5
-DIALECT = sqlite.dialect(paramstyle="named")
+BEGIN = text("BEGIN IMMEDIATE")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
-NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "afs",
-    "ceph",
-    "glusterfs",
-    "lustre",
-}
-NETWORK_FILE_SYSTEMS |= {"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs"}
+NETWORK_FILE_SYSTEMS |= {"lustre", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
-def sqlite_engines(path: Path) -> tuple[Engine, Engine, SqliteFile]:
-    """Return the engines that write to and read from the file at *path*.
+@dataclass(slots=True)
+class SqliteConnections:
+    """One file as the threads of one process share it: they write one after the other.
 
-    Which is made if it is missing, and the file.
+    Connections are kept between uses: to take one from SQLAlchemy's pool and give it back would
+    cost as much CPU time as the whole read of a status check (`python -m benchmarks.prepared`).
+    """
+
+    engine: Engine
+    #: held while a thread writes: SQLite's own waiting is a sleep of up to 0.1 s
+    write_lock: threading.Lock = field(default_factory=threading.Lock)
+    _writer: Connection | None = None
+    _idle_readers: list[Connection] = field(default_factory=list)
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        """Yield a connection that no other thread uses meanwhile."""
+        try:
+            connection = self._idle_readers.pop()
+        except IndexError:  # all are in use
+            connection = self.engine.connect()
+        try:
+            with _kept_open(connection):
+                yield connection
+        finally:
+            self._idle_readers.append(connection)
+
+    @contextmanager
+    def writer(self) -> Iterator[Connection]:
+        """Yield the connection that writes, inside a transaction.
+
+        Raises:
+            DatabaseUnavailableError: Other threads write for longer than the busy timeout.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        if not self.write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailableError(
+                "The database is locked by another write: try again shortly."
+            )
+        try:
+            if self._writer is None:
+                self._writer = self.engine.connect()
+            with _kept_open(self._writer), self._writer.begin():
+                _begin(self._writer, deadline)
+                yield self._writer
+        finally:
+            self.write_lock.release()
+
+    def close(self) -> None:
+        """Close the connections that no thread uses."""
+        while self._idle_readers:
+            self._idle_readers.pop().close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self.engine.dispose()
+
+
+def open_sqlite(path: Path) -> SqliteConnections:
+    """Return connections to the file at *path*; create its folder, and later the file, if missing.
 
     ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the
-    strength of it. ``BEGIN IMMEDIATE``: a transaction that upgrades from read to write fails at
-    once however long the timeout is.
+    strength of it.
 
     Raises:
         SettingsError: *path* is on a network file system.
     """
     _refuse_network(path)
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    url = URL.create("sqlite", database=str(path))
-    # No bound on connections: threads that wait for the write lock must not keep readers from
-    # theirs.
     engine = create_engine(
-        url, module=sqlite_module(), max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        URL.create("sqlite", database=str(path)),
+        module=sqlite_module(),
+        paramstyle="named",
+        max_overflow=-1,  # a reader never waits for a connection
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
     )
     event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", _begin)
-    reader = engine.execution_options(reads_only=True)
-    return engine, reader, SqliteFile(reader)
+    return SqliteConnections(engine)
 
 
 def sqlite_module() -> ModuleType:
-    """Return ``pysqlite3``, whose wheel bundles a current SQLite.
-
-    Or else the standard library's ``sqlite3``.
-    """
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else ``sqlite3``."""
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ModuleNotFoundError:
         return sqlite3
 
 
-@dataclass(frozen=True, slots=True)
-class DriverConnection:
-    """As much of SQLAlchemy's Connection as an upload needs.
-
-    The statements must live as long as their modules.
-    """
-
-    connection: Any
-
-    def execute(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
-        """Run *statement* and return the driver's cursor."""
-        return self.connection.execute(_prepare(statement, tuple(parameters)), parameters)
-
-    def scalar(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
-        """Run *statement* and return the first column of the first row, or None."""
-        with closing(self.execute(statement, parameters)) as cursor:
-            row = cursor.fetchone()
-        return row[0] if row else None
-
-
-class SqliteFile:
-    """The file as the threads of one process share it.
-
-    What clients poll is read at once, writes take turns.
-
-    For reads and uploads there are connections of the driver, without SQLAlchemy's, which take five
-    times as long. Each serves one thread at a time; there are as many as ever worked at once.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._idle: list[Any] = []
-        self._turn = threading.Lock()
-
-    def first(self, statement: Select[Any], parameters: Mapping[str, str]) -> dict[str, Any] | None:
-        """Run *statement* and return its first row, if there is one.
-
-        Raises:
-            DBAPIError: SQLAlchemy's, around the driver's.
-        """
-        with self._lend() as connection:
-            rows = connection.execute(_prepare(statement, tuple(parameters)), parameters).fetchall()
-        return dict(zip(_column_names(statement), rows[0], strict=True)) if rows else None
-
-    @contextmanager
-    def write(self) -> Iterator[DriverConnection]:
-        """Yield a connection inside one transaction.
-
-        Committed at the end, rolled back by an exception.
-
-        Raises:
-            DatabaseUnavailableError: As :meth:`write_turn`.
-            DBAPIError: SQLAlchemy's, around the driver's.
-        """
-        with self.write_turn() as wait_seconds, self._lend() as connection:
-            _begin_within(connection, wait_seconds)
-            try:
-                yield DriverConnection(connection)
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.execute("COMMIT")  # a prepared statement, where commit() prepares anew
-
-    @contextmanager
-    def write_turn(self) -> Iterator[float]:
-        """Wait until no other thread of this process writes.
-
-        Yield the seconds left to wait for other processes.
-
-        SQLite's own waiting is a sleep of up to 0.1 s, in which many a commit could have been done.
-
-        Raises:
-            DatabaseUnavailableError: It takes longer than the busy timeout.
-        """
-        until = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        if not self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise DatabaseUnavailableError(
-                "The database is locked by another write: try again shortly."
-            )
-        try:
-            yield max(0.0, until - time.monotonic())
-        finally:
-            self._turn.release()
-
-    def close(self) -> None:
-        """Close the connections that nobody uses."""
-        while self._idle:
-            self._idle.pop().close()
-
-    @contextmanager
-    def _lend(self) -> Iterator[Any]:
-        """Yield a connection to one thread.
-
-        One that had an error is closed: who knows what it is in the middle of.
-        """
-        connection = self._idle.pop() if self._idle else self._open()
-        try:
-            yield connection
-        except sqlite_module().Error as error:
-            connection.close()
-            raise DBAPIError.instance(
-                None, None, error, sqlite_module().Error, dialect=DIALECT
-            ) from error
-        except BaseException:
-            self._idle.append(connection)
-            raise
-        self._idle.append(connection)
-
-    def _open(self) -> Any:
-        pooled = self._engine.raw_connection()
-        connection = pooled.driver_connection
-        pooled.detach()
-        return connection
-
-
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Tell whether this SQLite may damage a database when two connections reset the WAL at once.
+    """Return whether this SQLite may damage a database when two connections reset the WAL at once.
 
-    Mended in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines, as SQLite's release notes tell.
+    SQLite's release notes say: fixed in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines.
 
-    >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 44, 6)), has_wal_reset_bug((3, 53, 4))
-    (True, False, False)
+    >>> [has_wal_reset_bug(version) for version in ((3, 40, 1), (3, 44, 6), (3, 53, 4))]
+    [True, False, False]
     """
-    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
-    return version < mended
+    backports = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}
+    return version < backports.get(version[:2], (3, 51, 3))
 
 
 def find_file_system(path: Path, mounts: str) -> str:
-    r"""Return the type of the file system that holds the absolute *path*.
+    r"""Return the type of the file system that holds the absolute *path*; "" if unknown.
 
     *mounts* is a mount table (proc(5)).
 
-    >>> find_file_system(Path("/srv/a.db"), "27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:9 / /srv rw - nfs4 h:/x rw")
+    >>> root = "27 1 254:0 / / rw - ext4 /dev/vda rw"
+    >>> share = "30 27 0:9 / /srv rw - nfs4 h:/x rw"
+    >>> find_file_system(Path("/srv/a.db"), f"{root}\n{share}")
     'nfs4'
     """
-    lines = [line.partition(" - ") for line in mounts.splitlines()]
-    found = {
-        _mount_point(before): after.split(" ")[0] for before, _, after in lines
-    }  # mounted over: the last counts
-    return next((found[folder] for folder in (path, *path.parents) if folder in found), "")
+    types: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        fields, _, source = line.partition(" - ")
+        escaped = fields.split(" ")[4]
+        mount_point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped)
+        # Of several file systems mounted in one place, the last one counts.
+        types[Path(mount_point)] = source.split(" ")[0]
+    for folder in (path, *path.parents):
+        if folder in types:
+            return types[folder]
+    return ""
 
 
 def read_identity(connection: Connection) -> int:
-    """Return the number that tells this file from any other; 0 before :func:`give_identity`."""
+    """Return the file's number, its own among all; 0 before :func:`give_identity`."""
     return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def give_identity(connection: Connection) -> None:
-    """Number the file, once.
+    """Give the file a random number if it has none.
 
     SQLite keeps 31 bits for the application's own use, and copies keep them.
     """
     if read_identity(connection) == 0:
-        connection.exec_driver_sql(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+        number = 1 + secrets.randbelow(2**31 - 1)
+        connection.exec_driver_sql(f"PRAGMA user_version = {number}")
 
 
 def copy_database(connection: Connection, path: Path) -> None:
@@ -253,9 +187,9 @@ def copy_database(connection: Connection, path: Path) -> None:
 
 
 def fold_wal(path: Path) -> bool:
-    """Make the file at *path* whole without another beside it, if it is not damaged.
+    """Write the WAL into the file at *path*, so that the file alone is the database.
 
-    False: somebody has it open.
+    Return False if somebody has it open. A damaged file is left as it is.
     """
     try:
         with closing(sqlite_module().connect(path, timeout=0)) as connection:
@@ -266,54 +200,35 @@ def fold_wal(path: Path) -> bool:
 
 
 def find_damage(path: Path) -> str:
-    """Return what is wrong inside the file at *path*, which nobody writes to; "" if it is well."""
+    """Return what is damaged in the file at *path*, which nobody writes to; "" if nothing is."""
+    url = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     try:
-        with closing(
-            sqlite_module().connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        ) as connection:
-            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        with closing(sqlite_module().connect(url, uri=True)) as connection:
+            (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite_module().DatabaseError as error:
         return str(error)
-    return "" if said == "ok" else str(said)
-
-
-@cache
-def _prepare(statement: Executable, names: tuple[str, ...]) -> str:
-    """Return *statement* as the driver takes it; an INSERT is given the columns *names*."""
-    return str(statement.compile(dialect=DIALECT, column_keys=names))  # type: ignore[attr-defined]
-
-
-@cache
-def _column_names(statement: Select[Any]) -> list[str]:
-    return list(statement.selected_columns.keys())
+    return "" if answer == "ok" else str(answer)
 
 
 def _refuse_network(path: Path) -> None:
-    mounts = (
-        MOUNT_TABLE.read_text(encoding="utf-8", errors="replace") if MOUNT_TABLE.exists() else ""
-    )
+    if not MOUNT_TABLE.exists():
+        return
+    mounts = MOUNT_TABLE.read_text(encoding="utf-8", errors="replace")
     kind = find_file_system(path.resolve(), mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise SettingsError(
-            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite file. Set "
-            "DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file on a disk of this machine."
+            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite"
+            " file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file"
+            " on a disk of this machine."
         )
-
-
-def _mount_point(fields: str) -> Path:
-    escaped = fields.split(" ")[4]
-    return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped))
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     _switch_to_wal(connection)
-    for pragma in (
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT_BYTES}")
 
 
 def _switch_to_wal(connection: Any) -> None:
@@ -321,39 +236,36 @@ def _switch_to_wal(connection: Any) -> None:
 
     While another process does so, SQLite fails at once, whatever the busy timeout.
     """
-    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite_module().OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
             return
 
 
-def _begin_within(connection: Any, wait_seconds: float) -> None:
-    """Begin to write, and wait for other processes for that long.
-
-    Where others wait for the usual time.
-    """
-    if wait_seconds > BUSY_TIMEOUT_SECONDS - 0.5:
-        connection.execute("BEGIN IMMEDIATE")
-        return
-    connection.execute(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+@contextmanager
+def _kept_open(connection: Connection) -> Iterator[None]:
+    """End what SQLAlchemy began on *connection*; after an error of SQLite's, let it reconnect."""
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        yield
+    except DBAPIError:
+        connection.invalidate()
+        raise
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        connection.rollback()
 
 
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("reads_only"):
-        return
-    seconds = options.get("wait_seconds", BUSY_TIMEOUT_SECONDS)
-    if seconds < BUSY_TIMEOUT_SECONDS - 0.5:
-        connection.detach()  # others would wait for as short a time as this one has left
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection, deadline: float) -> None:
+    """Begin a transaction as its writer, waiting for other processes until *deadline*.
+
+    A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
+    """
+    seconds = max(0.0, deadline - time.monotonic())
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    prepared.execute(connection, BEGIN, {})

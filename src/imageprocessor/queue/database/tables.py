@@ -1,7 +1,4 @@
-"""The three tables of the service.
-
-Times (see clock), ids and JSON are text: the same on every database.
-"""
+"""The three tables. Times (see `clock`), ids and JSON are text: the same on every database."""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ processing_jobs = Table(
     Column("storage_bucket", String(63), nullable=False),
     Column("staging_path", Text),  # storage key of the upload; null once it is gone
     Column("processed_paths", Text),  # JSON: {size: storage key}
-    Column(
-        "processing_metadata", Text, nullable=False
-    ),  # JSON: {"context": pass-through, "generated": result}
+    # JSON: {"context": what the client sent, "generated": the result}
+    Column("processing_metadata", Text, nullable=False),
     Column("source_sha256", String(64), nullable=False),
     Column("attempt_count", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),

@@ -1,9 +1,11 @@
 """A job, its states, and what happens to it when an attempt fails.
 
-Pure: no database, no clock of its own.
+Pure: no database, no clock of its own. The changes of state::
 
-pending → processing → completed | failed | retrying retrying → processing      processing → pending
-(its worker was stopped)      failed → pending (an operator)
+    pending → processing → completed | failed | retrying
+    retrying → processing
+    processing → pending (its worker was stopped)
+    failed → pending (an operator)
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ CLAIMABLE_STATUSES = (JobStatus.PENDING, JobStatus.RETRYING)
 
 
 class EventType(StrEnum):
-    """What the audit trail tells of a job."""
+    """The kinds of lines in the audit trail."""
 
     UPLOAD_INITIATED = "upload_initiated"
     PROCESSING_STARTED = "processing_started"
@@ -65,9 +67,8 @@ class Job:
     source_sha256: str
     created_at: datetime
     max_retries: int
-    generated: dict[str, Any] | None = (
-        None  #: dominant_color, original_dimensions, variants, warnings
-    )
+    #: dominant_color, original_dimensions, variants, warnings
+    generated: dict[str, Any] | None = None
     staging_key: str | None = None
     variant_keys: Mapping[str, str] | None = None
     attempts: int = 0
@@ -85,46 +86,41 @@ class Job:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Job:
-        """Build the job from a row of the table: the one place that reads its columns."""
-        details = json.loads(row["processing_metadata"])
+        """Return the job that is in *row*: the one place that reads the table's columns."""
         same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
-        moments: dict[str, Any] = {
-            name: clock.from_text(row[name]) if row[name] else None for name in _MOMENTS
-        }
+        times: dict[str, Any] = {name: clock.from_text(row[name]) for name in _TIMES if row[name]}
+        details = json.loads(row["processing_metadata"])
+        paths = row["processed_paths"]
         return cls(
             **same,
-            **moments,
+            **times,
             status=JobStatus(row["status"]),
             bucket=row["storage_bucket"],
-            created_at=clock.from_text(row["created_at"]),
             context=details["context"],
             generated=details.get("generated"),
             staging_key=row["staging_path"],
-            variant_keys=json.loads(row["processed_paths"]) if row["processed_paths"] else None,
+            variant_keys=json.loads(paths) if paths else None,
             attempts=row["attempt_count"],
             error=row["last_error"],
         )
 
     def to_row(self) -> dict[str, Any]:
         """Return the columns of this job: the reverse of :meth:`from_row`."""
-        details = {"context": self.context} | (
-            {"generated": self.generated} if self.generated else {}
-        )
-        return {
-            **{name: getattr(self, name) for name in _SAME_NAMED},
-            **{
-                name: clock.to_text(moment) if (moment := getattr(self, name)) else None
-                for name in _MOMENTS
-            },
-            "status": self.status.value,
-            "storage_bucket": self.bucket,
-            "created_at": clock.to_text(self.created_at),
-            "processing_metadata": json.dumps(details),
-            "staging_path": self.staging_key,
-            "processed_paths": json.dumps(dict(self.variant_keys)) if self.variant_keys else None,
-            "attempt_count": self.attempts,
-            "last_error": self.error,
-        }
+        row: dict[str, Any] = {name: getattr(self, name) for name in _SAME_NAMED}
+        for name in _TIMES:
+            time = getattr(self, name)
+            row[name] = clock.to_text(time) if time else None
+        details = {"context": self.context}
+        if self.generated:
+            details["generated"] = self.generated
+        row["processing_metadata"] = json.dumps(details)
+        row["processed_paths"] = json.dumps(dict(self.variant_keys)) if self.variant_keys else None
+        row["status"] = self.status.value
+        row["storage_bucket"] = self.bucket
+        row["staging_path"] = self.staging_key
+        row["attempt_count"] = self.attempts
+        row["last_error"] = self.error
+        return row
 
 
 _SAME_NAMED = (
@@ -139,7 +135,14 @@ _SAME_NAMED = (
     "request_id",
     "idempotency_key",
 )
-_MOMENTS = ("lease_expires_at", "next_attempt_at", "started_at", "completed_at", "deleted_at")
+_TIMES = (
+    "created_at",
+    "started_at",
+    "completed_at",
+    "deleted_at",
+    "next_attempt_at",
+    "lease_expires_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,24 +155,20 @@ class FailedAttempt:
 
 
 def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
-    """Decide what a failed attempt means.
+    """Return what a failed attempt means.
 
-    Bad input ends at once and loses its source; faults that may pass retry.
+    Bad input ends at once and loses its source; faults that may pass are tried again.
     """
-    first = (
-        FIRST_STORAGE_BACKOFF_SECONDS if isinstance(error, StorageError) else FIRST_BACKOFF_SECONDS
-    )
-    if error.retryable and job.attempts <= job.max_retries:
-        return FailedAttempt(
-            JobStatus.RETRYING, now + backoff(job.attempts, first), keeps_source=True
-        )
-    return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
+    if not error.retryable or job.attempts > job.max_retries:
+        return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
+    is_storage = isinstance(error, StorageError)
+    first_wait = FIRST_STORAGE_BACKOFF_SECONDS if is_storage else FIRST_BACKOFF_SECONDS
+    next_attempt_at = now + backoff(job.attempts, first_wait)
+    return FailedAttempt(JobStatus.RETRYING, next_attempt_at, keeps_source=True)
 
 
 def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
-    """Return the wait before the next attempt.
-
-    Doubling up to 60 s, less up to half of it by chance.
-    """
-    seconds = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
-    return timedelta(seconds=seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+    """Return the wait before the next attempt: doubling up to 60 s, less up to half by chance."""
+    longest = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+    return timedelta(seconds=longest * jitter)

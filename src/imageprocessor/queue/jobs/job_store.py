@@ -1,4 +1,4 @@
-"""All SQL on jobs and their events.
+"""SQL on single jobs and their events; `inventory` has what lists all that is stored.
 
 Every change of state is one conditional UPDATE: no row means somebody else won.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
+    Executable,
+    and_,
     bindparam,
     delete,
     false,
@@ -25,12 +26,12 @@ from sqlalchemy import (
     update,
 )
 
-from imageprocessor.queue.database import clock
-from imageprocessor.queue.database.connections import Transaction
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import (
     CLAIMABLE_STATUSES,
+    MAX_BACKOFF_SECONDS,
     OPEN_STATUSES,
     EventType,
     FailedAttempt,
@@ -38,43 +39,55 @@ from imageprocessor.queue.jobs.job import (
     JobStatus,
 )
 
+CLOCK_TOLERANCE = timedelta(minutes=1)  #: the clocks of several hosts may differ by as much
+LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
+
 VISIBLE = select(jobs).where(jobs.c.deleted_at.is_(None))
-# Built once: building a statement costs three times what running it does.
+NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
+
+# What a status check and an upload run: built once, see `prepared`.
 FIND_JOB = VISIBLE.where(jobs.c.job_id == bindparam("job_id"))
 FIND_IMAGE = VISIBLE.where(jobs.c.image_id == bindparam("image_id"))
-FIND_IDEMPOTENT = VISIBLE.where(
-    jobs.c.user_id == bindparam("user_id"), jobs.c.idempotency_key == bindparam("idempotency_key")
+FIND_REPEATED = VISIBLE.where(
+    jobs.c.user_id == bindparam("user_id"),
+    jobs.c.idempotency_key == bindparam("idempotency_key"),
 )
 INSERT_JOB = insert(jobs)
 INSERT_EVENT = insert(events)
-CHANGE_NOTHING = update(jobs).where(false()).values(user_id="")
-NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
 
-def insert_job(connection: Transaction, job: Job) -> None:
+def insert_job(connection: Connection, job: Job) -> None:
     """Store a new job."""
-    connection.execute(INSERT_JOB, job.to_row())
+    prepared.execute(connection, INSERT_JOB, job.to_row())
 
 
 def change_nothing(connection: Connection) -> None:
-    """Take the locks that a write takes: it fails where an upload could not be written down."""
-    connection.execute(CHANGE_NOTHING)
+    """Take the locks that a write takes: it fails where an upload could not be stored."""
+    connection.execute(update(jobs).where(false()).values(user_id=""))
 
 
 def find_job(connection: Connection, job_id: str) -> Job | None:
-    """Return the job, or None where there is none or its image is deleted."""
-    return _one(connection, FIND_JOB, job_id=job_id)
+    """Return the job, or None if there is none or its image is deleted."""
+    row = prepared.fetch_first(connection, FIND_JOB, {"job_id": job_id})
+    return Job.from_row(row) if row else None
 
 
 def find_image(connection: Connection, image_id: str) -> Job | None:
-    """Return the job of an image, or None where there is none or it is deleted."""
-    return _one(connection, FIND_IMAGE, image_id=image_id)
+    """Return the job of an image, or None if there is none or it is deleted."""
+    row = prepared.fetch_first(connection, FIND_IMAGE, {"image_id": image_id})
+    return Job.from_row(row) if row else None
+
+
+def find_repeated(connection: Connection, user_id: str, idempotency_key: str) -> Job | None:
+    """Return the job of the user's upload with that Idempotency-Key, or None if there is none."""
+    key = {"user_id": user_id, "idempotency_key": idempotency_key}
+    row = prepared.fetch_first(connection, FIND_REPEATED, key)
+    return Job.from_row(row) if row else None
 
 
 def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
     """Return the jobs of those images that exist and are not deleted, in no order."""
-    query = VISIBLE.where(jobs.c.image_id.in_(image_ids))
-    return [_job(row) for row in connection.execute(query).mappings()]
+    return _fetch_all(connection, VISIBLE.where(jobs.c.image_id.in_(image_ids)))
 
 
 def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> list[Job]:
@@ -82,56 +95,57 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
     query = VISIBLE.order_by(jobs.c.created_at.desc()).limit(limit)
     if status:
         query = query.where(jobs.c.status == status)
-    return [_job(row) for row in connection.execute(query).mappings()]
+    return _fetch_all(connection, query)
 
 
 def list_due(
     connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None
 ) -> list[str]:
-    """Return the ids of jobs that wait for a worker now.
-
-    Those tried before, then the others, oldest first.
+    """Return the ids of jobs that wait for a worker now: those tried before, then the oldest.
 
     Two queries, because each of them reads the first *limit* entries of an index, however many jobs
     wait. Of those not tried before, *created_before* leaves out what a worker may be just about to
     take. What was created after *now* is no such job: the clock was set back.
     """
+    due_at, created_at = jobs.c.next_attempt_at, jobs.c.created_at
     waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
-    due = jobs.c.next_attempt_at
-    again = waiting.where(jobs.c.status == JobStatus.RETRYING, due <= clock.to_text(now)).order_by(
-        due
-    )
-    # Ordered by `due` too, which is null: else PostgreSQL sorts all of them rather than follow the
-    # index.
-    first = waiting.where(jobs.c.status == JobStatus.PENDING, due.is_(None)).order_by(
-        due, jobs.c.created_at
-    )
+
+    retries = waiting.where(jobs.c.status == JobStatus.RETRYING, due_at <= clock.to_text(now))
+    retries = retries.order_by(due_at)
+
+    new = waiting.where(jobs.c.status == JobStatus.PENDING, due_at.is_(None))
+    # By `due_at` too, which is null: else PostgreSQL sorts all rows instead of following the index.
+    new = new.order_by(due_at, created_at)
     if created_before is not None:
-        created_at = jobs.c.created_at
-        first = first.where(
-            or_(created_at < clock.to_text(created_before), created_at > clock.to_text(now))
-        )
-    return [*connection.scalars(again), *connection.scalars(first)][:limit]
+        before = created_at < clock.to_text(created_before)
+        new = new.where(or_(before, created_at > clock.to_text(now)))
+
+    ids = [*connection.scalars(retries), *connection.scalars(new)]
+    return ids[:limit]
 
 
 def claim(
     connection: Connection, job_id: str, worker_id: str, now: datetime, lease: timedelta
 ) -> Job | None:
-    """Give the job to *worker_id* and count the attempt, or return None where it is not to be had.
+    """Give the job to *worker_id* and count the attempt; return None if it cannot be claimed.
 
     The attempt is counted here, before any byte is decoded, so that an image that kills its worker
     comes to an end. Where another worker is claiming the job at this moment, this one passes on
     instead of waiting (PostgreSQL).
     """
-    claimable = (
-        select(jobs.c.job_id)
-        .where(jobs.c.job_id == job_id, *_claimable(now))
-        .with_for_update(skip_locked=True)
+    no_wait = jobs.c.next_attempt_at.is_(None)
+    is_due = jobs.c.next_attempt_at <= clock.to_text(now)
+    claimable = select(jobs.c.job_id).where(
+        jobs.c.job_id == job_id,
+        jobs.c.status.in_(CLAIMABLE_STATUSES),
+        jobs.c.deleted_at.is_(None),
+        or_(no_wait, is_due),
     )
-    statement = (
-        update(jobs)
-        .where(jobs.c.job_id == claimable.scalar_subquery())
-        .values(
+    locked = claimable.with_for_update(skip_locked=True)
+    statement = update(jobs).where(jobs.c.job_id == locked.scalar_subquery())
+    return _change(
+        connection,
+        statement.values(
             status=JobStatus.PROCESSING,
             attempt_count=jobs.c.attempt_count + 1,
             worker_id=worker_id,
@@ -139,10 +153,8 @@ def claim(
             lease_expires_at=clock.to_text(now + lease),
             started_at=clock.to_text(now),
             next_attempt_at=None,
-        )
-        .returning(*jobs.c)
+        ),
     )
-    return _one(connection, statement)
 
 
 def complete(
@@ -150,113 +162,139 @@ def complete(
 ) -> bool:
     """Make all variants of the job visible at once.
 
-    False where its lease is no longer ours, or it was deleted.
+    Return False if its lease is no longer ours, or it was deleted.
     """
-    return _end(
-        connection,
-        job,
-        jobs.c.deleted_at.is_(None),
-        status=JobStatus.COMPLETED,
-        staging_path=None,
-        processed_paths=json.dumps(keys),
-        processing_metadata=json.dumps({"context": job.context, "generated": generated}),
-        completed_at=clock.to_text(now),
-        error_code=None,
-        last_error=None,
-    )
+    values = {
+        "status": JobStatus.COMPLETED,
+        "staging_path": None,
+        "processed_paths": json.dumps(keys),
+        "processing_metadata": json.dumps({"context": job.context, "generated": generated}),
+        "completed_at": clock.to_text(now),
+        "error_code": None,
+        "last_error": None,
+    }
+    return _end_lease(connection, job, values, jobs.c.deleted_at.is_(None))
 
 
 def end_attempt(
     connection: Connection, job: Job, outcome: FailedAttempt, code: str, message: str, now: datetime
 ) -> bool:
-    """Write what a failed attempt means. False where the job's lease is no longer ours."""
-    return _end(
-        connection,
-        job,
-        status=outcome.status,
-        staging_path=job.staging_key if outcome.keeps_source else None,
-        next_attempt_at=clock.to_text(outcome.next_attempt_at) if outcome.next_attempt_at else None,
-        completed_at=clock.to_text(now) if outcome.status is JobStatus.FAILED else None,
-        error_code=code,
-        last_error=_storable(message),
-    )
+    """Store what becomes of a failed attempt. Return False if the job's lease is no longer ours."""
+    due_at = outcome.next_attempt_at
+    values = {
+        "status": outcome.status,
+        "staging_path": job.staging_key if outcome.keeps_source else None,
+        "next_attempt_at": clock.to_text(due_at) if due_at else None,
+        "completed_at": clock.to_text(now) if outcome.status is JobStatus.FAILED else None,
+        "error_code": code,
+        "last_error": _escape(message),
+    }
+    return _end_lease(connection, job, values)
 
 
 def release(connection: Connection, job: Job) -> bool:
-    """Put the job back as it was before its claim.
+    """Put the job back as it was before its claim; the attempt does not count.
 
-    Its worker was stopped, the attempt does not count.
+    Return False if its lease is no longer ours.
     """
-    return _end(connection, job, status=JobStatus.PENDING, attempt_count=jobs.c.attempt_count - 1)
+    values = {"status": JobStatus.PENDING, "attempt_count": jobs.c.attempt_count - 1}
+    return _end_lease(connection, job, values)
 
 
 def retry_failed(connection: Connection, job_id: str) -> Job | None:
     """Make a failed job pending again, with all its attempts.
 
-    None where it is not failed or its source is gone.
+    Return None if it has not failed or its source is gone.
     """
-    statement = (
-        update(jobs)
-        .where(jobs.c.job_id == job_id, jobs.c.status == JobStatus.FAILED)
-        .where(jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))
-        .values(
+    statement = update(jobs).where(
+        jobs.c.job_id == job_id,
+        jobs.c.status == JobStatus.FAILED,
+        jobs.c.staging_path.is_not(None),
+        jobs.c.deleted_at.is_(None),
+    )
+    return _change(
+        connection,
+        statement.values(
             status=JobStatus.PENDING,
             attempt_count=0,
             completed_at=None,
             error_code=None,
             last_error=None,
-        )
-        .returning(*jobs.c)
+        ),
     )
-    return _one(connection, statement)
 
 
 def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | None:
     """Hide the image from every read from now on.
 
-    None where it is not there, or was deleted before.
+    Return None if it does not exist, or was deleted before.
     """
-    statement = (
-        update(jobs)
-        .where(jobs.c.image_id == image_id, jobs.c.deleted_at.is_(None))
-        .values(deleted_at=clock.to_text(now), idempotency_key=None)
-        .returning(*jobs.c)
-    )
-    return _one(connection, statement)
+    statement = update(jobs).where(jobs.c.image_id == image_id, jobs.c.deleted_at.is_(None))
+    values = {"deleted_at": clock.to_text(now), "idempotency_key": None}
+    return _change(connection, statement.values(values))
 
 
 def list_deleted(connection: Connection) -> list[Job]:
-    """Return the deleted images whose rows remain and that no worker has in hand."""
-    any_time = jobs.c.deleted_at > ""  # IS NOT NULL would not use the index
-    query = select(jobs).where(any_time, jobs.c.status != JobStatus.PROCESSING)
-    return [_job(row) for row in connection.execute(query).mappings()]
+    """Return the deleted images whose rows remain and that no worker is processing."""
+    is_deleted = jobs.c.deleted_at > ""  # IS NOT NULL would not use the index
+    query = select(jobs).where(is_deleted, jobs.c.status != JobStatus.PROCESSING)
+    return _fetch_all(connection, query)
 
 
 def remove(connection: Connection, job: Job) -> None:
-    """Delete the row of an image whose bytes are gone. Its events stay."""
-    connection.execute(
-        delete(jobs).where(jobs.c.job_id == job.job_id, jobs.c.deleted_at.is_not(None))
-    )
+    """Delete the row of a deleted image whose bytes are gone. Its events stay."""
+    statement = delete(jobs).where(jobs.c.job_id == job.job_id, jobs.c.deleted_at.is_not(None))
+    connection.execute(statement)
 
 
 def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
-    """Return the jobs that the worker *worker_id*, or any worker of the supervisor *worker_id*.
-
-    Has in hand.
-    """
-    mine = or_(
-        jobs.c.worker_id == worker_id, jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True)
-    )
-    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, mine)
-    return [_job(row) for row in connection.execute(query).mappings()]
+    """Return the jobs held by a worker, or by all workers of the supervisor *worker_id*."""
+    is_worker = jobs.c.worker_id == worker_id
+    is_child = jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True)
+    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, or_(is_worker, is_child))
+    return _fetch_all(connection, query)
 
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
-    """Return the jobs whose lease has ended without a word from their worker."""
-    query = select(jobs).where(
-        jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at < clock.to_text(now)
+    """Return the jobs whose lease ended before their worker reported anything."""
+    has_expired = jobs.c.lease_expires_at < clock.to_text(now)
+    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, has_expired)
+    return _fetch_all(connection, query)
+
+
+def list_misdated(connection: Connection, now: datetime) -> list[Job]:
+    """Return the jobs whose times are in the future, because the clock was set back.
+
+    Their attempt began after *now*, or they wait longer than any backoff lasts.
+    """
+    began_later = and_(
+        jobs.c.status == JobStatus.PROCESSING,
+        jobs.c.started_at > clock.to_text(now + CLOCK_TOLERANCE),
     )
-    return [_job(row) for row in connection.execute(query).mappings()]
+    waits_too_long = and_(
+        jobs.c.status == JobStatus.RETRYING,
+        jobs.c.next_attempt_at > clock.to_text(now + LONGEST_WAIT),
+    )
+    return _fetch_all(connection, select(jobs).where(or_(began_later, waits_too_long)))
+
+
+def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
+    """Let the attempt of a misdated job begin *now*, with as long a lease; let its retry be due."""
+    if job.started_at and job.lease_expires_at:
+        lease = job.lease_expires_at - job.started_at
+        values = {
+            "started_at": clock.to_text(now),
+            "lease_expires_at": clock.to_text(now + lease),
+        }
+    else:
+        values = {"next_attempt_at": clock.to_text(now)}
+    # Not if the job has moved on since it was read.
+    statement = update(jobs).where(
+        jobs.c.job_id == job.job_id,
+        jobs.c.status == job.status,
+        jobs.c.lease_token.is_not_distinct_from(job.lease_token),
+    )
+    connection.execute(statement.values(values))
 
 
 def list_failed_with_source(connection: Connection, before: datetime) -> list[Job]:
@@ -266,29 +304,26 @@ def list_failed_with_source(connection: Connection, before: datetime) -> list[Jo
         jobs.c.staging_path.is_not(None),
         jobs.c.completed_at < clock.to_text(before),
     )
-    return [_job(row) for row in connection.execute(query).mappings()]
+    return _fetch_all(connection, query)
 
 
 def forget_source(connection: Connection, job: Job) -> bool:
     """Note that a failed job's upload is no longer kept.
 
-    False where the job was tried again meanwhile.
+    Return False if the job was tried again meanwhile.
     """
-    statement = (
-        update(jobs)
-        .where(
-            jobs.c.job_id == job.job_id,
-            jobs.c.status == JobStatus.FAILED,
-            jobs.c.staging_path.is_not(None),
-        )
-        .where(jobs.c.completed_at == job.to_row()["completed_at"])  # else it has failed anew since
-        .values(staging_path=None)
+    failed_at = clock.to_text(job.completed_at) if job.completed_at else None
+    statement = update(jobs).where(
+        jobs.c.job_id == job.job_id,
+        jobs.c.status == JobStatus.FAILED,
+        jobs.c.staging_path.is_not(None),
+        jobs.c.completed_at == failed_at,  # else it has failed anew since
     )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.values(staging_path=None)).rowcount == 1
 
 
 def add_event(
-    connection: Transaction, event_type: EventType, job: Job, now: datetime, **details: Any
+    connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any
 ) -> None:
     """Write a line of the audit trail."""
     row = {
@@ -299,7 +334,7 @@ def add_event(
         "metadata": json.dumps(details),
         "created_at": clock.to_text(now),
     }
-    connection.execute(INSERT_EVENT, row)
+    prepared.execute(connection, INSERT_EVENT, row)
 
 
 def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
@@ -307,26 +342,18 @@ def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
 
     It outlives the image.
     """
-    query = (
-        select(events)
-        .where(or_(events.c.job_id == id_, events.c.image_id == id_))
-        .order_by(events.c.created_at)
-    )
-    return [
-        {**row, "metadata": json.loads(row["metadata"])}
-        for row in connection.execute(query).mappings()
-    ]
+    is_about = or_(events.c.job_id == id_, events.c.image_id == id_)
+    query = select(events).where(is_about).order_by(events.c.created_at)
+    rows = connection.execute(query).mappings()
+    return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return how many jobs there are in each status, deleted ones left out."""
-    query = (
-        select(jobs.c.status, func.count())
-        .where(jobs.c.deleted_at.is_(None))
-        .group_by(jobs.c.status)
-    )
-    counts: dict[str, int] = {status: count for status, count in connection.execute(query)}  # noqa: C416 - rows, not tuples
-    return {status.value: counts.get(status, 0) for status in JobStatus}
+    query = select(jobs.c.status, func.count()).where(jobs.c.deleted_at.is_(None))
+    rows = connection.execute(query.group_by(jobs.c.status))
+    found = {status: count for status, count in rows}  # noqa: C416 - rows, not tuples
+    return {status.value: found.get(status, 0) for status in JobStatus}
 
 
 def list_processing_times(
@@ -336,9 +363,8 @@ def list_processing_times(
     query = select(jobs.c.started_at, jobs.c.completed_at).where(
         jobs.c.status == JobStatus.COMPLETED, jobs.c.completed_at >= clock.to_text(since)
     )
-    return [
-        (clock.from_text(start), clock.from_text(end)) for start, end in connection.execute(query)
-    ]
+    rows = connection.execute(query)
+    return [(clock.from_text(start), clock.from_text(end)) for start, end in rows]
 
 
 def find_oldest_open(connection: Connection) -> datetime | None:
@@ -350,30 +376,30 @@ def find_oldest_open(connection: Connection) -> datetime | None:
     return clock.from_text(created_at) if created_at else None
 
 
-def _claimable(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    due = or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= clock.to_text(now))
-    return jobs.c.status.in_(CLAIMABLE_STATUSES), jobs.c.deleted_at.is_(None), due
-
-
-def _end(connection: Connection, job: Job, *conditions: ColumnElement[bool], **values: Any) -> bool:
-    statement = (
-        update(jobs)
-        .where(jobs.c.job_id == job.job_id, jobs.c.status == JobStatus.PROCESSING)
-        .where(jobs.c.lease_token == job.lease_token, *conditions)
-        .values(**NO_LEASE, **values)
+def _end_lease(
+    connection: Connection, job: Job, values: Mapping[str, Any], *conditions: ColumnElement[bool]
+) -> bool:
+    """End the lease and set *values*. Return False if the lease is no longer ours."""
+    statement = update(jobs).where(
+        jobs.c.job_id == job.job_id,
+        jobs.c.status == JobStatus.PROCESSING,
+        jobs.c.lease_token == job.lease_token,
+        *conditions,
     )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.values({**NO_LEASE, **values})).rowcount == 1
 
 
-def _storable(text: str) -> str:
+def _escape(text: str) -> str:
     """Write as escapes what PostgreSQL cannot keep in a text: NUL, and what no UTF-8 stands for."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _one(connection: Connection, statement: Any, **parameters: str) -> Job | None:
-    row = connection.execute(statement, parameters).mappings().first()
-    return _job(row) if row else None
+def _change(connection: Connection, statement: Any) -> Job | None:
+    """Run an UPDATE of at most one job and return it as it is afterwards."""
+    row = connection.execute(statement.returning(*jobs.c)).mappings().first()
+    return Job.from_row(dict(row)) if row else None
 
 
-def _job(row: RowMapping) -> Job:
-    return Job.from_row(row)  # type: ignore[arg-type]
+def _fetch_all(connection: Connection, query: Executable) -> list[Job]:
+    rows = connection.execute(query).mappings()
+    return [Job.from_row(dict(row)) for row in rows]

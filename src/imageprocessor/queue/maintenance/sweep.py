@@ -18,7 +18,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
-from imageprocessor.queue.jobs import clock_steps, inventory, job_store
+from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import image_id_of
@@ -61,13 +61,13 @@ def sweep(
 def find_misdated(service: Service) -> list[Job]:
     """Return the jobs whose times a clock that was set back has left in the future."""
     with service.database.read() as connection:
-        return clock_steps.list_misdated(connection, clock.utc_now())
+        return job_store.list_misdated(connection, clock.utc_now())
 
 
 def reset_timestamps(service: Service, job: Job) -> None:
     """Reset the times of a job to what the clock shows now."""
     with service.database.write() as connection:
-        clock_steps.redate(connection, job, clock.utc_now())
+        job_store.reset_timestamps(connection, job, clock.utc_now())
 
 
 def find_lost_jobs(service: Service) -> list[Job]:
@@ -174,7 +174,7 @@ def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
     for batch in _batches(find_unknown_images(service)):
         image_ids = [str(image_id_of(stored.key)) for stored in batch]
         with service.database.read() as connection:
-            known = inventory.list_met(connection, image_ids)
+            known = inventory.list_known_images(connection, image_ids)
         for stored in batch:
             if image_id_of(stored.key) in known:
                 yield stored

@@ -11,14 +11,11 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from imageprocessor import errors
+from imageprocessor.queue.health import check_health, check_readiness, oldest_open_seconds
+from imageprocessor.queue.job_control import list_jobs
+from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.statistics import (
-    check_health,
-    check_readiness,
-    collect_statistics,
-    list_failed,
-    oldest_open_seconds,
-)
+from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
@@ -131,5 +128,5 @@ def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> FailedJobs:
     """For admins: job ids are keys to images."""
-    jobs = [represent_failed(job) for job in list_failed(service, limit)]
+    jobs = [represent_failed(job) for job in list_jobs(service, JobStatus.FAILED, limit)]
     return FailedJobs(count=len(jobs), jobs=jobs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
-from imageprocessor.queue.images import read_job, read_result
+from imageprocessor.queue.job_control import read_job, read_result
 from imageprocessor.server.auth import read_caller
 from imageprocessor.server.dependencies import CurrentService, JobId, Reader
 from imageprocessor.server.direct_route import DirectRoute, make_json

@@ -1,0 +1,58 @@
+"""Statements that are built once, at import, and run for every status check and every upload.
+
+On SQLite they run on the driver's connection below SQLAlchemy's, in the same transaction: a status
+check's read takes 65 µs of CPU time instead of 175, an upload's transaction 980 instead of 1400
+(`python -m benchmarks.prepared`). Through SQLAlchemy alone a status check costs 2.3 times the bare
+route instead of 1.7, an upload 2.1 times instead of 1.6, and both miss their budget (`python -m
+benchmarks service`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Executable
+from sqlalchemy.exc import DBAPIError
+
+
+def execute(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> None:
+    """Run *statement*; an INSERT sets the columns that *parameters* name."""
+    if connection.dialect.name == "sqlite":
+        _run_on_driver(connection, statement, parameters)
+    else:
+        connection.execute(statement, parameters)
+
+
+def fetch_first(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Run *statement* and return its first row, or None if there is none."""
+    if connection.dialect.name == "sqlite":
+        return _run_on_driver(connection, statement, parameters)
+    row = connection.execute(statement, parameters).mappings().first()
+    return dict(row) if row else None
+
+
+def _run_on_driver(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    sql = _compile(statement, connection.dialect, tuple(parameters))
+    driver: Any = connection.connection.driver_connection
+    driver_error = connection.dialect.loaded_dbapi.Error
+    try:
+        cursor = driver.execute(sql, parameters)
+        rows = cursor.fetchall()
+    except driver_error as error:
+        wrapped = DBAPIError.instance(sql, None, error, driver_error, dialect=connection.dialect)
+        raise wrapped from error
+    if not rows:
+        return None
+    names = [column[0] for column in cursor.description]
+    return dict(zip(names, rows[0], strict=True))
+
+
+@cache
+def _compile(statement: Any, dialect: Dialect, names: tuple[str, ...]) -> str:
+    return str(statement.compile(dialect=dialect, column_keys=names))

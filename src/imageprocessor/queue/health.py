@@ -1,0 +1,57 @@
+"""Whether the parts of the service work, for probes and alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from imageprocessor.errors import ImageProcessorError
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.service import Service
+
+PROBE_NAME = "health-probe"  #: a key that is looked for and never stored
+
+
+def check_health(service: Service) -> dict[str, str]:
+    """Return ``ok`` or what is wrong for each part of the service."""
+    checks = check_readiness(service)
+    checks["queue"] = service.dispatcher.check()
+    return checks
+
+
+def check_readiness(service: Service) -> dict[str, str]:
+    """Return ``ok`` or what is wrong for each part that an upload needs.
+
+    The queue is none of them: while it is away, uploads are taken and wait.
+    """
+    return {
+        "database": _describe(_check_database, service),
+        "storage": _describe(_check_storage, service),
+    }
+
+
+def oldest_open_seconds(service: Service) -> float | None:
+    """Return the age of the oldest job that has not ended: the one figure to raise an alarm on."""
+    with service.database.read() as connection:
+        created_at = job_store.find_oldest_open(connection)
+    if created_at is None:
+        return None
+    return (clock.utc_now() - created_at).total_seconds()
+
+
+def _describe(check: Callable[[Service], None], service: Service) -> str:
+    try:
+        check(service)
+    except ImageProcessorError as error:
+        return str(error)
+    return "ok"
+
+
+def _check_database(service: Service) -> None:
+    with service.database.write() as connection:
+        job_store.change_nothing(connection)
+
+
+def _check_storage(service: Service) -> None:
+    bucket = next(iter(service.settings.allowed_buckets), "any")
+    service.storage.exists(f"{bucket}/{PROBE_NAME}")

@@ -1,0 +1,144 @@
+"""Reading, listing and retrying jobs. To a caller who may not see a job it does not exist."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from uuid import UUID
+
+from imageprocessor.errors import (
+    InvalidIdError,
+    JobFailedError,
+    JobNotFoundError,
+    JobNotReadyError,
+    JobNotRetryableError,
+)
+from imageprocessor.queue.access import Caller, may_read
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
+from imageprocessor.queue.service import Service
+
+CANONICAL_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def read_job(service: Service, job_id: str, caller: Caller) -> Job:
+    """Return a job in whatever state it is.
+
+    Raises:
+        InvalidIdError: *job_id* is no UUID.
+        JobNotFoundError: There is none, its image was deleted, or the caller may not see it.
+    """
+    canonical_id = parse_id(job_id)
+    with service.database.read() as connection:
+        job = job_store.find_job(connection, canonical_id)
+    if job is None or not may_read(service, caller, job):
+        raise JobNotFoundError(f"There is no job {job_id}.")
+    return job
+
+
+def read_result(service: Service, job_id: str, caller: Caller) -> Job:
+    """Return a completed job.
+
+    Raises:
+        JobNotReadyError: It has not ended.
+        JobFailedError: It ended without a result.
+        InvalidIdError, JobNotFoundError: As :func:`read_job`.
+    """
+    job = read_job(service, job_id, caller)
+    check_completed(job)
+    return job
+
+
+def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[str, Any]]]:
+    """Return a job, by its own or its image's id, and its audit trail.
+
+    The trail outlives the image: of a deleted one, there is no job.
+
+    Raises:
+        InvalidIdError: *any_id* is no UUID.
+        JobNotFoundError: There was never such a job or image.
+    """
+    id_ = parse_id(any_id)
+    with service.database.read() as connection:
+        job = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
+        events = job_store.list_events(connection, job.job_id if job else id_)
+    if job is None and not events:
+        raise JobNotFoundError(f"There is no job and no image {id_}.")
+    return job, events
+
+
+def list_jobs(service: Service, status: JobStatus | None, limit: int) -> list[Job]:
+    """Return the newest jobs, of one status or of any."""
+    with service.database.read() as connection:
+        return job_store.list_jobs(connection, status, limit)
+
+
+def list_retryable(service: Service) -> list[str]:
+    """Return the ids of the failed jobs whose upload is still kept."""
+    with service.database.read() as connection:
+        failed = job_store.list_failed_with_source(connection, clock.utc_now())
+    return [job.job_id for job in failed if job.deleted_at is None]
+
+
+def retry_job(service: Service, job_id: str) -> Job:
+    """Make a failed job pending again, with all its attempts, and wake a worker.
+
+    Raises:
+        InvalidIdError: *job_id* is no UUID.
+        JobNotFoundError: There is none, or its image was deleted.
+        JobNotRetryableError: It has not failed, or its upload is no longer kept.
+    """
+    canonical_id = parse_id(job_id)
+    with service.database.write() as connection:
+        job = job_store.retry_failed(connection, canonical_id)
+        if job is None:
+            raise _explain_refusal(job_store.find_job(connection, canonical_id), job_id)
+        job_store.add_event(connection, EventType.RETRY_REQUESTED, job, clock.utc_now())
+    service.dispatcher.dispatch(job.job_id)
+    return job
+
+
+def check_completed(job: Job) -> None:
+    """Raise JobFailedError if the job failed, JobNotReadyError if it has not ended."""
+    if job.status is JobStatus.FAILED:
+        raise JobFailedError(
+            job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
+        )
+    if job.status is not JobStatus.COMPLETED:
+        raise JobNotReadyError(f"Job {job.job_id} is {shown_status(job)}: ask again in a moment.")
+
+
+def shown_status(job: Job) -> str:
+    """Return the status as clients see it: a job that waits for another attempt is pending."""
+    if job.status is JobStatus.RETRYING:
+        return JobStatus.PENDING.value
+    return job.status.value
+
+
+def parse_id(text: str) -> str:
+    """Return the UUID in *text* in its canonical form.
+
+    Raises:
+        InvalidIdError: It is none.
+    """
+    if CANONICAL_ID.fullmatch(text):
+        return text
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise InvalidIdError(
+            f"{text[:80]!r} is not an id: ids look like 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13."
+        ) from None
+
+
+def _explain_refusal(job: Job | None, job_id: str) -> JobNotFoundError | JobNotRetryableError:
+    if job is None:
+        return JobNotFoundError(f"There is no job {job_id}.")
+    if job.status is not JobStatus.FAILED:
+        return JobNotRetryableError(
+            f"Job {job_id} is {job.status.value}: only a failed job can be tried again."
+        )
+    return JobNotRetryableError(
+        f"The upload of job {job_id} is no longer kept ({job.error_code}): send the image again."
+    )

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from imageprocessor.errors import (
+    ImageNotFoundError,
+    JobNotFoundError,
+)
+from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
+from imageprocessor.queue.images import delete_image, read_image, read_images
+from imageprocessor.queue.job_control import read_job, read_result
+from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.service import Service
+from tests.queue.conftest import with_settings
+
+ANN, BOB = Caller("ann"), Caller("bob")
+
+
+def test_whoever_holds_the_id_reads_where_reads_are_public(service: Service, done: Job) -> None:
+    for caller in (ANYONE, ANN, BOB, OPERATOR):
+        assert read_result(service, done.job_id, caller) == done
+        assert read_image(service, done.image_id, caller, "medium") == done
+
+
+def test_only_owner_and_admin_read_where_reads_are_private(service: Service, done: Job) -> None:
+    private = with_settings(service, public_reads=False)
+    for caller in (ANN, OPERATOR):
+        assert read_image(private, done.image_id, caller) == done
+        assert read_images(private, [done.image_id], caller, "medium") == ([done], [])
+    for caller in (ANYONE, BOB):
+        with pytest.raises(JobNotFoundError):
+            read_job(private, done.job_id, caller)
+        with pytest.raises(ImageNotFoundError):
+            read_image(private, done.image_id, caller)
+        assert read_images(private, [done.image_id], caller, "medium") == ([], [done.image_id])
+
+
+@pytest.mark.parametrize("caller", [BOB, ANYONE])
+def test_nobody_deletes_what_is_not_theirs(caller: Caller, service: Service, done: Job) -> None:
+    with pytest.raises(ImageNotFoundError):
+        delete_image(service, done.image_id, caller)
+    assert read_job(service, done.job_id, ANN).status is JobStatus.COMPLETED
+
+
+def test_admin_deletes_anything(service: Service, done: Job) -> None:
+    delete_image(service, done.image_id, OPERATOR)
+    with pytest.raises(ImageNotFoundError):
+        read_image(service, done.image_id, ANN)

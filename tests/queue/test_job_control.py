@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from imageprocessor.errors import (
+    InvalidIdError,
+    JobFailedError,
+    JobNotFoundError,
+    JobNotReadyError,
+    WorkerLostError,
+)
+from imageprocessor.queue.access import ANYONE, OPERATOR
+from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.images import delete_image, read_image
+from imageprocessor.queue.job_control import list_retryable, read_history, read_job, read_result
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.service import Service
+from tests.images import encode, photo, truncated
+from tests.queue.conftest import Submit, with_settings
+
+
+def test_result_of_an_open_job_is_not_ready_and_of_a_failed_one_tells_its_code(
+    service: Service, submit_image: Submit
+) -> None:
+    job = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))
+    with pytest.raises(JobNotReadyError, match="pending"):
+        read_result(service, job.job_id, ANYONE)
+    run_job(service, job.job_id, "worker")
+    with pytest.raises(JobFailedError) as caught:
+        read_image(service, job.image_id, ANYONE)
+    assert caught.value.job_code == "image_truncated"
+
+
+def test_ids_are_uuids(service: Service) -> None:
+    for text in ("", "x", "../../etc", "0" * 5000):
+        with pytest.raises(InvalidIdError):
+            read_job(service, text, ANYONE)
+
+
+@pytest.fixture
+def failed(service: Service, submit_image: Submit) -> Job:
+    """A job that failed for good and keeps its upload."""
+    job = submit_image()
+    with service.database.write() as connection:
+        claimed = job_store.claim(
+            connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
+        )
+    assert claimed
+    error = WorkerLostError("The worker ended.")
+    fail_attempt(with_settings(service, max_retries=0), replace(claimed, max_retries=0), error)
+    return read_job(service, job.job_id, OPERATOR)
+
+
+def test_retryable_are_failed_jobs_with_an_upload_whose_image_is_not_deleted(
+    service: Service, submit_image: Submit, failed: Job
+) -> None:
+    broken = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))
+    run_job(service, broken.job_id, "worker")
+    submit_image()
+    assert list_retryable(service) == [failed.job_id]
+    with service.database.write() as connection:
+        job_store.mark_deleted(connection, failed.image_id, clock.utc_now())
+    assert list_retryable(service) == []
+
+
+def test_history_is_found_by_either_id_and_outlives_the_image(service: Service, done: Job) -> None:
+    job, events = read_history(service, done.job_id)
+    assert job == done
+    assert [event["event_type"] for event in events] == [
+        "upload_initiated",
+        "processing_started",
+        "completed",
+    ]
+    assert read_history(service, done.image_id) == (job, events)
+    delete_image(service, done.image_id, OPERATOR)
+    job, events = read_history(service, done.image_id)
+    assert (job, events[-1]["event_type"]) == (None, "deleted")
+    with pytest.raises(JobNotFoundError, match="no job and no image"):
+        read_history(service, str(uuid.uuid4()))
