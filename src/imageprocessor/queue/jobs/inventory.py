@@ -23,6 +23,20 @@ UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))
 #: A job that gave up is not among them: nothing will make, read or remove its variants any more.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
 
+# Built once, because they run for every some hundred stored objects: a statement that holds its
+# keys is garbage in cycles, and a run over many objects would grow until it is collected.
+FIND_STAGED = select(jobs.c.staging_path).where(
+    jobs.c.staging_path.in_(bindparam("keys", expanding=True))
+)
+FIND_OWNERS = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
+    jobs.c.image_id.in_(bindparam("image_ids", expanding=True)), MAY_HAVE_VARIANTS
+)
+FIND_KNOWN = (
+    select(events.c.image_id)
+    .where(events.c.image_id.in_(bindparam("image_ids", expanding=True)))
+    .distinct()
+)
+
 
 def list_storage_keys(connection: Connection) -> list[str]:
     """Return the keys of every variant that can be read."""
@@ -34,8 +48,7 @@ def list_storage_keys(connection: Connection) -> list[str]:
 
 def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Return those *keys* of uploads that a job waits for, or keeps."""
-    query = select(jobs.c.staging_path).where(jobs.c.staging_path.in_(keys))
-    return set(connection.scalars(query))
+    return set(connection.scalars(FIND_STAGED, {"keys": keys}))
 
 
 def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
@@ -45,11 +58,9 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
     owns all that are named after it. One that gave up owns none: a crash kept it from removing what
     its attempts had stored.
     """
-    query = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
-        jobs.c.image_id.in_(list(owners.values())), MAY_HAVE_VARIANTS
-    )
     unfinished, named = set(), set()
-    for image_id, status, paths in connection.execute(query):
+    rows = connection.execute(FIND_OWNERS, {"image_ids": list(owners.values())})
+    for image_id, status, paths in rows:
         if status == JobStatus.COMPLETED:
             named.update(json.loads(paths).values())
         else:
@@ -59,8 +70,7 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
 
 def list_known_images(connection: Connection, image_ids: Iterable[str]) -> set[str]:
     """Return those images that this database has ever had: the audit trail outlives their rows."""
-    query = select(events.c.image_id).where(events.c.image_id.in_(list(image_ids)))
-    return set(connection.scalars(query.distinct()))
+    return set(connection.scalars(FIND_KNOWN, {"image_ids": list(image_ids)}))
 
 
 def find_beginning(connection: Connection) -> datetime | None:
