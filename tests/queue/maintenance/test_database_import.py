@@ -65,6 +65,6 @@ def test_service_that_runs_is_not_copied(source: Settings) -> None:
     target = with_database(source, NOWHERE)
     with (
         presence.announce(workers_directory(source), 1),
-        pytest.raises(SettingsError, match="Workers are running on .*: stop the service first"),
+        pytest.raises(SettingsError, match=r"Workers are running on .*: stop the service first"),
     ):
         import_database(source.database_path, target)
