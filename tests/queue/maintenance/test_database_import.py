@@ -4,26 +4,33 @@ from pathlib import Path
 
 import pytest
 
-from imageprocessor.environment import load_settings
+from imageprocessor.errors import SettingsError
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
-from tests.cli.conftest import Run
 from tests.servers import create_database
 from tests.uploads import submit_to
 
+NOWHERE = "postgresql+psycopg://postgres@127.0.0.1:1/nowhere"
+
 
 @pytest.fixture
-def images(folder: Path) -> list[Job]:
-    """Two images of a service on SQLite."""
-    with open_service(load_settings({})) as service:
+def source(tmp_path: Path) -> Settings:
+    """The settings of a service on SQLite that has two images."""
+    settings = Settings(data_dir=tmp_path / "data")
+    with open_service(settings) as service:
         for job in [submit_to(service) for _ in range(2)]:
             run_job(service, job.job_id, "worker")
-        return list_all(load_settings({}))
+    return settings
+
+
+def with_database(settings: Settings, url: str) -> Settings:
+    return Settings.model_validate({"data_dir": settings.data_dir, "database_url": url})
 
 
 def list_all(settings: Settings) -> list[Job]:
@@ -31,37 +38,33 @@ def list_all(settings: Settings) -> list[Job]:
         return job_store.list_jobs(connection, None, 100)
 
 
-def test_rows_of_sqlite_are_those_of_postgresql_afterwards(
-    run: Run, images: list[Job], postgres: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = create_database(postgres)
-    monkeypatch.setenv("DATABASE_URL", url)
-    copied = run("db", "import", "data/processor.db", "--json")
-    assert copied.status == 0, copied.err
-    assert copied.json == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
-    assert list_all(load_settings({"DATABASE_URL": url})) == images
-    again = run("db", "import", "data/processor.db")
-    assert again.status == 2
-    assert "has rows: name an empty database" in again.err
+def test_rows_of_sqlite_are_those_of_postgresql_afterwards(source: Settings, postgres: int) -> None:
+    target = with_database(source, create_database(postgres))
+    assert import_database(source.database_path, target) == {
+        "image_upload_events": 6,
+        "processing_jobs": 2,
+        "upload_rate_limits": 1,
+    }
+    assert list_all(target) == list_all(source)
+    with pytest.raises(SettingsError, match="has rows: name an empty database"):
+        import_database(source.database_path, target)
 
 
-def test_database_is_not_copied_onto_itself(run: Run, images: list[Job]) -> None:
-    ran = run("db", "import", "data/processor.db")
-    assert ran.status == 2
-    assert "set DATABASE_URL to the one to copy it to" in ran.err
+def test_database_is_not_copied_onto_itself(source: Settings) -> None:
+    with pytest.raises(SettingsError, match="set DATABASE_URL to the one to copy it to"):
+        import_database(source.database_path, source)
 
 
-def test_missing_file_is_named(run: Run) -> None:
-    ran = run("db", "import", "nowhere.db")
-    assert ran.status == 2
-    assert f"There is no SQLite database at {Path('nowhere.db').resolve()}" in ran.err
+def test_missing_file_is_named(source: Settings) -> None:
+    absent = source.data_dir / "nowhere.db"
+    with pytest.raises(SettingsError, match=f"There is no SQLite database at {absent}"):
+        import_database(absent, with_database(source, NOWHERE))
 
 
-def test_service_that_runs_is_not_copied(
-    run: Run, images: list[Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://postgres@127.0.0.1:1/nowhere")
-    with presence.announce(workers_directory(load_settings({})), 1):
-        ran = run("db", "import", "data/processor.db")
-    assert ran.status == 2
-    assert "Workers are running on data: stop the service first." in ran.err
+def test_service_that_runs_is_not_copied(source: Settings) -> None:
+    target = with_database(source, NOWHERE)
+    with (
+        presence.announce(workers_directory(source), 1),
+        pytest.raises(SettingsError, match=r"Workers are running on .*: stop the service first"),
+    ):
+        import_database(source.database_path, target)

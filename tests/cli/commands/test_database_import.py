@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.dispatch import presence
+from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
+from tests.cli.conftest import Run
+from tests.servers import create_database
+from tests.uploads import submit_to
+
+
+@pytest.fixture
+def images(folder: Path) -> list[Job]:
+    """Two images of a service on SQLite."""
+    with open_service(load_settings({})) as service:
+        for job in [submit_to(service) for _ in range(2)]:
+            run_job(service, job.job_id, "worker")
+        return list_all(load_settings({}))
+
+
+def list_all(settings: Settings) -> list[Job]:
+    with open_service(settings) as service, service.database.read() as connection:
+        return job_store.list_jobs(connection, None, 100)
+
+
+def test_rows_of_sqlite_are_those_of_postgresql_afterwards(
+    run: Run, images: list[Job], postgres: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = create_database(postgres)
+    monkeypatch.setenv("DATABASE_URL", url)
+    copied = run("db", "import", "data/processor.db", "--json")
+    assert copied.status == 0, copied.err
+    assert copied.json == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
+    assert list_all(load_settings({"DATABASE_URL": url})) == images
+    again = run("db", "import", "data/processor.db")
+    assert again.status == 2
+    assert "has rows: name an empty database" in again.err
+
+
+def test_database_is_not_copied_onto_itself(run: Run, images: list[Job]) -> None:
+    ran = run("db", "import", "data/processor.db")
+    assert ran.status == 2
+    assert "set DATABASE_URL to the one to copy it to" in ran.err
+
+
+def test_missing_file_is_named(run: Run) -> None:
+    ran = run("db", "import", "nowhere.db")
+    assert ran.status == 2
+    assert f"There is no SQLite database at {Path('nowhere.db').resolve()}" in ran.err
+
+
+def test_service_that_runs_is_not_copied(
+    run: Run, images: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://postgres@127.0.0.1:1/nowhere")
+    with presence.announce(workers_directory(load_settings({})), 1):
+        ran = run("db", "import", "data/processor.db")
+    assert ran.status == 2
+    assert "Workers are running on data: stop the service first." in ran.err
