@@ -1,4 +1,6 @@
-"""Requests that no honest client sends: rows 24 to 35 of the acceptance table, over sockets.
+"""Requests that no honest client sends, over real sockets.
+
+They are rows 24 to 35 of the service's acceptance table.
 
 What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in
 tests/test_tokens.py.
@@ -66,7 +68,7 @@ class Target:
             return response.status, json.loads(answer).get("code", "")
 
     def is_well(self) -> bool:
-        """Tell whether the next good upload is accepted."""
+        """Return whether the next good upload is accepted."""
         body = form_body(JPEG)
         return self.upload(f"Content-Length: {len(body)}", body=body)[0] == 202
 
@@ -319,8 +321,8 @@ def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permitted(
     processes: int,
 ) -> None:
-    token = sign_token(Settings.model_validate({"jwt_secret_key": KEY}), "ann")
-    authorization = f"Authorization: Bearer {token}"
+    settings = Settings.model_validate({"jwt_secret_key": KEY})
+    authorization = f"Authorization: Bearer {sign_token(settings, 'ann')}"
     body = form_body(JPEG)
 
     def upload(key: str) -> tuple[int, dict[str, Any], str]:

@@ -1,7 +1,4 @@
-"""The application on SQLite and local disk in a temporary folder, a client for it.
-
-And its jobs run at a word.
-"""
+"""The application on SQLite and local disk in a temporary folder, and a client for it."""
 
 from __future__ import annotations
 
@@ -38,10 +35,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
-    """The defaults, changed by what ``@pytest.mark.parametrize("settings", [{…}].
-
-    Indirect=True)`` names.
-    """
+    """The defaults, changed by the values of an indirect parametrization of this fixture."""
     return make_settings(**getattr(request, "param", {}))
 
 
@@ -60,7 +54,7 @@ def client(settings: Settings, service: Service) -> Iterator[TestClient]:
 
 @pytest.fixture
 def token(settings: Settings) -> Callable[..., dict[str, str]]:
-    """Return the headers that speak for a user."""
+    """Return a function that makes the headers that speak for a user."""
 
     def sign(user: str = "ann", *, admin: bool = False) -> dict[str, str]:
         return {"Authorization": f"Bearer {sign_token(settings, user, admin=admin)}"}
@@ -77,7 +71,7 @@ def jpeg() -> bytes:
 def upload(
     client: TestClient, token: Callable[..., dict[str, str]], jpeg: bytes
 ) -> Callable[..., Any]:
-    """Upload a picture and return the answer."""
+    """Return a function that uploads an image and returns the answer."""
 
     def send(data: bytes | None = None, user: str = "ann", **options: Any) -> Any:
         files = options.pop("files", {"file": ("a.jpg", jpeg if data is None else data)})
@@ -90,13 +84,13 @@ def upload(
 
 @pytest.fixture
 def run(service: Service) -> Callable[[str], None]:
-    """Run a job here and now."""
+    """Return a function that runs a job in this process."""
     return lambda job_id: run_job(service, job_id, "test")
 
 
 @pytest.fixture
 def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, str]:
-    """Ann's completed picture: its ``job_id`` and ``image_id``."""
+    """Ann's completed image: its ``job_id`` and ``image_id``."""
     accepted: dict[str, str] = upload(fields={"metadata": '{"activity_id": "xyz"}'}).json()
     run(accepted["job_id"])
     return accepted

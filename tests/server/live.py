@@ -22,10 +22,7 @@ BOUNDARY = "live-server-boundary"
 
 @contextmanager
 def serve(settings: Settings, finish_seconds: int | None = None) -> Iterator[int]:
-    """Run uvicorn in a thread and yield its port.
-
-    At the end let requests finish, for that long at most.
-    """
+    """Run uvicorn in a thread and yield its port; at the end, let requests finish for that long."""
     config = uvicorn.Config(
         create_app(settings),
         port=0,

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.server.app import create_app
 from imageprocessor.server.problems import PROBLEMS, fault_of, find_problem
 from imageprocessor.server.routes import health
-from imageprocessor.settings import Settings
 
 
 def every_class(
@@ -92,37 +89,6 @@ def test_a_problem_has_the_members_of_the_standard_and_ours(client: TestClient) 
 
 def test_a_trailing_slash_is_another_path_and_no_redirect(client: TestClient) -> None:
     assert client.get("/api/v1/health/", follow_redirects=False).status_code == 404
-
-
-def test_an_unexpected_fault_is_a_500_without_details_and_one_traceback(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: object) -> None:
-        raise RuntimeError("secret detail")
-
-    monkeypatch.setattr(health, "collect_statistics", fail)
-    with TestClient(create_app(settings)) as client, capture_logs() as logs:
-        answer = client.get("/api/v1/health/stats", headers={"X-Request-ID": "order-17"})
-    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (
-        500,
-        "internal_error",
-        "order-17",
-    )
-    assert "secret" not in answer.text
-    assert answer.headers["x-request-id"] == "order-17"
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["unexpected_error"]
-
-
-def test_a_fault_after_the_answer_began_is_left_to_the_server(settings: Settings) -> None:
-    app: FastAPI = create_app(settings)
-
-    async def half(scope: object, receive: object, send: object) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
-        raise RuntimeError("midway")
-
-    app.mount("/half", half)
-    with TestClient(app) as client, pytest.raises(RuntimeError, match="midway"):
-        client.get("/half/way")
 
 
 def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_line(

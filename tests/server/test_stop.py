@@ -1,7 +1,4 @@
-"""What clients hear when the server stops and they are not done.
-
-`uvicorn` cancels their requests after a while.
-"""
+"""What clients receive when the server stops before their requests have ended."""
 
 from __future__ import annotations
 

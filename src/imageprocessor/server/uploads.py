@@ -104,8 +104,9 @@ def submit_file(
 def _read_idempotency_key(request: Request) -> str | None:
     """Return the Idempotency-Key without its quotation marks, which most clients leave out."""
     key = request.headers.get("idempotency-key")
-    is_quoted = key is not None and len(key) > 1 and key[0] == key[-1] == '"'
-    return key[1:-1] if key and is_quoted else key
+    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
+        return key[1:-1]
+    return key
 
 
 def _check_idempotency_key(key: str | None) -> None:

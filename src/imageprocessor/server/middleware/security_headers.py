@@ -28,7 +28,7 @@ DOCS_HEADERS = _policy_headers(DOCS_POLICY)
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds the inert headers to each answer, and the docs' own to their page."""
+    """ASGI middleware: adds the inert headers to answers, or those of the docs to their page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

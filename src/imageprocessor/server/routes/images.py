@@ -67,8 +67,8 @@ router.add_api_route(
     summary="Upload a picture; it is processed in the background",
     description=(
         "Take a picture as `multipart/form-data` with the parts `file`, `bucket` and, if you like, "
-        "`metadata`.\n\nThe answer comes as soon as the upload is durable; poll `status_url`, or its "
-        "`/result`, for the outcome."
+        "`metadata`.\n\nThe answer comes as soon as the upload is durable; poll `status_url`, or "
+        "its `/result`, for the outcome."
     ),
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=describe_upload(),
