@@ -126,7 +126,7 @@ def _send_file(request: Request, service: Service, job: Job, size: str, path: Pa
         path,
         headers={"Cache-Control": f"{audience}, max-age=31536000, immutable"},
         media_type=OUTPUT_FORMAT.mime_type,
-        filename=path.name,
+        filename=f"{job.image_id}_{size}{OUTPUT_FORMAT.suffix}",
         stat_result=status,
         content_disposition_type="inline",
     )
