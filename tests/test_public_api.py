@@ -103,6 +103,15 @@ def test_core_loads_nothing_but_pillow_filetype_and_the_standard_library() -> No
     assert roots - started_with - STANDARD == {"PIL", "filetype", "imageprocessor"}
 
 
+def test_processing_loads_no_plugin_of_pillow_for_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(DATA)
+    use = f"import imageprocessor as ip\nip.process({str(path)!r})"
+    loaded = set(in_new_process(f"{use}\nprint(json.dumps(list(sys.modules)))"))
+    assert {"PIL.JpegImagePlugin", "PIL.WebPImagePlugin"} <= loaded
+    assert not {"PIL.EpsImagePlugin", "PIL.PdfImagePlugin", "PIL.PsdImagePlugin"} & loaded
+
+
 def test_import_costs_little_beyond_pillow_and_filetype() -> None:
     timed = """
 import PIL.Image, filetype

@@ -24,6 +24,10 @@ _MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
 """By Pillow's raw mode, the factor that brings a level to 8 bits."""
 
+# Loaded with this module, so that the first job of a worker does not wait for them
+for _image_format in FORMATS.values():
+    resolve_name(_image_format.decoder)
+
 
 class Unpacked(NamedTuple):
     """What is in a file: its first image alone, still encoded, and what lay beside it.

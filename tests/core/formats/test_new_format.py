@@ -39,7 +39,7 @@ def _bmp_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     bmp = ModuleType("imageprocessor.core.formats.bmp")
     exec(compile(reader, str(GUIDE), "exec"), vars(bmp))
     monkeypatch.setitem(sys.modules, bmp.__name__, bmp)
-    added = eval(row.strip().removesuffix(","), {**vars(registry), "bmp": bmp})
+    added = eval(row, {**vars(registry), "bmp": bmp})
     monkeypatch.setitem(registry.FORMATS, added.name, added)
 
 

@@ -26,8 +26,8 @@ class ImageFormat:
         mime_types: the registered MIME type first, then others that ``filetype`` reports for it.
         suffixes: what names of such files end with, the usual one first.
         container: the module that reads and strips such files.
-        decoder: Pillow's decoder class as "module:class", which is imported when pixels are needed:
-            neither ``--help`` nor an API process ever loads it.
+        decoder: Pillow's decoder class as "module:class", which ``core.decode`` imports: validating
+            loads no decoder.
         keeps_buffers: whether the decoder holds more memory than the pixels while its image lives.
         encode: returns the file of an RGB or RGBA image, given a quality of 1 to 100 and an effort
             of 0 to 6; None where the format is only read.

@@ -112,6 +112,9 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
     Raises:
         MemoryError: the encoder has too little.
     """
+    # Registers the encoder; where it is not registered, Pillow's save() loads every plugin it has.
+    from PIL import WebPImagePlugin  # noqa: F401, PLC0415 - not at import: validating needs no Pillow
+
     file = BytesIO()
     try:
         image.save(file, "WEBP", quality=quality, method=effort)
