@@ -9,6 +9,7 @@ from imageprocessor.queue.database.connections import Database
 from imageprocessor.queue.database.sqlite import give_identity, read_identity
 
 HEAD = "0001"  #: the newest migration, known without loading Alembic, which takes 0.2 s
+#: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
 LOCK = (
     "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
     "SET LOCAL lock_timeout = '60s'",
@@ -28,9 +29,27 @@ def migrate(database: Database) -> str | None:
     """
     with database.read() as connection:
         revision = read_revision(connection)
-        if revision == HEAD and _has_identity(connection):
+        has_identity = connection.dialect.name != "sqlite" or read_identity(connection) != 0
+        if revision == HEAD and has_identity:
             return revision
-    return _upgrade(database)
+
+    from alembic import command  # noqa: PLC0415 - see HEAD
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
+    # One transaction: a process that comes second waits, then finds nothing to do.
+    with database.write() as connection:
+        if connection.dialect.name == "sqlite":  # one transaction at a time writes anyway
+            give_identity(connection)
+        else:
+            for statement in LOCK:
+                connection.exec_driver_sql(statement)
+        revision = read_revision(connection)
+        if revision != HEAD:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    return revision
 
 
 def read_revision(connection: Connection) -> str | None:
@@ -54,32 +73,3 @@ def check_revision(revision: str | None) -> None:
             f" up to {HEAD}): install that version of imageprocessor, or restore a backup from"
             " before it."
         )
-
-
-def _upgrade(database: Database) -> str | None:
-    from alembic import command  # noqa: PLC0415 - see HEAD
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
-    # One transaction: a process that comes second waits, then finds nothing to do.
-    with database.write() as connection:
-        _lock(connection)
-        revision = read_revision(connection)
-        if revision != HEAD:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    return revision
-
-
-def _lock(connection: Connection) -> None:
-    """Keep other processes from migrating until the end of the transaction."""
-    if connection.dialect.name == "sqlite":  # one transaction at a time writes anyway
-        give_identity(connection)
-        return
-    for statement in LOCK:
-        connection.exec_driver_sql(statement)
-
-
-def _has_identity(connection: Connection) -> bool:
-    return connection.dialect.name != "sqlite" or read_identity(connection) != 0

@@ -22,6 +22,7 @@ from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 from imageprocessor.queue.database import prepared
 
 BUSY_TIMEOUT_SECONDS = 5
+#: A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
 BEGIN = text("BEGIN IMMEDIATE")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
@@ -73,7 +74,11 @@ class SqliteConnections:
             if self._writer is None:
                 self._writer = self.engine.connect()
             with _kept_open(self._writer), self._writer.begin():
-                _begin(self._writer, deadline)
+                # What is left of the timeout is for the writers of other processes.
+                seconds = max(0.0, deadline - time.monotonic())
+                driver: Any = self._writer.connection.driver_connection
+                driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+                prepared.execute(self._writer, BEGIN, {})
                 yield self._writer
         finally:
             self.write_lock.release()
@@ -258,14 +263,3 @@ def _kept_open(connection: Connection) -> Iterator[None]:
         raise
     finally:
         connection.rollback()
-
-
-def _begin(connection: Connection, deadline: float) -> None:
-    """Begin a transaction as its writer, waiting for other processes until *deadline*.
-
-    A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
-    """
-    seconds = max(0.0, deadline - time.monotonic())
-    driver: Any = connection.connection.driver_connection
-    driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-    prepared.execute(connection, BEGIN, {})
