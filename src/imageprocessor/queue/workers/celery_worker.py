@@ -68,17 +68,12 @@ class CeleryWorker:
         self._note_job_end: Callable[[], None] | None = None
 
         self.app = create_celery(settings)
-        self._add_tasks()
-        self._connect_signals()
 
-    def _add_tasks(self) -> None:
         def run_job(task: Any, job_id: str) -> None:
             self._run_job(task.request.id, job_id)
 
         self.app.task(run_job, name=RUN_JOB, bind=True)
         self.app.task(self._give_back, name=GIVE_BACK)
-
-    def _connect_signals(self) -> None:
         # In the main process: it begins; it is about to fork; every two seconds; a task failed.
         signals.setup_logging.connect(self._set_up_logs, weak=False)
         signals.celeryd_after_setup.connect(self._prepare, weak=False)

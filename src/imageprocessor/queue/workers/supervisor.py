@@ -93,7 +93,9 @@ class Supervisor:
                 self._hand_out()
             except DATABASE_FAULTS as error:
                 log.warning("database_unavailable", cause=str(error))
-            self._wait(announced, self._seconds_to_next_deadline())
+            nearest = min((slot.deadline for slot in self._slots), default=NEVER)
+            timeout_seconds = min(LOOK_EVERY_SECONDS, nearest - time.monotonic())
+            self._wait(announced, max(0.0, timeout_seconds))
         sweeper.stop()
         self._shut_down(announced)
         sweeping.join()
@@ -101,27 +103,26 @@ class Supervisor:
     def _remove_dead(self) -> None:
         dead = [slot for slot in self._slots if not slot.process.is_alive()]
         for slot in dead:
-            how = _describe_exit(slot.process)
+            code = slot.process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
             error = WorkerLostError(f"The worker process ended ({how}) during the job.")
             self._remove_slot(slot, error)
 
     def _start_missing(self, supervisor_id: str) -> None:
-        while len(self._slots) < self._worker_count:
-            self._slots.append(self._start_child(supervisor_id))
-
-    def _start_child(self, supervisor_id: str) -> Slot:
         os.environ.setdefault(*LARGE_PAGES)
         context = multiprocessing.get_context("spawn")
-        our_end, its_end = context.Pipe()
-        process = context.Process(
-            target=work,
-            args=(its_end, self._service.settings.without_secrets(), supervisor_id),
-            name="imageprocessor worker",
-            daemon=True,
-        )
-        process.start()
-        its_end.close()
-        return Slot(process, our_end, worker_id=f"{supervisor_id}:{process.pid}")
+        while len(self._slots) < self._worker_count:
+            our_end, its_end = context.Pipe()
+            process = context.Process(
+                target=work,
+                args=(its_end, self._service.settings.without_secrets(), supervisor_id),
+                name="imageprocessor worker",
+                daemon=True,
+            )
+            process.start()
+            its_end.close()
+            worker_id = f"{supervisor_id}:{process.pid}"
+            self._slots.append(Slot(process, our_end, worker_id))
 
     def _kill_overdue(self) -> None:
         seconds = self._service.settings.job_timeout_seconds
@@ -174,10 +175,6 @@ class Supervisor:
         slot.job_id = job_id
         slot.deadline = time.monotonic() + self._service.settings.job_timeout_seconds
 
-    def _seconds_to_next_deadline(self) -> float:
-        nearest = min((slot.deadline for slot in self._slots), default=NEVER)
-        return max(0.0, min(LOOK_EVERY_SECONDS, nearest - time.monotonic()))
-
     def _wait(self, announced: Presence, timeout_seconds: float) -> None:
         """Sleep until a child is done or dead, a job arrives, or the time is up."""
         pipes = [slot.pipe for slot in self._slots]
@@ -215,8 +212,3 @@ class Supervisor:
                     job_store.add_event(connection, EventType.RELEASED, job, clock.utc_now())
         except DATABASE_FAULTS as error:
             log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
-
-
-def _describe_exit(process: BaseProcess) -> str:
-    code = process.exitcode or 0
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
