@@ -91,6 +91,7 @@ class Job:
         times: dict[str, Any] = {name: clock.from_text(row[name]) for name in _TIMES if row[name]}
         details = json.loads(row["processing_metadata"])
         paths = row["processed_paths"]
+        variant_keys = json.loads(paths) if paths else None
         return cls(
             **same,
             **times,
@@ -99,7 +100,7 @@ class Job:
             context=details["context"],
             generated=details.get("generated"),
             staging_key=row["staging_path"],
-            variant_keys=json.loads(paths) if paths else None,
+            variant_keys=variant_keys,
             attempts=row["attempt_count"],
             error=row["last_error"],
         )
@@ -114,7 +115,8 @@ class Job:
         if self.generated:
             details["generated"] = self.generated
         row["processing_metadata"] = json.dumps(details)
-        row["processed_paths"] = json.dumps(dict(self.variant_keys)) if self.variant_keys else None
+        keys = self.variant_keys
+        row["processed_paths"] = json.dumps(dict(keys)) if keys else None
         row["status"] = self.status.value
         row["storage_bucket"] = self.bucket
         row["staging_path"] = self.staging_key

@@ -143,18 +143,16 @@ def claim(
     )
     locked = claimable.with_for_update(skip_locked=True)
     statement = update(jobs).where(jobs.c.job_id == locked.scalar_subquery())
-    return _change(
-        connection,
-        statement.values(
-            status=JobStatus.PROCESSING,
-            attempt_count=jobs.c.attempt_count + 1,
-            worker_id=worker_id,
-            lease_token=str(uuid.uuid4()),
-            lease_expires_at=clock.to_text(now + lease),
-            started_at=clock.to_text(now),
-            next_attempt_at=None,
-        ),
-    )
+    values = {
+        "status": JobStatus.PROCESSING,
+        "attempt_count": jobs.c.attempt_count + 1,
+        "worker_id": worker_id,
+        "lease_token": str(uuid.uuid4()),
+        "lease_expires_at": clock.to_text(now + lease),
+        "started_at": clock.to_text(now),
+        "next_attempt_at": None,
+    }
+    return _change(connection, statement.values(values))
 
 
 def complete(
@@ -181,11 +179,12 @@ def end_attempt(
 ) -> bool:
     """Store what becomes of a failed attempt. Return False if the job's lease is no longer ours."""
     due_at = outcome.next_attempt_at
+    has_ended = outcome.status is JobStatus.FAILED
     values = {
         "status": outcome.status,
         "staging_path": job.staging_key if outcome.keeps_source else None,
         "next_attempt_at": clock.to_text(due_at) if due_at else None,
-        "completed_at": clock.to_text(now) if outcome.status is JobStatus.FAILED else None,
+        "completed_at": clock.to_text(now) if has_ended else None,
         "error_code": code,
         "last_error": _escape(message),
     }
@@ -212,16 +211,14 @@ def retry_failed(connection: Connection, job_id: str) -> Job | None:
         jobs.c.staging_path.is_not(None),
         jobs.c.deleted_at.is_(None),
     )
-    return _change(
-        connection,
-        statement.values(
-            status=JobStatus.PENDING,
-            attempt_count=0,
-            completed_at=None,
-            error_code=None,
-            last_error=None,
-        ),
-    )
+    values = {
+        "status": JobStatus.PENDING,
+        "attempt_count": 0,
+        "completed_at": None,
+        "error_code": None,
+        "last_error": None,
+    }
+    return _change(connection, statement.values(values))
 
 
 def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | None:
@@ -319,7 +316,8 @@ def forget_source(connection: Connection, job: Job) -> bool:
         jobs.c.staging_path.is_not(None),
         jobs.c.completed_at == failed_at,  # else it has failed anew since
     )
-    return connection.execute(statement.values(staging_path=None)).rowcount == 1
+    result = connection.execute(statement.values(staging_path=None))
+    return result.rowcount == 1
 
 
 def add_event(
@@ -386,7 +384,8 @@ def _end_lease(
         jobs.c.lease_token == job.lease_token,
         *conditions,
     )
-    return connection.execute(statement.values({**NO_LEASE, **values})).rowcount == 1
+    result = connection.execute(statement.values({**NO_LEASE, **values}))
+    return result.rowcount == 1
 
 
 def _escape(text: str) -> str:
