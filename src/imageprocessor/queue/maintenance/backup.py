@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +103,8 @@ def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Re
     manifest = _read_manifest(directory)
     _check_backup(directory, manifest)
     _check_target(settings, path, replace=replace)
-    kept_aside = _put_back(directory, {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME})
+    targets = {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME}
+    kept_aside = _put_back(directory, targets)
     images, _ = open_storages(settings)
     stored = {found.key for found in images.list()}
     missing = tuple(key for key in manifest.storage_keys if key not in stored)
@@ -187,22 +187,17 @@ def _put_back(directory: Path, targets: dict[str, Path]) -> tuple[Path, ...]:
     suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
     for name, target in targets.items():
         source = directory / name
-        if source.exists():
-            kept_aside += _keep_aside(target, suffix)
-            target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _copy_file(source, target)
+        if not source.exists():
+            continue
+        # A damaged database still has a WAL beside it, which SQLite would read into the new one.
+        for ending in ("", "-wal", "-shm"):
+            old = target.with_name(target.name + ending)
+            if old.exists():
+                new_name = target.name + suffix + ending
+                kept_aside.append(old.rename(target.with_name(new_name)))
+        target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _copy_file(source, target)
     return tuple(kept_aside)
-
-
-def _keep_aside(path: Path, suffix: str) -> Iterator[Path]:
-    """Rename the file at *path* and yield its new name.
-
-    A damaged database still has a WAL beside it, which SQLite would read into the restored one.
-    """
-    for ending in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + ending)
-        if file.exists():
-            yield file.rename(path.with_name(path.name + suffix + ending))
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -19,9 +19,7 @@ ROWS_AT_A_TIME = 1000
 
 
 def import_database(path: Path, settings: Settings) -> dict[str, int]:
-    """Copy every row of the SQLite file at *path* into the database of *settings*.
-
-    All in one transaction.
+    """Copy all rows of the SQLite file at *path* to the database of *settings*, in one transaction.
 
     Returns:
         How many rows each table has afterwards.
@@ -31,18 +29,6 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
             workers are running.
         DatabaseUnavailableError: One of them cannot be used.
     """
-    _check_source(path, settings)
-    with (
-        closing(open_database(Settings(database_path=path))) as source,
-        closing(open_database(settings)) as target,
-    ):
-        migrate(source)
-        migrate(target)
-        with source.read() as old, target.write() as new:
-            return {table.name: _copy_table(table, old, new) for table in metadata.sorted_tables}
-
-
-def _check_source(path: Path, settings: Settings) -> None:
     if not path.is_file():
         raise SettingsError(
             f"There is no SQLite database at {path.resolve()}: "
@@ -54,6 +40,18 @@ def _check_source(path: Path, settings: Settings) -> None:
         )
     if presence.list_live(workers_directory(settings)):
         raise SettingsError(f"Workers are running on {settings.data_dir}: stop the service first.")
+
+    with (
+        closing(open_database(Settings(database_path=path))) as source,
+        closing(open_database(settings)) as target,
+    ):
+        migrate(source)
+        migrate(target)
+        counts: dict[str, int] = {}
+        with source.read() as old, target.write() as new:
+            for table in metadata.sorted_tables:
+                counts[table.name] = _copy_table(table, old, new)
+    return counts
 
 
 def _copy_table(table: Table, old: Connection, new: Connection) -> int:

@@ -61,7 +61,10 @@ def change_location(settings: Settings, location: str) -> Settings:
             "For one for all: s3://BUCKET"
         )
     if scheme == "s3" and (not place or S3_BUCKET_PATTERN.fullmatch(place)):
-        return _change_to_s3(settings, place or None)
+        bucket = place or None
+        if settings.storage_backend == "s3" and settings.s3_bucket == bucket:
+            raise SettingsError(f"s3://{place} is where the images are now: name another place.")
+        return settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
     raise SettingsError(
         f"{location!r} is no place to move to: "
         "use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
@@ -80,12 +83,6 @@ def _change_to_folder(settings: Settings, folder: Path) -> Settings:
                 f"{folder} and {used}, which is in use, overlap: name another folder."
             )
     return settings.model_copy(update={"storage_backend": "local", "storage_path": folder})
-
-
-def _change_to_s3(settings: Settings, bucket: str | None) -> Settings:
-    if settings.storage_backend == "s3" and settings.s3_bucket == bucket:
-        raise SettingsError(f"s3://{bucket or ''} is where the images are now: name another place.")
-    return settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
 
 
 def list_variables(settings: Settings) -> dict[str, str]:

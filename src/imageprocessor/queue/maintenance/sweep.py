@@ -208,7 +208,8 @@ def find_unknown_images(
         listed = service.storage.list()
     before = clock.utc_now() - OBJECT_GRACE
     old = (stored for stored in listed if stored.modified_at < before)
-    for batch in _batches(stored for stored in old if image_id_of(stored.key)):
+    variants = (stored for stored in old if image_id_of(stored.key))
+    for batch in _batches(variants):
         owners = {stored.key: str(image_id_of(stored.key)) for stored in batch}
         with service.database.read() as connection:
             owned = inventory.list_owned(connection, owners)
