@@ -222,15 +222,8 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
     if completed:
         with suppress(StorageError):  # the sweep removes an upload that no job waits for
             _delete_source(service, job)
-    else:
-        _release_deleted(service, job)
-
-
-def _release_deleted(service: Service, job: Job) -> None:
-    """Release a job whose image was deleted meanwhile, and remove what it stored.
-
-    If its lease is another worker's now, so are the stored bytes.
-    """
+        return
+    # The image was deleted meanwhile; or the lease is another worker's now, and so are the bytes.
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:

@@ -9,6 +9,7 @@ from imageprocessor.errors import InvalidMetadataError
 
 MAX_BYTES = 16 * 1024
 MAX_DEPTH = 8
+JSON_TYPES = {list: "array", str: "string", bool: "boolean", type(None): "null"}
 
 
 def parse_context(text: str) -> dict[str, Any]:
@@ -29,9 +30,8 @@ def parse_context(text: str) -> dict[str, Any]:
         return {}
     value = _parse(text)
     if not isinstance(value, dict):
-        raise InvalidMetadataError(
-            f"metadata is a JSON {_json_type(value)}: send an object, such as {{}}."
-        )
+        kind = JSON_TYPES.get(type(value), "number")
+        raise InvalidMetadataError(f"metadata is a JSON {kind}: send an object, such as {{}}.")
     if _is_deeper(value, MAX_DEPTH):
         raise InvalidMetadataError(
             f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it."
@@ -63,8 +63,3 @@ def _is_deeper(value: Any, levels: int) -> bool:
         return False
     children = value.values() if isinstance(value, dict) else value
     return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
-
-
-def _json_type(value: Any) -> str:
-    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

@@ -59,16 +59,15 @@ def read_images(
         )
     canonical_ids = [parse_id(image_id) for image_id in image_ids]
     with service.database.read() as connection:
-        found = {job.image_id: job for job in job_store.find_images(connection, canonical_ids)}
-    readable: list[Job] = []
-    missing: list[str] = []
-    for image_id in canonical_ids:
-        job = found.get(image_id)
-        if job and may_read(service, caller, job) and _has_size(job, size):
-            readable.append(job)
-        else:
-            missing.append(image_id)
-    return readable, missing
+        found = job_store.find_images(connection, canonical_ids)
+    readable: dict[str, Job] = {}
+    for job in found:
+        has_size = job.status is JobStatus.COMPLETED and size in (job.variant_keys or {})
+        if has_size and may_read(service, caller, job):
+            readable[job.image_id] = job
+    in_order = [readable[image_id] for image_id in canonical_ids if image_id in readable]
+    missing = [image_id for image_id in canonical_ids if image_id not in readable]
+    return in_order, missing
 
 
 def delete_image(service: Service, image_id: str, caller: Caller) -> None:
@@ -113,7 +112,3 @@ def delete_variants(service: Service, job: Job) -> None:
         keys.add(variant_key(job.bucket, spec.name, job.image_id))
     for key in keys:
         service.storage.delete(key)
-
-
-def _has_size(job: Job, size: str) -> bool:
-    return job.status is JobStatus.COMPLETED and size in (job.variant_keys or {})

@@ -92,6 +92,8 @@ def s3_access(settings: Settings) -> S3Access:
     """Return the address and credentials of S3 that *settings* name."""
     secret_key = settings.aws_secret_access_key
     token = settings.aws_session_token
+    # A job must notice that S3 hangs before its own time is over.
+    timeout_seconds = min(10.0, settings.job_timeout_seconds / 6)
     return S3Access(
         endpoint_url=settings.s3_endpoint_url,
         public_endpoint_url=settings.s3_public_endpoint_url,
@@ -100,8 +102,7 @@ def s3_access(settings: Settings) -> S3Access:
         access_key_id=settings.aws_access_key_id,
         secret_access_key=secret_key.get_secret_value() if secret_key else None,
         session_token=token.get_secret_value() if token else None,
-        # A job must notice that S3 hangs before its own time is over.
-        timeout_seconds=min(10.0, settings.job_timeout_seconds / 6),
+        timeout_seconds=timeout_seconds,
     )
 
 

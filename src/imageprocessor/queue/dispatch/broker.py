@@ -38,8 +38,7 @@ class Broker:
 
     Every method but :meth:`close` raises BrokerUnavailableError.
 
-    *database_identity* tells one SQLite file from another; it is empty for a database that hosts
-    can share.
+    *database_identity* is the number of a SQLite file; it is empty for a database that hosts share.
     """
 
     def __init__(self, url: str, database_identity: str = "") -> None:

@@ -56,7 +56,7 @@ def workers_directory(settings: Settings) -> Path:
 def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Dispatcher]:
     """Open the dispatcher of QUEUE_BACKEND.
 
-    *database_identity* tells one SQLite file from another, or is empty.
+    *database_identity* is the number of a SQLite file; it is empty for a database that hosts share.
 
     Raises:
         MissingExtraError: Celery is not installed.

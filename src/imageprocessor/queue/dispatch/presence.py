@@ -40,7 +40,14 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
     """Announce a live supervisor of *worker_count* processes until the end of the context."""
     directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     supervisor_id = uuid.uuid4().hex
-    lock_descriptor = _create_locked(directory / f"{supervisor_id}.lock", worker_count)
+
+    # Renamed when it is locked: whoever saw it unlocked would think that its supervisor is dead.
+    draft = directory / f"{supervisor_id}.draft"
+    lock_descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(lock_descriptor, str(worker_count).encode())
+    fcntl.flock(lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    draft.rename(directory / f"{supervisor_id}.lock")
+
     fifo = directory / f"{supervisor_id}.wake"
     os.mkfifo(fifo, 0o600)
     # Opened for writing, too: a FIFO whose last writer has closed it would stay readable.
@@ -89,16 +96,6 @@ def _wake(fifo: Path) -> None:
             os.write(descriptor, b".")
         finally:
             os.close(descriptor)
-
-
-def _create_locked(path: Path, worker_count: int) -> int:
-    # Renamed when it is locked: whoever saw it unlocked would think that its supervisor is dead.
-    draft = path.with_suffix(".draft")
-    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(descriptor, str(worker_count).encode())
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    draft.rename(path)
-    return descriptor
 
 
 def _is_locked(path: Path) -> bool:
