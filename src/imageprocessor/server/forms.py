@@ -174,21 +174,16 @@ class UploadForm:
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         name = self._part.name
         if name == FILE:
-            self._add_to_file(memoryview(data)[start:end])
+            self._file_size += end - start
+            if self._file_size > self._max_file_bytes:
+                raise _too_large(self._max_file_bytes)
+            self._write_file(memoryview(data)[start:end])
         elif name in TEXT_FIELDS:
-            self._add_to_text(name, data[start:end])
-
-    def _add_to_file(self, data: memoryview) -> None:
-        self._file_size += len(data)
-        if self._file_size > self._max_file_bytes:
-            raise _too_large(self._max_file_bytes)
-        self._write_file(data)
-
-    def _add_to_text(self, name: str, data: bytes) -> None:
-        text = self._texts[name]
-        text += data
-        if len(text) > MAX_FIELD_BYTES:
-            raise TEXT_FIELDS[name](f"{name} is longer than {MAX_FIELD_BYTES} bytes: send less.")
+            text = self._texts[name]
+            text += data[start:end]
+            if len(text) > MAX_FIELD_BYTES:
+                error_class = TEXT_FIELDS[name]
+                raise error_class(f"{name} is longer than {MAX_FIELD_BYTES} bytes: send less.")
 
     def _end(self) -> None:
         self._complete = True

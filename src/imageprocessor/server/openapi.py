@@ -140,8 +140,9 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
         for operation in path.values():
             _drop_validation_error(operation)
             _name_sizes(operation, settings)
-            if not settings.public_reads:
-                _require_token(operation)
+            security = operation.get("security", [])
+            if not settings.public_reads and {} in security:  # {}: no token is needed
+                security.remove({})
     app.openapi_schema = document
     return document
 
@@ -159,9 +160,3 @@ def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "size":
             parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]
-
-
-def _require_token(operation: dict[str, Any]) -> None:
-    security = operation.get("security", [])
-    if {} in security:
-        security.remove({})

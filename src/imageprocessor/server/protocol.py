@@ -217,5 +217,7 @@ def _render_problem(status: HTTPStatus, request_id: str) -> bytes:
     headers = {"Connection": "close", ID_HEADER: request_id, **describe_delay(status)}
     answer = make_problem(request, fault_of(status), headers)
     lines = [f"HTTP/1.1 {status} {status.phrase}".encode()]
-    lines += [name + b": " + value for name, value in [*answer.raw_headers, *INERT_HEADERS]]
-    return b"\r\n".join([*lines, b"", bytes(answer.body)])
+    for name, value in [*answer.raw_headers, *INERT_HEADERS]:
+        lines.append(name + b": " + value)
+    lines += [b"", bytes(answer.body)]
+    return b"\r\n".join(lines)

@@ -19,15 +19,17 @@ NAMES = (
 def describe_quota(quota: Quota) -> dict[str, str]:
     """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit seconds."""
     window_seconds = int(quota.window.total_seconds())
+    seconds_left = seconds_to_reset(quota)
     return {
         "X-RateLimit-Limit": str(quota.limit),
         "X-RateLimit-Remaining": str(quota.remaining),
         "X-RateLimit-Reset": f"{quota.reset_at:%Y-%m-%dT%H:%M:%SZ}",
         "RateLimit-Policy": f'"uploads";q={quota.limit};w={window_seconds}',
-        "RateLimit": f'"uploads";r={quota.remaining};t={seconds_to_reset(quota)}',
+        "RateLimit": f'"uploads";r={quota.remaining};t={seconds_left}',
     }
 
 
 def seconds_to_reset(quota: Quota) -> int:
     """Return the whole seconds, at least one, until the window ends."""
-    return max(1, ceil((quota.reset_at - clock.utc_now()).total_seconds()))
+    left = quota.reset_at - clock.utc_now()
+    return max(1, ceil(left.total_seconds()))

@@ -30,10 +30,11 @@ def represent_job(job: Job, caller: Caller) -> JobState:
 def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
     """Return the result of the completed *job*, with its context if *caller* owns it."""
     keys = job.variant_keys or {}
+    urls = {size: _make_url(key, base_url) for size, key in keys.items()}
     result: dict[str, Any] = {
         "image_id": job.image_id,
         "status": job.status,
-        "urls": {size: _make_url(key, base_url) for size, key in keys.items()},
+        "urls": urls,
         "metadata": job.generated,
         "completed_at": job.completed_at,
     }

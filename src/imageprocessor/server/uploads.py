@@ -57,7 +57,9 @@ async def admit(request: Request, service: Service, user: Caller) -> Sender:
         RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
     """
     assert user.user_id is not None
-    key = _read_idempotency_key(request)
+    key = request.headers.get("idempotency-key")
+    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]  # most clients send it without quotation marks
     sender = Sender(user.user_id, key, request.state.request_id)
     # Every later answer, errors included, reports this quota in its headers.
     request.state.quota = await run_read(service, check_quota, sender)
@@ -96,17 +98,9 @@ def submit_file(
     Raises:
         ImageProcessorError: As ``submit``.
     """
-    picture = file.complete()
-    upload = Upload(picture, file.sha256, fields.bucket, fields.metadata)
+    content = file.complete()
+    upload = Upload(content, file.sha256, fields.bucket, fields.metadata)
     return Accepted(*submit(service, upload, sender))
-
-
-def _read_idempotency_key(request: Request) -> str | None:
-    """Return the Idempotency-Key without its quotation marks, which most clients leave out."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
-        return key[1:-1]
-    return key
 
 
 def _check_idempotency_key(key: str | None) -> None:

@@ -44,7 +44,14 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_with_id)
         finally:
-            _write_line(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            log.info(
+                "request",
+                method=scope["method"],
+                path=quote(scope["path"]),  # what a terminal would obey stays percent-encoded
+                status=status,
+                milliseconds=round(seconds * 1000, 1),
+            )
 
 
 def choose_id(sent: str | None) -> str:
@@ -61,14 +68,3 @@ def _find_sent_id(scope: Scope) -> str | None:
         if name == _ID_HEADER:
             return str(value.decode("latin-1"))
     return None
-
-
-def _write_line(scope: Scope, status: int, seconds: float) -> None:
-    path = quote(scope["path"])  # what a terminal would obey stays percent-encoded
-    log.info(
-        "request",
-        method=scope["method"],
-        path=path,
-        status=status,
-        milliseconds=round(seconds * 1000, 1),
-    )

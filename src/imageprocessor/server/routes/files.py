@@ -177,9 +177,11 @@ def check_range(header: str, size_bytes: int) -> None:
 def match_single_range(header: str) -> re.Match[str] | None:
     """Return the match for a Range header with one well-formed range, else None."""
     match = SINGLE_RANGE.fullmatch(header)
-    if match and match["first"] and match["last"] and int(match["last"]) < int(match["first"]):
+    if match is None:
         return None
-    return match
+    first, last = match["first"], match["last"]
+    is_backwards = first and last and int(last) < int(first)
+    return None if is_backwards else match
 
 
 def is_current(if_none_match: str, etag: str) -> bool:
