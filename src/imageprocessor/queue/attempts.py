@@ -242,7 +242,8 @@ def _persist(job: Job, write: Callable[[], None]) -> None:
             write()
         except DATABASE_FAULTS:
             pause = backoff(attempt)
-            if job.lease_expires_at is None or clock.utc_now() + pause > job.lease_expires_at:
+            expires_at = job.lease_expires_at
+            if expires_at is None or clock.utc_now() + pause > expires_at:
                 raise
             time.sleep(pause.total_seconds())
         else:

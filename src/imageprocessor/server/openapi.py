@@ -93,7 +93,8 @@ def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | s
 
 def _describe_status(status: int) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    response: dict[str, Any] = {"description": f"{HTTPStatus(status).phrase}:", "content": content}
+    phrase = HTTPStatus(status).phrase
+    response: dict[str, Any] = {"description": f"{phrase}:", "content": content}
     if status in STATUSES_WITH_RETRY_AFTER:
         schema = {"type": "integer"}
         header = {"description": "Seconds to wait.", "schema": schema}

@@ -138,7 +138,8 @@ async def _answer_validation_error(request: Request, error: Exception) -> JSONRe
     details = []
     for fault in error.errors():
         _, *names = fault["loc"]  # the first is "query" or "path"
-        details.append(f"{'.'.join(map(str, names))}: {fault['msg']}")
+        where = ".".join(map(str, names))
+        details.append(f"{where}: {fault['msg']}")
     detail = f"{'; '.join(details)}."
     return make_problem(request, Fault(status, RequestError.code, title, detail))
 

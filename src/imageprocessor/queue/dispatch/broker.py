@@ -89,7 +89,8 @@ class Broker:
             names = sorted(str(name) for name in self._client.smembers(WORKERS_KEY))
             if not names:
                 return 0
-            counts = self._client.mget([f"{WORKERS_KEY}:{name}" for name in names])
+            keys = [f"{WORKERS_KEY}:{name}" for name in names]
+            counts = self._client.mget(keys)
             expired = [name for name, count in zip(names, counts, strict=True) if count is None]
             if expired:
                 self._client.srem(WORKERS_KEY, *expired)

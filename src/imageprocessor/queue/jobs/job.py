@@ -88,7 +88,10 @@ class Job:
     def from_row(cls, row: Mapping[str, Any]) -> Job:
         """Return the job that is in *row*: the one place that reads the table's columns."""
         same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
-        times: dict[str, Any] = {name: clock.from_text(row[name]) for name in _TIMES if row[name]}
+        times: dict[str, Any] = {}
+        for name in _TIMES:
+            if row[name]:
+                times[name] = clock.from_text(row[name])
         details = json.loads(row["processing_metadata"])
         paths = row["processed_paths"]
         variant_keys = json.loads(paths) if paths else None

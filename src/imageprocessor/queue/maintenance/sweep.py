@@ -30,8 +30,9 @@ UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_PER_QUERY = 500
 
-#: a name, what finds the things to repair, and what repairs one
-Step = tuple[str, Callable[[Service], Iterable[Any]], Callable[[Service, Any], object]]
+Find = Callable[[Service], Iterable[Any]]
+Repair = Callable[[Service, Any], object]
+Step = tuple[str, Find, Repair]  #: a name, what finds the things to repair, and what repairs one
 
 log = structlog.get_logger(__name__)
 

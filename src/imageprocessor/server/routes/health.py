@@ -128,5 +128,6 @@ def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> FailedJobs:
     """For admins: job ids are keys to images."""
-    jobs = [represent_failed(job) for job in list_jobs(service, JobStatus.FAILED, limit)]
+    failed = list_jobs(service, JobStatus.FAILED, limit)
+    jobs = [represent_failed(job) for job in failed]
     return FailedJobs(count=len(jobs), jobs=jobs)
