@@ -57,7 +57,7 @@ def run_job(
     time_limit: TimeLimit = nullcontext,
     threads: int = 1,
 ) -> None:
-    """Run one attempt of the job *job_id* and write down its outcome; nothing if it is not due.
+    """Run one attempt of the job *job_id* and store its outcome; do nothing if it is not due.
 
     *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, the parent
     of this process must watch the time. *threads* is how many processors the work may use at once.
@@ -103,7 +103,7 @@ def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessor
 def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
     """Record that this attempt failed: the job is tried again later, or it ends.
 
-    A job that ends leaves no bytes that it does not need.
+    A job that ends keeps only the bytes that a retry needs.
     """
     now = clock.utc_now()
     outcome = after_failure(job, error, now)

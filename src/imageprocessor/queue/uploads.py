@@ -1,4 +1,4 @@
-"""Taking an upload: from a received file to a 202, which is a promise."""
+"""Takes an upload, from the received file to a durable job, for which a 202 may be sent."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def check_quota(service: Service, sender: Sender) -> Quota:
     """Return what the sender has left in this window, before a body is read.
 
     Raises:
-        RateLimitedError: Nothing. A request that repeats an accepted Idempotency-Key is let through
-            all the same.
+        RateLimitedError: Nothing is left. A request that repeats an accepted Idempotency-Key is let
+            through all the same.
     """
     quota = _read_quota(service, sender)
     if quota.remaining == 0 and not _find_repeated(service, sender):

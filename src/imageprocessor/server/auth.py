@@ -1,4 +1,4 @@
-"""From a request's token to who calls."""
+"""Finds out who calls, from the request's token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From jobs, as the queue knows them, to the bodies that clients see."""
+"""Turns jobs, as the queue knows them, into the bodies that clients see."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class FailedAttempt:
 
 
 def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
-    """Return what a failed attempt means.
+    """Return what becomes of the job after an attempt that failed with *error*.
 
     Bad input ends at once and loses its source; faults that may pass are tried again.
     """

@@ -1,4 +1,4 @@
-"""Backup and restore of a SQLite database. Who keeps the images copies them after it.
+"""Backup and restore of a SQLite database. Back up the images separately, after the database.
 
 A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest.
 The manifest is written last: without it, the backup was cut off.
