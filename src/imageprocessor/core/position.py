@@ -12,9 +12,9 @@ _IN_XMP = re.compile(rb"exif:GPS(Latitude|Longitude)\s*(?:=\s*[\"']|>)\s*\d")
 
 
 def read_position(exif: bytes) -> tuple[float, float] | None:
-    """Return latitude and longitude in degrees, north and east positive, from an EXIF block.
+    """Return latitude and longitude from an EXIF block, or None if it has no such pair.
 
-    None if there are none.
+    They are in degrees, north and east positive.
     """
     pointer = read_tags(exif, {_GPS_DIRECTORY}).get(_GPS_DIRECTORY)
     if pointer is None:
