@@ -23,7 +23,8 @@ class Source:
 
     def outputs(self, stem: str, sizes: Sequence[str], out: Path) -> dict[str, Path]:
         """Return the path of each size."""
-        folder, suffix = out / self.folder, OUTPUT_FORMAT.suffix
+        folder = out / self.folder
+        suffix = OUTPUT_FORMAT.suffix
         return {size: folder / f"{stem}_{size}{suffix}" for size in sizes}
 
 
@@ -79,7 +80,8 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
             continue
         for name in sorted(names):
             if name.lower().endswith(list_suffixes()):
-                yield Source(Path(parent, name), Path(parent).relative_to(folder))
+                below = Path(parent).relative_to(folder)
+                yield Source(Path(parent, name), below)
 
 
 def _refuse_overwriting(plan: Plan) -> None:
