@@ -100,4 +100,5 @@ def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
         message = fault["msg"].removeprefix("Value error, ").rstrip(".")
         form = accepted_form(name).replace("`", "")
         lines[name] = f"  {name.upper()}={shown}: {message}. Accepted: {form}"
-    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines.values()])
+    summary = f"{len(lines)} setting(s) are wrong:"
+    return "\n".join([summary, *lines.values()])

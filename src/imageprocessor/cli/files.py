@@ -72,6 +72,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Source]:
+    """Yield the images below *folder*, in the order of their names, but not those below *out*."""
     results = out.resolve()
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -85,6 +86,7 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
 
 
 def _refuse_overwriting(plan: Plan) -> None:
+    """Raise ``typer.BadParameter`` if a result would be written over a source or another result."""
     claims = {source.path.resolve(): source for source in plan}
     for source, paths in plan.items():
         for path in paths.values():

@@ -65,8 +65,9 @@ def print_report(report: Mapping[str, Any]) -> None:
         image_format += f", {report['frames']} frames"
     gps = report["gps"]
     place = f"{gps['latitude']}, {gps['longitude']}" if gps else None
+    size = show_bytes(report["size_bytes"])
     facts = {
-        "format": f"{image_format}, {show_bytes(report['size_bytes'])}",
+        "format": f"{image_format}, {size}",
         "pixels": f"{report['width']}×{report['height']}",
         "orientation": report["orientation"],
         "colour profile": report["color_profile"],

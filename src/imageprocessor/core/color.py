@@ -83,7 +83,8 @@ def dominant_color_of(image: Image.Image) -> str:
     counts = reduced.histogram()
     index = counts.index(max(counts))
     palette = reduced.getpalette("RGB") or []
-    red, green, blue = palette[3 * index : 3 * index + 3]
+    start = 3 * index
+    red, green, blue = palette[start : start + 3]
     return f"#{red:02X}{green:02X}{blue:02X}"
 
 
@@ -106,6 +107,7 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform:
+    """Return the conversion to sRGB of pixels of that mode; raise ``ValueError`` on a misfit."""
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         raise ValueError("the colour profile is missing, cut or too long")
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
@@ -156,7 +158,8 @@ def _opaque_pixels(image: Image.Image) -> Image.Image | None:
         return image
     opaque = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _OPAQUE_FROM))
     mask = Image.merge("RGB", (opaque, opaque, opaque))
-    kept = bytes(compress(image.convert("RGB").tobytes(), mask.tobytes()))
+    pixels = image.convert("RGB").tobytes()
+    kept = bytes(compress(pixels, mask.tobytes()))
     if not kept:
         return None
     return Image.frombytes("RGB", (len(kept) // 3, 1), kept)

@@ -45,7 +45,10 @@ def xmp_has_position(xmp: bytes) -> bool:
 
 def _to_degrees(value: Value | None) -> float | None:
     """Convert degrees, minutes and seconds, each a numerator and a denominator, to degrees."""
-    if not isinstance(value, tuple) or len(value) != 6 or 0 in value[1::2]:
+    if not isinstance(value, tuple) or len(value) != 6:
+        return None
+    denominators = value[1::2]
+    if 0 in denominators:
         return None
     degrees = value[0] / value[1]
     minutes = value[2] / value[3]

@@ -119,4 +119,5 @@ def resize_to_smallest(work: Work) -> None:
 
 
 def _turn_if_sideways(size: Dimensions, orientation: int) -> Dimensions:
+    """Return the size upright of an image that is stored in that *orientation*, or the reverse."""
     return size.turned() if swaps_sides(orientation) else size

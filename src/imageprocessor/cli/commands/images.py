@@ -240,12 +240,10 @@ def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
         return outcome.path, "", "", "", "", show_failure(outcome.to_json()["error"])
     report = outcome.report
     variants = report["variants"]
-    bytes_out = sum(variant["size_bytes"] for variant in variants.values())
-    return (
-        outcome.path,
-        f"{report['width']}×{report['height']}",
-        show_color(report["dominant_color"]),
-        ", ".join(variants),
-        f"{show_bytes(report['size_bytes'])} → {show_bytes(bytes_out)}",
-        ", ".join(report["warnings"]),
-    )
+    size = f"{report['width']}×{report['height']}"
+    color = show_color(report["dominant_color"])
+    names = ", ".join(variants)
+    bytes_in = show_bytes(report["size_bytes"])
+    bytes_out = show_bytes(sum(variant["size_bytes"] for variant in variants.values()))
+    notes = ", ".join(report["warnings"])
+    return outcome.path, size, color, names, f"{bytes_in} → {bytes_out}", notes

@@ -98,6 +98,7 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         return
     if found:
         facts = describe_job(found)
+        # Objects, of which an empty one is left out
         for name in ("context", "result", "storage_keys"):
             facts[name] = json.dumps(facts[name]) if facts[name] else None
         print_pairs(f"Job {found.job_id}", facts)

@@ -223,9 +223,11 @@ def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[P
     has_others = bool(kept)
     kept.append((kept_from, _padded(end, size)))
 
-    length = len(frame_header) + sum(stop - begin for begin, stop in kept)
+    image_bytes = sum(stop - begin for begin, stop in kept)
+    length = len(frame_header) + image_bytes
     chunk_header = b"ANMF" + length.to_bytes(4, "little")
-    yield Piece(chunk_header + frame_header, kinds=("other",) if has_others else ())
+    kinds = ("other",) if has_others else ()
+    yield Piece(chunk_header + frame_header, kinds)
     for begin, stop in kept:
         yield from _block_pieces(file, begin, stop)
     yield Piece(bytes(length % 2))
