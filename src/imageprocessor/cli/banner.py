@@ -55,7 +55,9 @@ def reachable_url(listener: socket.socket) -> str:
     if host.is_unspecified:
         loopback = "::1" if host.version == 6 else "127.0.0.1"
         host = ip_address(loopback)
-    return f"http://[{host}]:{port}" if host.version == 6 else f"http://{host}:{port}"
+    if host.version == 6:
+        return f"http://[{host}]:{port}"
+    return f"http://{host}:{port}"
 
 
 def _list_places(settings: Settings) -> dict[str, str]:

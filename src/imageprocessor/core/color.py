@@ -148,7 +148,8 @@ def _probe_colors(mode: str) -> Image.Image:
         pixels += bytes((0, 0, level))
     for color in product(levels[::15], repeat=3):
         pixels += bytes(color)
-    probe = Image.frombytes("RGB", (len(pixels) // 3, 1), bytes(pixels))
+    row = (len(pixels) // 3, 1)
+    probe = Image.frombytes("RGB", row, bytes(pixels))
     return probe.convert(mode)
 
 

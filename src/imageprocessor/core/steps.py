@@ -77,7 +77,10 @@ def shrink_to_largest(work: Work) -> None:
     if largest.area != work.original or size == work.image.size:
         return
     has_alpha = work.image.mode in ("LA", "RGBA")
-    work.image = resize(work.image, size) if has_alpha else resize_in_bands(work.image, size)
+    if has_alpha:
+        work.image = resize(work.image, size)
+    else:
+        work.image = resize_in_bands(work.image, size)
 
 
 def convert_to_srgb(work: Work) -> None:

@@ -205,7 +205,8 @@ class S3Storage:
             last = objects[-1]["Key"].removeprefix(self.prefix)
             # S3 lists in the order of bytes. Names that begin with "_" are not ours: go on after
             # all of them, at the backtick, which is the only byte between "_" and small letters.
-            request["StartAfter"] = self.prefix + ("`" if last.startswith("_") else last)
+            after = "`" if last.startswith("_") else last
+            request["StartAfter"] = self.prefix + after
 
 
 def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any:

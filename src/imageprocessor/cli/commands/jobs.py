@@ -104,7 +104,8 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         print_pairs(f"Job {found.job_id}", facts)
     else:
         print_note("The image is deleted; this is what happened to it.")
-        print_pairs(f"Job {trail[0]['job_id']}", {"image_id": trail[0]["image_id"]})
+        first = trail[0]
+        print_pairs(f"Job {first['job_id']}", {"image_id": first["image_id"]})
     print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
 
 

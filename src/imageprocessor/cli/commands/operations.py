@@ -80,8 +80,8 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:
-        counts = {kind.replace("_", " "): count for kind, count in report["found"].items()}
-        print_table(("what", "count"), counts.items())
+        counts = [(kind.replace("_", " "), count) for kind, count in report["found"].items()]
+        print_table(("what", "count"), counts)
         columns = ("kind", "where", "job_id", "remedy")
         rows = [[found[column] for column in columns] for found in report["discrepancies"]]
         print_table(columns, rows, whole="where")

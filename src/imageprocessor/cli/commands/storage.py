@@ -122,8 +122,9 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 def print_report(report: dict[str, Any]) -> None:
     """Print the counts and failures, then why not to switch yet, or the settings to switch to."""
     title, copied = ("Would be done", "to copy") if report["dry_run"] else ("Done", "copied")
+    size = show_bytes(report["copied_bytes"])
     counts = {
-        copied: f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
+        copied: f"{report['copied']} ({size})",
         "there already": report["there"],
         "failed": len(report["failed"]),
     }

@@ -57,7 +57,8 @@ def read_header(file: BinaryIO) -> Header:
             f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew."
         )
     chunk = read_range(file, start - 8, end + 4)
-    _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
+    checksum = zlib.crc32(chunk[4:-4])
+    _check_checksum(name, checksum, stored=chunk[-4:])
     width, height = struct.unpack_from(">II", chunk, 8)
     frames = _count_frames(file, chunks)
     return Header(width, height, frames)
@@ -152,7 +153,8 @@ def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterato
 def _classify(name: bytes, chunk: bytes) -> Piece:
     payload = chunk[8:-4]
     if name == b"iCCP":
-        _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
+        checksum = zlib.crc32(chunk[4:-4])
+        _check_checksum(name, checksum, stored=chunk[-4:])
         profile_name, _, method_and_profile = payload.partition(b"\0")
         # The name is free text: a plain one that is not longer replaces it.
         plain_name = _ICC_NAME[: len(profile_name)]
@@ -203,8 +205,9 @@ def _read_text(name: bytes, rest: bytes) -> bytes:
         is_compressed = rest[:1] == b"\1"
         if not is_compressed:
             return text
+    most_bytes = 1 + _MAX_TEXT_RATIO * len(text)
     with suppress(zlib.error):
-        return zlib.decompressobj().decompress(text, 1 + _MAX_TEXT_RATIO * len(text))
+        return zlib.decompressobj().decompress(text, most_bytes)
     return b""
 
 
