@@ -41,10 +41,10 @@ def find_origins(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> dict[
 
     An origin is ``environment``, ``NAME_FILE``, the path of *env_file*, or ``default``.
     """
-    found = _read_values(environ, env_file)
-    return {
-        name: found[name].origin if name in found else DEFAULT for name in Settings.model_fields
-    }
+    origins = dict.fromkeys(Settings.model_fields, DEFAULT)
+    for name, value in _read_values(environ, env_file).items():
+        origins[name] = value.origin
+    return origins
 
 
 class _Value(NamedTuple):
@@ -67,40 +67,38 @@ def _read_values(environ: Mapping[str, str], env_file: Path) -> dict[str, _Value
 
 
 def _read_value(variable: str, source: Mapping[str, str], origin: str) -> _Value | None:
+    """Return the value of *variable* in one source, or of the file that ``NAME_FILE`` names."""
     if text := source.get(variable):
         return _Value(text, origin)
-    if path := source.get(f"{variable}_FILE"):
-        return _Value(_read_secret_file(variable, path), f"{variable}_FILE")
-    return None
-
-
-def _read_secret_file(variable: str, path: str) -> str:
+    path = source.get(f"{variable}_FILE")
+    if not path:
+        return None
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{variable}_FILE={path}: cannot be read ({error}); name a readable text file"
         ) from None
+    return _Value(text, f"{variable}_FILE")
 
 
 def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
+    """Return one line for each wrong setting, below their number."""
     lines: dict[str, str] = {}
     for fault in error.errors():
         # The default of one setting may depend on another, which is reported itself.
         if fault["type"] == "default_factory_not_called":
             continue
         name = str(fault["loc"][0])
-        lines[name] = _describe_fault(name, values.get(name), fault["msg"])
-    return "\n".join([f"{len(lines)} setting(s) are wrong:", *lines.values()])
-
-
-def _describe_fault(name: str, value: str | None, message: str) -> str:
-    if value is None:
-        shown = "(unset)"
-    elif is_secret(name):
-        shown = "(hidden)"
-    else:
-        shown = repr(value)
-    fault = message.removeprefix("Value error, ").rstrip(".")
-    form = accepted_form(name).replace("`", "")
-    return f"  {name.upper()}={shown}: {fault}. Accepted: {form}"
+        value = values.get(name)
+        if value is None:
+            shown = "(unset)"
+        elif is_secret(name):
+            shown = "(hidden)"
+        else:
+            shown = repr(value)
+        message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+        form = accepted_form(name).replace("`", "")
+        lines[name] = f"  {name.upper()}={shown}: {message}. Accepted: {form}"
+    summary = f"{len(lines)} setting(s) are wrong:"
+    return "\n".join([summary, *lines.values()])

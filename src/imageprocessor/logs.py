@@ -43,9 +43,9 @@ def configure_logs(log_format: str, log_level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(lowest_level),
         cache_logger_on_first_use=True,
     )
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        foreign_pre_chain=shared, processors=[remove_meta, *renderers]
     )
     _configure_libraries(formatter, log_level)
 
@@ -66,6 +66,7 @@ def _escape(char: str) -> str:
 
 
 def _make_renderers(log_format: str) -> list[Processor]:
+    """Return the processors that make a line of an event."""
     format_exception = structlog.processors.format_exc_info
     if log_format == "json":
         return [format_exception, structlog.processors.JSONRenderer()]

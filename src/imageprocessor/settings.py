@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,7 +92,8 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     if not isinstance(sizes, dict) or not sizes:
         raise ValueError("not a JSON object with at least one size")
     quality = info.data.get("webp_quality", DEFAULT_QUALITY)
-    return tuple(build_variant(name, size, quality) for name, size in sizes.items())
+    variants = [build_variant(name, size, quality) for name, size in sizes.items()]
+    return tuple(variants)
 
 
 def build_variant(name: str, size: object, quality: int) -> VariantSpec:
@@ -324,29 +324,29 @@ class Settings(BaseModel):
     @field_validator("allowed_buckets")
     @classmethod
     def _check_buckets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        each_is_an_s3_bucket = info.data.get("storage_backend") == "s3" and not info.data.get(
-            "s3_bucket"
-        )
-        if each_is_an_s3_bucket and not value:
+        stores_in_s3 = info.data.get("storage_backend") == "s3"
+        one_for_all = info.data.get("s3_bucket")
+        if stores_in_s3 and not one_for_all and not value:
             raise ValueError(
                 "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: "
                 "else an upload may name any bucket"
             )
-        _check_each(value, _is_bucket, "not a bucket name")
+        refused = [name for name in value if not BUCKET_PATTERN.fullmatch(name)]
+        _raise_if_any(refused, "not a bucket name")
         return value
 
     @field_validator("allowed_mime_types")
     @classmethod
     def _check_mime_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _check_each(value, _is_supported_type, "not a supported type")
+        refused = [mime_type for mime_type in value if mime_type not in MIME_TYPES]
+        _raise_if_any(refused, "not a supported type")
         return value
 
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _check_each(
-            value, _is_origin, "not an origin; * is refused because requests carry credentials"
-        )
+        refused = [origin for origin in value if not _is_origin(origin)]
+        _raise_if_any(refused, "not an origin; * is refused because requests carry credentials")
         return value
 
     @field_validator("public_base_url")
@@ -403,18 +403,10 @@ def _check_key(key: str, min_bytes: int) -> None:
         raise ValueError(f"{size} bytes are too few; make a key with: {KEY_COMMAND}")
 
 
-def _check_each(values: tuple[str, ...], accepts: Callable[[str], bool], fault: str) -> None:
-    refused = [repr(value) for value in values if not accepts(value)]
+def _raise_if_any(refused: list[str], fault: str) -> None:
     if refused:
-        raise ValueError(f"{', '.join(refused)}: {fault}")
-
-
-def _is_bucket(name: str) -> bool:
-    return BUCKET_PATTERN.fullmatch(name) is not None
-
-
-def _is_supported_type(mime_type: str) -> bool:
-    return mime_type in MIME_TYPES
+        values = ", ".join(map(repr, refused))
+        raise ValueError(f"{values}: {fault}")
 
 
 def _is_origin(url: str) -> bool:

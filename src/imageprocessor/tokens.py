@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -42,7 +41,12 @@ def load_keys(settings: Settings) -> TokenKeys:
     if settings.jwt_secret_key:
         signing = settings.jwt_secret_key.get_secret_value()
     else:
-        signing = _generated_key(settings.data_dir)
+        path = settings.data_dir / "jwt_secret_key"
+        if not path.exists():
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # Of several processes that start now, the first one's key is the one that all read.
+            create_file(path, secrets.token_hex(32).encode(), 0o600)
+        signing = path.read_text(encoding="ascii").strip()
     previous = [key.get_secret_value() for key in settings.jwt_previous_secret_keys]
     return TokenKeys(signing, (signing, *previous))
 
@@ -105,30 +109,19 @@ def _verify(
 
     A valid one is remembered: clients send theirs again and again.
     """
+    required = ["sub", "exp"] if require_exp else ["sub"]
     claims = jwt.decode(
         token,
         key,
         algorithms=[algorithm],
         audience=audience,
         issuer=issuer,
-        options={"require": ["sub", "exp"] if require_exp else ["sub"]},
+        options={"require": required},
     )
     expires_at = int(claims["exp"]) if "exp" in claims else math.inf
-    return _read_caller(claims), expires_at
-
-
-def _read_caller(claims: dict[str, Any]) -> Caller:
-    subject, scope = claims["sub"], claims.get("scope", "")
+    subject = claims["sub"]
     if not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS or not subject.isprintable():
         raise ValueError("sub is empty, too long or not printable")
+    scope = claims.get("scope", "")
     is_admin = isinstance(scope, str) and ADMIN_SCOPE in scope.split()
-    return Caller(subject, is_admin)
-
-
-def _generated_key(data_dir: Path) -> str:
-    path = data_dir / "jwt_secret_key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        # Of several processes that start now, the first one's key is the one that all read.
-        create_file(path, secrets.token_hex(32).encode(), 0o600)
-    return path.read_text(encoding="ascii").strip()
+    return Caller(subject, is_admin), expires_at

@@ -1,4 +1,4 @@
-"""The command line: a terminal in, a terminal out. It translates, and holds no rule of its own."""
+"""The command line: it reads arguments and prints results; the rules are in other packages."""
 
 from __future__ import annotations
 

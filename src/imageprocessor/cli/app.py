@@ -64,7 +64,12 @@ def run() -> NoReturn:
     except ImageProcessorError as error:
         status = _fail(str(error), FAILED)
     except ModuleNotFoundError as error:
-        status = _fail(_name_extra(error), FAILED)
+        package = (error.name or "imageprocessor").partition(".")[0]
+        if package == "imageprocessor":
+            raise
+        # The extra `server` has all that any command uses.
+        missing = MissingExtraError(f"This command (it uses {error.name})", "server")
+        status = _fail(str(missing), FAILED)
     except OSError as error:
         where = f": {os.fsdecode(error.filename)}" if error.filename else ""
         status = _fail(f"{error.strerror or error}{where}", FAILED)
@@ -74,11 +79,3 @@ def run() -> NoReturn:
 def _fail(message: str, status: int) -> int:
     print_error(message)
     return status
-
-
-def _name_extra(error: ModuleNotFoundError) -> str:
-    """Return the install line of the extra `server`, which has all that any command uses."""
-    name = error.name or "imageprocessor"
-    if name.partition(".")[0] == "imageprocessor":
-        raise error
-    return str(MissingExtraError(f"This command (it uses {error.name})", "server"))

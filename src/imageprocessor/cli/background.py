@@ -74,6 +74,7 @@ def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> 
 
 
 def _run_background(background: Supervisor | Sweeper, faults: list[Exception]) -> None:
+    """Run the background; on a failure, append it to *faults* and stop the service."""
     try:
         background.run()
     except Exception as error:  # this thread's boundary: a service must not go on without workers

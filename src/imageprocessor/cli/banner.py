@@ -20,7 +20,13 @@ def describe_service(
     url = reachable_url(listener)
     facts = {"listens on": url, "API docs": f"{url}/docs"}
     facts |= _list_places(settings)
-    facts["workers"] = _describe_workers(settings)
+    if settings.queue_backend == "celery":
+        workers = "Celery's: run 'imageprocessor worker' beside this, here or on other hosts"
+    elif settings.worker_concurrency:
+        workers = str(settings.worker_concurrency)
+    else:
+        workers = "none here (WORKER_CONCURRENCY=0): run 'imageprocessor worker' beside this"
+    facts["workers"] = workers
     lines = [f"imageprocessor {imageprocessor.__version__}"]
     lines += [f"  {name:<11} {value}" for name, value in facts.items()]
     lines += ["", "  Try it in another terminal:"]
@@ -32,7 +38,8 @@ def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple
     """Return two lines for a shell: get a token, upload a photo."""
     prefix = ""
     if environ.get("DATA_DIR"):  # another terminal does not have this variable
-        prefix = f"DATA_DIR={shlex.quote(str(settings.data_dir.resolve()))} "
+        data_dir = str(settings.data_dir.resolve())
+        prefix = f"DATA_DIR={shlex.quote(data_dir)} "
     bucket = settings.allowed_buckets[0] if settings.allowed_buckets else "photos"
     authorization = '-H "Authorization: Bearer $TOKEN"'
     return (
@@ -46,8 +53,11 @@ def reachable_url(listener: socket.socket) -> str:
     address, port = listener.getsockname()[:2]
     host = ip_address(address)
     if host.is_unspecified:
-        host = ip_address("::1" if host.version == 6 else "127.0.0.1")
-    return f"http://[{host}]:{port}" if host.version == 6 else f"http://{host}:{port}"
+        loopback = "::1" if host.version == 6 else "127.0.0.1"
+        host = ip_address(loopback)
+    if host.version == 6:
+        return f"http://[{host}]:{port}"
+    return f"http://{host}:{port}"
 
 
 def _list_places(settings: Settings) -> dict[str, str]:
@@ -59,15 +69,8 @@ def _list_places(settings: Settings) -> dict[str, str]:
     elif not settings.sqlite_path.resolve().is_relative_to(data_dir):
         places["database"] = str(settings.sqlite_path.resolve())
     if settings.storage_backend == "s3":
-        places["images"] = f"S3: {settings.s3_bucket or ', '.join(settings.allowed_buckets)}"
+        buckets = settings.s3_bucket or ", ".join(settings.allowed_buckets)
+        places["images"] = f"S3: {buckets}"
     elif not settings.storage_path.resolve().is_relative_to(data_dir):
         places["images"] = str(settings.storage_path.resolve())
     return places
-
-
-def _describe_workers(settings: Settings) -> str:
-    if settings.queue_backend == "celery":
-        return "Celery's: run 'imageprocessor worker' beside this, here or on other hosts"
-    if settings.worker_concurrency:
-        return str(settings.worker_concurrency)
-    return "none here (WORKER_CONCURRENCY=0): run 'imageprocessor worker' beside this"

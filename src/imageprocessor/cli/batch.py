@@ -52,7 +52,8 @@ def process_each(
     most_running = threads * WAITING_PER_THREAD
     with ThreadPoolExecutor(threads) as pool:
         while True:
-            for source, paths in islice(waiting, most_running - len(running)):
+            free = most_running - len(running)
+            for source, paths in islice(waiting, free):
                 future = pool.submit(process, source.path, variants, limits)
                 running[future] = source, paths
             if not running:
@@ -65,7 +66,7 @@ def process_each(
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """Draw a bar of *total* files on stderr if that is a terminal; yield what advances it."""
+    """Draw a bar of *total* files on stderr if that is a terminal; yield its advance."""
     console = Console(stderr=True)
     columns = TextColumn("processing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -93,25 +94,20 @@ def end_now(status: int) -> NoReturn:
 
 
 def _finish(future: Future[ProcessedImage], source: Source, paths: Mapping[str, Path]) -> Outcome:
+    """Write the results of an image, and return its outcome."""
     try:
         image = future.result()
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, image.variants[name].data)
-        return Outcome(source.path, _report(image, paths, source.path.stat().st_size))
+        size_bytes = source.path.stat().st_size
     except (ImageProcessorError, OSError, MemoryError) as error:
         return Outcome(source.path, error=error)
-
-
-def _report(image: ProcessedImage, paths: Mapping[str, Path], bytes_in: int) -> dict[str, Any]:
-    report = image.describe()
-    dimensions = report.pop("original_dimensions")
-    variants = report.pop("variants")
-    return {
-        **dimensions,
-        "size_bytes": bytes_in,
-        "variants": {
-            name: {"path": str(paths[name]), **variant} for name, variant in variants.items()
-        },
-        **report,
-    }
+    facts = image.describe()
+    dimensions = facts.pop("original_dimensions")
+    described = facts.pop("variants")
+    variants = {}
+    for name, variant in described.items():
+        variants[name] = {"path": str(paths[name]), **variant}
+    report = {**dimensions, "size_bytes": size_bytes, "variants": variants, **facts}
+    return Outcome(source.path, report)

@@ -18,9 +18,10 @@ def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[s
     rows = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
+        is_hidden = is_secret(name) and value
         row = {
             "name": name.upper(),
-            "value": "(hidden)" if is_secret(name) and value else show_value(value),
+            "value": "(hidden)" if is_hidden else show_value(value),
             "origin": origins[name],
             "meaning": field.description or "",
             "accepted": accepted_form(name),
@@ -42,13 +43,11 @@ def show_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
-        return json.dumps({spec.name: _list_options(spec) for spec in value})
+        sizes = {}
+        for spec in value:
+            options = {name: option for name, option in asdict(spec).items() if option is not None}
+            sizes[options.pop("name")] = options
+        return json.dumps(sizes)
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value)
-
-
-def _list_options(spec: VariantSpec) -> dict[str, Any]:
-    options = asdict(spec)
-    del options["name"]
-    return {name: value for name, value in options.items() if value is not None}

@@ -23,7 +23,8 @@ class Source:
 
     def outputs(self, stem: str, sizes: Sequence[str], out: Path) -> dict[str, Path]:
         """Return the path of each size."""
-        folder, suffix = out / self.folder, OUTPUT_FORMAT.suffix
+        folder = out / self.folder
+        suffix = OUTPUT_FORMAT.suffix
         return {size: folder / f"{stem}_{size}{suffix}" for size in sizes}
 
 
@@ -71,6 +72,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Source]:
+    """Yield the images below *folder*, in the order of their names, but not those below *out*."""
     results = out.resolve()
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -79,10 +81,12 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
             continue
         for name in sorted(names):
             if name.lower().endswith(list_suffixes()):
-                yield Source(Path(parent, name), Path(parent).relative_to(folder))
+                below = Path(parent).relative_to(folder)
+                yield Source(Path(parent, name), below)
 
 
 def _refuse_overwriting(plan: Plan) -> None:
+    """Raise ``typer.BadParameter`` if a result would be written over a source or another result."""
     claims = {source.path.resolve(): source for source in plan}
     for source, paths in plan.items():
         for path in paths.values():

@@ -64,15 +64,17 @@ def print_report(report: Mapping[str, Any]) -> None:
     if report["frames"] > 1:
         image_format += f", {report['frames']} frames"
     gps = report["gps"]
+    place = f"{gps['latitude']}, {gps['longitude']}" if gps else None
+    size = show_bytes(report["size_bytes"])
     facts = {
-        "format": f"{image_format}, {show_bytes(report['size_bytes'])}",
+        "format": f"{image_format}, {size}",
         "pixels": f"{report['width']}×{report['height']}",
         "orientation": report["orientation"],
         "colour profile": report["color_profile"],
         "camera": report["camera"],
         "software": report["software"],
         "taken": report["taken_at"],
-        "place": f"{gps['latitude']}, {gps['longitude']}" if gps else None,
+        "place": place,
         "metadata": ", ".join(report["metadata"]) or "none",
     }
     print_pairs(report["file"], facts)

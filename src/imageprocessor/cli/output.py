@@ -77,7 +77,8 @@ def printable(text: str) -> str:
     >>> printable("cat\x1b[2J.jpg")
     'cat\\x1b[2J.jpg'
     """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    escaped = [char if char.isprintable() else ascii(char)[1:-1] for char in text]
+    return "".join(escaped)
 
 
 def show_bytes(count: int) -> str:

@@ -58,10 +58,12 @@ def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> N
 
 
 def _supervise_processes(listener: socket.socket, count: int) -> None:
+    """Keep *count* API processes running until a signal comes, then stop them."""
     processes = [_start_process(listener) for _ in range(count)]
     try:
         while True:
-            connection.wait([process.sentinel for process in processes])
+            sentinels = [process.sentinel for process in processes]
+            connection.wait(sentinels)
             for index, process in enumerate(processes):
                 if not process.is_alive():
                     processes[index] = _replace(process, listener)

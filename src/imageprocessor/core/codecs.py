@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 
 import PIL
 from PIL import Image, features
 
-from imageprocessor.core.formats.registry import FORMATS, ImageFormat
+from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError
@@ -32,7 +33,12 @@ def pillow_version() -> tuple[int, ...]:
 
 def list_libraries() -> dict[str, str]:
     """Return the versions of Pillow (or Pillow-SIMD) and of the libraries built into it."""
-    versions = {_installed_pillow(): PIL.__version__}
+    pillow = "Pillow"
+    with suppress(PackageNotFoundError):
+        # Where both are installed, the one whose version runs
+        if version(SIMD) == PIL.__version__:
+            pillow = SIMD
+    versions = {pillow: PIL.__version__}
     for name, feature in LIBRARIES.items():
         found = features.version(feature)
         if found:
@@ -45,24 +51,14 @@ def find_broken() -> dict[str, str]:
 
     An image of one pixel is made in each, decoded, and encoded as a variant.
     """
-    faults = {name: _find_fault(image_format) for name, image_format in FORMATS.items()}
-    return {name: fault for name, fault in faults.items() if fault}
-
-
-def _installed_pillow() -> str:
-    """Return "Pillow" or "Pillow-SIMD"; where both are installed, the one whose version runs."""
-    try:
-        return SIMD if version(SIMD) == PIL.__version__ else "Pillow"
-    except PackageNotFoundError:
-        return "Pillow"
-
-
-def _find_fault(image_format: ImageFormat) -> str:
-    try:
+    probe = VariantSpec("probe", width=1)
+    broken = {}
+    for name, image_format in FORMATS.items():
         file = BytesIO()
-        Image.new("RGB", (1, 1)).save(file, image_format.name)
-        process(file.getvalue(), [VariantSpec("probe", width=1)])
-    # What Pillow raises where a codec is missing
-    except (OSError, KeyError, AttributeError, InputError) as error:
-        return str(error)
-    return ""
+        try:
+            Image.new("RGB", (1, 1)).save(file, image_format.name)
+            process(file.getvalue(), [probe])
+        # What Pillow raises where a codec is missing
+        except (OSError, KeyError, AttributeError, InputError) as error:
+            broken[name] = str(error)
+    return broken

@@ -46,7 +46,11 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
             image = _apply_profile(image, image.info["icc_profile"])
         except (OSError, TypeError, ValueError):
             warnings = ("icc_invalid",)
-    mode = "RGBA" if _is_translucent(image) else "RGB"
+    is_translucent = False
+    if image.mode in ("LA", "RGBA"):
+        least_and_most = image.getchannel("A").getextrema()
+        is_translucent = least_and_most != (255, 255)
+    mode = "RGBA" if is_translucent else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
     image.info = {}
@@ -56,7 +60,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 def dominant_color_of(image: Image.Image) -> str:
     """Return the most frequent colour of an RGB or RGBA image as ``"#RRGGBB"``.
 
-    ``"#FFFFFF"`` if no pixel is opaque.
+    If no pixel is opaque, that is ``"#FFFFFF"``.
 
     The image, shrunk to at most 150 × 150 px, is reduced to 8 colours by median cut (Heckbert
     1982); pixels less than half opaque do not count. Of more than 10 000 pixels every second one in
@@ -79,12 +83,13 @@ def dominant_color_of(image: Image.Image) -> str:
     counts = reduced.histogram()
     index = counts.index(max(counts))
     palette = reduced.getpalette("RGB") or []
-    red, green, blue = palette[3 * index : 3 * index + 3]
+    start = 3 * index
+    red, green, blue = palette[start : start + 3]
     return f"#{red:02X}{green:02X}{blue:02X}"
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert from the profile's colours to sRGB, in place if the mode stays.
+    """Return the image in sRGB, converted from the profile's colours, in place if the mode stays.
 
     Raises:
         ValueError, OSError: the profile is unusable.
@@ -97,11 +102,12 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     transform = _transform_to_srgb(profile, image.mode)
     if image.mode != "CMYK" and _changes_nothing(transform, image.mode):
         return image
-    keeps_mode = image.mode == transform.output_mode
-    return transform.apply(image, image if keeps_mode else None)
+    target = image if image.mode == transform.output_mode else None
+    return transform.apply(image, target)
 
 
 def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform:
+    """Return the conversion to sRGB of pixels of that mode; raise ``ValueError`` on a misfit."""
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         raise ValueError("the colour profile is missing, cut or too long")
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
@@ -115,7 +121,9 @@ def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTra
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Return whether the profile is sRGB in effect: no colour moves by more than one level."""
     probe = _probe_colors(mode)
-    difference = ImageChops.difference(transform.apply(probe), probe.convert(transform.output_mode))
+    converted = transform.apply(probe)
+    unchanged = probe.convert(transform.output_mode)
+    difference = ImageChops.difference(converted, unchanged)
     for band in difference.split():
         counts_by_level = band.histogram()
         if any(counts_by_level[2:]):
@@ -140,14 +148,9 @@ def _probe_colors(mode: str) -> Image.Image:
         pixels += bytes((0, 0, level))
     for color in product(levels[::15], repeat=3):
         pixels += bytes(color)
-    probe = Image.frombytes("RGB", (len(pixels) // 3, 1), bytes(pixels))
+    row = (len(pixels) // 3, 1)
+    probe = Image.frombytes("RGB", row, bytes(pixels))
     return probe.convert(mode)
-
-
-def _is_translucent(image: Image.Image) -> bool:
-    if image.mode not in ("LA", "RGBA"):
-        return False
-    return image.getchannel("A").getextrema() != (255, 255)
 
 
 def _opaque_pixels(image: Image.Image) -> Image.Image | None:
@@ -156,7 +159,8 @@ def _opaque_pixels(image: Image.Image) -> Image.Image | None:
         return image
     opaque = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _OPAQUE_FROM))
     mask = Image.merge("RGB", (opaque, opaque, opaque))
-    kept = bytes(compress(image.convert("RGB").tobytes(), mask.tobytes()))
+    pixels = image.convert("RGB").tobytes()
+    kept = bytes(compress(pixels, mask.tobytes()))
     if not kept:
         return None
     return Image.frombytes("RGB", (len(kept) // 3, 1), kept)

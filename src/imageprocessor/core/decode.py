@@ -52,16 +52,13 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     container = FORMATS[info.format].container
     metadata: list[Piece] = []
     parts = _image_alone(container.read_pieces(file), metadata)
-    image = container.join(parts, file_size(file))
+    image = container.join(parts, file_size(file))  # fills *metadata*, too
     kinds: set[str] = set()
     for piece in metadata:
         kinds.update(piece.kinds)
-    return Unpacked(
-        image=BytesIO(image),
-        orientation=read_orientation(find_exif(metadata)),
-        profile=find_profile(metadata, container),
-        kinds=frozenset(kinds),
-    )
+    orientation = read_orientation(find_exif(metadata))
+    profile = find_profile(metadata, container)
+    return Unpacked(BytesIO(image), orientation, profile, frozenset(kinds))
 
 
 def decode(
@@ -130,10 +127,7 @@ def _image_alone(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[byt
 
 
 def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:
-    """Bring the one colour that a PNG names transparent to 8 bits.
-
-    Pillow brings only the pixels there.
-    """
+    """Scale the one colour that a PNG names transparent to 8 bits, as Pillow does the pixels."""
     key = decoder.info.get("transparency")
     if key is None or not decoder.tile:
         return

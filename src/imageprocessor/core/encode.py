@@ -13,7 +13,7 @@ from imageprocessor.core.variants import Variant, VariantSpec
 
 
 class Encoders:
-    """Encodes images in that many *threads*, while the caller makes the next one.
+    """Encodes images in *threads* threads, while the caller makes the next image.
 
     With one thread, the caller's own encodes each image at once. Leaving the context waits for all.
     """
@@ -54,6 +54,7 @@ def encode_as_each(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[str
     for spec in specs:
         options = (spec.quality, spec.effort_for(image.width))
         if options not in by_options:
-            by_options[options] = Variant(encode(image, *options), image.width, image.height)
+            data = encode(image, *options)
+            by_options[options] = Variant(data, image.width, image.height)
         variants[spec.name] = by_options[options]
     return variants

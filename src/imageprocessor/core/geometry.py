@@ -57,8 +57,10 @@ def fit_inside(
     bound_height = min(height or source.height, source.height, MAX_OUTPUT_SIDE)
     width_decides = bound_width * source.height <= bound_height * source.width
     if width_decides:
-        return Dimensions(bound_width, _scaled(source.height, bound_width, source.width))
-    return Dimensions(_scaled(source.width, bound_height, source.height), bound_height)
+        scaled_height = _scaled(source.height, bound_width, source.width)
+        return Dimensions(bound_width, scaled_height)
+    scaled_width = _scaled(source.width, bound_height, source.height)
+    return Dimensions(scaled_width, bound_height)
 
 
 def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:
@@ -69,8 +71,10 @@ def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:
     """
     width_decides = source.width * aspect.height <= source.height * aspect.width
     if width_decides:
-        return Dimensions(source.width, _scaled(source.width, aspect.height, aspect.width))
-    return Dimensions(_scaled(source.height, aspect.width, aspect.height), source.height)
+        height = _scaled(source.width, aspect.height, aspect.width)
+        return Dimensions(source.width, height)
+    width = _scaled(source.height, aspect.width, aspect.height)
+    return Dimensions(width, source.height)
 
 
 def center_box(area: Dimensions, source: Dimensions, size: Dimensions) -> Box:
@@ -90,4 +94,5 @@ def center_box(area: Dimensions, source: Dimensions, size: Dimensions) -> Box:
 
 
 def _scaled(length: int, numerator: int, denominator: int) -> int:
+    """Return *length* times a fraction, rounded (halves to even), at least 1."""
     return max(1, round(length * numerator / denominator))

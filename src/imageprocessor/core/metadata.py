@@ -66,7 +66,8 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
             image does, and ``InvalidImageError`` if a part of it does not follow the format.
     """
     with open_source(data) as file:
-        container = FORMATS[validate(file, limits).format].container
+        info = validate(file, limits)
+        container = FORMATS[info.format].container
         return container.join(_clean_parts(file, container), file_size(file))
 
 
@@ -80,7 +81,11 @@ def read_metadata(data: ImageSource) -> Metadata:
     with open_source(data) as file:
         any_format = Limits(mime_types=frozenset(list_mime_types()))
         container = sniff(file, any_format).container
-        pieces = _read_metadata_pieces(file, container)
+        pieces: list[Piece] = []
+        with suppress(InputError):  # what precedes the damage counts
+            for piece in container.read_pieces(file):
+                if piece.kinds:
+                    pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - see above
     kinds: dict[str, None] = {}  # a set that keeps its order
     for piece in pieces:
         kinds.update(dict.fromkeys(piece.kinds))
@@ -88,14 +93,16 @@ def read_metadata(data: ImageSource) -> Metadata:
     tags = read_tags(exif, {_MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY})
     make = _text(tags.get(_MAKE))
     model = _text(tags.get(_MODEL))
+    software = _text(tags.get(_SOFTWARE))
+    taken_at = _read_time(exif, tags.get(_EXIF_DIRECTORY))
     profile = find_profile(pieces, container)
     return Metadata(
         kinds=tuple(kinds),
         orientation=read_orientation(exif),
         gps=read_position(exif),
         camera=_join_make_and_model(make, model),
-        software=_text(tags.get(_SOFTWARE)),
-        taken_at=_read_time(exif, tags.get(_EXIF_DIRECTORY)),
+        software=software,
+        taken_at=taken_at,
         icc=_describe_profile(profile),
     )
 
@@ -112,16 +119,6 @@ def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
                 yield container.exif_piece(orientation_exif(orientation))
 
 
-def _read_metadata_pieces(file: BinaryIO, container: Container) -> list[Piece]:
-    """Return the pieces that have metadata, up to where the file is damaged."""
-    pieces = []
-    with suppress(InputError):
-        for piece in container.read_pieces(file):
-            if piece.kinds:
-                pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - what precedes damage counts
-    return pieces
-
-
 def _read_time(exif: bytes, directory: Value | None) -> str | None:
     """Return the time when a photo was taken, from the EXIF *directory* that a tag points to."""
     if directory is None:
@@ -129,8 +126,9 @@ def _read_time(exif: bytes, directory: Value | None) -> str | None:
     tags = read_tags(exif, {_DATE_TIME_ORIGINAL}, offset=directory[0])
     text = _text(tags.get(_DATE_TIME_ORIGINAL)) or ""
     day, _, time = text.partition(" ")
+    iso_day = day.replace(":", "-")
     try:
-        return datetime.fromisoformat(f"{day.replace(':', '-')}T{time}").isoformat()
+        return datetime.fromisoformat(f"{iso_day}T{time}").isoformat()
     except ValueError:
         return None
 
@@ -144,6 +142,7 @@ def _join_make_and_model(make: str | None, model: str | None) -> str | None:
 
 
 def _text(value: Value | None) -> str | None:
+    """Return the printable text of an ASCII tag, or None if there is none."""
     if not isinstance(value, bytes):
         return None
     before_end = value.partition(b"\0")[0]
@@ -152,7 +151,8 @@ def _text(value: Value | None) -> str | None:
 
 def _printable(text: str) -> str | None:
     """Return the text without what a terminal would obey, such as escape sequences."""
-    return "".join(filter(str.isprintable, text)).strip() or None
+    printable = "".join(filter(str.isprintable, text))
+    return printable.strip() or None
 
 
 def _describe_profile(profile: bytes | None) -> str | None:

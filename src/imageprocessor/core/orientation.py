@@ -54,5 +54,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 def orientation_exif(orientation: int) -> bytes:
     """Return the smallest EXIF block with an orientation: 26 bytes, without the prefix "Exif"."""
     header = struct.pack(">4sI", b"MM\0*", 8)
+    entry_count = struct.pack(">H", 1)
     entry = struct.pack(">HHIHH", _TAG, SHORT, 1, orientation, 0)
-    return header + struct.pack(">H", 1) + entry + struct.pack(">I", 0)
+    no_next_directory = struct.pack(">I", 0)
+    return header + entry_count + entry + no_next_directory

@@ -99,13 +99,10 @@ def process(
     for step in STEPS:
         step(work)
     in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
-    warnings = [name for name in WARNINGS if name in work.warnings]
+    warnings = tuple(name for name in WARNINGS if name in work.warnings)
+    removed = tuple(sorted(work.removed))
     return ProcessedImage(
-        variants=in_order_asked,
-        dominant_color=work.dominant_color,
-        original_dimensions=work.original,
-        warnings=tuple(warnings),
-        removed=tuple(sorted(work.removed)),
+        in_order_asked, work.dominant_color, work.original, warnings=warnings, removed=removed
     )
 
 
@@ -124,6 +121,7 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
 
 
 def _check_names(variants: Sequence[VariantSpec]) -> None:
+    """Raise ``InvalidVariantError`` unless there are names, and each is there once."""
     names = [spec.name for spec in variants]
     if not names:
         raise InvalidVariantError("No size is asked for: give at least one VariantSpec.")

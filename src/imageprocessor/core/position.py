@@ -12,9 +12,9 @@ _IN_XMP = re.compile(rb"exif:GPS(Latitude|Longitude)\s*(?:=\s*[\"']|>)\s*\d")
 
 
 def read_position(exif: bytes) -> tuple[float, float] | None:
-    """Return latitude and longitude in degrees, north and east positive, from an EXIF block.
+    """Return latitude and longitude from an EXIF block, or None if it has no such pair.
 
-    None if there are none.
+    They are in degrees, north and east positive.
     """
     pointer = read_tags(exif, {_GPS_DIRECTORY}).get(_GPS_DIRECTORY)
     if pointer is None:
@@ -45,7 +45,10 @@ def xmp_has_position(xmp: bytes) -> bool:
 
 def _to_degrees(value: Value | None) -> float | None:
     """Convert degrees, minutes and seconds, each a numerator and a denominator, to degrees."""
-    if not isinstance(value, tuple) or len(value) != 6 or 0 in value[1::2]:
+    if not isinstance(value, tuple) or len(value) != 6:
+        return None
+    denominators = value[1::2]
+    if 0 in denominators:
         return None
     degrees = value[0] / value[1]
     minutes = value[2] / value[3]

@@ -32,7 +32,8 @@ def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
         bottom = min(top + _BAND_ROWS, size.height)
         source_bottom = min(bottom * step, image.height)
         box = (0, top * step, image.width, source_bottom)
-        band = resize(image, Dimensions(size.width, bottom - top), box)
+        band_size = Dimensions(size.width, bottom - top)
+        band = resize(image, band_size, box)
         resized.paste(band, (0, top))
     return resized
 
@@ -45,8 +46,8 @@ def resize_to_each(
     *image* shows all of the *original*, which it may be smaller than. Each result is made from the
     last one that shows all of it: that costs a fraction of resizing all from the full size.
     """
-    by_scale = sorted(dict.fromkeys(crops), key=lambda crop: crop.pixel_ratio, reverse=True)
-    for crop in by_scale:
+    distinct = dict.fromkeys(crops)
+    for crop in sorted(distinct, key=lambda crop: crop.pixel_ratio, reverse=True):
         if crop.area != original:
             box = center_box(crop.area, original, Dimensions(*image.size))
             yield crop, resize(image, crop.size, box)

@@ -33,19 +33,16 @@ def open_source(data: ImageSource) -> Iterator[BinaryIO]:
         with Path(data).open("rb") as file:
             yield file
     else:
-        _check_binary(data)
+        read = getattr(data, "read", None)
+        is_binary = read is not None and isinstance(read(0), bytes)
+        if not is_binary:
+            raise TypeError(
+                f"A picture cannot be read from {type(data).__name__}: "
+                "pass bytes, a path, or a file opened in binary mode."
+            )
         position = data.tell()
         data.seek(0)
         try:
             yield data
         finally:
             data.seek(position)
-
-
-def _check_binary(data: object) -> None:
-    read = getattr(data, "read", None)
-    if read is None or not isinstance(read(0), bytes):
-        raise TypeError(
-            f"A picture cannot be read from {type(data).__name__}: "
-            "pass bytes, a path, or a file opened in binary mode."
-        )

@@ -61,7 +61,8 @@ def decode_once(work: Work) -> None:
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")
 
-    scale = min(1.0, REDUCING_GAP * max(crop.scale for crop in work.crops))
+    largest_scale = max(crop.scale for crop in work.crops)
+    scale = min(1.0, REDUCING_GAP * largest_scale)
     at_least = Dimensions(ceil(stored.width * scale), ceil(stored.height * scale))
     work.image = decode(unpacked, info, work.limits, at_least)
 
@@ -76,7 +77,10 @@ def shrink_to_largest(work: Work) -> None:
     if largest.area != work.original or size == work.image.size:
         return
     has_alpha = work.image.mode in ("LA", "RGBA")
-    work.image = resize(work.image, size) if has_alpha else resize_in_bands(work.image, size)
+    if has_alpha:
+        work.image = resize(work.image, size)
+    else:
+        work.image = resize_in_bands(work.image, size)
 
 
 def convert_to_srgb(work: Work) -> None:
@@ -104,24 +108,19 @@ def resize_and_encode(work: Work) -> None:
             encoders.submit(image, specs)
         work.dominant_color = dominant_color_of(image)
     work.variants = encoders.collect()
-    if _is_too_small(work):
+    # One size may ask for more than there is, because the largest usually is an upper bound:
+    # "original" is 4096 px.
+    too_large = sum(spec.exceeds(work.original) for spec in work.specs)
+    if too_large > 1 or too_large == len(work.specs):
         work.warnings.add("not_enlarged")
 
 
 def resize_to_smallest(work: Work) -> None:
     """Resize as for all sizes, and keep the dominant colour of the smallest."""
-    *_, (_, smallest) = resize_to_each(work.image, work.crops, work.original)
-    work.dominant_color = dominant_color_of(smallest)
+    images = [image for _, image in resize_to_each(work.image, work.crops, work.original)]
+    work.dominant_color = dominant_color_of(images[-1])
 
 
 def _turn_if_sideways(size: Dimensions, orientation: int) -> Dimensions:
+    """Return the size upright of an image that is stored in that *orientation*, or the reverse."""
     return size.turned() if swaps_sides(orientation) else size
-
-
-def _is_too_small(work: Work) -> bool:
-    """Return whether more than one size, or the only one, asks for more than there is.
-
-    One may, because the largest size usually is an upper bound: "original" is 4096 px.
-    """
-    too_large = sum(spec.exceeds(work.original) for spec in work.specs)
-    return too_large > 1 or too_large == len(work.specs)

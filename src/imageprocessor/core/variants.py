@@ -108,9 +108,8 @@ class VariantSpec:
         value = getattr(self, field)
         if value is None and field != "quality":
             return
-        # bool is an int, too
-        is_accepted = type(value) is int and value >= least and (most is None or value <= most)
-        if not is_accepted:
+        is_whole = type(value) is int  # bool is an int, too
+        if not is_whole or value < least or (most is not None and value > most):
             accepted = f"of {least} to {most}" if most else f"of pixels, {least} or more"
             raise InvalidVariantError(
                 f"Size {self.name!r}: {field} is {value!r:.80}; "

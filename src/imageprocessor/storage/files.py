@@ -50,7 +50,8 @@ def write_draft(
     A *mode* holds whatever the umask is.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
+    first_mode = 0o666 if mode is None else mode
+    descriptor = os.open(path, flags, first_mode)
     with os.fdopen(descriptor, "wb") as file:
         if isinstance(content, bytes | bytearray | memoryview):
             file.write(content)

@@ -78,7 +78,8 @@ def variant_key(bucket: str, size: str, image_id: str) -> str:
     check_bucket(bucket)
     _check_name(size)
     _check_name(image_id)
-    return check_key(f"{bucket}/processed/{size}/{image_id}_{size}{OUTPUT_FORMAT.suffix}")
+    file_name = f"{image_id}_{size}{OUTPUT_FORMAT.suffix}"
+    return check_key(f"{bucket}/processed/{size}/{file_name}")
 
 
 def image_id_of(key: str) -> str | None:

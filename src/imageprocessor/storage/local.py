@@ -54,7 +54,8 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         *names, name = check_key(key).split("/")
-        draft = self.scratch_directory / f"{time.time_ns():x}-{threading.get_native_id():x}"
+        draft_name = f"{time.time_ns():x}-{threading.get_native_id():x}"
+        draft = self.scratch_directory / draft_name
         with (
             _translate_errors(f"store {key!r}"),
             self._open_directory(names, make=True) as directory,
@@ -140,6 +141,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def _open_top(self, name: str, *, make: bool) -> int:
+        """Open a directory of the root, without opening the root first where it is there."""
         with suppress(FileNotFoundError):
             return os.open(self.root / name, _DIRECTORY | os.O_NOFOLLOW)
         root = self._open_root()
@@ -180,6 +182,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _open_child(name: str, parent: int, *, make: bool) -> int:
+    """Open the directory *name* in an open *parent*; a symbolic link to one is refused."""
     flags = _DIRECTORY | os.O_NOFOLLOW
     try:
         return os.open(name, flags, dir_fd=parent)
@@ -193,6 +196,8 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
 
 
 def _open_file(name: str, directory: int) -> BinaryIO:
+    """Open the file *name* in an open *directory* for reading, unless it is a symbolic link."""
+
     def open_in_directory(path: str, flags: int) -> int:
         return os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory)
 
@@ -210,6 +215,7 @@ def _prepare_adopted(path: Path) -> None:
 
 
 def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
+    """Yield the objects below an open *directory*, whose keys begin with *start*."""
     for path, _, names, parent in os.fwalk(".", dir_fd=directory, onerror=_raise_unless_gone):
         for name in names:
             key = str(start / path / name)

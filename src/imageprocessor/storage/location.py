@@ -49,9 +49,12 @@ def _open_local(place: str) -> Storage | None:
 
 def _open_s3(place: str) -> Storage | None:
     bucket, _, prefix = place.rstrip("/").partition("/")
-    if not S3_BUCKET_PATTERN.fullmatch(bucket) or (prefix and not is_key(prefix)):
+    if not S3_BUCKET_PATTERN.fullmatch(bucket):
         return None
-    return S3Storage(S3Access(), bucket=bucket, prefix=f"{prefix}/" if prefix else "")
+    if prefix and not is_key(prefix):
+        return None
+    folder = f"{prefix}/" if prefix else ""
+    return S3Storage(S3Access(), bucket=bucket, prefix=folder)
 
 
 def _open_memory(place: str) -> Storage | None:

@@ -38,9 +38,10 @@ class MemoryStorage:
 
     def get(self, key: str) -> bytes:
         try:
-            return self._objects[check_key(key)][0]
+            data, _ = self._objects[check_key(key)]
         except KeyError:
             raise ObjectNotFoundError(f"Nothing is stored under {key!r}.") from None
+        return data
 
     def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)

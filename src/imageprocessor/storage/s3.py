@@ -95,9 +95,17 @@ class S3Storage:
         self.prefix = prefix
         if find_spec("boto3") is None:
             raise MissingExtraError("S3 (STORAGE_BACKEND=s3)", "s3")
+        import boto3
+
         timeout_seconds = access.timeout_seconds
         with _translate_errors("open S3", bucket):
-            session = _open_session(access)
+            session = boto3.Session(
+                aws_access_key_id=access.access_key_id,
+                aws_secret_access_key=access.secret_access_key,
+                aws_session_token=access.session_token,
+                region_name=access.region,
+                profile_name=access.profile,
+            )
             self.client = _open_client(session, access.endpoint_url, timeout_seconds)
             self._public_client = self.client
             if access.public_endpoint_url:
@@ -137,10 +145,9 @@ class S3Storage:
     def exists(self, key: str) -> bool:
         with self._locate(key, "look for") as where:
             # The answer to a HEAD is the same for an absent object and an absent bucket.
-            page = self.client.list_objects_v2(
-                Bucket=where["Bucket"], Prefix=where["Key"], MaxKeys=1
-            )
-        return any(found["Key"] == where["Key"] for found in page.get("Contents", []))
+            bucket, name = where["Bucket"], where["Key"]
+            page = self.client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
+        return any(found["Key"] == name for found in page.get("Contents", []))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         if self.bucket is not None:
@@ -191,36 +198,27 @@ class S3Storage:
             for found in objects:
                 key = head + found["Key"].removeprefix(self.prefix)
                 if is_key(key):
-                    yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
+                    modified_at = found["LastModified"].astimezone(UTC)
+                    yield StoredObject(key, found["Size"], modified_at)
             if not page["IsTruncated"]:
                 return
             last = objects[-1]["Key"].removeprefix(self.prefix)
             # S3 lists in the order of bytes. Names that begin with "_" are not ours: go on after
             # all of them, at the backtick, which is the only byte between "_" and small letters.
-            request["StartAfter"] = self.prefix + ("`" if last.startswith("_") else last)
-
-
-def _open_session(access: S3Access) -> Any:
-    import boto3
-
-    return boto3.Session(
-        aws_access_key_id=access.access_key_id,
-        aws_secret_access_key=access.secret_access_key,
-        aws_session_token=access.session_token,
-        region_name=access.region,
-        profile_name=access.profile,
-    )
+            after = "`" if last.startswith("_") else last
+            request["StartAfter"] = self.prefix + after
 
 
 def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any:
     from botocore.config import Config
 
+    options = OTHER_OPTIONS if endpoint_url else AWS_OPTIONS
     config = Config(
         signature_version="s3v4",
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         connect_timeout=min(CONNECT_SECONDS, timeout_seconds),
         read_timeout=timeout_seconds,
-        **(OTHER_OPTIONS if endpoint_url else AWS_OPTIONS),
+        **options,
     )
     client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
     if endpoint_url:
@@ -235,7 +233,8 @@ def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any
 
 
 def _is_aws(client: Any) -> bool:
-    return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS)
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    return host.endswith(AWS_DOMAINS)
 
 
 def _content_type(key: str) -> str:
@@ -254,12 +253,12 @@ def _translate_errors(action: str, bucket: str | None) -> Iterator[None]:
     except ClientError as error:
         raise _explain_answer(error.response, where) from error
     except BotoCoreError as error:
-        raise StorageUnavailableError(
-            f"Cannot {where}: {_explain_fault(type(error).__name__)}."
-        ) from error
+        explanation = _explain_fault(type(error).__name__)
+        raise StorageUnavailableError(f"Cannot {where}: {explanation}.") from error
 
 
 def _explain_answer(answer: Any, where: str) -> StorageError:
+    """Return the error for an answer of S3 that is one."""
     code = answer["Error"]["Code"]
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     if code in _NO_SPACE or status == HTTPStatus.INSUFFICIENT_STORAGE:
@@ -272,19 +271,17 @@ def _explain_answer(answer: Any, where: str) -> StorageError:
         )
     if status == HTTPStatus.NOT_FOUND:
         return ObjectNotFoundError(f"Cannot {where}: there is no such object.")
-    return StorageUnavailableError(f"Cannot {where}: {_explain_refusal(code, status)}.")
-
-
-def _explain_refusal(code: str, status: int) -> str:
-    answered = f"it answers {status} ({code})"
     if code in _WRONG_REGION:
-        return f"{answered}. The bucket is elsewhere: correct AWS_REGION"
-    if status == HTTPStatus.FORBIDDEN:
-        return f"{answered}. Check the keys, what they permit, and the clock"
-    return f"{answered}. Check the S3 service's status"
+        advice = "The bucket is elsewhere: correct AWS_REGION."
+    elif status == HTTPStatus.FORBIDDEN:
+        advice = "Check the keys, what they permit, and the clock."
+    else:
+        advice = "Check the S3 service's status."
+    return StorageUnavailableError(f"Cannot {where}: it answers {status} ({code}). {advice}")
 
 
 def _explain_fault(kind: str) -> str:
+    """Return the cause and the remedy where S3 gives no answer, from the name of boto3's error."""
     if "Credential" in kind or "Token" in kind or "SSO" in kind:
         return (
             f"no keys are found ({kind}). "

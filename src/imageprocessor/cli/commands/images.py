@@ -105,15 +105,19 @@ def process(  # noqa: PLR0913 - one parameter an option
 
     variants = parse_sizes(size or [], quality)
     size_names = [spec.name for spec in variants]
-    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
-    plan = plan_outputs(find_sources(files, out), size_names, out)
-    if not plan:
+    max_bytes = int(max_size_mb * 2**20)
+    max_pixels = int(max_megapixels * 1e6)
+    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels)
+    sources = find_sources(files, out)
+    if not sources:
         *others, last = list_suffixes()
+        searched = ", ".join(map(str, files))
         raise typer.BadParameter(
-            f"no {', '.join(others)} or {last} in {', '.join(map(str, files))}",
-            param_hint="'FILES'",
+            f"no {', '.join(others)} or {last} in {searched}", param_hint="'FILES'"
         )
-    outcomes = process_each(plan, variants, limits, jobs or os.cpu_count() or 1)
+    plan = plan_outputs(sources, size_names, out)
+    threads = jobs or os.cpu_count() or 1
+    outcomes = process_each(plan, variants, limits, threads)
     try:
         failed = show_outcomes(outcomes, len(plan), as_json=as_json)
     except KeyboardInterrupt:
@@ -153,10 +157,17 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
     else:
         write_file(target, clean)
     if as_json:
-        sizes = {"size_bytes": len(data), "stripped_bytes": len(clean)}
-        print_json({"file": str(file), "out": str(target), "removed": removed, **sizes}, lines=True)
+        report = {
+            "file": str(file),
+            "out": str(target),
+            "removed": removed,
+            "size_bytes": len(data),
+            "stripped_bytes": len(clean),
+        }
+        print_json(report, lines=True)
     else:
-        print_note(f"{file}: removed {', '.join(removed) or 'nothing: there was no metadata'}")
+        names = ", ".join(removed) or "nothing: there was no metadata"
+        print_note(f"{file}: removed {names}")
 
 
 def inspect(files: Images, as_json: AsJson = False) -> None:
@@ -231,7 +242,8 @@ def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
     variants = report["variants"]
     size = f"{report['width']}×{report['height']}"
     color = show_color(report["dominant_color"])
+    names = ", ".join(variants)
     bytes_in = show_bytes(report["size_bytes"])
     bytes_out = show_bytes(sum(variant["size_bytes"] for variant in variants.values()))
     notes = ", ".join(report["warnings"])
-    return outcome.path, size, color, ", ".join(variants), f"{bytes_in} → {bytes_out}", notes
+    return outcome.path, size, color, names, f"{bytes_in} → {bytes_out}", notes

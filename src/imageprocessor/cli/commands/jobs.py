@@ -22,7 +22,6 @@ from imageprocessor.errors import InvalidIdError, JobError
 
 if TYPE_CHECKING:
     from imageprocessor.queue.jobs.job import Job
-    from imageprocessor.queue.service import Service
     from imageprocessor.settings import Settings
 
 Status = Annotated[
@@ -65,7 +64,8 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
 
     settings = read_settings_of_service()
     with open_service(settings) as service:
-        found = job_control.list_jobs(service, JobStatus(status) if status else None, limit)
+        wanted = JobStatus(status) if status else None
+        found = job_control.list_jobs(service, wanted, limit)
     if as_json:
         print_json([describe_job(job) for job in found])
     elif found:
@@ -97,13 +97,15 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         print_json({"job": describe_job(found) if found else None, "events": trail})
         return
     if found:
-        print_pairs(
-            f"Job {found.job_id}",
-            {name: _show(value) for name, value in describe_job(found).items()},
-        )
+        facts = describe_job(found)
+        # Objects, of which an empty one is left out
+        for name in ("context", "result", "storage_keys"):
+            facts[name] = json.dumps(facts[name]) if facts[name] else None
+        print_pairs(f"Job {found.job_id}", facts)
     else:
         print_note("The image is deleted; this is what happened to it.")
-        print_pairs(f"Job {trail[0]['job_id']}", {"image_id": trail[0]["image_id"]})
+        first = trail[0]
+        print_pairs(f"Job {first['job_id']}", {"image_id": first["image_id"]})
     print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
 
 
@@ -135,13 +137,21 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
-    from imageprocessor.queue.job_control import list_retryable
+    from imageprocessor.queue.job_control import list_retryable, retry_job
     from imageprocessor.queue.service import open_service
 
     if bool(ids) == all_failed:
         raise typer.BadParameter("name the jobs, or say --all-failed", param_hint="'ID...'")
+    outcomes = []
     with open_service(read_settings_of_service()) as service:
-        outcomes = [_retry(service, job_id) for job_id in ids or list_retryable(service)]
+        for job_id in ids or list_retryable(service):
+            try:
+                job = retry_job(service, job_id)
+            except (InvalidIdError, JobError) as error:
+                failure = {"job_id": job_id, "error": str(error), "error_code": error.code}
+                outcomes.append(failure)
+            else:
+                outcomes.append({"job_id": job_id, "status": job.status.value})
     if as_json:
         print_json(outcomes)
     elif outcomes:
@@ -196,27 +206,11 @@ def _job_row(job: Job) -> tuple[object, ...]:
 
 
 def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
-    known = {name: value for name, value in event["metadata"].items() if value is not None}
-    details = ", ".join(f"{name}={value}" for name, value in known.items())
+    known = [f"{name}={value}" for name, value in event["metadata"].items() if value is not None]
+    details = ", ".join(known)
     later = event["seconds_later"]
     seconds = "" if later is None else f"{later:+.3f}"
     return event["created_at"], seconds, event["event_type"], details
-
-
-def _show(value: Any) -> str | None:
-    """Return a value for people, or None where there is nothing to show."""
-    if isinstance(value, dict):
-        return json.dumps(value) if value else None
-    return None if value is None else str(value)
-
-
-def _retry(service: Service, job_id: str) -> dict[str, str]:
-    from imageprocessor.queue.job_control import retry_job
-
-    try:
-        return {"job_id": job_id, "status": retry_job(service, job_id).status.value}
-    except (InvalidIdError, JobError) as error:
-        return {"job_id": job_id, "error": str(error), "error_code": error.code}
 
 
 def _outcome_row(outcome: dict[str, str]) -> tuple[object, ...]:

@@ -51,10 +51,10 @@ def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [
-            (show_status(finding.verdict), finding.name, finding.found, finding.fix)
-            for finding in findings
-        ]
+        rows = []
+        for finding in findings:
+            verdict = show_status(finding.verdict)
+            rows.append((verdict, finding.name, finding.found, finding.fix))
         print_table(("verdict", "check", "found", "fix"), rows)
     if any(finding.verdict == "wrong" for finding in findings):
         raise typer.Exit(1)
@@ -75,7 +75,8 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     from imageprocessor.queue.service import open_service
 
     with open_service(read_settings_of_service()) as service:
-        report = summarize(find_discrepancies(service, repair=repair))
+        discrepancies = find_discrepancies(service, repair=repair)
+        report = summarize(discrepancies)
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:

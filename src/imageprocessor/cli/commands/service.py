@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
 def read_settings(*, quiet: bool = False) -> Settings:
     """Return the settings of the environment and ``.env``, and set up logs.
 
-    *quiet*: only warnings are logged, so that a command's own output is not buried.
+    If *quiet*, only warnings are logged, so that a command's own output stands out.
     """
     from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
@@ -90,7 +90,7 @@ def read_settings_of_service() -> Settings:
     """Return the settings of a service that is there already, quietly.
 
     Raises:
-        SettingsError: It is not there: in a wrong folder, nothing new shall be made.
+        SettingsError: There is no database. In a wrong folder, none must be made.
     """
     settings = read_settings(quiet=True)
     path = settings.sqlite_path

@@ -56,9 +56,11 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
     settings = read_settings_of_service()
     changed = change_location(settings, to)
     with open_service(settings) as service:
-        sources, before = (service.storage, service.staging), count_jobs(service)
+        sources = (service.storage, service.staging)
+        before = count_jobs(service)
         targets = open_targets(changed, dry_run=dry_run)
-        report = summarize(show_progress(sources, migrate(sources, targets, dry_run=dry_run)))
+        outcomes = migrate(sources, targets, dry_run=dry_run)
+        report = summarize(show_progress(sources, outcomes))
         open_work = None if dry_run else find_open_work(service, before)
     report |= {"dry_run": dry_run, "unrest": open_work, "settings": list_variables(changed)}
     if as_json:
@@ -120,8 +122,9 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 def print_report(report: dict[str, Any]) -> None:
     """Print the counts and failures, then why not to switch yet, or the settings to switch to."""
     title, copied = ("Would be done", "to copy") if report["dry_run"] else ("Done", "copied")
+    size = show_bytes(report["copied_bytes"])
     counts = {
-        copied: f"{report['copied']} ({show_bytes(report['copied_bytes'])})",
+        copied: f"{report['copied']} ({size})",
         "there already": report["there"],
         "failed": len(report["failed"]),
     }

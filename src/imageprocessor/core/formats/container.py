@@ -125,7 +125,8 @@ def read_range(file: BinaryIO, start: int, end: int) -> bytes:
 def read_blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     """Yield the bytes from ``start`` to ``end`` in blocks, so that few are in memory."""
     for position in range(start, end, BLOCK_BYTES):
-        yield read_range(file, position, min(position + BLOCK_BYTES, end))
+        block_end = min(position + BLOCK_BYTES, end)
+        yield read_range(file, position, block_end)
 
 
 def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:

@@ -136,7 +136,8 @@ def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             continue
         marker = block[1]
         length = _segment_length(file, block)
-        segment = block[:length] + file.read(max(0, length - len(block)))
+        missing = max(0, length - len(block))
+        segment = block[:length] + file.read(missing)
         yield marker, segment  # even if it is cut: there may be metadata in it
         if len(segment) < length:
             raise truncated(file)

@@ -57,9 +57,11 @@ def read_header(file: BinaryIO) -> Header:
             f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew."
         )
     chunk = read_range(file, start - 8, end + 4)
-    _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
+    checksum = zlib.crc32(chunk[4:-4])
+    _check_checksum(name, checksum, stored=chunk[-4:])
     width, height = struct.unpack_from(">II", chunk, 8)
-    return Header(width, height, frames=_count_frames(file, chunks))
+    frames = _count_frames(file, chunks)
+    return Header(width, height, frames)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
@@ -151,8 +153,13 @@ def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterato
 def _classify(name: bytes, chunk: bytes) -> Piece:
     payload = chunk[8:-4]
     if name == b"iCCP":
-        _check_checksum(name, zlib.crc32(chunk[4:-4]), chunk[-4:])
-        return _icc_piece(payload)
+        checksum = zlib.crc32(chunk[4:-4])
+        _check_checksum(name, checksum, stored=chunk[-4:])
+        profile_name, _, method_and_profile = payload.partition(b"\0")
+        # The name is free text: a plain one that is not longer replaces it.
+        plain_name = _ICC_NAME[: len(profile_name)]
+        clean = _chunk(name, plain_name + b"\0" + method_and_profile)
+        return Piece(clean, kinds=("icc",), payload=method_and_profile[1:])
     if name in _TEXT_CHUNKS:
         return _text_piece(name, payload)
     if name == b"eXIf":
@@ -178,7 +185,11 @@ def _text_piece(name: bytes, payload: bytes) -> Piece:
     if kind in {"exif", "xmp"}:
         content = _read_text(name, rest)
     if kind == "exif":
-        content = _read_raw_profile(content)
+        # As ImageMagick writes it: a name, a length and hexadecimal digits, each on lines
+        digits = b"".join(content.split(b"\n", 3)[3:])
+        content = b""
+        with suppress(ValueError):
+            content = bytes.fromhex(digits.decode("ascii")).removeprefix(b"Exif\0\0")
     return Piece(kinds=metadata_piece(kind, content).kinds)
 
 
@@ -194,25 +205,10 @@ def _read_text(name: bytes, rest: bytes) -> bytes:
         is_compressed = rest[:1] == b"\1"
         if not is_compressed:
             return text
+    most_bytes = 1 + _MAX_TEXT_RATIO * len(text)
     with suppress(zlib.error):
-        return zlib.decompressobj().decompress(text, 1 + _MAX_TEXT_RATIO * len(text))
+        return zlib.decompressobj().decompress(text, most_bytes)
     return b""
-
-
-def _read_raw_profile(text: bytes) -> bytes:
-    """Return what ImageMagick writes: a name, a length and hexadecimal digits, each on lines."""
-    digits = b"".join(text.split(b"\n", 3)[3:])
-    with suppress(ValueError):
-        return bytes.fromhex(digits.decode("ascii")).removeprefix(b"Exif\0\0")
-    return b""
-
-
-def _icc_piece(payload: bytes) -> Piece:
-    """Return the profile; its name is free text, so a plain one that is not longer replaces it."""
-    name, _, method_and_profile = payload.partition(b"\0")
-    plain_name = _ICC_NAME[: len(name)]
-    chunk = _chunk(b"iCCP", plain_name + b"\0" + method_and_profile)
-    return Piece(chunk, kinds=("icc",), payload=method_and_profile[1:])
 
 
 def _chunk(name: bytes, payload: bytes) -> bytes:

@@ -53,7 +53,8 @@ def read_header(file: BinaryIO) -> Header:
         raise InvalidImageError("The WebP has a picture header that is too short: save it anew.")
     width, height = _read_canvas(head)
     is_extended = head[12:16] == b"VP8X"
-    return Header(width, height, frames=_count_frames(file) if is_extended else 1)
+    frames = _count_frames(file) if is_extended else 1
+    return Header(width, height, frames)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
@@ -128,6 +129,7 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:
+    """Return width and height, as the first chunk says them."""
     match head[12:16]:
         case b"VP8X":
             width_less_one = int.from_bytes(head[24:27], "little")
@@ -161,10 +163,11 @@ def _read_riff_end(file: BinaryIO) -> int:
 
 
 def _announces_exif(file: BinaryIO) -> bool:
-    """Return what VP8X says: decoders do not look for EXIF unless it is announced there."""
+    """Return whether VP8X announces EXIF: decoders look for it only then."""
     file.seek(_FIRST_CHUNK)
     head = file.read(9)
-    return head.startswith(b"VP8X") and bool(int.from_bytes(head[8:]) & _EXIF_FLAG)
+    flags = int.from_bytes(head[8:])
+    return head.startswith(b"VP8X") and bool(flags & _EXIF_FLAG)
 
 
 def _padded(end: int, size: int) -> int:
@@ -209,7 +212,8 @@ def _classify(name: bytes, payload: bytes, chunk: bytes, *, has_exif: bool) -> P
 def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[Piece]:
     """Yield an animation frame: its header and its image, without what else is inside."""
     first_chunk = start + _FRAME_HEADER_BYTES
-    frame_header = _head(read_range(file, start, min(first_chunk, end)), _FRAME_HEADER_BYTES)
+    beginning = read_range(file, start, min(first_chunk, end))
+    frame_header = _head(beginning, _FRAME_HEADER_BYTES)
     kept = []  # ranges of the file
     kept_from = first_chunk
     for name, begin, stop in _read_chunks(file, first_chunk, end):
@@ -219,9 +223,11 @@ def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[P
     has_others = bool(kept)
     kept.append((kept_from, _padded(end, size)))
 
-    length = len(frame_header) + sum(stop - begin for begin, stop in kept)
+    image_bytes = sum(stop - begin for begin, stop in kept)
+    length = len(frame_header) + image_bytes
     chunk_header = b"ANMF" + length.to_bytes(4, "little")
-    yield Piece(chunk_header + frame_header, kinds=("other",) if has_others else ())
+    kinds = ("other",) if has_others else ()
+    yield Piece(chunk_header + frame_header, kinds)
     for begin, stop in kept:
         yield from _block_pieces(file, begin, stop)
     yield Piece(bytes(length % 2))
