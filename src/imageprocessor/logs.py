@@ -6,12 +6,16 @@ What is bound to the context (request_id, job_id) is on every line.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from functools import partial
 from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+#: printable ASCII without blanks, quotation marks and "="
+PLAIN_VALUE = re.compile(r"[!#-&(-<>-~]*")
 
 
 class LineLogger(structlog.WriteLogger):
@@ -70,12 +74,34 @@ def _make_renderers(log_format: str) -> list[Processor]:
     format_exception = structlog.processors.format_exc_info
     if log_format == "json":
         return [format_exception, structlog.processors.JSONRenderer()]
+    if not sys.stderr.isatty():
+        return [format_exception, escape_unprintable, render_plain]
     console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(),
         # The default shows the values of local variables: secrets, and seconds of work.
         exception_formatter=structlog.dev.plain_traceback,
     )
     return [format_exception, escape_unprintable, console]
+
+
+def render_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Return the line that structlog's ConsoleRenderer writes without colours.
+
+    In half of its time (19 µs instead of 35), which decides whether a status check takes at most
+    twice the CPU time of the bare framework's: ``python -m benchmarks service``.
+    """
+    timestamp = event.pop("timestamp", "")
+    level = event.pop("level", "")
+    name = event.pop("logger", "")
+    message = event.pop("event", "")
+    tracebacks = [event.pop(key) for key in ("stack", "exception") if key in event]
+    pairs = [f"{key}={_quote(event[key])}" for key in sorted(event)]
+    line = " ".join([f"{timestamp} [{level:9}] {message:30} [{name}]", *pairs])
+    return "\n".join([line, *tracebacks])
+
+
+def _quote(value: object) -> str:
+    is_plain = isinstance(value, str) and PLAIN_VALUE.fullmatch(value) is not None
+    return str(value) if is_plain else repr(value)
 
 
 def _configure_libraries(formatter: logging.Formatter, log_level: str) -> None:
