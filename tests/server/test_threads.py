@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from anyio import CapacityLimiter
 
 from imageprocessor.server import threads
 from imageprocessor.server.routes import health
+from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.server.live import form_body, get, serve, upload_head, wire
@@ -103,14 +103,12 @@ def test_uploads_that_hang_leave_everything_else_quick(
 def test_one_disk_is_written_to_by_few_threads(
     settings: Settings, make_settings: Callable[..., Settings]
 ) -> None:
-    limiters = [threads.make_storage_limiter(each) for each in (settings, make_settings())]
-    assert [limiter.total_tokens for limiter in limiters] == [
-        threads.MAX_STORAGE_THREADS,
-        threads.MAX_DISK_THREADS,
-    ]
+    assert StorageThreads(settings).count == threads.MAX_STORAGE_THREADS
+    assert StorageThreads(make_settings()).count == threads.MAX_DISK_THREADS
 
 
 def test_a_call_may_take_longer_than_the_wait_for_its_thread(
+    settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "WAIT_SECONDS", 0.05)
@@ -120,29 +118,29 @@ def test_a_call_may_take_longer_than_the_wait_for_its_thread(
         return "late"
 
     async def call() -> str:
-        return await threads.run_limited(CapacityLimiter(1), answer_late)
+        return await StorageThreads(settings).run(answer_late)
 
     assert asyncio.run(call()) == "late"
 
 
-def test_a_timeout_of_the_call_itself_is_not_taken_for_a_busy_storage() -> None:
+def test_a_timeout_of_the_call_itself_is_not_taken_for_a_busy_storage(settings: Settings) -> None:
     def time_out() -> None:
         raise TimeoutError("of the call")
 
     async def call() -> None:
-        await threads.run_limited(CapacityLimiter(1), time_out)
+        await StorageThreads(settings).run(time_out)
 
     with pytest.raises(TimeoutError, match="of the call"):
         asyncio.run(call())
 
 
-def test_a_call_that_hangs_does_not_hold_up_the_end_of_its_request() -> None:
+def test_a_call_that_hangs_does_not_hold_up_the_end_of_its_request(settings: Settings) -> None:
     released = threading.Event()
 
     async def give_up() -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(0.1):
-                await threads.run_limited(CapacityLimiter(1), released.wait)
+                await StorageThreads(settings).run(released.wait)
         released.set()
 
     asyncio.run(asyncio.wait_for(give_up(), 5))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -13,6 +12,7 @@ from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.queue.service import Service
 from imageprocessor.server.auth import read_caller, require_admin, require_user
 from imageprocessor.server.schemas import IMAGE_ID, JOB_ID
+from imageprocessor.server.threads import StorageThreads
 
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
@@ -24,14 +24,14 @@ async def provide_service(request: Request) -> Service:
     return service
 
 
-async def provide_storage_limiter(request: Request) -> CapacityLimiter:
-    """Return the limit on the threads of this process that wait for the storage."""
-    limiter: CapacityLimiter = request.state.storage_limiter
-    return limiter
+async def provide_storage_threads(request: Request) -> StorageThreads:
+    """Return the threads of this process that use the storage."""
+    storage_threads: StorageThreads = request.state.storage_threads
+    return storage_threads
 
 
 CurrentService = Annotated[Service, Depends(provide_service)]
-StorageLimiter = Annotated[CapacityLimiter, Depends(provide_storage_limiter)]
+CurrentStorageThreads = Annotated[StorageThreads, Depends(provide_storage_threads)]
 
 User = Annotated[Caller, Depends(require_user)]
 Admin = Annotated[Caller, Depends(require_admin)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyio import CapacityLimiter
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -23,7 +22,7 @@ from imageprocessor.queue.uploads import (
     submit,
 )
 from imageprocessor.server.forms import TextFields, UploadForm, check_body_size
-from imageprocessor.server.threads import run_limited, run_read
+from imageprocessor.server.threads import StorageThreads, run_read
 
 
 class Accepted(NamedTuple):
@@ -40,12 +39,12 @@ async def take_upload(request: Request, user: Caller) -> Accepted:
         ImageProcessorError: As :func:`admit`, :func:`receive` and ``submit``.
     """
     service: Service = request.state.service
-    limiter: CapacityLimiter = request.state.storage_limiter
+    storage_threads: StorageThreads = request.state.storage_threads
     sender = await admit(request, service, user)
     file = IncomingFile(service.incoming)
     try:
         fields = await receive(request, service, file)
-        return await run_limited(limiter, submit_file, service, sender, file, fields)
+        return await storage_threads.run(submit_file, service, sender, file, fields)
     finally:
         file.remove()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from imageprocessor.queue.database import prepared
 
 BUSY_TIMEOUT_SECONDS = 5
 #: A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
-BEGIN = text("BEGIN IMMEDIATE")
+BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
@@ -43,6 +44,7 @@ class SqliteConnections:
     #: held while a thread writes: SQLite's own waiting is a sleep of up to 0.1 s
     write_lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: Connection | None = None
+    _busy_milliseconds: int | None = None  # of the writer
     _idle_readers: list[Connection] = field(default_factory=list)
 
     @contextmanager
@@ -75,13 +77,20 @@ class SqliteConnections:
                 self._writer = self.engine.connect()
             with _kept_open(self._writer), self._writer.begin():
                 # What is left of the timeout is for the writers of other processes.
-                seconds = max(0.0, deadline - time.monotonic())
-                driver: Any = self._writer.connection.driver_connection
-                driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+                self._set_busy_timeout(self._writer, deadline - time.monotonic())
                 prepared.execute(self._writer, BEGIN, {})
                 yield self._writer
+                prepared.execute(self._writer, COMMIT, {})  # compiled once, unlike the driver's
         finally:
             self.write_lock.release()
+
+    def _set_busy_timeout(self, writer: Connection, seconds: float) -> None:
+        """Set it in steps of half a second: it then rarely changes from one write to the next."""
+        milliseconds = 500 * max(0, ceil(2 * seconds))
+        if milliseconds != self._busy_milliseconds:
+            driver: Any = writer.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            self._busy_milliseconds = milliseconds
 
     def close(self) -> None:
         """Close the connections that no thread uses."""

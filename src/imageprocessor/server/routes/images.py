@@ -11,11 +11,11 @@ from imageprocessor.queue.images import delete_image, read_image, read_images
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.dependencies import (
     CurrentService,
+    CurrentStorageThreads,
     ImageId,
     ImageIds,
     Reader,
     Size,
-    StorageLimiter,
     User,
 )
 from imageprocessor.server.direct_route import DirectRoute, make_json
@@ -34,7 +34,7 @@ from imageprocessor.server.schemas import (
     ImageVariant,
     UploadAccepted,
 )
-from imageprocessor.server.threads import run_limited, run_read
+from imageprocessor.server.threads import run_read
 from imageprocessor.server.uploads import take_upload
 
 JOBS_URL = "/api/v1/images/jobs"
@@ -160,7 +160,7 @@ async def get_image_result(
     responses=problem_responses(*NOT_FOUND, errors.StorageUnavailableError),
 )
 async def remove_image(
-    service: CurrentService, storage_limiter: StorageLimiter, user: User, image_id: ImageId
+    service: CurrentService, storage_threads: CurrentStorageThreads, user: User, image_id: ImageId
 ) -> None:
     """Only its owner and admins may. It is gone at once, even while it is being processed."""
-    await run_limited(storage_limiter, delete_image, service, image_id, user)
+    await storage_threads.run(delete_image, service, image_id, user)
