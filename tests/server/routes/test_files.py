@@ -12,6 +12,7 @@ from starlette.responses import FileResponse
 from starlette.testclient import TestClient
 
 from imageprocessor.queue.service import Service
+from imageprocessor.server.routes import files
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from tests.server.live import get, serve
@@ -73,10 +74,11 @@ def test_a_private_file_is_for_its_readers_cache_only(
         assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
 
 
-def test_a_file_of_many_chunks_is_sent_as_a_small_one_is(
+def test_a_large_file_is_sent_as_a_small_one_is(
     client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = [client.get(path) for path in paths]
+    monkeypatch.setattr(files, "SMALL_BYTES", 0)
     monkeypatch.setattr(FileResponse, "chunk_size", 100)
     for path, answer in zip(paths, small, strict=True):
         large = client.get(path)
