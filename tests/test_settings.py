@@ -217,3 +217,8 @@ def _fail_with_secret(secret: str) -> None:
         assert len(secret) / 0
     except ZeroDivisionError:
         structlog.get_logger("here").exception("failed")
+
+
+def test_a_setting_that_is_missing_because_of_another_is_reported_as_unset() -> None:
+    with pytest.raises(SettingsError, match=r"ALLOWED_BUCKETS=\(unset\): needed"):
+        load(STORAGE_BACKEND="s3")

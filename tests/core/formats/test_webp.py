@@ -197,3 +197,8 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     assert (
         time.process_time() - started < 10
     )  # ordinarily half a second; a square would take minutes
+
+
+def test_an_image_that_the_encoder_refuses_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(ValueError, match="encoding error 5"):
+        webp.encode(Image.new("RGB", (16_384, 1)), quality=80, effort=4)

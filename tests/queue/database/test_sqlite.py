@@ -16,6 +16,7 @@ from imageprocessor.queue.database.schema import migrate
 from imageprocessor.queue.database.sqlite import (
     BUSY_TIMEOUT_SECONDS,
     SqliteConnections,
+    find_damage,
     find_file_system,
     sqlite_module,
 )
@@ -125,3 +126,18 @@ def test_sqlite_file_has_an_identity_that_its_copies_keep_and_other_files_have_n
     assert (one.identity(), two.identity() == first) == (first, False)
     one.close()
     two.close()
+
+
+def test_damage_is_found_in_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, whatever its name" * 100)
+    assert "not a database" in find_damage(path)
+
+
+def test_without_a_mount_table_any_file_system_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageprocessor.queue.database.sqlite.MOUNT_TABLE", tmp_path / "none")
+    database = open_database(Settings(data_dir=tmp_path))
+    assert migrate(database) is None
+    database.close()
