@@ -15,6 +15,7 @@ from tests.deploy.compose import make_project, read_project
 from tests.deploy.container import DOCKERFILE, USER, contained, health_check, instruction
 from tests.deploy.live import KEY, Place, image_path
 from tests.servers import find_free_port, run_redis, run_server
+from tests.servers.processes import wait_for
 
 SECONDS = 60
 
@@ -55,6 +56,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         )
         with run_server(api, port, folder / "api.log"), (folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(worker, stdout=log, stderr=log)
+            # Before that, SIGTERM ends it without the orderly stop that is claimed below.
+            wait_for(lambda: " ready." in (folder / "worker.log").read_text(), SECONDS)
             yield Stack(data, Place(port), environments)
             process.terminate()
             assert process.wait(SECONDS) == 0
