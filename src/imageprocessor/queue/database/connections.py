@@ -76,7 +76,7 @@ def open_database(settings: Settings) -> Database:
     """
     if settings.sqlite_path is not None:
         return Database(open_sqlite(settings.sqlite_path), reads_inline=True)
-    assert settings.database_url is not None  # else there were a path
+    assert settings.database_url is not None  # else sqlite_path is set
     url = settings.database_url.get_secret_value()
     return Database(open_postgres(url), reads_inline=False)
 
