@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure as Plot
+from benchmarks import chart
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-PLOT = Path(__file__).parents[1] / "docs" / "_static" / "benchmarks.svg"
-HEADINGS = ("work", "reference", "ours", "theirs", "ratio", "rounds", "budget", "")
+CHART = Path(__file__).parents[1] / "docs" / "_static" / "benchmarks.svg"
+HEADINGS = ("work vs reference", "ours, theirs", "ratio (range)", "budget")
 MARKER = "<!-- results -->"
-OURS, THEIRS = "#1f6f5c", "#b9b4a7"
 
 
 def format_table(rows: Iterable[dict[str, Any]]) -> str:
@@ -22,42 +21,28 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def write_docs(results: dict[str, Any]) -> None:
-    """Write the machine and the table into the page, after its marker, and draw the plot."""
+    """Write the machine and the table into the page, after its marker, and draw the chart."""
     text, marker, _ = PAGE.read_text(encoding="utf-8").partition(MARKER)
     machine = "\n".join(f"- {name}: {value}" for name, value in results["machine"].items())
     table = format_table(results["rows"])
     PAGE.write_text(f"{text}{marker}\n\n{machine}\n\n{table}\n", encoding="utf-8")
-    draw([row for row in results["rows"] if "ratio" in row])
-
-
-def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw each ratio as a bar beside its budget, on a logarithmic scale around "as fast as"."""
-    plot = Plot(figsize=(9, 0.32 * len(rows) + 1), layout="constrained")
-    axes = plot.subplots()
-    axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=OURS, height=0.6)
-    for place, row in enumerate(rows):
-        if budget := row["at_most"] or row["at_least"]:
-            axes.plot([budget, budget], [place - 0.45, place + 0.45], color="#c2452d")
-    names = [f"{row['work']}\n{row['reference']}" for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=6)
-    axes.set_xscale("log")
-    axes.axvline(1, color=THEIRS)
-    axes.set_xlabel("ratio to the reference; the red line is the budget")
-    axes.invert_yaxis()
-    plot.savefig(PLOT, metadata={"Date": None})
+    CHART.write_text(chart.draw(results["rows"]), encoding="utf-8")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    work = f"{row['work']} vs {row['reference']}"
     if "reason" in row:
-        return row["work"], row["reference"], "", "", "skipped", "", "", row["reason"]
-    unit = row["unit"]
-    ours, theirs = f"{row['ours']:.4g} {unit}", f"{row['theirs']:.4g} {unit}"
+        return work, "", "skipped", row["reason"]
+    values = f"{_show(row['ours'])}, {_show(row['theirs'])} {row['unit']}"
     ratio = f"**{row['ratio']:.3g}** ({row['lowest']:.3g}–{row['highest']:.3g})"
     budget = ""
     if row["at_most"] is not None:
         budget = f"≤ {row['at_most']:g}"
     elif row["at_least"] is not None:
         budget = f"≥ {row['at_least']:g}"
-    verdict = {True: "met", False: "**missed**", None: ""}[row["met"]]
-    rounds = str(row["rounds"])
-    return row["work"], row["reference"], ours, theirs, ratio, rounds, budget, verdict
+    verdict = {True: " met", False: " **missed**", None: ""}[row["met"]]
+    return work, values, ratio, budget + verdict
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

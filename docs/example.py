@@ -8,6 +8,7 @@ docs/_static/before-after.svg from the result.
 from __future__ import annotations
 
 import base64
+import struct
 from io import BytesIO
 from pathlib import Path
 from string import Template
@@ -62,7 +63,8 @@ def draw_sky() -> Pixels:
     distance = np.hypot(x - 1040, y - 700)
     glow = np.exp(-distance / 240)[..., None] * np.array([90, 62, 26], np.float32)
     disc = (distance < 58)[..., None] * np.array([255, 244, 214], np.float32)
-    return np.maximum(sky + glow, disc)
+    lit: Pixels = np.maximum(sky + glow, disc)
+    return lit
 
 
 def draw_ridge(
@@ -84,7 +86,9 @@ def sum_octaves(random: np.random.Generator) -> Pixels:
     for octave in range(2, 9):
         points = random.uniform(-1, 1, 2**octave + 1)
         positions = np.linspace(0, WIDTH - 1, points.size)
-        line += np.interp(np.arange(WIDTH), positions, points).astype(np.float32) / 2 ** (octave - 2)
+        line += np.interp(np.arange(WIDTH), positions, points).astype(np.float32) / 2 ** (
+            octave - 2
+        )
     return line / 1.4
 
 
@@ -118,12 +122,15 @@ def draw_pines(image: Image.Image, random: np.random.Generator) -> None:
 def draw_pine(
     draw: ImageDraw.ImageDraw, random: np.random.Generator, x: int, foot: int, height: int
 ) -> None:
+    """Draw one pine, in white, *height* pixels above its *foot*."""
     draw.rectangle((x - 5, foot - height + 30, x + 5, foot + 20), fill=255)
     layers = height // 26
     for layer in range(layers):
         top = foot - height + layer * 26
         half = (layer + 1) / layers * height / 5.2 * random.uniform(0.8, 1.15)
-        draw.polygon([(x, top), (x - half, top + 62), (x, top + 44), (x + half, top + 62)], fill=255)
+        draw.polygon(
+            [(x, top), (x - half, top + 62), (x, top + 44), (x + half, top + 62)], fill=255
+        )
 
 
 def encode_as_phone(upright: Image.Image) -> bytes:
@@ -142,19 +149,14 @@ def add_preview(exif: bytes, stored: Image.Image) -> bytes:
     """Return the EXIF block with a second directory that holds a small JPEG of *stored*."""
     preview = BytesIO()
     stored.resize((160, 120)).save(preview, "JPEG", quality=70)
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = "little" if tiff.startswith(b"II") else "big"
-    first = int.from_bytes(tiff[4:8], order)
-    link = first + 2 + 12 * int.from_bytes(tiff[first : first + 2], order)
-    start = len(tiff) + 2 + 2 * 12 + 4  # the preview stands behind its directory
-    rows = [(0x0201, start), (0x0202, preview.tell())]
-    directory = len(rows).to_bytes(2, order)
-    for tag, value in rows:
-        long_type, count = 4, 1
-        directory += tag.to_bytes(2, order) + long_type.to_bytes(2, order)
-        directory += count.to_bytes(4, order) + value.to_bytes(4, order)
-    directory += bytes(4)
-    linked = tiff[:link] + len(tiff).to_bytes(4, order) + tiff[link + 4 :]
+    tiff = exif.removeprefix(b"Exif\0\0")  # big-endian, as Pillow writes it
+    (first,) = struct.unpack_from(">L", tiff, 4)
+    (entries,) = struct.unpack_from(">H", tiff, first)
+    link = first + 2 + 12 * entries
+    start = len(tiff) + 30  # behind the directory that is added here
+    offset, length = (0x0201, 4, 1, start), (0x0202, 4, 1, preview.tell())
+    directory = struct.pack(">H HHLL HHLL L", 2, *offset, *length, 0)
+    linked = tiff[:link] + struct.pack(">L", len(tiff)) + tiff[link + 4 :]
     return b"Exif\0\0" + linked + directory + preview.getvalue()
 
 
@@ -181,10 +183,12 @@ def draw_before_and_after(photo: bytes) -> str:
 
 
 def show_size(size_bytes: int) -> str:
+    """Return a file size in kB."""
     return f"{size_bytes / 1000:.0f} kB"
 
 
 def main() -> None:
+    """Write the photo and the picture."""
     photo = encode_as_phone(draw_landscape())
     PHOTO.write_bytes(photo)
     PICTURE.write_text(draw_before_and_after(photo), "utf-8")

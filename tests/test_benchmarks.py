@@ -6,10 +6,12 @@ import json
 from functools import partial
 from itertools import count
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import chart
 from benchmarks.figures import compare, interleave
 from benchmarks.peers import find_obstacle, node
 
@@ -47,7 +49,22 @@ def test_program_prints_a_table_and_keeps_the_results(
         0.02,
         not code,
     )
-    assert f"| {row['work']} | Pillow: decode, encode |" in capsys.readouterr().out
+    assert f"| {row['work']} vs Pillow: decode, encode |" in capsys.readouterr().out
+
+
+def test_chart_has_a_bar_for_us_and_for_each_measured_peer() -> None:
+    figures = {"sharp, its defaults": 2.0, "sharp, same effort": 1.0, "bare codecs": 0.7}
+    rows = [
+        {"work": chart.WORK, "reference": peer, "ours": 0.5, "theirs": theirs, "ratio": 1}
+        for peer, theirs in figures.items()
+    ]
+    rows.append({"work": chart.WORK, "reference": "thumbor, its defaults", "reason": "absent"})
+    drawing = ET.fromstring(chart.draw(rows))
+    namespace = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in drawing.iter(f"{namespace}text")]
+    bars = [int(element.attrib["width"]) for element in drawing.iter(f"{namespace}rect")]
+    assert texts[1:] == ["imageprocessor", "0.50", "sharp, same effort", "1.00", "sharp", "2.00"]
+    assert [bar / bars[0] for bar in bars] == [1, 2, 4]
 
 
 def test_absent_peer_is_skipped_with_a_reason(
