@@ -175,7 +175,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
             image = process(source, settings.image_sizes, settings.limits, threads=threads)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
-        # Its frames would keep the pixels alive until the garbage collector runs.
+        # The frames it refers to keep the pixels alive until the garbage collector runs.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         failure = error
     except MemoryError:
@@ -208,7 +208,7 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[s
 
 
 def _iterate_contents(image: ProcessedImage) -> Iterator[bytes]:
-    """Yield each variant's bytes; raise MemoryError if a thread to store it does not fit."""
+    """Yield each variant's bytes; raise MemoryError if no memory is left for a thread."""
     for variant in image.variants.values():
         require_memory(THREAD_BYTES, "for a thread")
         yield variant.data
