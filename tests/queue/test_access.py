@@ -36,9 +36,7 @@ def test_only_owner_and_admin_read_if_reads_are_private(service: Service, done: 
 
 
 @pytest.mark.parametrize("caller", [BOB, ANYONE])
-def test_only_owner_and_admin_can_delete_an_image(
-    caller: Caller, service: Service, done: Job
-) -> None:
+def test_other_callers_cannot_delete_an_image(caller: Caller, service: Service, done: Job) -> None:
     with pytest.raises(ImageNotFoundError):
         delete_image(service, done.image_id, caller)
     assert read_job(service, done.job_id, ANN).status is JobStatus.COMPLETED

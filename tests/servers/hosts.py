@@ -52,7 +52,7 @@ class Host:
 
 @contextmanager
 def run_hosts(*names: str) -> Iterator[list[Host]]:
-    """Create a host for each of *names*, with a suffix unique to this run, until the context ends."""
+    """Create a host for each of *names*, with a suffix unique to this run; finally delete them."""
     _require_namespaces()
     mark = secrets.token_hex(2)
     # RFC 2544 reserves 198.18.0.0/15 for tests.

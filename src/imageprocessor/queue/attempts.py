@@ -39,7 +39,7 @@ from imageprocessor.queue.jobs.job import (
     after_failure,
     backoff,
 )
-from imageprocessor.queue.process_memory import give_back_memory
+from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
@@ -191,7 +191,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
     else:
         _persist(job, lambda: _complete(service, job, keys, image.describe()))
         return
-    give_back_memory()  # a shortage of memory may be why the attempt failed
+    trim_memory()  # a shortage of memory may be why the attempt failed
     _persist(job, lambda: fail_attempt(service, job, failure))
 
 

@@ -64,7 +64,7 @@ def keep_memory(limit_mb: int) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, min(kept_bytes, _INT_MAX))
 
 
-def give_back_memory() -> None:
+def trim_memory() -> None:
     """Return to the system the freed memory that glibc keeps."""
     with suppress(AttributeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
@@ -76,4 +76,4 @@ def _trim_when_idle(job_ends: queue.SimpleQueue[None], idle_seconds: float) -> N
         with suppress(queue.Empty):
             while True:
                 job_ends.get(timeout=idle_seconds)
-        give_back_memory()
+        trim_memory()

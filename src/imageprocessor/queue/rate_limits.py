@@ -65,11 +65,11 @@ def take_upload(
     used = row["upload_count"] if row else max_uploads
     quota = Quota(max_uploads, max_uploads - used, start + window, window)
     if row is None:
-        refuse_spent(quota)
+        require_remaining(quota)
     return quota
 
 
-def refuse_spent(quota: Quota) -> None:
+def require_remaining(quota: Quota) -> None:
     """Raise RateLimitedError if nothing of *quota* remains."""
     if quota.remaining > 0:
         return

@@ -58,7 +58,7 @@ def check_quota(service: Service, sender: Sender) -> Quota:
     """
     quota = _read_quota(service, sender)
     if quota.remaining == 0 and not _find_repeated(service, sender):
-        rate_limits.refuse_spent(quota)
+        rate_limits.require_remaining(quota)
     return quota
 
 

@@ -2,8 +2,8 @@
 
 A file is written and flushed under ``.tmp``, then renamed into place; then its directory is
 flushed. A crash leaves the old object, the new one or a draft in ``.tmp``, never half an object
-(Pillai et al., OSDI '14). Each directory of a path is opened in turn without following symbolic
-links, so that no key leads outside the root.
+(Pillai et al., OSDI '14). The directories of a path are opened one by one without following
+symbolic links, so that no key leads outside the root.
 """
 
 from __future__ import annotations
