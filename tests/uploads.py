@@ -1,4 +1,4 @@
-"""An upload as the API would hand it in, without an API."""
+"""Submitting uploads as the API does, without the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.images import encode, photo
 def submit_to(
     service: Service, data: bytes | None = None, *, bucket: str = "photos", user_id: str = "ann"
 ) -> Job:
-    """Put the bytes where a received upload lies, and submit them."""
+    """Write *data* to the folder for received uploads and submit it."""
     data = encode(photo(80, 60), "JPEG") if data is None else data
     path = service.incoming / uuid.uuid4().hex
     path.write_bytes(data)

@@ -1,7 +1,4 @@
-"""A real service on local disk in a temporary folder, on SQLite and on PostgreSQL.
-
-And a way to submit to it.
-"""
+"""Fixtures: a real service in a temporary folder, on SQLite and PostgreSQL, and uploads to it."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ Submit = Callable[..., Job]
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def new_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """The settings of a service whose database is still without tables."""
+    """The settings of a service whose database has no tables yet."""
     url = (
         create_database(request.getfixturevalue("postgres"))
         if request.param == "postgres"
@@ -48,7 +45,7 @@ def new_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 def migrated(postgres: int) -> str:
     """The URL of a PostgreSQL database with tables.
 
-    To make one for each test takes half a second.
+    All tests share it, because creating one takes half a second.
     """
     url = create_database(postgres)
     database = open_database(Settings.model_validate({"database_url": url}))
@@ -76,7 +73,7 @@ def service(settings: Settings) -> Iterator[Service]:
 
 @pytest.fixture
 def receive(service: Service) -> Callable[..., Upload]:
-    """Put bytes where a received upload lies."""
+    """Write bytes to the service's folder for received uploads."""
 
     def put(data: bytes | None = None, bucket: str = "photos", metadata: str = "") -> Upload:
         data = encode(photo(80, 60), "JPEG") if data is None else data
@@ -99,7 +96,7 @@ def submit_image(service: Service, receive: Callable[..., Upload]) -> Submit:
 
 @pytest.fixture
 def done(service: Service, submit_image: Submit) -> Job:
-    """A job of ann's that is completed."""
+    """A completed job of the user ann."""
     job = submit_image()
     run_job(service, job.job_id, "worker")
     return read_job(service, job.job_id, OPERATOR)
@@ -107,7 +104,7 @@ def done(service: Service, submit_image: Submit) -> Job:
 
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Move the time of the queue by what is given."""
+    """Shift the queue's clock by a timedelta."""
 
     def move(by: timedelta) -> None:
         monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(UTC) + by)
@@ -116,7 +113,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
 
 
 def empty(url: str) -> None:
-    """Cut off who still uses the database at *url*, and leave nothing but its tables."""
+    """Disconnect all other clients of the database at *url* and delete every row."""
     end_others = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid != pg_backend_pid()"
@@ -129,9 +126,9 @@ def empty(url: str) -> None:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Let no other write through before *connection*'s transaction ends.
+    """Block all other writes until *connection*'s transaction ends.
 
-    On SQLite, being open is enough.
+    On SQLite, an open transaction is enough.
     """
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(
@@ -141,9 +138,9 @@ def lock_tables(connection: Connection) -> None:
 
 @pytest.fixture(scope="session")
 def slow_image() -> bytes:
-    """A picture that takes a third of a second: long enough to be interrupted.
+    """An image that takes a third of a second to process: long enough to be interrupted.
 
-    A JPEG would be decoded small.
+    It is a PNG, because a JPEG would be decoded at a smaller scale.
     """
     return encode(
         photo(800, 600).resize((7200, 5400), Image.Resampling.NEAREST), "PNG", compress_level=1
@@ -156,5 +153,5 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def with_settings(service: Service, **changes: object) -> Service:
-    """Return the same service under changed settings."""
+    """Return the same service with changed settings."""
     return replace(service, settings=service.settings.model_copy(update=changes))

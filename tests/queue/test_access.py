@@ -16,13 +16,13 @@ from tests.queue.conftest import with_settings
 ANN, BOB = Caller("ann"), Caller("bob")
 
 
-def test_whoever_holds_the_id_reads_where_reads_are_public(service: Service, done: Job) -> None:
+def test_anyone_with_the_id_reads_if_reads_are_public(service: Service, done: Job) -> None:
     for caller in (ANYONE, ANN, BOB, OPERATOR):
         assert read_result(service, done.job_id, caller) == done
         assert read_image(service, done.image_id, caller, "medium") == done
 
 
-def test_only_owner_and_admin_read_where_reads_are_private(service: Service, done: Job) -> None:
+def test_only_owner_and_admin_read_if_reads_are_private(service: Service, done: Job) -> None:
     private = with_settings(service, public_reads=False)
     for caller in (ANN, OPERATOR):
         assert read_image(private, done.image_id, caller) == done
@@ -36,13 +36,13 @@ def test_only_owner_and_admin_read_where_reads_are_private(service: Service, don
 
 
 @pytest.mark.parametrize("caller", [BOB, ANYONE])
-def test_nobody_deletes_what_is_not_theirs(caller: Caller, service: Service, done: Job) -> None:
+def test_other_callers_cannot_delete_an_image(caller: Caller, service: Service, done: Job) -> None:
     with pytest.raises(ImageNotFoundError):
         delete_image(service, done.image_id, caller)
     assert read_job(service, done.job_id, ANN).status is JobStatus.COMPLETED
 
 
-def test_admin_deletes_anything(service: Service, done: Job) -> None:
+def test_admin_can_delete_any_image(service: Service, done: Job) -> None:
     delete_image(service, done.image_id, OPERATOR)
     with pytest.raises(ImageNotFoundError):
         read_image(service, done.image_id, ANN)

@@ -71,7 +71,7 @@ def test_completed_job_has_every_variant_and_no_source(
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
-def test_truncated_image_fails_at_its_first_attempt_and_loses_its_source(
+def test_truncated_image_fails_at_the_first_attempt_and_loses_its_source(
     image_format: str, service: Service, submit_image: Submit
 ) -> None:
     job = submit_image(truncated(encode(photo(200, 200), image_format), 0.5))
@@ -87,7 +87,7 @@ def test_truncated_image_fails_at_its_first_attempt_and_loses_its_source(
 
 
 class RefusingStorage(MemoryStorage):
-    """A storage that is down: real faults of S3 come with S3."""
+    """A storage that is down; ``test_s3_faults.py`` tests faults of S3 itself."""
 
     def put(self, key: str, data: bytes) -> None:
         if "medium" in key:
@@ -102,15 +102,15 @@ def test_failed_job_leaves_no_pixels_to_the_garbage_collector(
     gc.collect()
     gc.disable()
     try:
-        before = count_pictures()
+        before = count_images()
         run_job(service, job.job_id, "worker")
-        assert count_pictures() == before
+        assert count_images() == before
     finally:
         gc.enable()
     assert find(service, job).error_code == "image_invalid"
 
 
-def count_pictures() -> int:
+def count_images() -> int:
     return sum(isinstance(each, Image.Image) for each in gc.get_objects())
 
 
@@ -131,7 +131,7 @@ def test_storage_fault_retries_with_backoff_then_fails_and_keeps_the_source(
     assert event_types(service, job).count("retrying") == 3
 
 
-def test_job_that_waits_for_its_next_attempt_cannot_be_claimed_before_it_is_due(
+def test_waiting_job_cannot_be_claimed_before_it_is_due(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
@@ -143,7 +143,7 @@ def test_job_that_waits_for_its_next_attempt_cannot_be_claimed_before_it_is_due(
     assert find(service, job) == waiting
 
 
-def test_source_of_a_given_up_job_is_kept_for_its_hours_and_then_dropped(
+def test_source_of_a_failed_job_is_kept_for_its_hours_and_then_deleted(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     service = replace(with_settings(service, failed_source_hours=168), storage=RefusingStorage())
@@ -153,7 +153,7 @@ def test_source_of_a_given_up_job_is_kept_for_its_hours_and_then_dropped(
         run_job(service, job.job_id, "worker")
     set_clock(timedelta(hours=167))
     assert sweep(service)["old_sources"] == 0
-    assert stored_keys(service) != set(), "a worker that retries it may be storing them"
+    assert stored_keys(service) != set(), "a worker that retries the job may be storing them"
     set_clock(timedelta(hours=169))
     assert sweep(service)["old_sources"] == 1
     assert stored_keys(service) == set()
@@ -164,7 +164,7 @@ def test_source_of_a_given_up_job_is_kept_for_its_hours_and_then_dropped(
 @pytest.mark.parametrize(
     ("tamper", "code"), [("delete", "source_missing"), ("put", "source_corrupt")]
 )
-def test_source_that_is_not_what_was_received_fails_the_job(
+def test_missing_or_changed_source_fails_the_job(
     tamper: str, code: str, service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
@@ -179,7 +179,7 @@ def test_source_that_is_not_what_was_received_fails_the_job(
 @pytest.mark.parametrize(
     ("fault", "code"), [(MemoryError(), "memory_exceeded"), (ZeroDivisionError(), "internal_error")]
 )
-def test_whatever_goes_wrong_ends_the_attempt_and_not_the_worker(
+def test_any_error_ends_the_attempt_and_not_the_worker(
     fault: BaseException,
     code: str,
     service: Service,
@@ -203,7 +203,7 @@ def test_job_is_claimed_by_one_worker_only(service: Service, submit_image: Submi
         assert job_store.claim(connection, job.job_id, "two", clock.utc_now(), lease) is None
 
 
-def test_stale_worker_can_neither_finish_nor_fail_what_another_has_finished(
+def test_stale_worker_cannot_change_a_completed_job(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     job = submit_image()
@@ -243,7 +243,7 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
     assert event_types(service, job)[-1] == "deleted"
 
 
-def test_variants_are_stored_side_by_side_and_none_after_a_failure(
+def test_variants_are_stored_concurrently_and_none_after_a_failure(
     service: Service, submit_image: Submit
 ) -> None:
     storage = MeetingStorage()
@@ -256,9 +256,9 @@ def test_variants_are_stored_side_by_side_and_none_after_a_failure(
 
 
 class MeetingStorage(MemoryStorage):
-    """Stores nothing before both variants are there.
+    """A storage that waits until both variants are being stored.
 
-    Refuses the thumbnail, and takes its time for the other.
+    Then it refuses the thumbnail and stores the other one slowly.
     """
 
     def __init__(self) -> None:
@@ -277,13 +277,13 @@ def test_outcome_is_written_once_the_database_answers_again(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
-    run_while_locked = _Lock(service, times=1)
-    run_job(replace(service, storage=run_while_locked), job.job_id, "worker")
+    locking = _Lock(service, times=1)
+    run_job(replace(service, storage=locking), job.job_id, "worker")
     assert find(service, job).status is JobStatus.COMPLETED
 
 
 class _Lock(MemoryStorage):
-    """Holds the database's write lock from the last variant on, past the busy timeout."""
+    """A storage that locks the database after a variant, for longer than the busy timeout."""
 
     def __init__(self, service: Service, times: int) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("text", ["", "  ", "{}"])
-def test_nothing_is_an_empty_object(text: str) -> None:
+def test_empty_text_is_an_empty_object(text: str) -> None:
     assert parse_context(text) == {}
 
 
@@ -48,13 +48,13 @@ def test_nothing_is_an_empty_object(text: str) -> None:
         "{\ud800",
     ],
 )
-def test_what_json_objects_cannot_be_is_refused(text: str) -> None:
+def test_invalid_metadata_is_refused(text: str) -> None:
     with pytest.raises(InvalidMetadataError):
         parse_context(text)
 
 
 @pytest.mark.parametrize("levels", [9, 500, 900, 2_700])
-def test_more_than_eight_levels_are_refused_however_many_the_parser_bears(levels: int) -> None:
+def test_more_than_eight_levels_are_refused(levels: int) -> None:
     with pytest.raises(InvalidMetadataError, match="nested deeper than 8"):
         parse_context('{"a":' * levels + "1" + "}" * levels)
 
@@ -64,7 +64,7 @@ def test_eight_levels_are_accepted() -> None:
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=3))
-def test_what_is_accepted_comes_back_as_it_was(value: dict[str, object]) -> None:
+def test_accepted_metadata_is_returned_unchanged(value: dict[str, object]) -> None:
     try:
         assert parse_context(json.dumps(value)) == value
     except InvalidMetadataError:

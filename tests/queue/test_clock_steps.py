@@ -1,6 +1,6 @@
-"""A clock that is set an hour forward or back.
+"""The clock is set an hour forward or back.
 
-Nothing is lost, done twice, stranded or given away.
+No job is lost, run twice or stranded, and no extra upload is allowed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_retry_that_waits_for_its_backoff_is_left_alone(
     assert read(service, job) == waits
 
 
-def test_lease_of_a_worker_that_is_gone_ends_in_its_own_time_when_the_clock_goes_back(
+def test_lease_of_a_lost_worker_ends_on_time_when_the_clock_goes_back(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     job = submit_image()
@@ -86,23 +86,23 @@ def test_lease_of_a_worker_that_is_gone_ends_in_its_own_time_when_the_clock_goes
     assert sweep(service, STEPS)["misdated_jobs"] == 1
     assert sweep(service, STEPS)["misdated_jobs"] == 0
     set_clock(LEASE - HOUR - timedelta(seconds=5))
-    assert sweep(service, STEPS)["lost_jobs"] == 0, "no lease is shortened: its worker may be at it"
+    assert sweep(service, STEPS)["lost_jobs"] == 0, "no lease is shortened: its worker may run"
     set_clock(LEASE - HOUR + timedelta(seconds=5))
     assert sweep(service, STEPS)["lost_jobs"] == 1
     assert read(service, job).status is JobStatus.RETRYING
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
-def test_job_in_hand_completes_once_however_the_clock_steps(
+def test_running_job_completes_once_however_the_clock_steps(
     service: Service,
     submit_image: Submit,
     set_clock: SetClock,
     monkeypatch: pytest.MonkeyPatch,
     step: timedelta,
 ) -> None:
-    """Forward, its lease is over at once.
+    """A step forward ends the lease at once.
 
-    The sweep gives it to a second worker while the first one is at it.
+    The sweep then makes the job due for a second worker while the first one is still running it.
     """
     job = submit_image()
     put = type(service.storage).put
@@ -137,10 +137,10 @@ def test_waiting_job_is_due_and_its_upload_kept_however_the_clock_steps(
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
-def test_upload_that_is_not_queued_yet_survives_a_step(
+def test_upload_not_yet_queued_survives_a_clock_step(
     service: Service, set_clock: SetClock, step: timedelta
 ) -> None:
-    """Between its arrival and its row no job knows it: only its age protects it."""
+    """Until its row is inserted, no job refers to the upload: only its age protects it."""
     service.staging.put("photos/just-arrived", b"its row is being written")
     (service.incoming / "arriving").write_bytes(b"half")
     set_clock(step)
@@ -149,7 +149,7 @@ def test_upload_that_is_not_queued_yet_survives_a_step(
     assert (service.incoming / "arriving").exists()
 
 
-def test_lost_wake_up_from_before_the_clock_went_back_is_repeated(
+def test_wake_up_lost_before_the_clock_went_back_is_repeated(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     job = submit_image()
@@ -160,7 +160,7 @@ def test_lost_wake_up_from_before_the_clock_went_back_is_repeated(
     assert due == [job.job_id]
 
 
-def test_step_there_and_back_gives_no_window_anew(
+def test_clock_step_forward_and_back_resets_no_window(
     service: Service, receive: Callable[..., Upload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = with_settings(service, rate_limit_max_uploads=1, rate_limit_window_minutes=60)
@@ -172,5 +172,5 @@ def test_step_there_and_back_gives_no_window_anew(
             submit(strict, receive(), Sender("ann"))
     with service.database.read() as connection:
         assert len(job_store.list_jobs(connection, None, 10)) == 3, (
-            "one for each of the three windows"
+            "one upload for each of the three windows"
         )

@@ -29,12 +29,12 @@ from tests.queue.conftest import Submit
 ANN, BOB = Caller("ann"), Caller("bob")
 
 
-def test_unknown_size_is_told_with_the_known_ones(service: Service, done: Job) -> None:
+def test_unknown_size_error_lists_the_known_sizes(service: Service, done: Job) -> None:
     with pytest.raises(UnknownSizeError, match="thumbnail, medium"):
         read_image(service, done.image_id, ANYONE, "huge")
 
 
-def test_batch_keeps_the_order_asked_and_names_what_is_missing(
+def test_batch_keeps_the_requested_order_and_lists_missing_ids(
     service: Service, submit_image: Submit
 ) -> None:
     jobs = [submit_image() for _ in range(3)]
@@ -48,7 +48,7 @@ def test_batch_keeps_the_order_asked_and_names_what_is_missing(
 
 
 @pytest.mark.parametrize("count", [0, 51])
-def test_batch_is_bounded(count: int, service: Service) -> None:
+def test_batch_size_is_limited(count: int, service: Service) -> None:
     with pytest.raises(TooManyIdsError):
         read_images(service, [str(uuid.uuid4())] * count, ANYONE, "medium")
 
@@ -72,7 +72,7 @@ def test_pending_image_is_deleted_with_its_upload_and_never_runs(
     assert list(service.storage.list()) == []
 
 
-def test_worker_that_claims_while_the_image_is_deleted_keeps_its_upload_until_it_has_let_go(
+def test_deletion_keeps_the_upload_of_a_job_that_was_just_claimed(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
@@ -82,9 +82,8 @@ def test_worker_that_claims_while_the_image_is_deleted_keeps_its_upload_until_it
                 connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
             )
             deletion = pool.submit(delete_image, service, job.image_id, ANN)
-            time.sleep(
-                0.3
-            )  # by now it waits for this transaction, on PostgreSQL with the job as it was before
+            # By now the deletion waits for this transaction; on PostgreSQL it has read the old row.
+            time.sleep(0.3)
             assert not deletion.done()
         deletion.result(10)
     assert claimed
@@ -94,7 +93,7 @@ def test_worker_that_claims_while_the_image_is_deleted_keeps_its_upload_until_it
     assert list(service.staging.list()) == []
 
 
-def test_one_of_several_deletions_at_once_succeeds(service: Service, done: Job) -> None:
+def test_one_of_several_concurrent_deletions_succeeds(service: Service, done: Job) -> None:
     start = threading.Barrier(4)
 
     def delete(_: int) -> bool:

@@ -23,7 +23,7 @@ def receive(file: IncomingFile, data: bytes, piece_bytes: int) -> bytes | Path:
     return file.complete()
 
 
-def test_a_small_file_is_never_on_disk(tmp_path: Path) -> None:
+def test_a_small_file_stays_in_memory(tmp_path: Path) -> None:
     file = IncomingFile(tmp_path / "missing")
     assert receive(file, b"small", 2) == b"small"
     assert file.sha256 == hashlib.sha256(b"small").hexdigest()
@@ -42,7 +42,7 @@ def test_a_large_file_is_on_disk_and_hashed_whole(tmp_path: Path, piece_bytes: i
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_adopted_elsewhere_is_not_missed(tmp_path: Path) -> None:
+def test_remove_ignores_a_file_that_was_moved(tmp_path: Path) -> None:
     file = IncomingFile(tmp_path)
     path = receive(file, bytes(20), 20)
     assert isinstance(path, Path)

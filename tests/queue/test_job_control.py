@@ -25,7 +25,7 @@ from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit, with_settings
 
 
-def test_result_of_an_open_job_is_not_ready_and_of_a_failed_one_tells_its_code(
+def test_result_of_an_open_job_is_not_ready_and_of_a_failed_job_has_its_code(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))
@@ -37,7 +37,7 @@ def test_result_of_an_open_job_is_not_ready_and_of_a_failed_one_tells_its_code(
     assert caught.value.job_code == "image_truncated"
 
 
-def test_ids_are_uuids(service: Service) -> None:
+def test_ids_must_be_uuids(service: Service) -> None:
     for text in ("", "x", "../../etc", "0" * 5000):
         with pytest.raises(InvalidIdError):
             read_job(service, text, ANYONE)
@@ -57,7 +57,7 @@ def failed(service: Service, submit_image: Submit) -> Job:
     return read_job(service, job.job_id, OPERATOR)
 
 
-def test_retryable_are_failed_jobs_with_an_upload_whose_image_is_not_deleted(
+def test_failed_jobs_are_retryable_if_upload_and_image_exist(
     service: Service, submit_image: Submit, failed: Job
 ) -> None:
     broken = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))

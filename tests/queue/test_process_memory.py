@@ -28,12 +28,12 @@ for pause_seconds in (0.1, 0.1, 4):
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
-def test_memory_of_a_job_is_kept_for_the_next_until_none_comes_for_long(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(encode(photo(4000, 3000), "JPEG"))
-    command = [sys.executable, "-c", IDLE, str(picture)]
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory on request")
+def test_memory_is_kept_between_jobs_and_returned_when_idle(tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    image.write_bytes(encode(photo(4000, 3000), "JPEG"))
+    command = [sys.executable, "-c", IDLE, str(image)]
     environment = os.environ | dict([LARGE_PAGES])
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    *kept, given_back = map(int, done.stdout.split())
-    assert min(kept) > 2 * given_back
+    *kept, returned = map(int, done.stdout.split())
+    assert min(kept) > 2 * returned

@@ -27,7 +27,7 @@ def remaining(service: Service, user_id: str = "ann") -> int:
     return check_quota(service, Sender(user_id)).remaining
 
 
-def test_parallel_uploads_at_the_edge_are_counted_exactly(
+def test_parallel_uploads_at_the_limit_are_counted_exactly(
     service: Service, receive: Receive
 ) -> None:
     service = with_settings(service, rate_limit_max_uploads=50)
@@ -48,7 +48,7 @@ def test_parallel_uploads_at_the_edge_are_counted_exactly(
     }
 
 
-def test_window_full_names_its_end_and_a_new_window_opens(
+def test_full_window_names_its_end_and_a_new_window_opens(
     service: Service, receive: Receive, set_clock: Callable[[timedelta], None]
 ) -> None:
     service = with_settings(service, rate_limit_max_uploads=1)

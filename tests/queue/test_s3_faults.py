@@ -1,4 +1,4 @@
-"""S3 that fails: a job may take longer or come to an end, but is never lost and never half done."""
+"""Faults of S3: a job may be delayed or fail, but is never lost and never half done."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.servers.faults import Fault, FaultyProxy, run_faulty_proxy
 from tests.storage.buckets import create_bucket
 
 DATA = encode(photo(80, 60), "JPEG")
-PATIENCE_SECONDS = 0.5  # longer than the proxy's slow answers take
+TIMEOUT_SECONDS = 0.5  # longer than the proxy's slow answers
 ANSWERED: list[Fault] = [500, 503, 403]
 UNANSWERED: list[Fault] = ["reset", "hang"]
-HALVED: list[Fault] = ["stall", "cut"]
+TRUNCATED: list[Fault] = ["stall", "cut"]
 
 SetClock = Callable[[timedelta], None]
 
@@ -51,9 +51,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def service(settings: Settings, s3: str, proxy: FaultyProxy) -> Iterator[Service]:
-    """A service that has its images and its uploads in S3, behind the proxy."""
+    """A service with its images and uploads in S3, behind the proxy."""
     keys = {"access_key_id": "AKIDTEST", "secret_access_key": "secret"}
-    access = S3Access(proxy.url, timeout_seconds=PATIENCE_SECONDS, **keys)
+    access = S3Access(proxy.url, timeout_seconds=TIMEOUT_SECONDS, **keys)
     storage = S3Storage(access, bucket=create_bucket(s3))
     with open_service(settings) as opened:
         yield replace(opened, storage=storage, staging=storage.at_prefix(STAGING_PREFIX))
@@ -65,7 +65,7 @@ def attempt(service: Service, job: Job) -> Job:
 
 
 def assert_whole(service: Service, job: Job) -> None:
-    """All variants are there, and they are those of the picture."""
+    """Assert that all variants are stored and are those of the image."""
     assert job.status is JobStatus.COMPLETED
     expected = {
         name: variant.data
@@ -76,10 +76,12 @@ def assert_whole(service: Service, job: Job) -> None:
     } == expected
 
 
-def assert_redriven(service: Service, job: Job, proxy: FaultyProxy, set_clock: SetClock) -> None:
-    """Attempts fail until there are no more.
+def assert_fails_then_retries(
+    service: Service, job: Job, proxy: FaultyProxy, set_clock: SetClock
+) -> None:
+    """Assert that the job uses up its attempts and fails.
 
-    Then S3 is well again, an operator retries, and all is done.
+    Then S3 recovers, an operator retries the job, and it completes.
     """
     assert attempt(service, job).status is JobStatus.RETRYING
     set_clock(timedelta(minutes=2))
@@ -96,25 +98,25 @@ def assert_redriven(service: Service, job: Job, proxy: FaultyProxy, set_clock: S
     assert list(service.staging.list()) == []
 
 
-@pytest.mark.parametrize("fault", [*ANSWERED, *UNANSWERED, *HALVED])
-def test_job_whose_upload_cannot_be_read_fails_in_the_end_and_can_be_redriven(
+@pytest.mark.parametrize("fault", [*ANSWERED, *UNANSWERED, *TRUNCATED])
+def test_job_with_unreadable_upload_fails_and_can_be_retried(
     fault: Fault, service: Service, submit_image: Submit, proxy: FaultyProxy, set_clock: SetClock
 ) -> None:
     job = submit_image(DATA)
     proxy.fail(fault)
-    assert_redriven(service, job, proxy, set_clock)
+    assert_fails_then_retries(service, job, proxy, set_clock)
 
 
 @pytest.mark.parametrize("fault", [*ANSWERED, *UNANSWERED])
-def test_job_of_which_one_variant_cannot_be_stored_is_never_completed_without_it(
+def test_job_never_completes_without_all_its_variants(
     fault: Fault, service: Service, submit_image: Submit, proxy: FaultyProxy, set_clock: SetClock
 ) -> None:
     job = submit_image(DATA)
     proxy.fail(fault, only="_medium.webp")
-    assert_redriven(service, job, proxy, set_clock)
+    assert_fails_then_retries(service, job, proxy, set_clock)
 
 
-def test_fault_that_ends_before_the_attempts_do_is_outlived(
+def test_job_completes_after_a_transient_fault(
     service: Service, submit_image: Submit, proxy: FaultyProxy, set_clock: SetClock
 ) -> None:
     job = submit_image(DATA)
@@ -125,7 +127,7 @@ def test_fault_that_ends_before_the_attempts_do_is_outlived(
     assert_whole(service, attempt(service, job))
 
 
-def test_slow_answers_are_waited_for(
+def test_job_waits_for_slow_answers(
     service: Service, submit_image: Submit, proxy: FaultyProxy
 ) -> None:
     job = submit_image(DATA)
@@ -143,7 +145,7 @@ def test_upload_that_cannot_be_staged_is_refused_and_leaves_no_job(
     assert sum(count_jobs(service).values()) == 0
 
 
-def test_upload_that_could_not_be_deleted_is_swept_later(
+def test_upload_that_could_not_be_deleted_is_deleted_by_the_sweep(
     service: Service, submit_image: Submit, proxy: FaultyProxy, set_clock: SetClock
 ) -> None:
     job = submit_image(DATA)

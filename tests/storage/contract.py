@@ -1,6 +1,6 @@
-"""What every storage backend must do.
+"""Tests that every storage backend must pass.
 
-Derive a class from StorageContract, named Test…, with a ``store`` fixture.
+Derive a class named Test… from StorageContract and give it a ``store`` fixture.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from imageprocessor.errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableError
 from imageprocessor.storage.protocol import Storage
 
-BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys here
+BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys in these tests
 KEY = "avatars/processed/medium/1_medium.webp"
 BAD_KEYS = [
     "",
@@ -34,16 +34,16 @@ BAD_KEYS = [
 
 
 class StorageContract:
-    writers = 4  # at once, of the same object
+    writers = 4  # concurrent writers of one object
 
     @pytest.mark.parametrize(
         "data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"]
     )
-    def test_what_was_put_is_got_back(self, store: Storage, data: bytes) -> None:
+    def test_get_returns_what_was_put(self, store: Storage, data: bytes) -> None:
         store.put(KEY, data)
         assert store.get(KEY) == data
 
-    def test_put_replaces_what_was_there(self, store: Storage) -> None:
+    def test_put_replaces_an_object(self, store: Storage) -> None:
         store.put(KEY, b"a longer first version")
         store.put(KEY, b"second")
         assert store.get(KEY) == b"second"
@@ -53,11 +53,11 @@ class StorageContract:
         store.put("two/1", b"2")
         assert (store.get("one/1"), store.get("two/1")) == (b"1", b"2")
 
-    def test_get_of_an_absent_key_names_the_key(self, store: Storage) -> None:
+    def test_get_of_a_missing_key_names_it(self, store: Storage) -> None:
         with pytest.raises(ObjectNotFoundError, match=KEY):
             store.get(KEY)
 
-    def test_what_only_begins_other_keys_is_no_object(self, store: Storage) -> None:
+    def test_a_prefix_of_a_key_is_not_an_object(self, store: Storage) -> None:
         store.put(KEY, b"bytes")
         assert not store.exists("avatars/processed")
         with pytest.raises(ObjectNotFoundError):
@@ -65,7 +65,7 @@ class StorageContract:
         store.delete("avatars/processed")
         assert store.exists(KEY)
 
-    def test_an_object_is_no_folder(self, store: Storage) -> None:
+    def test_an_object_is_not_a_folder(self, store: Storage) -> None:
         store.put("avatars/1", b"bytes")
         assert not store.exists("avatars/1/2")
         with pytest.raises(ObjectNotFoundError):
@@ -73,12 +73,12 @@ class StorageContract:
         store.delete("avatars/1/2")
         assert list(store.list("avatars/1/2")) == []
 
-    def test_exists_tells_what_is_there(self, store: Storage) -> None:
+    def test_exists_is_true_only_after_put(self, store: Storage) -> None:
         assert not store.exists(KEY)
         store.put(KEY, b"bytes")
         assert store.exists(KEY)
 
-    def test_delete_removes_one_object_and_repeats_harmlessly(self, store: Storage) -> None:
+    def test_delete_removes_one_object_and_is_idempotent(self, store: Storage) -> None:
         store.put(KEY, b"bytes")
         store.put("avatars/other", b"bytes")
         store.delete(KEY)
@@ -93,18 +93,18 @@ class StorageContract:
         assert store.get(KEY) == b"bytes"
         assert not upload.exists()
 
-    def test_adopt_replaces_what_was_there(self, store: Storage, tmp_path: Path) -> None:
+    def test_adopt_replaces_an_object(self, store: Storage, tmp_path: Path) -> None:
         store.put(KEY, b"first")
         upload = tmp_path / "upload"
         upload.write_bytes(b"second")
         store.adopt(KEY, upload)
         assert store.get(KEY) == b"second"
 
-    def test_adopt_of_no_file_fails_and_keeps_what_was_there(
+    def test_adopt_of_a_missing_file_fails_and_keeps_the_object(
         self, store: Storage, tmp_path: Path
     ) -> None:
         store.put(KEY, b"first")
-        with pytest.raises(StorageUnavailableError, match="take in"):
+        with pytest.raises(StorageUnavailableError, match=KEY):
             store.adopt(KEY, tmp_path / "absent")
         assert store.get(KEY) == b"first"
 
@@ -124,14 +124,14 @@ class StorageContract:
             ("/", set()),
         ],
     )
-    def test_list_yields_the_keys_that_begin_with_the_prefix(
+    def test_list_yields_the_keys_that_start_with_the_prefix(
         self, store: Storage, prefix: str, keys: set[str]
     ) -> None:
         for key in ["one/1", "one/12", "one/b/3", "one-half/4", "two/1"]:
             store.put(key, b"bytes")
         assert {found.key for found in store.list(prefix)} == keys
 
-    def test_list_tells_size_and_time(self, store: Storage) -> None:
+    def test_list_returns_size_and_time(self, store: Storage) -> None:
         store.put(KEY, b"bytes")
         (found,) = store.list()
         assert found.size_bytes == len(b"bytes")
@@ -167,7 +167,7 @@ class StorageContract:
                 use()
         assert upload.exists()
 
-    def test_urls_tell_objects_apart(self, store: Storage) -> None:
+    def test_each_object_has_its_own_url(self, store: Storage) -> None:
         assert store.url("one/1") != store.url("one/2")
         assert urlsplit(store.url("one/1")).path.endswith("one/1")
 

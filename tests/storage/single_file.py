@@ -32,7 +32,7 @@ class SingleFileStorage:
             self.put(key, path.read_bytes())
             path.unlink()
         except OSError as error:
-            raise StorageUnavailableError(f"Cannot take in a file as {key!r}: {error}.") from error
+            raise StorageUnavailableError(f"Cannot store a file as {key!r}: {error}.") from error
 
     def get(self, key: str) -> bytes:
         select = "SELECT data FROM objects WHERE key = ?"
@@ -48,7 +48,7 @@ class SingleFileStorage:
 
     def exists(self, key: str) -> bool:
         select = "SELECT 1 FROM objects WHERE key = ?"
-        with self._connect(f"look for {check_key(key)!r}") as connection:
+        with self._connect(f"look up {check_key(key)!r}") as connection:
             return connection.execute(select, (key,)).fetchone() is not None
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
@@ -63,16 +63,16 @@ class SingleFileStorage:
 
     @contextmanager
     def _connect(self, action: str) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction; any number of threads and processes may."""
+        """Open the file for one transaction; safe for concurrent threads and processes."""
         try:
             with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
                 yield connection
         except sqlite3.Error as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StorageFullError(f"No space is left to {action}: make room.") from error
+                raise StorageFullError(f"No space is left to {action}. Make room.") from error
             raise StorageUnavailableError(f"Cannot {action}: {error}. Check the file.") from error
 
 
 def open_single_file(place: str) -> Storage | None:
-    """Open what follows ``sqlite://`` in a location: ``/absolute/path``."""
+    """Open the storage at *place*, the ``/absolute/path`` after ``sqlite://`` in a location."""
     return SingleFileStorage(Path(place)) if place.startswith("/") else None

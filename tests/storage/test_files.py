@@ -27,7 +27,7 @@ def mode_of(path: Path) -> int:
 
 
 def fail(*_: object, **__: object) -> None:
-    raise OSError("as the test asks")
+    raise OSError("injected by the test")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_failed_write_changes_nothing(
 ) -> None:
     (tmp_path / "file").write_bytes(b"old")
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="as the test asks"):
+    with pytest.raises(OSError, match="injected"):
         replace_file(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -87,7 +87,7 @@ def test_only_a_durable_write_flushes_the_file_and_then_its_directory(
     assert [path.parent for path in flushed] == ([tmp_path, tmp_path.parent] if durable else [])
 
 
-def test_file_that_many_create_is_that_of_one_of_them(tmp_path: Path) -> None:
+def test_first_of_many_creators_wins(tmp_path: Path) -> None:
     contents = [bytes([number]) * 1000 for number in range(20)]
     with ThreadPoolExecutor(8) as pool:
         for _ in pool.map(lambda content: create_file(tmp_path / "file", content, 0o600), contents):

@@ -22,14 +22,14 @@ text_near_keys = st.one_of(st.text(), st.text(alphabet="ab/.-_\0 ~é\\\n", max_s
 
 
 @pytest.mark.parametrize("name", ["ab", "a1", "1-2", "profile-pictures", "a" * 63])
-def test_a_bucket_name_is_returned(name: str) -> None:
+def test_valid_bucket_name_is_returned(name: str) -> None:
     assert check_bucket(name) == name
 
 
 @pytest.mark.parametrize(
     "name", ["", "a", "-ab", "Ab", "a_b", "a.b", "a/b", "ab\n", "ä1", "a" * 64, "٣٣"]
 )
-def test_another_bucket_name_is_refused_with_its_value(name: str) -> None:
+def test_invalid_bucket_name_is_refused_and_quoted(name: str) -> None:
     with pytest.raises(InvalidBucketError) as caught:
         check_bucket(name)
     assert repr(name)[:60] in str(caught.value)
@@ -44,7 +44,7 @@ def test_a_long_value_is_shortened_in_the_message(check: object) -> None:
 
 
 @given(text_near_keys)
-def test_what_is_accepted_as_a_key_is_a_relative_path_that_reads_the_same_everywhere(
+def test_accepted_key_is_a_safe_relative_path(
     key: str,
 ) -> None:
     if is_key(key):
@@ -65,7 +65,7 @@ def test_names_joined_by_slashes_are_a_key(names: list[str]) -> None:
 
 
 @given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,62}\Z"), st.uuids())
-def test_the_key_of_a_variant_holds_bucket_size_and_image(bucket: str, image_id: object) -> None:
+def test_variant_key_contains_bucket_size_and_image(bucket: str, image_id: object) -> None:
     key = variant_key(bucket, "thumbnail", str(image_id))
     assert key == f"{bucket}/processed/thumbnail/{image_id}_thumbnail.webp"
 
@@ -73,25 +73,25 @@ def test_the_key_of_a_variant_holds_bucket_size_and_image(bucket: str, image_id:
 @pytest.mark.parametrize(
     ("size", "image_id"), [("a/b", "1"), ("..", "1"), ("", "1"), ("a", "../1"), ("a", "")]
 )
-def test_a_variants_key_cannot_climb(size: str, image_id: str) -> None:
+def test_variant_key_refuses_bad_names(size: str, image_id: str) -> None:
     with pytest.raises(InvalidKeyError):
         variant_key("avatars", size, image_id)
 
 
-def test_a_variants_key_needs_a_bucket_name() -> None:
+def test_variant_key_refuses_a_bad_bucket() -> None:
     with pytest.raises(InvalidBucketError):
         variant_key("a/../b", "medium", "1")
 
 
 @pytest.mark.parametrize("job_id", ["", "../1", "a/b"])
-def test_a_staging_key_is_one_name(job_id: str) -> None:
+def test_staging_key_refuses_a_bad_job_id(job_id: str) -> None:
     assert staging_key("photos", "9b2f") == "photos/9b2f"
     with pytest.raises(InvalidKeyError):
         staging_key("photos", job_id)
 
 
 @given(st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,62}\Z"), st.uuids())
-def test_the_image_of_a_variants_key_is_told(bucket: str, image_id: object) -> None:
+def test_image_id_is_read_from_a_variant_key(bucket: str, image_id: object) -> None:
     assert image_id_of(variant_key(bucket, "medium", str(image_id))) == str(image_id)
 
 
@@ -105,5 +105,5 @@ def test_the_image_of_a_variants_key_is_told(bucket: str, image_id: object) -> N
         "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.webp.bak",
     ],
 )
-def test_a_key_that_is_no_variants_has_no_image(key: str) -> None:
+def test_other_keys_have_no_image_id(key: str) -> None:
     assert image_id_of(key) is None

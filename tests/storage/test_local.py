@@ -50,12 +50,12 @@ class TestLocalStorage(StorageContract):
         return LocalStorage(tmp_path / "storage")
 
 
-def test_the_store_survives_reopening(store: LocalStorage) -> None:
+def test_objects_survive_reopening(store: LocalStorage) -> None:
     store.put(KEY, b"bytes")
     assert LocalStorage(store.root).get(KEY) == b"bytes"
 
 
-def test_url_is_that_of_the_file(store: LocalStorage) -> None:
+def test_url_points_to_the_file(store: LocalStorage) -> None:
     store.put(KEY, b"bytes")
     assert store.url(KEY) == f"file://{store.root}/{KEY}"
     assert (store.root / KEY).read_bytes() == b"bytes"
@@ -76,7 +76,7 @@ def test_a_relative_root_does_not_move_with_the_working_directory(
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The flushes and renames, in order; each is really done."""
+    """Record flushes and renames in order; they still take effect."""
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -97,7 +97,7 @@ def test_put_flushes_the_file_then_renames_it_then_flushes_its_directory(
     store: LocalStorage, steps: list[tuple[str, str]]
 ) -> None:
     store.put("avatars/1", b"bytes")
-    assert steps[0] == ("fsync", str(store.root)), "a new directory is flushed into its parent"
+    assert steps[0] == ("fsync", str(store.root)), "the parent of a new directory is flushed"
     assert steps[1][0] == "fsync"
     assert Path(steps[1][1]).parent == store.scratch_directory
     assert steps[2:] == [("replace", "1"), ("fsync", str(store.root / "avatars"))]
@@ -183,10 +183,10 @@ def test_killing_the_writer_leaves_a_whole_object(store: LocalStorage) -> None:
         assert [found.key for found in store.list()] == [KEY]
 
 
-# A disk that is full, read-only or gone
+# A disk that is full, read-only or missing
 
 
-def test_a_full_disk_is_told_as_such_and_keeps_what_is_there(small_disk: Path) -> None:
+def test_full_disk_is_reported_and_keeps_the_object(small_disk: Path) -> None:
     store = LocalStorage(small_disk / "storage")
     store.put(KEY, b"old" * 1000)
     with pytest.raises(StorageFullError, match=f"No space is left to store '{KEY}'"):
@@ -206,7 +206,7 @@ def test_adopt_onto_a_full_disk_keeps_the_file(small_disk: Path, tmp_path: Path)
     assert files_below(store.root) == []
 
 
-def test_a_file_of_another_file_system_is_adopted(small_disk: Path, store: LocalStorage) -> None:
+def test_a_file_on_another_file_system_is_adopted(small_disk: Path, store: LocalStorage) -> None:
     upload = small_disk / "upload"
     upload.write_bytes(b"bytes")
     store.adopt(KEY, upload)
@@ -214,7 +214,7 @@ def test_a_file_of_another_file_system_is_adopted(small_disk: Path, store: Local
     assert not upload.exists()
 
 
-def test_a_read_only_disk_is_unavailable_for_writing_only(small_disk: Path) -> None:
+def test_read_only_disk_refuses_writes_but_not_reads(small_disk: Path) -> None:
     store = LocalStorage(small_disk / "storage")
     store.put(KEY, b"bytes")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -225,7 +225,7 @@ def test_a_read_only_disk_is_unavailable_for_writing_only(small_disk: Path) -> N
     assert store.get(KEY) == b"bytes"
 
 
-def test_a_root_that_is_gone_is_unavailable_rather_than_empty(store: LocalStorage) -> None:
+def test_a_missing_root_is_unavailable_rather_than_empty(store: LocalStorage) -> None:
     store.root.rename(store.root.with_name("elsewhere"))
     uses: list[Callable[[], object]] = [
         lambda: store.get(KEY),
@@ -239,7 +239,7 @@ def test_a_root_that_is_gone_is_unavailable_rather_than_empty(store: LocalStorag
             use()
 
 
-def test_a_root_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnavailableError, match="Cannot open the storage directory"):
         LocalStorage(tmp_path / "file" / "storage")
@@ -292,7 +292,7 @@ def test_the_umask_does_not_hide_files_from_the_group(store: LocalStorage) -> No
     assert stat.S_IMODE((store.root / "1").stat().st_mode) == 0o640
 
 
-# What lies in the tree but is no object
+# Files in the tree that are not objects
 
 
 @pytest.fixture
@@ -350,14 +350,14 @@ def test_a_linked_scratch_directory_is_refused(tmp_path: Path, secret: Path) -> 
         LocalStorage(root)
 
 
-def test_a_linked_root_is_the_operators_choice(tmp_path: Path) -> None:
+def test_a_linked_root_is_followed(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "storage").symlink_to(tmp_path / "disk")
     LocalStorage(tmp_path / "storage").put("1", b"bytes")
     assert (tmp_path / "disk" / "1").read_bytes() == b"bytes"
 
 
-def test_list_passes_over_drafts_and_names_that_are_no_keys(store: LocalStorage) -> None:
+def test_list_skips_drafts_and_names_that_are_not_keys(store: LocalStorage) -> None:
     store.put("avatars/1", b"bytes")
     (store.scratch_directory / "draft").write_bytes(b"half")
     (store.root / "avatars" / "my photo.jpg").write_bytes(b"bytes")

@@ -34,7 +34,7 @@ def test_memory_location_opens_an_empty_store_each_time() -> None:
         ("s3://photos/a/b/", "a/b/avatars/1"),
     ],
 )
-def test_s3_location_opens_that_bucket_with_what_boto3_finds(
+def test_s3_location_opens_the_bucket_with_boto3s_configuration(
     s3: str, location: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {
@@ -72,7 +72,7 @@ def test_s3_location_opens_that_bucket_with_what_boto3_finds(
         "s3://abc//a",
     ],
 )
-def test_another_location_is_refused_with_the_accepted_forms(location: str) -> None:
+def test_invalid_location_error_lists_the_valid_forms(location: str) -> None:
     forms = "'local:///absolute/path', 's3://bucket', 's3://bucket/prefix' or 'memory://'"
     with pytest.raises(SettingsError, match=forms) as caught:
         open_storage(location)

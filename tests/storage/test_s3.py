@@ -34,7 +34,7 @@ KEYS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _no_keys_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_credentials_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -44,7 +44,7 @@ def _no_keys_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def opened(s3: str) -> S3Storage:
-    """A storage whose connections the others share: opening takes some tenths of a second."""
+    """A storage whose connections all tests share: opening one takes a few tenths of a second."""
     return S3Storage(S3Access(s3, **KEYS), bucket="any")
 
 
@@ -56,7 +56,7 @@ def empty(client: Any, bucket: str) -> None:
 
 @pytest.fixture
 def make_bucket(opened: S3Storage) -> Iterator[Callable[[str], str]]:
-    """Make an S3 bucket, which is removed after the test."""
+    """Create S3 buckets that are deleted after the test."""
     made = []
 
     def make(name: str) -> str:
@@ -100,20 +100,20 @@ def proxy(s3: str) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def failing(proxy: FaultyProxy, bucket: str) -> S3Storage:
-    """The same storage by way of the proxy, with little patience."""
+    """The same bucket, accessed through the proxy with a short timeout."""
     return S3Storage(S3Access(proxy.url, timeout_seconds=0.3, **KEYS), bucket=bucket)
 
 
-class TestOneBucketForAll(StorageContract):
-    writers = 1  # the server of these tests answers 500 to more
+class TestOneBucket(StorageContract):
+    writers = 1  # the test server answers 500 to more
 
     @pytest.fixture(params=["", "some/where/", "_staging/"], ids=["no-prefix", "prefix", "staging"])
     def store(self, opened: S3Storage, bucket: str, request: pytest.FixtureRequest) -> S3Storage:
         return in_bucket(opened, bucket, prefix=request.param)
 
 
-class TestABucketEach(StorageContract):
-    writers = 1  # the server of these tests answers 500 to more
+class TestOneBucketPerName(StorageContract):
+    writers = 1  # the test server answers 500 to more
 
     @pytest.fixture
     def store(self, opened: S3Storage, make_bucket: Callable[[str], str]) -> S3Storage:
@@ -134,7 +134,7 @@ def test_one_bucket_holds_the_whole_key_after_the_prefix(opened: S3Storage, buck
     assert names_in(store, bucket) == ["_staging/avatars/1"]
 
 
-def test_a_bucket_each_is_the_first_name_of_the_key(
+def test_first_name_of_the_key_selects_the_bucket(
     opened: S3Storage, make_bucket: Callable[[str], str]
 ) -> None:
     make_bucket("avatars")
@@ -143,7 +143,7 @@ def test_a_bucket_each_is_the_first_name_of_the_key(
 
 
 @pytest.mark.parametrize("key", ["payroll/1", "payroll", "avatars"])
-def test_no_bucket_but_the_permitted_ones_is_touched(proxy: FaultyProxy, key: str) -> None:
+def test_only_allowed_buckets_are_accessed(proxy: FaultyProxy, key: str) -> None:
     store = S3Storage(S3Access(proxy.url, **KEYS), bucket=None, buckets=["avatars"])
     for use in (
         store.get,
@@ -158,9 +158,7 @@ def test_no_bucket_but_the_permitted_ones_is_touched(proxy: FaultyProxy, key: st
     assert proxy.heads == []
 
 
-def test_listing_goes_on_over_pages_and_passes_over_what_is_staged(
-    opened: S3Storage, bucket: str
-) -> None:
+def test_list_reads_all_pages_and_skips_staged_uploads(opened: S3Storage, bucket: str) -> None:
     images, staging = in_bucket(opened, bucket), in_bucket(opened, bucket, prefix="_staging/")
     for number in range(20):
         staging.put(f"avatars/{number}", b"bytes")
@@ -186,9 +184,7 @@ def test_listing_goes_on_over_pages_and_passes_over_what_is_staged(
 @pytest.mark.parametrize(
     ("key", "kind"), [("avatars/1.webp", "image/webp"), ("avatars/1", "application/octet-stream")]
 )
-def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(
-    store: S3Storage, key: str, kind: str
-) -> None:
+def test_url_serves_the_object_for_15_minutes(store: S3Storage, key: str, kind: str) -> None:
     store.put(key, b"bytes")
     with urlopen(store.url(key)) as answer:
         assert answer.read() == b"bytes"
@@ -200,9 +196,7 @@ def test_url_gives_the_bytes_out_over_http_for_a_quarter_of_an_hour(
     assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
 
 
-def test_stored_images_are_marked_as_webp_that_never_changes(
-    store: S3Storage, tmp_path: Path
-) -> None:
+def test_stored_images_are_marked_as_immutable_webp(store: S3Storage, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
     store.adopt(KEY, upload)
@@ -213,7 +207,7 @@ def test_stored_images_are_marked_as_webp_that_never_changes(
     )
 
 
-def test_urls_lead_to_the_public_endpoint_and_bytes_go_to_the_other(
+def test_urls_use_the_public_endpoint_and_uploads_the_other(
     s3: str, bucket: str, proxy: FaultyProxy
 ) -> None:
     store = S3Storage(S3Access(s3, public_endpoint_url=proxy.url, **KEYS), bucket=bucket)
@@ -225,7 +219,7 @@ def test_urls_lead_to_the_public_endpoint_and_bytes_go_to_the_other(
     assert len(proxy.heads) == 1
 
 
-def test_url_takes_no_network_and_a_few_milliseconds() -> None:
+def test_url_needs_no_network_and_a_few_milliseconds() -> None:
     store = S3Storage(S3Access("http://127.0.0.1:1", **KEYS), bucket="images")
     store.url(KEY)
     started = time.perf_counter()
@@ -234,22 +228,22 @@ def test_url_takes_no_network_and_a_few_milliseconds() -> None:
     assert (time.perf_counter() - started) / 100 < 0.010
 
 
-def test_other_servers_than_awss_get_path_style_plain_bodies_and_the_given_keys(
+def test_other_servers_get_path_style_plain_bodies_and_our_credentials(
     failing: S3Storage, proxy: FaultyProxy, bucket: str
 ) -> None:
     failing.put(KEY, b"bytes")
     line, *headers = proxy.heads[-1].splitlines()
-    said = {
+    sent = {
         name.lower(): value for name, _, value in (header.partition(": ") for header in headers)
     }
     assert line == f"PUT /{bucket}/{KEY} HTTP/1.1"
-    assert said["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDTEST/")
-    assert re.fullmatch("[0-9a-f]{64}", said["x-amz-content-sha256"]), (
-        "the signature vouches for the bytes"
+    assert sent["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDTEST/")
+    assert re.fullmatch("[0-9a-f]{64}", sent["x-amz-content-sha256"]), (
+        "the signature covers the body"
     )
-    assert "content-encoding" not in said
+    assert "content-encoding" not in sent
     assert not [
-        name for name in said if "checksum" in name or "trailer" in name or "encryption" in name
+        name for name in sent if "checksum" in name or "trailer" in name or "encryption" in name
     ]
 
 
@@ -270,21 +264,21 @@ def request_to_aws(
     return sent[0]
 
 
-def test_aws_is_asked_to_encrypt_in_the_buckets_own_region() -> None:
+def test_aws_request_asks_for_encryption_in_the_buckets_region() -> None:
     request = request_to_aws(S3Access(**KEYS), lambda store: store.put(KEY, b"bytes"))
     assert request.url == f"https://images.s3.eu-west-1.amazonaws.com/{KEY}"
     assert request.headers["x-amz-server-side-encryption"] == b"AES256"
     assert b"/eu-west-1/s3/aws4_request" in request.headers["Authorization"]
 
 
-def test_temporary_keys_send_their_token() -> None:
+def test_temporary_credentials_send_their_token() -> None:
     request = request_to_aws(
         S3Access(session_token="of an hour", **KEYS), lambda store: store.get(KEY)
     )
     assert request.headers["X-Amz-Security-Token"] == b"of an hour"
 
 
-def test_keys_of_a_profile_are_used(tmp_path: Path) -> None:
+def test_credentials_of_a_profile_are_used(tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text(
         f"[images]\naws_access_key_id=AKIDFILE\naws_secret_access_key={SECRET}\n"
     )
@@ -294,7 +288,7 @@ def test_keys_of_a_profile_are_used(tmp_path: Path) -> None:
     assert b"Credential=AKIDFILE/" in request.headers["Authorization"]
 
 
-def test_urls_of_aws_name_its_region_and_dotted_buckets_stand_in_the_path() -> None:
+def test_aws_urls_name_the_region_and_put_dotted_buckets_in_the_path() -> None:
     assert (
         S3Storage(S3Access(**KEYS), bucket="images")
         .url(KEY)
@@ -312,17 +306,17 @@ def test_aws_without_region_is_refused() -> None:
         S3Storage(S3Access(access_key_id="AKIDTEST", secret_access_key=SECRET), bucket="images")
 
 
-def test_profile_that_is_not_there_is_named() -> None:
+def test_missing_profile_is_reported() -> None:
     with pytest.raises(StorageUnavailableError, match="AWS_PROFILE"):
         S3Storage(S3Access(profile="absent", region="eu-west-1"), bucket="images")
 
 
-def test_missing_keys_say_what_to_set(s3: str) -> None:
+def test_missing_credentials_error_names_what_to_set(s3: str) -> None:
     with pytest.raises(StorageUnavailableError, match="AWS_ACCESS_KEY_ID"):
         S3Storage(S3Access(s3), bucket="images").get(KEY)
 
 
-def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_boto3_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(MissingExtraError, match=r"STORAGE_BACKEND=s3.*imageprocessor\[s3\]"):
         S3Storage(S3Access(**KEYS), bucket="images")
@@ -343,7 +337,7 @@ USES: dict[str, Callable[[S3Storage], object]] = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("fault", [500, 503, 403, "reset", "hang"])
-def test_every_fault_is_told_with_bucket_and_without_secrets(
+def test_every_fault_is_reported_with_bucket_and_without_secrets(
     failing: S3Storage,
     proxy: FaultyProxy,
     bucket: str,
@@ -358,14 +352,14 @@ def test_every_fault_is_told_with_bucket_and_without_secrets(
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut"])
-def test_half_an_object_is_no_object(failing: S3Storage, proxy: FaultyProxy, fault: Any) -> None:
+def test_truncated_object_is_an_error(failing: S3Storage, proxy: FaultyProxy, fault: Any) -> None:
     failing.put(KEY, bytes(100_000))
     proxy.fail(fault)
     with pytest.raises(StorageUnavailableError, match="does not answer"):
         failing.get(KEY)
 
 
-def test_nobody_listening_is_told_within_the_attempts(bucket: str) -> None:
+def test_unreachable_endpoint_is_reported(bucket: str) -> None:
     with pytest.raises(StorageUnavailableError, match=r"EndpointConnectionError.*S3_ENDPOINT_URL"):
         S3Storage(S3Access("http://127.0.0.1:1", **KEYS), bucket=bucket).get(KEY)
 
@@ -376,13 +370,13 @@ def test_nobody_listening_is_told_within_the_attempts(bucket: str) -> None:
         (507, "InsufficientStorage", StorageFullError, "raise the quota"),
         (507, "XMinioStorageFull", StorageFullError, "raise the quota"),
         (403, "QuotaExceeded", StorageFullError, "raise the quota"),
-        (403, "SignatureDoesNotMatch", StorageUnavailableError, "Check the keys"),
+        (403, "SignatureDoesNotMatch", StorageUnavailableError, "Check the credentials"),
         (400, "AuthorizationHeaderMalformed", StorageUnavailableError, "AWS_REGION"),
         (404, "NoSuchKey", ObjectNotFoundError, "no such object"),
         (404, "NoSuchBucket", StorageUnavailableError, "Create it"),
     ],
 )
-def test_refusals_say_what_to_do(
+def test_refusals_name_the_remedy(
     failing: S3Storage,
     proxy: FaultyProxy,
     status: int,
@@ -396,7 +390,7 @@ def test_refusals_say_what_to_do(
     assert type(caught.value) is kind
 
 
-def test_bucket_that_is_not_there_is_no_missing_object(opened: S3Storage) -> None:
+def test_missing_bucket_is_not_a_missing_object(opened: S3Storage) -> None:
     store = in_bucket(opened, f"absent-{uuid.uuid4().hex}")
     for use in (
         store.get,
@@ -409,7 +403,7 @@ def test_bucket_that_is_not_there_is_no_missing_object(opened: S3Storage) -> Non
             use(KEY)
 
 
-def test_file_that_could_not_be_taken_in_is_kept(
+def test_adopt_keeps_the_file_if_storing_fails(
     failing: S3Storage, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     upload = tmp_path / "upload"
@@ -423,9 +417,7 @@ def test_file_that_could_not_be_taken_in_is_kept(
     assert failing.get(KEY) == b"bytes"
 
 
-def test_one_fault_that_passes_is_nobodys_concern(
-    failing: S3Storage, proxy: FaultyProxy, tmp_path: Path
-) -> None:
+def test_transient_fault_is_retried(failing: S3Storage, proxy: FaultyProxy, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
     proxy.fail(503)

@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md: how to add a storage backend."""
+"""The example in CONTRIBUTING.md: how to add a storage backend."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(location.OPENERS, "sqlite", open_single_file)
 
 
-def test_variants_are_stored_at_a_location_and_are_there_when_it_is_opened_again(
+def test_stored_variants_are_there_after_reopening(
     tmp_path: Path,
 ) -> None:
     place = f"sqlite://{tmp_path}/objects.db"
@@ -50,11 +50,11 @@ def test_variants_are_stored_at_a_location_and_are_there_when_it_is_opened_again
 
 
 def test_malformed_location_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"'sqlite://objects\.db' is not a storage"):
+    with pytest.raises(SettingsError, match=r"'sqlite://objects\.db'"):
         ip.open_storage("sqlite://objects.db")
 
 
-def test_job_of_the_service_stores_its_variants_there(tmp_path: Path) -> None:
+def test_job_stores_its_variants_in_the_file(tmp_path: Path) -> None:
     with open_service(Settings(data_dir=tmp_path / "data")) as local:
         service = replace(local, storage=SingleFileStorage(tmp_path / "objects.db"))
         job = submit_to(service, PHOTO)
@@ -64,7 +64,7 @@ def test_job_of_the_service_stores_its_variants_there(tmp_path: Path) -> None:
         assert stored == set((done.variant_keys or {}).values())
 
 
-def test_file_without_room_is_full_and_one_that_is_no_database_is_unavailable(
+def test_full_file_and_non_database_raise_storage_errors(
     tmp_path: Path,
 ) -> None:
     store = SingleFileStorage(tmp_path / "objects.db")

@@ -1,4 +1,4 @@
-"""Everything that remembers work.
+"""Durable processing of uploads.
 
-Job states, the database, dispatch, the one task body and the use cases.
+Job states, the database, dispatch, the task that runs a job, and the use cases.
 """

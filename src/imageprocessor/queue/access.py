@@ -1,4 +1,4 @@
-"""Who may see and change whose images."""
+"""Rules for who may see and change an image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from imageprocessor.queue.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a user, an admin, or nobody in particular."""
+    """The author of a request: a user, an admin, or an anonymous client."""
 
     user_id: str | None = None
     admin: bool = False
 
     def owns(self, job: Job) -> bool:
-        """Return whether the image is the caller's own, or the caller an admin."""
+        """Return whether the caller owns the job's image or is an admin."""
         return self.admin or self.user_id == job.user_id
 
 
 ANYONE = Caller()
-OPERATOR = Caller(admin=True)  #: who holds the machine, and so the CLI
+OPERATOR = Caller(admin=True)  #: anyone with access to the machine, and so to the CLI
 
 
 def may_read(service: Service, caller: Caller, job: Job) -> bool:

@@ -1,6 +1,6 @@
-"""One attempt of a job: claim it, load its upload, process, store the variants, finish.
+"""One attempt of a job: claim it, load its source, process it, store the variants, complete it.
 
-Embedded workers and Celery's both call ``run_job``; any other queue would, too.
+Embedded and Celery workers both call ``run_job``, as would any other queue.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from imageprocessor.queue.jobs.job import (
     after_failure,
     backoff,
 )
-from imageprocessor.queue.process_memory import give_back_memory
+from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 
 TimeLimit = Callable[[], AbstractContextManager[None]]
 
-MAX_STORE_THREADS = 8  #: fewer than the connections that an S3 client keeps, which are 10
+MAX_STORE_THREADS = 8  #: below the 10 connections that an S3 client keeps
 
 log = structlog.get_logger(__name__)
 
@@ -59,12 +59,12 @@ def run_job(
 ) -> None:
     """Run one attempt of the job *job_id* and store its outcome; do nothing if it is not due.
 
-    *time_limit* bounds the work itself by raising DecodeTimeoutError in it; without one, the parent
-    of this process must watch the time. *threads* is how many processors the work may use at once.
+    *time_limit* limits the processing by raising DecodeTimeoutError in it; without one, the parent
+    of this process must enforce the time limit. *threads* is how many CPUs the attempt may use.
 
     Raises:
         DatabaseUnavailableError, StorageFullError: The outcome could not be written. The lease
-            expires, and the job is tried again.
+            will expire and the job will be retried.
     """
     job = _claim(service, job_id, worker_id)
     if job is None:
@@ -79,11 +79,11 @@ def run_job(
 
 
 def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> None:
-    """End the attempts that the worker, or the supervisor, *worker_id* left unfinished.
+    """Fail, with *error*, the attempts that the worker or supervisor *worker_id* left unfinished.
 
     Raises:
-        DatabaseUnavailableError, StorageFullError: Some may not have been given back; their leases
-            expire.
+        DatabaseUnavailableError, StorageFullError: Some attempts may not have been ended; their
+            leases will expire.
     """
     with service.database.read() as connection:
         held = job_store.list_held_by(connection, worker_id)
@@ -92,7 +92,7 @@ def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> N
 
 
 def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
-    """End a waiting job that cannot succeed. Return False if it is not due or a worker has it."""
+    """Fail a waiting job with *error*. Return False if it is not due or a worker holds it."""
     job = _claim(service, job_id, worker_id)
     if job is None:
         return False
@@ -101,7 +101,7 @@ def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessor
 
 
 def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None:
-    """Record that this attempt failed: the job is tried again later, or it ends.
+    """Record that this attempt failed: the job is retried later or ends as failed.
 
     A job that ends keeps only the bytes that a retry needs.
     """
@@ -117,7 +117,7 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
         return
     log.warning(
         "attempt_failed",
-        # The supervisor, who ends attempts too, has not bound them.
+        # Not bound to the logger when a supervisor ends the attempt.
         job_id=job.job_id,
         image_id=job.image_id,
         request_id=job.request_id,
@@ -125,29 +125,30 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
         code=error.code,
         cause=str(error),
     )
-    # A job that keeps its upload may be retried by another worker already: so keep the variants.
+    # If the upload is kept, another worker may already be retrying the job: keep the variants, too.
     if final and not outcome.keeps_source:
-        with suppress(StorageError):  # the sweep removes what is left over
+        with suppress(StorageError):  # the sweep deletes leftovers
             delete_variants(service, job)
             _delete_source(service, job)
 
 
 def load_source(service: Service, job: Job) -> bytes:
-    """Return the upload of *job*.
+    """Return the source of *job*: the staged upload.
 
     Raises:
-        SourceMissingError, SourceCorruptError: It is gone, or no longer what was received.
-        StorageError: It cannot be read now.
+        SourceMissingError: The upload is missing from staging.
+        SourceCorruptError: The staged upload differs from what was received.
+        StorageError: The upload cannot be read now.
     """
     try:
         data = service.staging.get(job.staging_key or "")
     except ObjectNotFoundError as error:
         raise SourceMissingError(
-            "The upload is gone from staging: send the image again."
+            "The upload is missing from staging. Send the image again."
         ) from error
     if hashlib.sha256(data).hexdigest() != job.source_sha256:
         raise SourceCorruptError(
-            "The upload in staging is not what was received: send the image again."
+            "The upload in staging differs from what was received. Send the image again."
         )
     return data
 
@@ -174,40 +175,40 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
             image = process(source, settings.image_sizes, settings.limits, threads=threads)
             keys = _store_variants(service, job, image)
     except ImageProcessorError as error:
-        # Without the frames that it passed, which keep the pixels until the garbage collector runs.
+        # The frames it refers to keep the pixels alive until the garbage collector runs.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         failure = error
     except MemoryError:
         failure = MemoryLimitError(
-            f"The image needs more than {settings.job_memory_limit_mb} MB: "
-            "raise JOB_MEMORY_LIMIT_MB or send a smaller one."
+            f"The image needs more than {settings.job_memory_limit_mb} MB. "
+            "Raise JOB_MEMORY_LIMIT_MB or send a smaller image."
         )
-    except Exception as error:  # the boundary: whatever fails ends this attempt, not the worker
+    except Exception as error:  # a boundary: any error ends this attempt, not the worker
         log.exception("unexpected_error")
         failure = UnexpectedError(
-            f"An unexpected fault ({type(error).__name__}) stopped the job: see the worker's log."
+            f"An unexpected error ({type(error).__name__}) stopped the job. See the worker's log."
         )
     else:
         _persist(job, lambda: _complete(service, job, keys, image.describe()))
         return
-    give_back_memory()  # perhaps there was too little of it
+    trim_memory()  # a shortage of memory may be why the attempt failed
     _persist(job, lambda: fail_attempt(service, job, failure))
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
-    """Store all variants side by side, as each waits for a disk or a network; return their keys."""
+    """Store all variants concurrently, as each waits for I/O; return their keys."""
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
     thread_count = min(len(keys), MAX_STORE_THREADS)
-    # No thread outlives the pool's context, however it ends.
+    # The pool's context waits for all threads, even on an error.
     with ThreadPoolExecutor(thread_count) as pool:
         stored = pool.map(service.storage.put, keys.values(), _iterate_contents(image))
-        for _ in stored:  # raises what a put raised, and cancels those that have not begun
+        for _ in stored:  # raises the error of a put and cancels those not yet started
             pass
     return keys
 
 
 def _iterate_contents(image: ProcessedImage) -> Iterator[bytes]:
-    """Yield the bytes of each variant while there is memory for a thread to store them."""
+    """Yield each variant's bytes; raise MemoryError if no memory is left for a thread."""
     for variant in image.variants.values():
         require_memory(THREAD_BYTES, "for a thread")
         yield variant.data
@@ -220,10 +221,11 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
         if completed:
             job_store.add_event(connection, EventType.COMPLETED, job, now, attempt=job.attempts)
     if completed:
-        with suppress(StorageError):  # the sweep removes an upload that no job waits for
+        with suppress(StorageError):  # the sweep deletes an upload that no job needs
             _delete_source(service, job)
         return
-    # The image was deleted meanwhile; or the lease is another worker's now, and so are the bytes.
+    # Either the image was deleted meanwhile, or another worker now holds the lease and owns the
+    # bytes.
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:
@@ -236,7 +238,7 @@ def _delete_source(service: Service, job: Job) -> None:
 
 
 def _persist(job: Job, write: Callable[[], None]) -> None:
-    """Write the outcome; while the database is busy, try again as long as the lease lasts."""
+    """Write the outcome; if the database is busy, retry until the lease expires."""
     for attempt in itertools.count(1):
         try:
             write()

@@ -1,6 +1,6 @@
-"""The application that ``celery -A imageprocessor.queue.celery_app`` loads.
+"""The Celery application that ``celery -A imageprocessor.queue.celery_app`` loads.
 
-Importing this module reads no setting and builds nothing: ``app`` is built when Celery asks for it.
+Importing this module reads no settings and builds nothing: ``app`` is built on first access.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imageprocessor.queue.workers.celery_worker import CeleryWorker
 
 
 def build_app() -> Any:
-    """Return the Celery application of a worker with the settings of the environment."""
+    """Return a worker's Celery application, with settings from the environment."""
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:

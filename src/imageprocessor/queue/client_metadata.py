@@ -1,4 +1,4 @@
-"""The ``metadata`` that a client sends along: stored and returned to its owner, never read."""
+"""The ``metadata`` sent with an upload: stored and returned to its owner, never interpreted."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ JSON_TYPES = {list: "array", str: "string", bool: "boolean", type(None): "null"}
 
 
 def parse_context(text: str) -> dict[str, Any]:
-    """Return the JSON object in *text*; an empty text is an empty object.
+    """Return the JSON object in *text*, or an empty object if *text* is empty.
 
     >>> parse_context('{"activity_id": "xyz"}')
     {'activity_id': 'xyz'}
 
     Raises:
-        InvalidMetadataError: Not JSON, not an object, above 16 KiB, nested deeper than 8, or with
-            values that JSON cannot carry (NaN, infinities, lone surrogates).
+        InvalidMetadataError: *text* is not a JSON object, is above 16 KiB, is nested deeper than 8
+            levels, or has values that JSON cannot represent (NaN, infinities, lone surrogates).
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidMetadataError(
-            f"metadata is longer than {MAX_BYTES} bytes: send less, and keep the rest yourself."
+            f"metadata is longer than {MAX_BYTES} bytes. Send less and store the rest yourself."
         )
     if not text.strip():
         return {}
     value = _parse(text)
     if not isinstance(value, dict):
         kind = JSON_TYPES.get(type(value), "number")
-        raise InvalidMetadataError(f"metadata is a JSON {kind}: send an object, such as {{}}.")
+        raise InvalidMetadataError(f"metadata is a JSON {kind}. Send an object, such as {{}}.")
     if _is_deeper(value, MAX_DEPTH):
         raise InvalidMetadataError(
-            f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it."
+            f"metadata is nested deeper than {MAX_DEPTH} levels. Flatten it."
         )
     return value
 
@@ -45,11 +45,11 @@ def _parse(text: str) -> Any:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except RecursionError:
         raise InvalidMetadataError(
-            f"metadata is nested deeper than {MAX_DEPTH} levels: flatten it."
+            f"metadata is nested deeper than {MAX_DEPTH} levels. Flatten it."
         ) from None
     except ValueError as error:
         raise InvalidMetadataError(
-            f"metadata is not valid JSON ({error}): send a JSON object."
+            f"metadata is not valid JSON ({error}). Send a JSON object."
         ) from None
     return value
 

@@ -1,4 +1,4 @@
-"""Whether the parts of the service work, for probes and alarms."""
+"""Health checks of the service's parts, for probes and alarms."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 
-PROBE_NAME = "health-probe"  #: a key that is looked for and never stored
+PROBE_NAME = "health-probe"  #: part of a key that is looked up but never stored
 
 
 def check_health(service: Service) -> dict[str, str]:
-    """Return ``ok`` or what is wrong for each part of the service."""
+    """Return ``ok`` or an error message for each part of the service."""
     checks = check_readiness(service)
     checks["queue"] = service.dispatcher.check()
     return checks
 
 
 def check_readiness(service: Service) -> dict[str, str]:
-    """Return ``ok`` or what is wrong for each part that an upload needs.
+    """Return ``ok`` or an error message for each part that an upload needs.
 
-    The queue is none of them: while it is away, uploads are taken and wait.
+    The queue is not one of them: while it is down, uploads are accepted and their jobs wait.
     """
     return {
         "database": _describe(_check_database, service),
@@ -31,7 +31,7 @@ def check_readiness(service: Service) -> dict[str, str]:
 
 
 def oldest_open_seconds(service: Service) -> float | None:
-    """Return the age of the oldest job that has not ended: the one figure to raise an alarm on."""
+    """Return the age of the oldest job that has not ended: the one figure to alert on."""
     with service.database.read() as connection:
         created_at = job_store.find_oldest_open(connection)
     if created_at is None:

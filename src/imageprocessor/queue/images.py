@@ -1,4 +1,4 @@
-"""Reading and deleting images. To a caller who may not see an image it does not exist."""
+"""Reading and deleting images. An image that the caller may not see is reported as missing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MAX_BATCH = 50
 
 
 def read_image(service: Service, image_id: str, caller: Caller, size: str | None = None) -> Job:
-    """Return the completed job of an image, which has a variant *size* if one is named.
+    """Return the completed job of an image with a variant *size*, if given.
 
     Raises:
-        InvalidIdError: *image_id* is no UUID.
-        ImageNotFoundError: There is none, it was deleted, or the caller may not see it.
-        JobNotReadyError, JobFailedError: As :func:`job_control.read_result`.
-        UnknownSizeError: It has no variant *size*.
+        InvalidIdError: *image_id* is not a UUID.
+        ImageNotFoundError: The image does not exist, was deleted, or is not visible to the caller.
+        JobNotReadyError, JobFailedError: See :func:`job_control.read_result`.
+        UnknownSizeError: The image has no variant *size*.
     """
     canonical_id = parse_id(image_id)
     with service.database.read() as connection:
@@ -39,7 +39,7 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
     sizes = job.variant_keys or {}
     if size is not None and size not in sizes:
         raise UnknownSizeError(
-            f"There is no size {size[:40]!r}: this image has {', '.join(sizes)}."
+            f"This image has no size {size[:40]!r}. Its sizes are {', '.join(sizes)}."
         )
     return job
 
@@ -47,15 +47,15 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
 def read_images(
     service: Service, image_ids: Sequence[str], caller: Caller, size: str
 ) -> tuple[list[Job], list[str]]:
-    """Return the completed jobs of *image_ids*, in their order, and the ids without *size*.
+    """Return the completed jobs of *image_ids*, in that order, and the ids without *size*.
 
     Raises:
-        TooManyIdsError: More than 50 ids, or none.
-        InvalidIdError: One is no UUID.
+        TooManyIdsError: *image_ids* has no ids or more than 50.
+        InvalidIdError: One of *image_ids* is not a UUID.
     """
     if not 0 < len(image_ids) <= MAX_BATCH:
         raise TooManyIdsError(
-            f"image_ids has {len(image_ids)} ids: send 1 to {MAX_BATCH}, separated by commas."
+            f"image_ids has {len(image_ids)} ids. Send 1 to {MAX_BATCH}, separated by commas."
         )
     canonical_ids = [parse_id(image_id) for image_id in image_ids]
     with service.database.read() as connection:
@@ -71,11 +71,11 @@ def read_images(
 
 
 def delete_image(service: Service, image_id: str, caller: Caller) -> None:
-    """Delete an image, its variants and its upload. From the first commit on no read finds it.
+    """Delete an image, its variants and its upload. No read finds it after the first commit.
 
     Raises:
-        InvalidIdError: *image_id* is no UUID.
-        ImageNotFoundError: There is none, it is deleted already, or it is not the caller's own.
+        InvalidIdError: *image_id* is not a UUID.
+        ImageNotFoundError: The image does not exist, was deleted, or does not belong to the caller.
     """
     canonical_id = parse_id(image_id)
     now = clock.utc_now()
@@ -84,17 +84,17 @@ def delete_image(service: Service, image_id: str, caller: Caller) -> None:
         if job is None or not caller.owns(job):
             raise ImageNotFoundError(f"There is no image {image_id}.")
         deleted = job_store.mark_deleted(connection, canonical_id, now)
-        if deleted is None:  # by another request, meanwhile
+        if deleted is None:  # another request was faster
             raise ImageNotFoundError(f"There is no image {image_id}.")
         job_store.add_event(connection, EventType.DELETED, deleted, now, by=caller.user_id)
-    # The row as the UPDATE found it: a worker may have claimed it since it was read. It, or the
-    # sweep, cleans up then.
+    # `deleted` is the row as the UPDATE found it: a worker may have claimed the job since the read.
+    # Then that worker, or the sweep, deletes the bytes.
     if deleted.status is not JobStatus.PROCESSING:
         purge(service, deleted)
 
 
 def purge(service: Service, job: Job) -> None:
-    """Remove the bytes of a deleted image, then its row. What fails here the sweep finishes."""
+    """Delete the bytes of a deleted image, then its row. The sweep finishes whatever fails here."""
     try:
         delete_variants(service, job)
         if job.staging_key:
@@ -106,7 +106,7 @@ def purge(service: Service, job: Job) -> None:
 
 
 def delete_variants(service: Service, job: Job) -> None:
-    """Remove the variants of a job that are, or may have been, stored."""
+    """Delete all variants of a job that are, or may be, stored."""
     keys = set((job.variant_keys or {}).values())
     for spec in service.settings.image_sizes:
         keys.add(variant_key(job.bucket, spec.name, job.image_id))

@@ -1,4 +1,4 @@
-"""A file while it arrives: hashed as it comes, on disk only if it is large."""
+"""A file as it is received: hashed on arrival, written to disk only if it is large."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from imageprocessor.errors import StorageFullError, StorageUnavailableError
 
-BLOCK_BYTES = 1024 * 1024  #: what is held in memory before it is written; a smaller file never is
+BLOCK_BYTES = 1024 * 1024  #: buffered in memory before each write; a smaller file stays in memory
 
 
 class IncomingFile:
-    """A file that arrives in pieces: its SHA-256 and its bytes, in memory or in *folder*.
+    """A file received in pieces: its SHA-256 and its bytes, in memory or in *folder*.
 
-    :meth:`collect` each piece, call :meth:`write_block` whenever ``has_block``, and
-    :meth:`complete` it at the end. Always :meth:`remove` it.
+    Call :meth:`collect` for each piece, :meth:`write_block` whenever ``has_block`` is true, and
+    :meth:`complete` at the end. In every case, call :meth:`remove`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +27,7 @@ class IncomingFile:
 
     @property
     def has_block(self) -> bool:
-        """Whether enough has been collected to be written."""
+        """Whether enough bytes have been collected to write a block."""
         return len(self._pending) >= BLOCK_BYTES
 
     @property
@@ -40,10 +40,10 @@ class IncomingFile:
         self._pending += data
 
     def write_block(self) -> None:
-        """Append what has been collected to the file on disk, which the first block creates.
+        """Append the collected bytes to the file on disk, which the first block creates.
 
         Raises:
-            StorageFullError, StorageUnavailableError: It could not be written.
+            StorageFullError, StorageUnavailableError: The bytes could not be written.
         """
         block, self._pending = self._pending, bytearray()
         self._digest.update(block)
@@ -55,17 +55,17 @@ class IncomingFile:
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFullError(
-                    "No space is left to receive the upload: try again later."
+                    "No space is left to receive the upload. Try again later."
                 ) from error
             raise StorageUnavailableError(
-                f"The upload cannot be written ({error.strerror}): try again later."
+                f"The upload cannot be written ({error.strerror}). Try again later."
             ) from error
 
     def complete(self) -> bytes | Path:
-        """Return the whole file: its bytes if it never filled a block, else its path.
+        """Return the whole file: its bytes if no block was written, otherwise its path.
 
         Raises:
-            StorageFullError, StorageUnavailableError: As :meth:`write_block`.
+            StorageFullError, StorageUnavailableError: See :meth:`write_block`.
         """
         if self._path is not None:
             self.write_block()

@@ -1,4 +1,4 @@
-"""Reading, listing and retrying jobs. To a caller who may not see a job it does not exist."""
+"""Reading, listing and retrying jobs. A job that the caller may not see is reported as missing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ CANONICAL_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def read_job(service: Service, job_id: str, caller: Caller) -> Job:
-    """Return a job in whatever state it is.
+    """Return a job in any state.
 
     Raises:
-        InvalidIdError: *job_id* is no UUID.
-        JobNotFoundError: There is none, its image was deleted, or the caller may not see it.
+        InvalidIdError: *job_id* is not a UUID.
+        JobNotFoundError: The job does not exist, its image was deleted, or it is not visible to the
+            caller.
     """
     canonical_id = parse_id(job_id)
     with service.database.read() as connection:
@@ -41,9 +42,9 @@ def read_result(service: Service, job_id: str, caller: Caller) -> Job:
     """Return a completed job.
 
     Raises:
-        JobNotReadyError: It has not ended.
-        JobFailedError: It ended without a result.
-        InvalidIdError, JobNotFoundError: As :func:`read_job`.
+        JobNotReadyError: The job has not ended.
+        JobFailedError: The job ended without a result.
+        InvalidIdError, JobNotFoundError: See :func:`read_job`.
     """
     job = read_job(service, job_id, caller)
     check_completed(job)
@@ -51,13 +52,13 @@ def read_result(service: Service, job_id: str, caller: Caller) -> Job:
 
 
 def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[str, Any]]]:
-    """Return a job, by its own or its image's id, and its audit trail.
+    """Return a job, by its own id or its image's, and its audit trail.
 
-    The trail outlives the image: of a deleted one, there is no job.
+    The audit trail outlives the image; for a deleted image, the job is None.
 
     Raises:
-        InvalidIdError: *any_id* is no UUID.
-        JobNotFoundError: There was never such a job or image.
+        InvalidIdError: *any_id* is not a UUID.
+        JobNotFoundError: No job or image ever had this id.
     """
     id_ = parse_id(any_id)
     with service.database.read() as connection:
@@ -69,7 +70,7 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
 
 
 def list_jobs(service: Service, status: JobStatus | None, limit: int) -> list[Job]:
-    """Return the newest jobs, of one status or of any."""
+    """Return the newest jobs, optionally of one *status* only."""
     with service.database.read() as connection:
         return job_store.list_jobs(connection, status, limit)
 
@@ -82,12 +83,12 @@ def list_retryable(service: Service) -> list[str]:
 
 
 def retry_job(service: Service, job_id: str) -> Job:
-    """Make a failed job pending again, with all its attempts, and wake a worker.
+    """Make a failed job pending again, with its full number of attempts, and wake a worker.
 
     Raises:
-        InvalidIdError: *job_id* is no UUID.
-        JobNotFoundError: There is none, or its image was deleted.
-        JobNotRetryableError: It has not failed, or its upload is no longer kept.
+        InvalidIdError: *job_id* is not a UUID.
+        JobNotFoundError: The job does not exist or its image was deleted.
+        JobNotRetryableError: The job has not failed or its upload is no longer kept.
     """
     canonical_id = parse_id(job_id)
     with service.database.write() as connection:
@@ -106,11 +107,11 @@ def check_completed(job: Job) -> None:
             job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
         )
     if job.status is not JobStatus.COMPLETED:
-        raise JobNotReadyError(f"Job {job.job_id} is {shown_status(job)}: ask again in a moment.")
+        raise JobNotReadyError(f"Job {job.job_id} is {shown_status(job)}. Ask again in a moment.")
 
 
 def shown_status(job: Job) -> str:
-    """Return the status as clients see it: a job that waits for another attempt is pending."""
+    """Return the status shown to clients: a job that waits for its next attempt is pending."""
     if job.status is JobStatus.RETRYING:
         return JobStatus.PENDING.value
     return job.status.value
@@ -120,7 +121,7 @@ def parse_id(text: str) -> str:
     """Return the UUID in *text* in its canonical form.
 
     Raises:
-        InvalidIdError: It is none.
+        InvalidIdError: *text* is not a UUID.
     """
     if CANONICAL_ID.fullmatch(text):
         return text
@@ -137,8 +138,8 @@ def _explain_refusal(job: Job | None, job_id: str) -> JobNotFoundError | JobNotR
         return JobNotFoundError(f"There is no job {job_id}.")
     if job.status is not JobStatus.FAILED:
         return JobNotRetryableError(
-            f"Job {job_id} is {job.status.value}: only a failed job can be tried again."
+            f"Job {job_id} is {job.status.value}: only a failed job can be retried."
         )
     return JobNotRetryableError(
-        f"The upload of job {job_id} is no longer kept ({job.error_code}): send the image again."
+        f"The upload of job {job_id} is no longer kept ({job.error_code}). Send the image again."
     )

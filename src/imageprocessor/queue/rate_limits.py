@@ -1,6 +1,6 @@
-"""How many uploads a user has left in this window.
+"""Rate limit: how many uploads a user has left in the current window.
 
-Counted in the job's own transaction, so exact under any load.
+Uploads are counted in the transaction that inserts the job, so the count is exact under any load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imageprocessor.errors import RateLimitedError
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import upload_rate_limits as limits
 
-#: how long an old window is kept: a clock set forward and back must not give a new one
+#: how long an old window is kept, so that a clock set forward and back does not reset its count
 STEP_GRACE = timedelta(hours=1)
 
 COUNT_USED = select(limits.c.upload_count).where(
@@ -43,7 +43,7 @@ class Quota:
 def read_quota(
     connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
-    """Return what *user_id* has left, without taking any."""
+    """Return the quota of *user_id* without counting an upload."""
     start = window_start(now, window)
     key = {"user_id": user_id, "window_start": clock.to_text(start)}
     row = prepared.fetch_first(connection, COUNT_USED, key)
@@ -65,24 +65,24 @@ def take_upload(
     used = row["upload_count"] if row else max_uploads
     quota = Quota(max_uploads, max_uploads - used, start + window, window)
     if row is None:
-        refuse_spent(quota)
+        require_remaining(quota)
     return quota
 
 
-def refuse_spent(quota: Quota) -> None:
+def require_remaining(quota: Quota) -> None:
     """Raise RateLimitedError if nothing of *quota* remains."""
     if quota.remaining > 0:
         return
     minutes = int(quota.window.total_seconds() // 60)
     raise RateLimitedError(
-        f"All {quota.limit} uploads of this {minutes}-minute window are used: try again after "
+        f"All {quota.limit} uploads of this {minutes}-minute window are used. Try again after "
         f"{quota.reset_at:%Y-%m-%dT%H:%M:%SZ}.",
         reset_at=quota.reset_at,
     )
 
 
 def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
-    """Return the starts of the windows that have been over for an hour."""
+    """Return the starts of the windows that ended at least an hour ago."""
     oldest_kept = window_start(now - STEP_GRACE, window)
     is_over = limits.c.window_start < clock.to_text(oldest_kept)
     query = select(limits.c.window_start).where(is_over).distinct()
@@ -90,12 +90,12 @@ def list_old_windows(connection: Connection, now: datetime, window: timedelta) -
 
 
 def delete_window(connection: Connection, start: str) -> None:
-    """Delete all counts of the window that began at *start*."""
+    """Delete all counts of the window that started at *start*."""
     connection.execute(delete(limits).where(limits.c.window_start == start))
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:
-    """Return the start of the window around *now*; windows follow each other from the epoch.
+    """Return the start of the window that contains *now*; windows are aligned to the epoch.
 
     >>> window_start(datetime(2024, 11, 8, 14, 42, tzinfo=UTC), timedelta(hours=1)).isoformat()
     '2024-11-08T14:00:00+00:00'

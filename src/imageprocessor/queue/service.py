@@ -1,4 +1,4 @@
-"""The parts that every use case works with, wired together from the settings."""
+"""Wiring: builds the parts that the use cases share from the settings."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Storage
 from imageprocessor.storage.s3 import S3Access, S3Storage
 
-STAGING_PREFIX = "_staging/"  #: no bucket's name, and so no image's key, begins with "_"
+STAGING_PREFIX = "_staging/"  #: no bucket name, and so no image's key, starts with "_"
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts that the use cases work with."""
+    """The parts that the use cases share."""
 
     settings: Settings
     database: Database
     storage: Storage  #: processed images
-    #: uploads that wait; never reachable by a URL, since they still hold their metadata
+    #: waiting uploads; never served by URL, as they still contain their metadata
     staging: Storage
-    incoming: Path  #: folder for uploads while they arrive, on the file system of local staging
-    #: folders of unfinished files: what is old in them was left by a crash
+    incoming: Path  #: folder for uploads being received, on the file system of local staging
+    #: folders of unfinished files: old files in them were left by a crash
     drafts: tuple[Path, ...]
     dispatcher: Dispatcher
 
 
 @contextmanager
 def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Service]:
-    """Open everything that *settings* name; migrate the database; close everything at the end.
+    """Open the service that *settings* describe, migrate its database, and close it at the end.
 
     Raises:
         DatabaseUnavailableError: The database cannot be opened or migrated.
-        StorageUnavailableError: A folder cannot be made.
-        MissingExtraError: What a setting asks for is not installed.
+        StorageUnavailableError: A folder cannot be created.
+        MissingExtraError: A setting requires an extra that is not installed.
         SettingsError: Several hosts would share a SQLite file.
     """
     incoming = settings.data_dir / "incoming"
@@ -74,7 +74,7 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
 
 
 def open_storages(settings: Settings) -> tuple[Storage, Storage]:
-    """Return the storage of images and the one of waiting uploads, which never overlap.
+    """Return the storages of images and of waiting uploads, which never overlap.
 
     Raises:
         MissingExtraError: boto3 is not installed.
@@ -89,10 +89,10 @@ def open_storages(settings: Settings) -> tuple[Storage, Storage]:
 
 
 def s3_access(settings: Settings) -> S3Access:
-    """Return the address and credentials of S3 that *settings* name."""
+    """Return the address and credentials of S3 from *settings*."""
     secret_key = settings.aws_secret_access_key
     token = settings.aws_session_token
-    # A job must notice that S3 hangs before its own time is over.
+    # A job must notice that S3 hangs before its own time limit.
     timeout_seconds = min(10.0, settings.job_timeout_seconds / 6)
     return S3Access(
         endpoint_url=settings.s3_endpoint_url,
@@ -110,8 +110,8 @@ def _warn_if_sqlite_is_old() -> None:
     module = sqlite_module()
     if has_wal_reset_bug(module.sqlite_version_info):
         log.warning(
-            "sqlite_is_old",
+            "sqlite_outdated",
             version=module.sqlite_version,
-            remedy="It can, rarely, damage the database: use 3.51.3 or newer, such as by pip"
+            remedy="It can, rarely, damage the database. Use 3.51.3 or newer, for example with pip"
             " install pysqlite3.",
         )

@@ -1,4 +1,4 @@
-"""Figures for whoever runs the service."""
+"""Statistics for operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes an upload, from the received file to a durable job, for which a 202 may be sent."""
+"""Accepting an upload: from the received file to a durable job, which a 202 may confirm."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What arrived: the file and the form's other fields."""
+    """A received upload: the file and the form's other fields."""
 
-    file: bytes | Path  #: in memory, or in the service's ``incoming``
+    file: bytes | Path  #: in memory, or in the service's folder ``incoming``
     sha256: str
     bucket: str
     metadata: str = ""
@@ -42,7 +42,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent it, and what identifies the request."""
+    """The sender of an upload and the ids of the request."""
 
     user_id: str
     idempotency_key: str | None = None
@@ -50,30 +50,30 @@ class Sender:
 
 
 def check_quota(service: Service, sender: Sender) -> Quota:
-    """Return what the sender has left in this window, before a body is read.
+    """Return the sender's quota in this window, before the request body is read.
 
     Raises:
-        RateLimitedError: Nothing is left. A request that repeats an accepted Idempotency-Key is let
-            through all the same.
+        RateLimitedError: The quota is used up and the request does not repeat an accepted
+            Idempotency-Key.
     """
     quota = _read_quota(service, sender)
     if quota.remaining == 0 and not _find_repeated(service, sender):
-        rate_limits.refuse_spent(quota)
+        rate_limits.require_remaining(quota)
     return quota
 
 
 def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota]:
     """Check the upload, make it durable, count it and queue its job, in this order.
 
-    If it is refused, nothing is left.
+    A refused upload leaves nothing behind.
 
     Raises:
-        InputError: The header is not one of an acceptable image.
-        InvalidBucketError, InvalidMetadataError: The form's other fields are not acceptable.
-        RateLimitedError: The sender's window is full.
-        IdempotencyKeyReusedError: The key came before with another payload.
-        StorageFullError, StorageUnavailableError, DatabaseUnavailableError: Nothing was taken; try
-            again later.
+        InputError: The header does not belong to an acceptable image.
+        InvalidBucketError, InvalidMetadataError: Another field of the form is not acceptable.
+        RateLimitedError: The sender's quota in this window is used up.
+        IdempotencyKeyReusedError: The key was already used with another payload.
+        StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The upload was not
+            accepted; try again later.
     """
     job = _make_job(service, upload, sender)
     key = job.staging_key
@@ -122,11 +122,11 @@ def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
 
 
 def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
-    """Queue the job; return it, or the one that the sender queued with the same key before."""
+    """Queue the job and return it, or return the sender's earlier job with the same key."""
     try:
         return _queue(service, job, sender)
     except (IntegrityError, RateLimitedError):
-        # Perhaps because of an upload with the same key, which is committed by now.
+        # The cause may be a concurrent upload with the same key, which is committed by now.
         return _queue(service, job, sender)
 
 
@@ -168,8 +168,8 @@ def _check_same_payload(first: Job, second: Job) -> None:
     second_payload = (second.source_sha256, second.bucket, second.context)
     if first_payload != second_payload:
         raise IdempotencyKeyReusedError(
-            f"Idempotency-Key {first.idempotency_key!r} came before with another payload: "
-            "use a new key for a new upload."
+            f"Idempotency-Key {first.idempotency_key!r} was already used with another payload. "
+            "Use a new key for a new upload."
         )
 
 
@@ -186,11 +186,11 @@ def _read_quota(service: Service, sender: Sender) -> Quota:
 
 
 def _unstage(service: Service, job_id: str, key: str) -> None:
-    """Remove the staged upload of a job that was not queued.
+    """Delete the staged upload of *job_id*, unless the job was queued after all.
 
-    A lost connection may hide that it was: look first.
+    A lost connection can hide that the commit succeeded, so check the database first.
     """
-    # What cannot be removed now, the sweep removes: no job waits for it.
+    # If this fails, the sweep deletes the upload, as no job needs it.
     with suppress(DatabaseUnavailableError, StorageError):
         with service.database.read() as connection:
             queued = job_store.find_job(connection, job_id)

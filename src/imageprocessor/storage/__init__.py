@@ -1,1 +1,1 @@
-"""Where bytes live: a small Protocol, a module for each backend, and the keys."""
+"""Object storage: a small Protocol, one module per backend, and the keys."""

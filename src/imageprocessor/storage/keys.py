@@ -1,8 +1,8 @@
-"""The names under which bytes are stored: built and checked here, nowhere else.
+"""Storage keys and bucket names: the only module that builds and checks them.
 
-A key is one or more names joined by ``/``, in every backend. A name begins with a letter or a
-digit, so that no key is absolute, climbs (``..``) or is hidden, and has nothing in it that a file
-system or a URL could read differently.
+In every backend, a key is one or more names joined by ``/``. A name starts with a letter or a
+digit, so no key is absolute, leaves the root (``..``) or is a hidden file. No character in it has
+a special meaning in a file system or a URL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
-S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # dots are S3's own
+S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3 also allows dots
 MAX_KEY_CHARACTERS = 1024  # as in S3
 # 255 characters: the longest file name on Linux.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -25,48 +25,48 @@ _SHOWN_CHARACTERS = 80
 
 
 def check_bucket(name: str) -> str:
-    """Return *name* if it is a bucket name.
+    """Return *name* if it is a valid bucket name.
 
     >>> check_bucket("profile-pictures")
     'profile-pictures'
 
     Raises:
-        InvalidBucketError: It is not 2 to 63 lower-case letters, digits and hyphens, the first one
-            no hyphen.
+        InvalidBucketError: *name* is not 2 to 63 lower-case letters, digits and hyphens, or
+            starts with a hyphen.
     """
     if not BUCKET_PATTERN.fullmatch(name):
         raise InvalidBucketError(
-            f"{_shown(name)} is not a bucket name: use 2 to 63 lower-case letters, digits and "
-            "hyphens, and begin with a letter or a digit."
+            f"{_shown(name)} is not a valid bucket name. Use 2 to 63 lower-case letters, digits "
+            "and hyphens, starting with a letter or a digit."
         )
     return name
 
 
 def check_key(key: str) -> str:
-    """Return *key* if every backend can store under it.
+    """Return *key* if it is valid in every backend.
 
     Raises:
-        InvalidKeyError: It is empty, too long, absolute, climbing, or has a character that keys do
-            not have.
+        InvalidKeyError: *key* is empty, too long or absolute, contains ``..``, or has a character
+            that keys may not contain.
     """
     if not is_key(key):
         raise InvalidKeyError(
-            f"{_shown(key)} is not a storage key: use names of letters, digits, '.', '_' and '-' "
-            "that begin with a letter or a digit, joined by '/', "
-            f"at most {MAX_KEY_CHARACTERS} characters in all."
+            f"{_shown(key)} is not a valid storage key. Use names of letters, digits, '.', '_' "
+            "and '-', each starting with a letter or a digit, joined by '/', "
+            f"at most {MAX_KEY_CHARACTERS} characters in total."
         )
     return key
 
 
 def is_key(key: str) -> bool:
-    """Return whether every backend can store under *key*."""
+    """Return whether *key* is valid in every backend."""
     if len(key) > MAX_KEY_CHARACTERS:
         return False
     return all(_NAME_PATTERN.fullmatch(name) for name in key.split("/"))
 
 
 def variant_key(bucket: str, size: str, image_id: str) -> str:
-    """Return the key of one size of an image.
+    """Return the key of an image's variant *size*.
 
     >>> variant_key("avatars", "medium", "9b2f")
     'avatars/processed/medium/9b2f_medium.webp'
@@ -93,7 +93,7 @@ def image_id_of(key: str) -> str | None:
 
 
 def staging_key(bucket: str, job_id: str) -> str:
-    """Return the key of an upload that waits to be processed.
+    """Return the key of a staged upload.
 
     >>> staging_key("avatars", "9b2f")
     'avatars/9b2f'
@@ -108,7 +108,7 @@ def staging_key(bucket: str, job_id: str) -> str:
 def _check_name(name: str) -> str:
     if "/" in name:
         raise InvalidKeyError(
-            f"{_shown(name)} cannot be one name of a storage key: it has a '/' in it."
+            f"{_shown(name)} contains a '/'. Use a single name as this part of a storage key."
         )
     return check_key(name)
 

@@ -1,9 +1,9 @@
-"""Objects as files below one directory of this machine.
+"""Storage of objects as files below a local directory.
 
-A file is written and flushed under ``.tmp``, renamed to its place, and then its directory is
-flushed: a crash leaves the old object, the new one or a draft in ``.tmp``, never half an object
-(Pillai et al., OSDI '14). Directories are opened one by one without following symbolic links, so
-that no key leads out of the root.
+A file is written and flushed under ``.tmp``, then renamed into place; then its directory is
+flushed. A crash leaves the old object, the new one or a draft in ``.tmp``, never half an object
+(Pillai et al., OSDI '14). The directories of a path are opened one by one without following
+symbolic links, so that no key leads outside the root.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from imageprocessor.storage.protocol import StoredObject
 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
-SCRATCH_NAME = ".tmp"  #: no key can name it
+SCRATCH_NAME = ".tmp"  #: not a valid name in a key
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
 class LocalStorage:
-    """A Storage below the directory *root*, which is made if it is missing (POSIX only).
+    """A Storage below the directory *root*, which is created if missing (POSIX only).
 
-    ``scratch_directory`` holds drafts; what is old there was left by a crash and may be deleted.
+    ``scratch_directory`` holds drafts. Old files in it were left by a crash and may be deleted.
 
     Raises:
-        StorageUnavailableError: The directory cannot be made or opened.
+        StorageUnavailableError: The directory cannot be created or opened.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,8 +49,8 @@ class LocalStorage:
             with self._open_directory([SCRATCH_NAME], make=True):
                 pass
 
-    # `replace_file` would take a path, and follow a symbolic link in it: these two rename into a
-    # directory that was opened without following any.
+    # These two do not use `replace_file`: it takes a path and would follow symbolic links in it.
+    # They rename into a directory that was opened without following any.
 
     def put(self, key: str, data: bytes) -> None:
         *names, name = check_key(key).split("/")
@@ -70,7 +70,7 @@ class LocalStorage:
 
     def adopt(self, key: str, path: Path) -> None:
         *names, name = check_key(key).split("/")
-        with _translate_errors(f"take in a file as {key!r}"):
+        with _translate_errors(f"store a file as {key!r}"):
             try:
                 with self._open_directory(names, make=True) as directory:
                     _prepare_adopted(path)
@@ -79,7 +79,7 @@ class LocalStorage:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                # On another file system: copy.
+                # A file on another file system cannot be renamed: copy it.
                 self.put(key, path.read_bytes())
                 path.unlink()
 
@@ -93,7 +93,7 @@ class LocalStorage:
             os.fsync(directory)
 
     def exists(self, key: str) -> bool:
-        with suppress(ObjectNotFoundError), self._find(key, "look for") as (directory, name):
+        with suppress(ObjectNotFoundError), self._find(key, "look up") as (directory, name):
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             return S_ISREG(status.st_mode)
         return False
@@ -105,7 +105,7 @@ class LocalStorage:
         names = folder.split("/") if folder else []
         with (
             _translate_errors("list the stored objects"),
-            suppress(FileNotFoundError, NotADirectoryError),  # nothing begins with the prefix
+            suppress(FileNotFoundError, NotADirectoryError),  # no key starts with the prefix
             self._open_directory(names) as directory,
         ):
             for found in _walk(directory, PurePosixPath(folder)):
@@ -117,7 +117,7 @@ class LocalStorage:
 
     @contextmanager
     def _find(self, key: str, action: str) -> Iterator[tuple[int, str]]:
-        """Open the directory of an object; translate what goes wrong with the object, too."""
+        """Open an object's directory; translate errors, including those of the caller's block."""
         *names, name = check_key(key).split("/")
         with _translate_errors(f"{action} {key!r}"):
             try:
@@ -141,7 +141,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def _open_top(self, name: str, *, make: bool) -> int:
-        """Open a directory of the root, without opening the root first where it is there."""
+        """Open a directory in the root; open the root itself only if that directory is missing."""
         with suppress(FileNotFoundError):
             return os.open(self.root / name, _DIRECTORY | os.O_NOFOLLOW)
         root = self._open_root()
@@ -155,7 +155,7 @@ class LocalStorage:
             return os.open(self.root, _DIRECTORY)
         except FileNotFoundError as error:
             raise StorageUnavailableError(
-                "The storage directory is gone: is its disk mounted?"
+                "The storage directory is missing. Check that its disk is mounted."
             ) from error
 
 
@@ -166,7 +166,7 @@ def _translate_errors(action: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise StorageFullError(
-                f"No space is left to {action}: make room, or raise the quota."
+                f"No space is left to {action}. Make room or raise the quota."
             ) from error
         raise StorageUnavailableError(
             f"Cannot {action}: {error.strerror}. "
@@ -182,7 +182,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _open_child(name: str, parent: int, *, make: bool) -> int:
-    """Open the directory *name* in an open *parent*; a symbolic link to one is refused."""
+    """Open the directory *name* in an open *parent*; refuse a symbolic link."""
     flags = _DIRECTORY | os.O_NOFOLLOW
     try:
         return os.open(name, flags, dir_fd=parent)
@@ -196,7 +196,7 @@ def _open_child(name: str, parent: int, *, make: bool) -> int:
 
 
 def _open_file(name: str, directory: int) -> BinaryIO:
-    """Open the file *name* in an open *directory* for reading, unless it is a symbolic link."""
+    """Open the file *name* in an open *directory* for reading; refuse a symbolic link."""
 
     def open_in_directory(path: str, flags: int) -> int:
         return os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory)
@@ -205,7 +205,7 @@ def _open_file(name: str, directory: int) -> BinaryIO:
 
 
 def _prepare_adopted(path: Path) -> None:
-    """Give a file that somebody else made our mode, and flush it."""
+    """Set our mode on a file that other code wrote, and flush it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fchmod(descriptor, FILE_MODE)
@@ -215,7 +215,7 @@ def _prepare_adopted(path: Path) -> None:
 
 
 def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
-    """Yield the objects below an open *directory*, whose keys begin with *start*."""
+    """Yield the objects below an open *directory*, whose own key is *start*."""
     for path, _, names, parent in os.fwalk(".", dir_fd=directory, onerror=_raise_unless_gone):
         for name in names:
             key = str(start / path / name)

@@ -1,4 +1,4 @@
-"""Opens the storage at a location that is given as text."""
+"""Opening a storage by its location, such as ``s3://bucket``."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from imageprocessor.storage.s3 import S3Access, S3Storage
 def open_storage(location: str) -> Storage:
     """Open the storage at *location*.
 
-    - ``local:///absolute/path``: a directory, made if it is missing; not percent-decoded.
-    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket, which must exist, or what begins with
-      ``prefix/`` in it. boto3 looks for keys, region and endpoint in ``AWS_ACCESS_KEY_ID``,
-      ``AWS_PROFILE``, ``AWS_DEFAULT_REGION``, ``AWS_ENDPOINT_URL_S3`` and the like, in its files,
-      and in the machine's role.
-    - ``memory://``: a new, empty one that ends with the process.
+    - ``local:///absolute/path``: a directory, created if missing; the path is not
+      percent-decoded.
+    - ``s3://bucket``, ``s3://bucket/prefix``: an S3 bucket, which must exist, or the part of it
+      below ``prefix/``. boto3 takes credentials, region and endpoint from ``AWS_ACCESS_KEY_ID``,
+      ``AWS_PROFILE``, ``AWS_DEFAULT_REGION``, ``AWS_ENDPOINT_URL_S3`` and similar variables, its
+      configuration files, or the machine's role.
+    - ``memory://``: a new, empty storage that lasts as long as the process.
 
     >>> store = open_storage("memory://")
     >>> store.exists("avatars/1.webp")
     False
 
     Raises:
-        SettingsError: *location* has none of these forms, or no region of AWS is set.
-        StorageUnavailableError: The directory cannot be made or opened.
-        MissingExtraError: The storage is in S3, and boto3 is not installed.
+        SettingsError: *location* has none of these forms, or no AWS region is set.
+        StorageUnavailableError: The directory cannot be created or opened.
+        MissingExtraError: *location* is in S3 and boto3 is not installed.
     """
     scheme, separator, place = location.partition("://")
     opener = OPENERS.get(scheme) if separator else None
     storage = opener(place) if opener else None
     if storage is None:
         raise SettingsError(
-            f"{location!r} is not a storage this version can open: use 'local:///absolute/path', "
+            f"{location!r} is not a supported storage location. Use 'local:///absolute/path', "
             "'s3://bucket', 's3://bucket/prefix' or 'memory://'."
         )
     return storage
@@ -61,7 +62,7 @@ def _open_memory(place: str) -> Storage | None:
     return None if place else MemoryStorage()
 
 
-#: by the scheme of a location: what opens the storage at the rest of it, or None if it is malformed
+#: from a location's scheme to the function that opens the rest of it, or returns None if malformed
 OPENERS: dict[str, Callable[[str], Storage | None]] = {
     "local": _open_local,
     "s3": _open_s3,

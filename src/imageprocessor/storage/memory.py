@@ -1,4 +1,4 @@
-"""Objects in this process's memory: for tests, and for programs that keep nothing."""
+"""Storage in this process's memory, for tests and for programs that keep nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imageprocessor.storage.protocol import StoredObject
 
 
 class MemoryStorage:
-    """A Storage that ends with the process.
+    """A Storage that lasts as long as the process.
 
     >>> store = MemoryStorage()
     >>> store.put("avatars/1.webp", b"bytes")
@@ -33,7 +33,7 @@ class MemoryStorage:
             path.unlink()
         except OSError as error:
             raise StorageUnavailableError(
-                f"Cannot take in a file as {key!r}: {error.strerror}."
+                f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
 
     def get(self, key: str) -> bytes:

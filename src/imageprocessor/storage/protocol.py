@@ -1,4 +1,4 @@
-"""What every backend must do; ``tests/storage/contract.py`` checks it."""
+"""The contract of every storage backend; ``tests/storage/contract.py`` tests it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A stored object in a listing; ``modified_at`` is in UTC."""
+    """A listed object; ``modified_at`` is in UTC."""
 
     key: str
     size_bytes: int
@@ -19,41 +19,41 @@ class StoredObject:
 
 
 class Storage(Protocol):
-    """A flat map from keys to bytes that many threads and processes may use at once.
+    """A flat map from keys to bytes, safe for concurrent use by threads and processes.
 
-    An object appears whole or not at all, and is durable when the call that stored it returns.
-    Every method but ``list`` raises InvalidKeyError for what ``keys.check_key`` refuses,
-    StorageFullError when there is no space left, and StorageUnavailableError when the storage does
-    not answer or refuses.
+    Writes are atomic: readers see a whole object or none. An object is durable when the call that
+    stored it returns. Every method except ``list`` raises InvalidKeyError for a key that
+    ``keys.check_key`` rejects, StorageFullError if no space is left, and StorageUnavailableError
+    if the storage does not answer or refuses the operation.
     """
 
     def put(self, key: str, data: bytes) -> None:
-        """Store *data* under *key*, in place of what was there.
+        """Store *data* under *key*, replacing any object there.
 
-        On an error, nothing new is left behind.
+        An error leaves nothing new behind.
         """
 
     def adopt(self, key: str, path: Path) -> None:
-        """Move the file at *path* into the store, under *key*.
+        """Move the file at *path* into the storage, under *key*.
 
-        It is gone from *path* afterwards; on an error, it is still there.
+        On an error, the file stays at *path*.
         """
 
     def get(self, key: str) -> bytes:
         """Return the bytes under *key*.
 
         Raises:
-            ObjectNotFoundError: Nothing is stored under it.
+            ObjectNotFoundError: Nothing is stored under *key*.
         """
 
     def delete(self, key: str) -> None:
-        """Remove the object under *key*, durably; do nothing if there is none."""
+        """Delete the object under *key*, durably; do nothing if it does not exist."""
 
     def exists(self, key: str) -> bool:
         """Return whether something is stored under *key*."""
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield every object whose key begins with the text *prefix*, in no particular order."""
+        """Yield every object whose key starts with *prefix*, in no particular order."""
 
     def url(self, key: str) -> str:
-        """Return a URL under which the bytes of *key* can be fetched now, if they are there."""
+        """Return a URL that serves the object under *key*, if it exists, as of now."""

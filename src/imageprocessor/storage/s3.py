@@ -1,7 +1,7 @@
-"""Objects in S3, at AWS or a server that is compatible, such as MinIO, R2 or Ceph.
+"""Storage in S3, at AWS or on a compatible server such as MinIO, R2 or Ceph.
 
-Each object is put in one request, as it has some megabytes at most: no multipart upload is ever
-left half done. Images are fetched by presigned URLs; no bucket has to be public.
+Objects have a few megabytes at most, so each is stored in one request, and no multipart upload can
+be left unfinished. Clients fetch images by presigned URLs; buckets need not be public.
 """
 
 # ruff: noqa: PLC0415 - boto3 takes 0.3 s to import and is an extra
@@ -33,14 +33,14 @@ from imageprocessor.storage.protocol import StoredObject
 CONNECT_SECONDS = 3
 ATTEMPTS = 3
 URL_SECONDS = 15 * 60
-IMMUTABLE = "private, max-age=31536000, immutable"  # each client needs a permission of its own
+IMMUTABLE = "private, max-age=31536000, immutable"  # private: each client needs its own permission
 ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
-# With paths, presigned URLs would lead through another region.
+# With path-style addressing, presigned URLs would go through another region.
 AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}
 OTHER_OPTIONS = {
     "s3": {"addressing_style": "path"},
-    # R2 and others do not know the trailing checksums that AWS uses.
+    # R2 and others do not support the trailing checksums that AWS uses.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
@@ -54,16 +54,17 @@ _WRONG_REGION = {
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """How S3 is reached, and with which keys.
+    """The address of S3 and the credentials for it.
 
-    boto3 looks for what is not given in the environment, its files and the machine's role.
+    boto3 takes what is missing here from the environment, its configuration files and the
+    machine's role.
 
-    ``timeout_seconds`` bounds the wait for one answer. There are three attempts, so an operation
+    ``timeout_seconds`` limits the wait for one answer. There are three attempts, so an operation
     may take a little more than three times as long.
     """
 
     endpoint_url: str = ""  #: empty: AWS
-    public_endpoint_url: str = ""  #: for clients that fetch images; empty: as ``endpoint_url``
+    public_endpoint_url: str = ""  #: for clients that fetch images; empty: ``endpoint_url``
     region: str | None = None
     profile: str | None = None
     access_key_id: str | None = None
@@ -73,18 +74,17 @@ class S3Access:
 
 
 class S3Storage:
-    """A Storage in S3 buckets, which must be there.
+    """A Storage in S3 buckets, which must exist.
 
-    With *bucket*, the key ``avatars/1`` lies in it as ``avatars/1``; without, in the bucket
-    ``avatars`` as ``1``, and no bucket but those in *buckets* is ever touched. *prefix* comes
-    before all of it. A storage without prefix does not look at objects whose names begin with
-    ``_``.
+    With *bucket*, the key ``avatars/1`` is stored there as ``avatars/1``. Without it, the key is
+    stored in the bucket ``avatars`` as ``1``, and only the buckets in *buckets* are ever accessed.
+    Either name is preceded by *prefix*. A storage without a prefix ignores objects whose names
+    start with ``_``.
 
     Raises:
         MissingExtraError: boto3 is not installed.
-        SettingsError: The S3 is that of AWS, and no region is set.
-        StorageUnavailableError: boto3 refuses what it was given, such as a profile that does not
-            exist.
+        SettingsError: The endpoint is at AWS and no region is set.
+        StorageUnavailableError: boto3 rejects *access*, for example a profile that does not exist.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class S3Storage:
         self._encryption = ENCRYPTED if _is_aws(self.client) else {}
 
     def at_prefix(self, prefix: str) -> S3Storage:
-        """Return the storage at another *prefix* of the same buckets, on the same connections."""
+        """Return a storage at *prefix* in the same buckets, which shares the connections."""
         other = copy(self)
         other.prefix = prefix
         return other
@@ -130,7 +130,7 @@ class S3Storage:
             path.unlink()
         except OSError as error:
             raise StorageUnavailableError(
-                f"Cannot take in a file as {key!r}: {error.strerror}."
+                f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
 
     def get(self, key: str) -> bytes:
@@ -143,8 +143,8 @@ class S3Storage:
             self.client.delete_object(**where)
 
     def exists(self, key: str) -> bool:
-        with self._locate(key, "look for") as where:
-            # The answer to a HEAD is the same for an absent object and an absent bucket.
+        with self._locate(key, "look up") as where:
+            # Not a HEAD: its answer is the same for a missing object and a missing bucket.
             bucket, name = where["Bucket"], where["Key"]
             page = self.client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
         return any(found["Key"] == name for found in page.get("Contents", []))
@@ -159,7 +159,7 @@ class S3Storage:
                 yield from self._list_bucket(bucket, head, prefix[len(head) :])
 
     def url(self, key: str) -> str:
-        with self._locate(key, "give a URL for") as where:
+        with self._locate(key, "create a URL for") as where:
             parameters = where | {
                 "ResponseContentType": _content_type(key),
                 "ResponseContentDisposition": "inline",
@@ -176,15 +176,15 @@ class S3Storage:
 
     @contextmanager
     def _locate(self, key: str, action: str) -> Iterator[dict[str, str]]:
-        """Yield bucket and name of an object; translate the errors of what is done with it."""
+        """Yield an object's bucket and name; translate the errors of the caller's block."""
         check_key(key)
         bucket, name = self.bucket, key
         if bucket is None:
             bucket, _, name = key.partition("/")
             if bucket not in self.buckets or not name:
                 raise StorageUnavailableError(
-                    f"{key!r} is in none of the permitted S3 buckets ({', '.join(self.buckets)}):"
-                    f" add {bucket!r} to ALLOWED_BUCKETS."
+                    f"{key!r} is in none of the allowed S3 buckets ({', '.join(self.buckets)})."
+                    f" Add {bucket!r} to ALLOWED_BUCKETS."
                 )
         with _translate_errors(f"{action} {key!r}", bucket):
             yield {"Bucket": bucket, "Key": self.prefix + name}
@@ -203,8 +203,8 @@ class S3Storage:
             if not page["IsTruncated"]:
                 return
             last = objects[-1]["Key"].removeprefix(self.prefix)
-            # S3 lists in the order of bytes. Names that begin with "_" are not ours: go on after
-            # all of them, at the backtick, which is the only byte between "_" and small letters.
+            # S3 lists in byte order. Names that start with "_" are not ours: skip them all by
+            # continuing at the backtick, the only byte between "_" and the lower-case letters.
             after = "`" if last.startswith("_") else last
             request["StartAfter"] = self.prefix + after
 
@@ -223,11 +223,11 @@ def _open_client(session: Any, endpoint_url: str, timeout_seconds: float) -> Any
     client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
     if endpoint_url:
         return client
-    if not _is_aws(client):  # boto3 found an endpoint in its environment or files
+    if not _is_aws(client):  # boto3 found an endpoint in the environment or its files
         return _open_client(session, client.meta.endpoint_url, timeout_seconds)
     if session.region_name is None:
         raise SettingsError(
-            "AWS_REGION is not set, and boto3 finds no region: set the one that the buckets are in."
+            "AWS_REGION is not set and boto3 finds no region. Set it to the buckets' region."
         )
     return client
 
@@ -258,35 +258,35 @@ def _translate_errors(action: str, bucket: str | None) -> Iterator[None]:
 
 
 def _explain_answer(answer: Any, where: str) -> StorageError:
-    """Return the error for an answer of S3 that is one."""
+    """Return the error of this package for an error answer of S3."""
     code = answer["Error"]["Code"]
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     if code in _NO_SPACE or status == HTTPStatus.INSUFFICIENT_STORAGE:
         return StorageFullError(
-            f"Cannot {where}: no space is left ({code}). Make room, or raise the quota."
+            f"Cannot {where}: no space is left ({code}). Make room or raise the quota."
         )
     if code == "NoSuchBucket":
         return StorageUnavailableError(
-            f"Cannot {where}: there is no such bucket. Create it, or correct its name."
+            f"Cannot {where}: there is no such bucket. Create it or correct its name."
         )
     if status == HTTPStatus.NOT_FOUND:
         return ObjectNotFoundError(f"Cannot {where}: there is no such object.")
     if code in _WRONG_REGION:
-        advice = "The bucket is elsewhere: correct AWS_REGION."
+        advice = "The bucket is in another region. Correct AWS_REGION."
     elif status == HTTPStatus.FORBIDDEN:
-        advice = "Check the keys, what they permit, and the clock."
+        advice = "Check the credentials, their permissions and the clock."
     else:
         advice = "Check the S3 service's status."
-    return StorageUnavailableError(f"Cannot {where}: it answers {status} ({code}). {advice}")
+    return StorageUnavailableError(f"Cannot {where}: S3 answers {status} ({code}). {advice}")
 
 
 def _explain_fault(kind: str) -> str:
-    """Return the cause and the remedy where S3 gives no answer, from the name of boto3's error."""
+    """Return cause and remedy if S3 gave no answer; *kind* is the name of boto3's error."""
     if "Credential" in kind or "Token" in kind or "SSO" in kind:
         return (
-            f"no keys are found ({kind}). "
+            f"no credentials are found ({kind}). "
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
         )
     if kind == "ProfileNotFound":
-        return "AWS_PROFILE names a profile that is not there. Correct it, or make it"
-    return f"S3 does not answer ({kind}). Check S3_ENDPOINT_URL, the network, and S3 itself"
+        return "the profile in AWS_PROFILE does not exist. Correct AWS_PROFILE or create it"
+    return f"S3 does not answer ({kind}). Check S3_ENDPOINT_URL, the network and S3 itself"
