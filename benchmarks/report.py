@@ -1,4 +1,4 @@
-"""The results as people read them: a table, and the page of the documentation."""
+"""Writing the results for readers: as a table, and on the documentation page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS, THEIRS = "#1f6f5c", "#b9b4a7"
 
 
 def format_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return *rows*, as :mod:`benchmarks.figures` gives them for JSON, as a Markdown table."""
+    """Return *rows*, in the JSON form of :mod:`benchmarks.figures`, as a Markdown table."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -31,7 +31,7 @@ def write_docs(results: dict[str, Any]) -> None:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw each ratio as a bar beside its budget, on a logarithmic scale around "as fast as"."""
+    """Draw each ratio as a bar with its budget, on a logarithmic scale around 1, equal speed."""
     plot = Plot(figsize=(9, 0.32 * len(rows) + 1), layout="constrained")
     axes = plot.subplots()
     axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=OURS, height=0.6)

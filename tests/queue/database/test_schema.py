@@ -89,7 +89,7 @@ def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(
-        SettingsError, match=r"newer version .* revision is 9999.*Install the newer version"
+        SettingsError, match=r"newer version .*\(revision 9999.*Install the newer version"
     ):
         migrate(database)
 

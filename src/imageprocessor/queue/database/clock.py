@@ -21,5 +21,5 @@ def to_text(moment: datetime) -> str:
 
 
 def from_text(text: str) -> datetime:
-    """Return the time, aware, that :func:`to_text` formatted."""
+    """Return the aware datetime that :func:`to_text` formatted."""
     return datetime.fromisoformat(text)

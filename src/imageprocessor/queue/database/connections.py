@@ -57,7 +57,7 @@ class Database:
             yield connection
 
     def identity(self) -> str:
-        """Return the number that identifies a migrated SQLite file; "" for a server."""
+        """Return the number that identifies a migrated SQLite file; "" for a server, which hosts share."""
         if self.connections.engine.dialect.name != "sqlite":
             return ""
         with self.read() as connection:
@@ -91,7 +91,7 @@ def _translate_errors() -> Iterator[None]:
         raise
     except (DatabaseError, InterfaceError, PoolTimeoutError) as error:
         cause = getattr(error, "orig", None) or error
-        message = " ".join(str(cause).split())  # PostgreSQL's have several lines
+        message = " ".join(str(cause).split())  # PostgreSQL's errors have several lines
         sqlstate = getattr(cause, "sqlstate", None)
         if "database or disk is full" in message or sqlstate == DISK_FULL:
             raise StorageFullError(

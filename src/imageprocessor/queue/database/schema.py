@@ -69,7 +69,7 @@ def check_revision(revision: str | None) -> None:
     """Raise SettingsError if *revision* is newer than this version knows."""
     if revision is not None and revision > HEAD:
         raise SettingsError(
-            "The database belongs to a newer version of imageprocessor (its revision is"
-            f" {revision}, this version knows {HEAD}). Install the newer version, or restore a"
-            " backup made before the upgrade."
+            f"The database belongs to a newer version of imageprocessor (revision {revision}; this"
+            f" version knows up to {HEAD}). Install the newer version, or restore a backup made"
+            " before the upgrade."
         )

@@ -15,14 +15,14 @@ from imageprocessor.errors import BrokerUnavailableError
 from imageprocessor.queue.dispatch.broker import Broker
 
 MAX_UNSENT = 10_000  #: further wake-ups are dropped; the sweep sends them again
-MAX_WAITING = 100  #: while this many messages wait for workers, the sweep sends none again
+MAX_WAITING = 100  #: while this many messages wait for workers, the sweep resends none
 FLUSH_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """A Dispatcher that calls *publish* with each job's id, in a thread that the first starts."""
+    """A Dispatcher that calls *publish* with each job id, in a thread that the first job starts."""
 
     def __init__(self, publish: Callable[[str], object], broker: Broker) -> None:
         self._publish = publish

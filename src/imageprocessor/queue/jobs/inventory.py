@@ -80,7 +80,7 @@ def find_beginning(connection: Connection) -> datetime | None:
 
 
 def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterator[Job]:
-    """Yield the jobs that meet the *conditions*, reading 500 rows at a time."""
+    """Yield the jobs that meet the *conditions*, reading ROWS_PER_QUERY at a time."""
     after_last = jobs.c.job_id > bindparam("last_id")
     query = select(jobs).where(*conditions, after_last).order_by(jobs.c.job_id)
     last_id = ""
