@@ -57,7 +57,7 @@ class Database:
             yield connection
 
     def identity(self) -> str:
-        """Return the number that identifies a migrated SQLite file; "" for a server, which hosts share."""
+        """Return the number of a migrated SQLite file; "" for a server, which hosts share."""
         if self.connections.engine.dialect.name != "sqlite":
             return ""
         with self.read() as connection:

@@ -173,7 +173,7 @@ def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> Failed
 
 
 def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
-    """Return the wait before the next attempt, which doubles up to 60 s, minus jitter of up to half."""
+    """Return the wait before the next attempt: doubling up to 60 s, minus jitter of up to half."""
     longest = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
     return timedelta(seconds=longest * jitter)
