@@ -37,18 +37,22 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument(
-        "subjects", nargs="*", default=SUBJECTS, metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}"
+        "subjects",
+        nargs="*",
+        default=SUBJECTS,
+        metavar="SUBJECT",
+        help=f"any of {', '.join(SUBJECTS)}",
     )
     parser.add_argument(
         "--rounds", type=int, default=7, help="how often each contender runs (default: 7)"
     )
     parser.add_argument(
-        "--json", type=Path, default=Path("benchmarks.json"), help="where the results go"
+        "--json", type=Path, default=Path("benchmarks.json"), help="where to write the results"
     )
-    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md from them")
+    parser.add_argument("--docs", action="store_true", help="update docs/benchmarks.md, too")
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,6 @@
-"""What an image costs, as docs/capacity.py takes it: `python -m benchmarks.costs`.
+"""Measure what one image costs, for docs/capacity.py: `python -m benchmarks.costs`.
 
-It is CPU time: others may work.
+The costs are CPU time, so other programs may run meanwhile.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ SERVE = [sys.executable, "-m", "imageprocessor", "serve", "--port"]
 
 
 def main() -> None:
-    """Print what docs/capacity.py calls by the same names."""
+    """Print the costs under the names that docs/capacity.py uses."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         settings = Settings(data_dir=folder, rate_limit_max_uploads=1_000_000)
         with open_service(settings) as service:
             job_seconds = cost_of_jobs(service, folder)
-        upload, status = cost_of_requests(settings, folder)
+        upload, poll = cost_of_requests(settings, folder)
     print(f"job_cpu_seconds={job_seconds:.3f}")
-    print(f"upload_cpu_seconds={upload:.5f} status_cpu_seconds={status:.5f}")
+    print(f"upload_cpu_seconds={upload:.5f} poll_cpu_seconds={poll:.5f}")
     print(f"redis_commands={count_redis_commands():.1f}")
 
 
 def cost_of_jobs(service: Service, folder: Path) -> float:
-    """Return the CPU seconds that a worker, its supervisor included, takes for a job of 12 MP."""
+    """Return the CPU seconds that a worker and its supervisor use for a 12 MP job."""
     with run_workers(folder, 1) as process:
         submit_picture(service, encode_photo())
         wait_for(lambda: not count_open(service))
@@ -55,7 +55,7 @@ def cost_of_jobs(service: Service, folder: Path) -> float:
 
 
 def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
-    """Return the CPU seconds of the API for an upload of a 12 MP photo, and for a status check."""
+    """Return the CPU seconds that the API uses for an upload of 12 MP and for a status check."""
     port = find_free_port()
     environ = {
         **os.environ,
@@ -85,7 +85,7 @@ def cost_of_requests(settings: Settings, folder: Path) -> tuple[float, float]:
 
 
 def count_redis_commands() -> float:
-    """Return the commands that Redis runs for a job: message, acknowledgement, events, idling."""
+    """Return the Redis commands per job: message, acknowledgement, events, idle polling."""
     with TemporaryDirectory() as name, run_redis(Path(name)) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         environ = {**os.environ, "DATA_DIR": name, "QUEUE_BACKEND": "celery", "REDIS_URL": url}
@@ -117,7 +117,7 @@ def count_commands(url: str) -> int:
 
 
 def cost_of(request: Callable[[], object], pid: int) -> float:
-    """Return the CPU seconds that the process takes for one of many such requests."""
+    """Return the mean CPU seconds that the process uses for one *request*."""
     before = cpu_seconds(pid)
     for _ in range(REQUESTS):
         request()

@@ -1,7 +1,7 @@
-"""What WebP's effort buys: time, and bytes at equal SSIM, of each width that is made by default.
+"""What WebP's effort costs in time and saves in bytes at equal SSIM, for each default width.
 
-`python -m benchmarks.effort [PHOTO…]` prints the table that `VariantSpec.effort` was chosen from;
-without photos it looks at the one that is drawn here.
+`python -m benchmarks.effort [PHOTO…]` prints the table from which `VariantSpec.effort` was chosen;
+without photos it uses the generated one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ EFFORTS = range(7)
 QUALITY, REFERENCE_EFFORT = 85, 4
 QUALITIES = (75, 80, 85, 90, 95)
 ROUNDS = 3
-COMPARED_SIDE = 1600  #: SSIM of a larger picture is that of its middle
+COMPARED_SIDE = 1600  #: of a larger image, SSIM compares only the middle
 
 
 def main(paths: Sequence[str]) -> None:
-    """Print how each effort compares with effort 4 at quality 85, in the mean of the photos."""
+    """Print how each effort compares with effort 4 at quality 85, averaged over the photos."""
     photos = [Image.open(path).convert("RGB") for path in paths]
     if not photos:
         photos = [Image.open(BytesIO(encode_photo()))]
@@ -46,54 +46,54 @@ def main(paths: Sequence[str]) -> None:
 
 
 def shrink(photo: Image.Image, width: int) -> Image.Image:
-    """Return *photo* in that width, if it is wider."""
+    """Return *photo* scaled down to *width*, if it is wider."""
     size = width, round(photo.height * width / photo.width)
     return photo.resize(size, Image.Resampling.LANCZOS) if photo.width > width else photo
 
 
-def compare_efforts(picture: Image.Image) -> Iterator[tuple[float, float, float]]:
+def compare_efforts(photo: Image.Image) -> Iterator[tuple[float, float, float]]:
     """Yield each effort's time, bytes at quality 85 and at equal SSIM, relative to effort 4."""
-    encode(picture, QUALITY, REFERENCE_EFFORT)
-    wanted = likeness(picture, encode(picture, QUALITY, REFERENCE_EFFORT))
+    encode(photo, QUALITY, REFERENCE_EFFORT)
+    wanted = similarity(photo, encode(photo, QUALITY, REFERENCE_EFFORT))
     measured = []
     for effort in EFFORTS:
-        seconds = median(encode_seconds(picture, effort) for _ in range(ROUNDS))
-        size = len(encode(picture, QUALITY, effort))
-        measured.append((seconds, size, bytes_at(picture, effort, wanted)))
+        seconds = median(encode_seconds(photo, effort) for _ in range(ROUNDS))
+        size = len(encode(photo, QUALITY, effort))
+        measured.append((seconds, size, bytes_at(photo, effort, wanted)))
     reference_seconds, reference_size, reference_bytes = measured[REFERENCE_EFFORT]
     for seconds, size, equal_bytes in measured:
         yield seconds / reference_seconds, size / reference_size, equal_bytes / reference_bytes
 
 
-def bytes_at(picture: Image.Image, effort: int, wanted: float) -> float:
-    """Return the bytes at which *effort* reaches the *wanted* SSIM, between the qualities tried."""
-    files = [encode(picture, quality, effort) for quality in QUALITIES]
-    likenesses = [likeness(picture, file) for file in files]
-    return float(np.interp(wanted, likenesses, [len(file) for file in files]))
+def bytes_at(photo: Image.Image, effort: int, wanted: float) -> float:
+    """Return the bytes that *effort* needs for the *wanted* SSIM, interpolated over QUALITIES."""
+    files = [encode(photo, quality, effort) for quality in QUALITIES]
+    similarities = [similarity(photo, file) for file in files]
+    return float(np.interp(wanted, similarities, [len(file) for file in files]))
 
 
-def likeness(picture: Image.Image, encoded: bytes) -> float:
+def similarity(photo: Image.Image, encoded: bytes) -> float:
     """Return the SSIM of the luma (Wang et al. 2004, windows of 7 × 7 px)."""
-    left, top = (max(0, side - COMPARED_SIDE) // 2 for side in picture.size)
-    right = min(picture.width, left + COMPARED_SIDE)
-    bottom = min(picture.height, top + COMPARED_SIDE)
+    left, top = (max(0, side - COMPARED_SIDE) // 2 for side in photo.size)
+    right = min(photo.width, left + COMPARED_SIDE)
+    bottom = min(photo.height, top + COMPARED_SIDE)
     box = left, top, right, bottom
     with Image.open(BytesIO(encoded)) as image:
-        planes = [np.asarray(each.crop(box).convert("L")) for each in (picture, image)]
+        planes = [np.asarray(each.crop(box).convert("L")) for each in (photo, image)]
     return float(structural_similarity(*planes))  # type: ignore[no-untyped-call]
 
 
-def encode(picture: Image.Image, quality: int, effort: int) -> bytes:
-    """Return *picture* as WebP."""
+def encode(photo: Image.Image, quality: int, effort: int) -> bytes:
+    """Return *photo* as WebP."""
     file = BytesIO()
-    picture.save(file, "WEBP", quality=quality, method=effort)
+    photo.save(file, "WEBP", quality=quality, method=effort)
     return file.getvalue()
 
 
-def encode_seconds(picture: Image.Image, effort: int) -> float:
+def encode_seconds(photo: Image.Image, effort: int) -> float:
     """Return the CPU seconds of one encoding at quality 85."""
     started = time.process_time()
-    encode(picture, QUALITY, effort)
+    encode(photo, QUALITY, effort)
     return time.process_time() - started
 
 

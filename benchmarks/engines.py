@@ -1,7 +1,7 @@
-"""What another build of Pillow changes: `python -m benchmarks.engines PYTHON OTHER…`.
+"""Compare builds of Pillow: `python -m benchmarks.engines PYTHON OTHER…`.
 
-Each is an interpreter that has imageprocessor and one build of Pillow. The codecs come with the
-build: their rows are apart from that of resizing.
+Each argument is an interpreter that has imageprocessor and one build of Pillow installed. A build
+includes its codecs, so they have rows of their own, apart from resizing.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Run = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
-    """Print what each interpreter takes, in turns with the others, and its ratio to the first."""
+    """Measure the interpreters in alternation; print their figures and ratios to the first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=main.__doc__)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
     parser.add_argument(
-        "--picture", type=Path, help="a JPEG (default: one of 12 megapixels that is drawn)"
+        "--picture", type=Path, help="a JPEG (default: a generated one of 12 megapixels)"
     )
     parser.add_argument("--rounds", type=int, default=7, help="how often each runs (default: 7)")
     options = parser.parse_args(arguments)
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure_in(python: str, data: bytes) -> Run:
-    """Return what `measure` gives for *data* in the interpreter *python*, and its libraries."""
+    """Run `measure` on *data* in the interpreter *python*; return the figures and its libraries."""
     command = [python, "-c", "from benchmarks.engines import print_run; print_run()"]
     ran = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
     return dict(json.loads(ran.stdout))
@@ -56,7 +56,7 @@ def print_run() -> None:
 
 
 def measure(data: bytes) -> dict[str, float]:
-    """Return the figures of one interpreter, as CPU seconds where the name says nothing else."""
+    """Return the figures of one interpreter; each name includes the unit."""
     figures: dict[str, float] = {}
     result, cpu, wall = clocked(partial(process, data))
     figures |= {"job of four sizes, CPU s": cpu, "the same, wall s": wall}
@@ -64,16 +64,14 @@ def measure(data: bytes) -> dict[str, float]:
     figures["its output, kB"] = (
         sum(variant.size_bytes for variant in result.variants.values()) / 1000
     )
-    picture, figures["JPEG decoded, CPU s"], _ = clocked(partial(decode, data))
-    _, figures["resized to 1200, 600, 150 px, CPU s"], _ = clocked(
-        partial(resize_in_steps, picture)
-    )
-    _, figures["WebP encoded in full size, CPU s"], _ = clocked(partial(encode, picture))
+    photo, figures["JPEG decoded, CPU s"], _ = clocked(partial(decode, data))
+    _, figures["resized to 1200, 600, 150 px, CPU s"], _ = clocked(partial(resize_in_steps, photo))
+    _, figures["WebP encoded in full size, CPU s"], _ = clocked(partial(encode, photo))
     return figures
 
 
 def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Return the result of the second of two runs, its CPU seconds and its wall time."""
+    """Run *work* twice; return the second run's result, CPU seconds and wall seconds."""
     work()
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
@@ -81,28 +79,28 @@ def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def peak_bytes() -> int:
-    """Return the most that this program has held.
+    """Return the peak memory of this process.
 
-    Rusage would count what its parent held before it started this.
+    Not from getrusage, which would include the parent's memory from before it started this process.
     """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def decode(data: bytes) -> Image.Image:
-    picture = Image.open(BytesIO(data))
-    picture.load()
-    return picture
+    photo = Image.open(BytesIO(data))
+    photo.load()
+    return photo
 
 
-def resize_in_steps(picture: Image.Image) -> None:
+def resize_in_steps(photo: Image.Image) -> None:
     for width in (1200, 600, 150):
-        height = round(picture.height * width / picture.width)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.5)
+        height = round(photo.height * width / photo.width)
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.5)
 
 
-def encode(picture: Image.Image) -> None:
-    picture.save(BytesIO(), "WEBP", quality=85, method=2)
+def encode(photo: Image.Image) -> None:
+    photo.save(BytesIO(), "WEBP", quality=85, method=2)
 
 
 def format_table(engines: list[list[Run]]) -> str:

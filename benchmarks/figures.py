@@ -1,4 +1,4 @@
-"""What a benchmark gives: a ratio to a reference, or why there is none."""
+"""The result of a benchmark: a ratio to a reference, or why it was skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Figure:
     """One row: *ours* and *theirs* are medians in *unit*.
 
-    The ratio, ours / theirs, is the median of the rounds'.
+    *ratio* is the median of ours / theirs in each round.
     """
 
     work: str
@@ -31,7 +31,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the ratio is within its budget; None where there is none."""
+        """Whether the ratio is within its budget; None if it has no budget."""
         if self.at_most is not None:
             return self.ratio <= self.at_most
         return None if self.at_least is None else self.ratio >= self.at_least
@@ -53,11 +53,11 @@ class Skipped:
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Return what every contender gave, round by round, after a round that does not count.
+    """Return every contender's results, round by round, after a warm-up round.
 
-    In turns, because a shared machine changes its speed within seconds: what is compared should be
-    neighbours in *contenders*. Each second round backwards, because what ran before leaves caches
-    warm and processors hot.
+    The contenders take turns, because a shared machine changes its speed within seconds: put those
+    that are compared next to each other in *contenders*. Every second round runs backwards, because
+    each contender leaves warm caches and hot processors to the next.
     """
     values: dict[str, list[T]] = {name: [] for name in contenders}
     for run in contenders.values():
@@ -78,7 +78,7 @@ def compare(  # noqa: PLR0913 - a row has that many columns
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> Figure:
-    """Return the row for what :func:`interleave` gave of two contenders.
+    """Return the row that compares two contenders' results from :func:`interleave`.
 
     >>> compare("nap", "s", [1.0, 3.0, 2.0], "sleep", [4.0, 4.0, 4.0], at_most=0.6).ratio
     0.5

@@ -1,10 +1,10 @@
-"""Load an HTTP server of this machine.
+"""Load an HTTP server on this machine.
 
 `python -m benchmarks.load PORT CONNECTIONS REQUESTS`, the request on stdin.
 
 Each connection sends the same bytes again as soon as it has the whole answer. Prints a JSON object:
-``seconds`` it took, ``p50`` and ``p99`` in milliseconds from the first byte sent to the last one
-received, ``status`` of the answers.
+``seconds`` in total, ``p50`` and ``p99`` in milliseconds from the first byte sent to the last one
+received, and ``statuses``, the number of answers by status.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
 class Client(asyncio.Protocol):
-    """One connection, which takes its requests from those that are *left* to be sent."""
+    """One connection, which sends requests as long as any are *left* to be sent."""
 
     def __init__(self, request: bytes, left: list[None], ended: asyncio.Future[None]) -> None:
         self.request, self.left, self.ended = request, left, ended
@@ -57,11 +57,11 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
-            self.ended.set_exception(exc or ConnectionError("the server hung up"))
+            self.ended.set_exception(exc or ConnectionError("the server closed the connection"))
 
 
 async def load(request: bytes, port: int, connections: int, requests: int) -> dict[str, object]:
-    """Send *request* *requests* times in all, over so many connections at a time."""
+    """Send *request* *requests* times in total, over *connections* parallel connections."""
     left, loop = [None] * requests, asyncio.get_running_loop()
     started = time.perf_counter()
 

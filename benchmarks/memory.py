@@ -1,4 +1,4 @@
-"""Peak memory of a worker: against sharp after one job each, and after thousands of jobs."""
+"""Peak memory of a worker: compared with sharp after one job, and after thousands of jobs."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from imageprocessor.settings import Settings
 from tests.images import animated_webp, encode, photo, truncated
 from tests.servers.processes import wait_for
 
-BOUND_MB = 360  #: what docs/capacity.md says that a worker needs for a job of 50 MP
+BOUND_MB = 360  #: memory of a worker for a job of 50 MP, according to docs/capacity.md
 ENOUGH_ROUNDS = 3  # memory varies little
-#: By the first, what is kept from job to job is there; 2 000 more must add nothing.
+#: FEW jobs fill what is kept from job to job; 2 000 more must add nothing.
 FEW, MANY = 1000, 3000
 MANY_SECONDS = 1200
-#: On a disk thousands of commits take minutes, and the worker takes as much memory.
+#: Thousands of commits to a disk take minutes, and do not change the worker's memory.
 IN_MEMORY = Path("/dev/shm")
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return two rows for each picture, and one for a worker that goes on and on."""
+    """Return two rows for each image, and one for a worker after thousands of jobs."""
     if sys.platform != "linux":
-        return [Skipped("peak memory", "sharp", "only Linux tells the peak of another process")]
+        return [Skipped("peak memory", "sharp", "only Linux reports the peak of another process")]
     rows: list[Figure | Skipped] = []
-    for name, make in PICTURES.items():
+    for name, make in IMAGES.items():
         rows += compare_peaks(name, make(), min(rounds, ENOUGH_ROUNDS))
     few, many = peaks_after(FEW, MANY)
     work, reference = f"peak memory after {MANY} jobs", f"after {FEW} jobs"
@@ -47,12 +47,12 @@ def measure(rounds: int) -> list[Figure | Skipped]:
 
 
 def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]:
-    """Return the peak of one job, as a ratio to sharp's and to the documented one."""
+    """Return the rows that compare one job's peak with sharp's and with the documented one."""
     work, theirs = f"{name} → 4 WebP, peak memory", "sharp, its defaults"
     with TemporaryDirectory() as folder:
-        picture = Path(folder) / "picture"
-        picture.write_bytes(data)
-        command = node("sharp.mjs", str(picture))
+        path = Path(folder) / "image"
+        path.write_bytes(data)
+        command = node("sharp.mjs", str(path))
         obstacle = find_obstacle(command)
         sharp = {} if obstacle else {"sharp": partial(peak_of_peer, command)}
         peaks = interleave({"ours": partial(peak_of_worker, data), **sharp}, rounds)
@@ -64,37 +64,37 @@ def compare_peaks(name: str, data: bytes, rounds: int) -> list[Figure | Skipped]
 
 
 def peak_of_worker(data: bytes) -> float:
-    """Return the most memory, in MB, that a fresh worker process has had after one job."""
+    """Return the peak memory, in MB, of a fresh worker process after one job."""
     with TemporaryDirectory() as folder, run_one_worker(Path(folder)) as service:
         return peak_after(service, [data])
 
 
 def peak_of_peer(command: Sequence[str]) -> float:
-    """Return the same of a program that does the job once."""
+    """Return the peak memory, in MB, of a program that does the job once."""
     with start(command) as peer:
         peer.run()
         return read_peak(peer.process.pid)
 
 
 def peaks_after(few: int, many: int) -> tuple[float, float]:
-    """Return the peaks of one worker after *few* and *many* jobs of every format, some cut off."""
-    pictures = cycle(draw_mixture())
+    """Return one worker's peaks after *few* and *many* jobs of every format, some truncated."""
+    images = cycle(draw_mixture())
     disk = IN_MEMORY if IN_MEMORY.exists() else None
     with TemporaryDirectory(dir=disk) as folder, run_one_worker(Path(folder)) as service:
-        after_few = peak_after(service, islice(pictures, few))
-        after_many = peak_after(service, islice(pictures, many - few))
+        after_few = peak_after(service, islice(images, few))
+        after_many = peak_after(service, islice(images, many - few))
         return after_few, after_many
 
 
-def peak_after(service: Service, pictures: Iterable[bytes]) -> float:
-    """Return the most memory that the one worker of *service* has had after *pictures*."""
-    job_ids = [submit_picture(service, picture) for picture in pictures]
+def peak_after(service: Service, images: Iterable[bytes]) -> float:
+    """Return the peak memory of the one worker of *service* after processing *images*."""
+    job_ids = [submit_picture(service, image) for image in images]
     wait_for(lambda: not count_open(service), MANY_SECONDS)
     return read_peak(find_worker(service, job_ids[-1]))
 
 
 def find_worker(service: Service, job_id: str) -> int:
-    """Return the process that ran the job."""
+    """Return the id of the process that ran the job."""
     with service.database.read() as connection:
         events = job_store.list_events(connection, job_id)
     details = [event["metadata"] for event in events]
@@ -111,13 +111,13 @@ def run_one_worker(folder: Path) -> Iterator[Service]:
 
 
 def read_peak(pid: int) -> float:
-    """Return the most memory that the process has had at any time, in MB."""
+    """Return the peak memory of the process so far, in MB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def draw_png(width: int = 8660, height: int = 5770) -> bytes:
-    """Return an RGB picture as PNG that an upload may be: of large dots, or it had 100 MB."""
+    """Return an RGB image as PNG, of large dots; else it would be 100 MB, too large to upload."""
     file = BytesIO()
     small = draw_photo(width // 10, height // 10)
     small.resize((width, height), Image.Resampling.NEAREST).save(file, "PNG")
@@ -125,7 +125,7 @@ def draw_png(width: int = 8660, height: int = 5770) -> bytes:
 
 
 def draw_mixture() -> list[bytes]:
-    """Return small pictures of every format and kind."""
+    """Return small images of every format and kind."""
     return [
         encode(photo(320, 240), "JPEG", quality=85),
         encode(photo(400, 300), "JPEG", progressive=True),
@@ -138,7 +138,7 @@ def draw_mixture() -> list[bytes]:
     ]
 
 
-PICTURES: dict[str, Callable[[], bytes]] = {
+IMAGES: dict[str, Callable[[], bytes]] = {
     "12 MP JPEG": encode_photo,
     "50 MP JPEG": partial(encode_photo, 8660, 5773),
     "50 MP PNG": draw_png,

@@ -1,4 +1,4 @@
-"""Draw the photo that is measured: the same for everybody, as hard to code as a phone's."""
+"""Draw the photo for the benchmarks: always the same, and as hard to compress as a phone's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ GRAIN = 3.0  #: standard deviation of the noise, in levels of 255
 
 @cache
 def encode_photo(width: int = 4000, height: int = 3000, image_format: str = "JPEG") -> bytes:
-    """Return :func:`draw_photo` as a file; as JPEG of quality 90, 4000 × 3000 px have 1.9 MB."""
+    """Return :func:`draw_photo` as a file; a JPEG of quality 90 and 4000 × 3000 px has 1.9 MB."""
     file = BytesIO()
     draw_photo(width, height).save(file, image_format, quality=90)
     return file.getvalue()
 
 
 def draw_photo(width: int, height: int, seed: int = 1) -> Image.Image:
-    """Draw soft light whose detail falls with its frequency, objects with edges, and grain."""
+    """Draw soft light whose strength falls with its frequency, objects with edges, and grain."""
     random = np.random.default_rng(seed)
     luma = _scale(_sum_octaves(random, width, height, 4, width), 45) + 125
     objects = _draw_objects(random, width, height)

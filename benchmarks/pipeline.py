@@ -1,6 +1,6 @@
 """Whole jobs, one at a time.
 
-A 12-megapixel JPEG to the four default sizes, against the bare codecs and the peers.
+A 12-megapixel JPEG becomes the four default sizes; compared with the bare codecs and the peers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from imageprocessor.queue.process_memory import LARGE_PAGES
 OURS, OURS_IN_ONE_THREAD = "ours", "ours, in one thread"
 SHARP = "sharp, its defaults"
 BARE = "bare codecs, same effort, in one thread"
-#: By reference, what is compared with it, and the most that the ratio may be.
+#: The highest ratio allowed, by reference and kind of cost.
 BUDGETS = {(SHARP, "cpu_seconds"): 0.50, (SHARP, "wall_seconds"): 0.45, (BARE, "cpu_seconds"): 1.15}
-#: Rounds for each that is asked for: one takes some seconds, and of the codecs alone less.
-MORE, MORE_OF_CODECS = 5, 10
+#: Rounds run per round requested: one takes a few seconds, and less with the codecs alone.
+ROUND_FACTOR, CODEC_ROUND_FACTOR = 5, 10
 WORK = "12 MP JPEG → 4 WebP"
 UNITS = {"cpu_seconds": "s of CPU", "wall_seconds": "s", "bytes": "bytes"}
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the rows of whole jobs.
+    """Return the rows for whole jobs.
 
-    CPU time decides how many a machine does, wall time how long one of them takes.
+    CPU time decides how many jobs a machine can do, wall time how long one job takes.
 
-    The codecs are a contest of their own, because that margin is narrow and wants many rounds: one
+    The codecs are measured separately, because that margin is narrow and needs many rounds: a round
     without the peers takes a sixth of the time.
     """
     with TemporaryDirectory() as folder:
@@ -41,9 +41,9 @@ def measure(rounds: int) -> list[Figure | Skipped]:
         photo.write_bytes(encode_photo())
         efforts = list_efforts(photo)
         codecs = run_contest(
-            OURS_IN_ONE_THREAD, list_codecs(photo, efforts), MORE_OF_CODECS * rounds
+            OURS_IN_ONE_THREAD, list_codecs(photo, efforts), CODEC_ROUND_FACTOR * rounds
         )
-        return codecs + run_contest(OURS, list_peers(photo, efforts), MORE * rounds)
+        return codecs + run_contest(OURS, list_peers(photo, efforts), ROUND_FACTOR * rounds)
 
 
 def list_efforts(photo: Path) -> str:
@@ -54,7 +54,7 @@ def list_efforts(photo: Path) -> str:
 
 
 def list_codecs(photo: Path, efforts: str) -> dict[str, Sequence[str]]:
-    """Return by its name how each contender that has one thread is started."""
+    """Return the commands of the contenders that use one thread, by name."""
     return {
         BARE: script("bare.py", str(photo), efforts),
         OURS_IN_ONE_THREAD: python("ours.py", str(photo), "1"),
@@ -62,7 +62,7 @@ def list_codecs(photo: Path, efforts: str) -> dict[str, Sequence[str]]:
 
 
 def list_peers(photo: Path, efforts: str) -> dict[str, Sequence[str]]:
-    """Return by its name how each contender that may use every processor is started."""
+    """Return the commands of the contenders that may use every processor, by name."""
     return {
         OURS: python("ours.py", str(photo)),
         SHARP: node("sharp.mjs", str(photo)),
@@ -75,9 +75,9 @@ def list_peers(photo: Path, efforts: str) -> dict[str, Sequence[str]]:
 def run_contest(
     mine: str, commands: dict[str, Sequence[str]], rounds: int
 ) -> list[Figure | Skipped]:
-    """Let those that work here take turns.
+    """Measure the contenders that work here, in turns.
 
-    Return the rows of *mine* against each, and of those that do not work.
+    Return the rows that compare *mine* with each, and skipped rows for those that do not work.
     """
     missing = {
         name: reason for name, command in commands.items() if (reason := find_fault(command))
@@ -90,7 +90,7 @@ def run_contest(
 
 
 def find_fault(command: Sequence[str]) -> str:
-    """Return why the program does not work here, after one try; "" if it does."""
+    """Run the program once; return why it does not work here, or "" if it does."""
     try:
         if not (obstacle := find_obstacle(command)):
             with start(command) as peer:
@@ -101,7 +101,7 @@ def find_fault(command: Sequence[str]) -> str:
 
 
 def run_peers(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, list[Cost]]:
-    """Start all, let them take turns, and return what each round cost."""
+    """Start all contenders, run them in turns, and return the cost of each round."""
     with ExitStack() as stack:
         environs = {name: dict([LARGE_PAGES]) for name in (OURS, OURS_IN_ONE_THREAD)}
         peers = {
@@ -112,7 +112,7 @@ def run_peers(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, list
 
 
 def compare_costs(mine: str, costs: dict[str, list[Cost]]) -> Iterable[Figure]:
-    """Return a row for each other contender and kind of cost."""
+    """Yield a row for each other contender and kind of cost."""
     for name in [name for name in costs if name != mine]:
         for kind, unit in UNITS.items():
             ours, theirs = (

@@ -1,7 +1,7 @@
-"""What SQL costs a status check and an upload: `python -m benchmarks.prepared`.
+"""Measure the SQL of a status check and an upload: `python -m benchmarks.prepared`.
 
-CPU time of the process, through queue/database/prepared.py and through SQLAlchemy alone, and with
-connections kept open and taken from SQLAlchemy's pool.
+Compares the process's CPU time through queue/database/prepared.py and through SQLAlchemy alone,
+with connections kept open and with connections from SQLAlchemy's pool.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 
 ROUNDS = 7
-CHECKS, UPLOADS = 1000, 200  #: of one round
+CHECKS, UPLOADS = 1000, 200  #: per round
 
 
 def main() -> None:
-    """Print the microseconds of each, the fastest round counting."""
+    """Print the microseconds of each, in the fastest round."""
     with TemporaryDirectory() as folder, open_service(Settings(data_dir=Path(folder))) as service:
         job = store_job(service)
 

@@ -1,8 +1,6 @@
-"""What the service is measured against.
+"""The reference for the service: the bare framework, doing only what durability requires.
 
-The same framework with nothing around it, and as little as durability allows.
-
-Run by uvicorn with the options that `imageprocessor serve` has; its files are in the folder
+Run it under uvicorn with the options of `imageprocessor serve`; its files are in the folder
 DATA_DIR.
 """
 
@@ -33,22 +31,21 @@ CONSTANT = JobState(
 )
 
 app = FastAPI(openapi_url=None)
-one_writer = (
-    threading.Lock()
-)  # threads that wait inside SQLite sleep for longer than a commit takes
+# Threads that wait inside SQLite sleep for longer than a commit takes.
+one_writer = threading.Lock()
 
 
 @app.get("/jobs/{job_id}", response_model_exclude_unset=True)
-async def get_job(job_id: str) -> JobState:  # noqa: ARG001 - the route's, though its answer is a constant
-    """The status check without a job."""
+async def get_job(job_id: str) -> JobState:  # noqa: ARG001 - the route needs it
+    """Answer a status check with a constant."""
     return CONSTANT
 
 
 @app.post("/upload", status_code=202)
 def upload_image(file: UploadFile, bucket: Annotated[str, Form()]) -> UploadAccepted:
-    """The upload without checks.
+    """Store an upload without checks.
 
-    The file flushed, its folder flushed, one row committed with synchronous=FULL.
+    Flush the file and its folder, and commit one row with synchronous=FULL.
     """
     job_id = str(uuid.uuid4())
     _write(FOLDER / job_id, file.file.read())

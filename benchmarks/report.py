@@ -1,4 +1,4 @@
-"""The results as people read them: a table, and the page of the documentation."""
+"""Writing the results for readers: as a table, and on the documentation page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKER = "<!-- results -->"
 
 
 def format_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return *rows*, as :mod:`benchmarks.figures` gives them for JSON, as a Markdown table."""
+    """Return *rows*, in the JSON form of :mod:`benchmarks.figures`, as a Markdown table."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

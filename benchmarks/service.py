@@ -1,7 +1,8 @@
 """`imageprocessor serve` under load, against the bare framework (benchmarks/reference_app.py).
 
-Both are processes of their own under uvicorn's same options, loaded in turns by benchmarks/load.py.
-Requests a second depend on what else the machine does; CPU time for each request hardly does.
+Each is a process of its own with the same uvicorn options; benchmarks/load.py loads them in
+alternation. Requests per second depend on what else the machine is doing; CPU time per request
+hardly does.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from tests.servers import find_free_port, run_server
 
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
-READS, UPLOADS = 1500, 200  #: requests of one turn
-#: Rounds for each that is asked for: short ones, between which a shared machine changes less.
-MORE = 3
+READS, UPLOADS = 1500, 200  #: requests per turn
+#: Rounds run per round requested: short ones, because a shared machine changes less meanwhile.
+ROUND_FACTOR = 3
 READERS, UPLOADERS = 16, 8  #: connections
-PICTURE_SIDE = 660  #: pixels; the JPEG has 100 KB
+PHOTO_SIDE = 660  #: pixels; the JPEG is 100 KB
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it listens, and its process."""
+    """A running server: its port and its process."""
 
     port: int
     process_id: int
@@ -55,7 +56,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The figures of one turn; times are milliseconds of one request."""
+    """The figures of one turn; times are in milliseconds per request."""
 
     per_second: float
     cpu: float
@@ -64,10 +65,10 @@ class Load:
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the rows of the service."""
+    """Return the rows for the service."""
     with TemporaryDirectory() as folder, ExitStack() as servers:
-        picture = encode_photo(PICTURE_SIDE, PICTURE_SIDE)
-        waiting, done = prepare(Path(folder), picture)
+        photo = encode_photo(PHOTO_SIDE, PHOTO_SIDE)
+        waiting, done = prepare(Path(folder), photo)
         ours = servers.enter_context(run_service(Path(folder)))
         two = servers.enter_context(run_service(Path(folder), processes=2))
         bare = servers.enter_context(run_reference(Path(folder)))
@@ -85,15 +86,15 @@ def measure(rounds: int) -> list[Figure | Skipped]:
             "image": partial(reads, ours, image),
             "file": partial(reads, ours, file),
             "two processes": partial(reads, two, status),
-            "durable": partial(uploads, bare, upload("/upload", picture)),
-            "upload": partial(uploads, ours, upload("/api/v1/images/upload", picture)),
+            "durable": partial(uploads, bare, upload("/upload", photo)),
+            "upload": partial(uploads, ours, upload("/api/v1/images/upload", photo)),
         }
-        turns = interleave(contenders, MORE * rounds)
-    return [*compare_loads(turns), *count_statements(picture)]
+        turns = interleave(contenders, ROUND_FACTOR * rounds)
+    return [*compare_loads(turns), *count_statements(photo)]
 
 
 def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
-    """Yield the rows in which one load is compared with another."""
+    """Yield the rows that compare one load with another."""
     yield from compare_pair(turns, "status", "constant", "status check", CONSTANT, at_least=0.50)
     yield from compare_pair(turns, "upload", "durable", "upload of 100 KB", DURABLE, at_least=0.60)
     for name in ("result", "image", "file"):
@@ -117,7 +118,7 @@ def compare_pair(
     *,
     at_least: float,
 ) -> Iterable[Figure]:
-    """Yield one route's requests a second, its CPU time, and how long a client waits."""
+    """Yield the rows for one route: requests per second, CPU time and latency."""
     ours, theirs = turns[name], turns[reference]
     yield compare(
         work, "requests/s", per_second(ours), described, per_second(theirs), at_least=at_least
@@ -132,18 +133,18 @@ def per_second(turns: list[Load]) -> list[float]:
     return [turn.per_second for turn in turns]
 
 
-def prepare(folder: Path, picture: bytes) -> tuple[str, Job]:
-    """Make the service's data: the id of a job that waits, and a job that is completed."""
+def prepare(folder: Path, photo: bytes) -> tuple[str, Job]:
+    """Create the service's data; return the id of a waiting job, and a completed job."""
     configure_logs("console", "WARNING")
     with open_service(Settings(data_dir=folder / "data")) as service:
-        waiting, done = submit_picture(service, picture), submit_picture(service, picture)
+        waiting, done = submit_picture(service, photo), submit_picture(service, photo)
         run_job(service, done, "benchmark")
         return waiting, read_job(service, done, OPERATOR)
 
 
 @contextmanager
 def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
-    """Run `imageprocessor serve` without workers; what it logs goes to a file."""
+    """Run `imageprocessor serve` without workers; its log goes to a file."""
     port = find_free_port()
     settings = {
         "DATA_DIR": str(folder / "data"),
@@ -160,7 +161,7 @@ def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
 
 @contextmanager
 def run_reference(folder: Path) -> Iterator[Server]:
-    """Run the bare framework, with uvicorn's options as `imageprocessor serve` has them."""
+    """Run the bare framework with the same uvicorn options as `imageprocessor serve`."""
     port = find_free_port()
     environment = os.environ | {"DATA_DIR": str(folder)}
     options = ["--no-access-log", "--log-level", "warning", "--no-server-header", "--ws", "none"]
@@ -171,7 +172,7 @@ def run_reference(folder: Path) -> Iterator[Server]:
 
 
 def load(server: Server, request: bytes, *, connections: int, requests: int, status: int) -> Load:
-    """Send *request* so many times, and expect *status* each time."""
+    """Send *request* *requests* times in total, and expect *status* each time."""
     arguments = [str(server.port), str(connections), str(requests)]
     command = [sys.executable, "-m", "benchmarks.load", *arguments]
     started = server.cpu_seconds()

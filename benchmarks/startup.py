@@ -1,4 +1,4 @@
-"""How long a user waits for the import, for the help, and for the service to be ready."""
+"""Startup times of the import, the help, and the service until it is ready."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import find_free_port
 from tests.servers.processes import run_process, wait_for
 
 IMPORT = "import imageprocessor"
-FIRST_USE = "from imageprocessor import process"  #: which loads the codecs, Pillow's and ours
+FIRST_USE = "from imageprocessor import process"  #: loads the codecs, Pillow's and ours
 HELP = "imageprocessor --help"
 SERVE = "imageprocessor serve, in an empty folder, until ready"
 PROGRAM = """
@@ -32,7 +32,7 @@ print(time.perf_counter() - began)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return each wait's ratio to the time it may take on a machine that does nothing else."""
+    """Return the ratio of each startup time to its limit on an otherwise idle machine."""
     waits: dict[str, Callable[[], float]] = {
         IMPORT: partial(time_import, IMPORT),
         HELP: time_help,
@@ -49,14 +49,14 @@ def measure(rounds: int) -> list[Figure | Skipped]:
 
 
 def time_import(statement: str) -> float:
-    """Return the seconds that an import takes where Pillow and filetype are loaded already."""
+    """Return the seconds that an import takes once Pillow and filetype are loaded."""
     command = [sys.executable, "-c", PROGRAM.format(statement=statement)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return float(ran.stdout)
 
 
 def time_help() -> float:
-    """Return the seconds from the command to its end."""
+    """Return the seconds that `imageprocessor --help` takes."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "imageprocessor", "--help"], stdout=subprocess.DEVNULL, check=True
@@ -65,7 +65,7 @@ def time_help() -> float:
 
 
 def time_serve() -> float:
-    """Return the seconds from the command to the first 200 of `/readyz`."""
+    """Return the seconds from starting `imageprocessor serve` to the first 200 of `/readyz`."""
     port = find_free_port()
     with TemporaryDirectory() as name:
         command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port)]

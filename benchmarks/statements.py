@@ -1,6 +1,6 @@
-"""What a request asks of the database, counted where the driver runs it.
+"""The SQL statements and transactions of a request, counted in the driver.
 
-Exact, however busy the machine is.
+The counts are exact, however busy the machine is.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from imageprocessor.settings import Settings
 UPLOAD = "/api/v1/images/upload"
 
 
-def count_statements(picture: bytes) -> list[Figure]:
-    """Return the rows of a status check's statements, and of an upload's transactions."""
+def count_statements(photo: bytes) -> list[Figure]:
+    """Return the rows for the statements of a status check and the transactions of an upload."""
     with TemporaryDirectory() as folder, traced() as run:
         settings = Settings.model_validate({"data_dir": Path(folder), "jwt_secret_key": SECRET})
         with TestClient(create_app(settings)) as client:
             headers = {"Authorization": f"Bearer {make_token()}"}
-            status_url = _upload(client, picture, headers)
+            status_url = _upload(client, photo, headers)
             client.get(status_url)  # opens a connection
             run.clear()
             client.get(status_url)
             statements = len(run)
             run.clear()
-            _upload(client, picture, headers)
+            _upload(client, photo, headers)
     transactions = sum(statement.startswith("BEGIN") for statement in run)
     return [
         compare("status check", "SQL statements", [statements], "one", [1], at_most=1),
@@ -44,7 +44,7 @@ def count_statements(picture: bytes) -> list[Figure]:
 
 @contextmanager
 def traced() -> Iterator[list[str]]:
-    """Yield a list that grows by each statement of the SQLite connections opened meanwhile."""
+    """Yield a list that collects each statement of the SQLite connections opened meanwhile."""
     run: list[str] = []
 
     def trace(connection: Any, _record: object) -> None:
@@ -57,9 +57,9 @@ def traced() -> Iterator[list[str]]:
         event.remove(Engine, "connect", trace)
 
 
-def _upload(client: TestClient, picture: bytes, headers: dict[str, str]) -> str:
+def _upload(client: TestClient, photo: bytes, headers: dict[str, str]) -> str:
     answer = client.post(
-        UPLOAD, files={"file": ("a.jpg", picture)}, data={"bucket": "photos"}, headers=headers
+        UPLOAD, files={"file": ("a.jpg", photo)}, data={"bucket": "photos"}, headers=headers
     )
     assert answer.status_code == 202, answer.text
     status_url: str = answer.json()["status_url"]

@@ -1,6 +1,6 @@
-"""Metadata taken out of a 2 MB JPEG without decoding it.
+"""Removing the metadata of a 2 MB JPEG without decoding it.
 
-Against decoding and encoding it again with Pillow.
+Compared with decoding and re-encoding it in Pillow.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import python, start
 from benchmarks.photo import encode_photo
 
-MORE = 5  #: rounds for each that is asked for: one takes a second and a half
-FILES = 10  #: of a turn: the first finds the processor's caches full of what the other one left
+ROUND_FACTOR = 5  #: rounds run per round requested: one takes a second and a half
+FILES = 10  #: per turn, because the first file finds the other contender's data in the CPU caches
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the row of the lossless strip.
+    """Return the row for the lossless strip.
 
     Both read a file and return bytes, each in a process of its own.
     """
@@ -28,7 +28,7 @@ def measure(rounds: int) -> list[Figure | Skipped]:
             python("strip.py", contender, str(path), str(FILES)) for contender in ("ours", "pillow")
         ]
         with start(commands[0]) as ours, start(commands[1]) as pillow:
-            costs = interleave({"ours": ours.run, "pillow": pillow.run}, MORE * rounds)
+            costs = interleave({"ours": ours.run, "pillow": pillow.run}, ROUND_FACTOR * rounds)
     seconds = {name: [cost.cpu_seconds / FILES for cost in each] for name, each in costs.items()}
     work, reference = "lossless strip of a 2 MB JPEG", "Pillow: decode, encode"
     return [compare(work, "s of CPU", seconds["ours"], reference, seconds["pillow"], at_most=0.02)]

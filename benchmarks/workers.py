@@ -1,10 +1,10 @@
-"""Jobs a second of two workers against one, each as a user starts them.
+"""Jobs per second of two workers compared with one.
 
-`imageprocessor worker` beside its database.
+Both run as a user starts them: `imageprocessor worker` on the host of its database.
 
 WORKER_CONCURRENCY is how many processors the workers use together: one worker encodes in one
-thread, and two workers, both busy, in one thread each. (One that is busy alone uses the threads of
-the others, too.)
+thread, and two busy workers in one thread each. (A worker that is busy alone also uses the threads
+of the others.)
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from imageprocessor.settings import Settings
 from tests.servers.processes import run_process
 
 JOBS = 12
-LOOK_EVERY_SECONDS = 0.5  # what looks takes time from what works
+POLL_SECONDS = 0.5  # polling takes CPU time from the workers
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the row of DESIGN 10.
+    """Return the row for two workers.
 
-    A machine of one processor has nothing for the second worker to use.
+    It is skipped on a machine with one processor, which a second worker could not use.
     """
     work, reference = "12 MP jobs, two workers", "one worker"
     if (os.cpu_count() or 1) < 2:
@@ -50,31 +50,31 @@ def measure(rounds: int) -> list[Figure | Skipped]:
     return [compare(work, "jobs/s", speeds["2"], reference, speeds["1"], at_least=1.85)]
 
 
-def run_batch(picture: bytes, worker_count: int) -> float:
-    """Let jobs wait, start the workers.
+def run_batch(image: bytes, worker_count: int) -> float:
+    """Submit jobs, start the workers, and return the jobs per second that they complete.
 
-    And return how many a second they end once each has ended its first.
+    The time starts when each worker has completed its first job.
     """
     with TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=JOBS)
         with open_service(settings) as service:
             for _ in range(JOBS):
-                submit_picture(service, picture)
+                submit_picture(service, image)
             with run_workers(Path(folder), worker_count) as process:
                 while process.poll() is None and count_open(service):
-                    time.sleep(LOOK_EVERY_SECONDS)
+                    time.sleep(POLL_SECONDS)
             ends = sorted(end for _, end in list_times(service))
-    assert len(ends) == JOBS, "not all completed: the ratio would tell nothing"
+    assert len(ends) == JOBS, "not all jobs completed, so the ratio would mean nothing"
     seconds: float = (ends[-1] - ends[worker_count - 1]).total_seconds()
     return (JOBS - worker_count) / seconds
 
 
-def submit_picture(service: Service, picture: bytes) -> str:
-    """Take *picture* as an upload of the service, and return its job's id."""
+def submit_picture(service: Service, image: bytes) -> str:
+    """Submit *image* to the service as an upload, and return its job's id."""
     path = service.incoming / uuid.uuid4().hex
-    path.write_bytes(picture)
+    path.write_bytes(image)
     job, _ = submit(
-        service, Upload(path, hashlib.sha256(picture).hexdigest(), "photos"), Sender("benchmark")
+        service, Upload(path, hashlib.sha256(image).hexdigest(), "photos"), Sender("benchmark")
     )
     return job.job_id
 
@@ -94,6 +94,6 @@ def count_open(service: Service) -> int:
 
 
 def list_times(service: Service) -> list[tuple[datetime, datetime]]:
-    """Return when each completed job was started and completed."""
+    """Return the start and completion time of each completed job."""
     with service.database.read() as connection:
         return job_store.list_processing_times(connection, BEGINNING)

@@ -1,9 +1,9 @@
-"""How many images a day, and what is full first.
+"""How many images a day a site can process, and which resource is full first.
 
 `python docs/capacity.py` prints the tables of capacity.md.
 
-Change a number and run it again. The image is a JPEG of 12 MP and 1.97 MB, of which the four
-default sizes are made.
+Change a number and run it again. The image is a JPEG of 12 MP and 1.97 MB, processed into the four
+default sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ START = 10_000  #: images a day
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What one image costs.
+    """The cost of one image.
 
     Measured by `python -m benchmarks.costs`, counted in the code, or assumed.
     """
@@ -26,10 +26,10 @@ class Image:
     job_cpu_seconds: float = 0.85  #: measured: worker and supervisor
     upload_cpu_seconds: float = 0.0114  #: measured
     poll_cpu_seconds: float = 0.0009  #: measured
-    polls: float = 5  #: assumed: how often a client asks how its job is
+    polls: float = 5  #: assumed: how often a client checks its job's status
     commits: float = 3  #: counted: accepted, claimed, completed
     redis_commands: float = 13.2  #: measured, with Celery's own
-    #: counted: PUT and DELETE under one prefix of S3; its GET counts apart
+    #: counted: PUT and DELETE under one prefix of S3, which limits GET separately
     staging_requests: float = 2
     upload_bytes: float = 1.97e6  #: measured
     variant_bytes: float = 0.81e6  #: measured
@@ -37,23 +37,23 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What there is to spend each second."""
+    """The resources that are available each second."""
 
     machines: int
     cores: int  #: of each machine
-    spread: bool = False  #: PostgreSQL, S3 and Celery in the place of SQLite and the local disk
-    busy_share: float = 0.8  #: assumed: the rest is the operating system's, and for the unforeseen
-    busiest_hour: float = 3  #: assumed: times the day's mean
+    spread: bool = False  #: PostgreSQL, S3 and Celery instead of SQLite and the local disk
+    busy_share: float = 0.8  #: assumed: the rest is for the operating system and as a reserve
+    busiest_hour: float = 3  #: assumed: as a multiple of the day's mean
     sqlite_commits: float = 700  #: measured, on a disk that flushes in 1.2 ms
     postgres_commits: float = 2_000  #: assumed
     redis_commands: float = 100_000  #: Redis' documentation: without pipelining, on common hardware
-    s3_requests: float = 3_500  #: AWS' documentation: PUT and DELETE, for each prefix
-    network_bytes: float = 125e6  #: assumed: 1 Gbit/s for each machine, both ways alike
-    disk_bytes: float = 200e6  #: assumed: what one disk writes
+    s3_requests: float = 3_500  #: AWS' documentation: PUT and DELETE, per prefix
+    network_bytes: float = 125e6  #: assumed: 1 Gbit/s per machine, in each direction
+    disk_bytes: float = 200e6  #: assumed: the write rate of one disk
 
 
 def list_uses(image: Image, site: Site) -> dict[str, float]:
-    """Return which share of each resource one image a second takes."""
+    """Return the share of each resource that one image per second uses."""
     cpu = image.job_cpu_seconds + image.upload_cpu_seconds + image.polls * image.poll_cpu_seconds
     uses = {"CPU": cpu / (site.machines * site.cores * site.busy_share)}
     received = image.upload_bytes
@@ -73,7 +73,7 @@ def list_uses(image: Image, site: Site) -> dict[str, float]:
 
 
 def images_a_day(image: Image, site: Site) -> float:
-    """Return how many images a day are done by the end of each hour, also of the busiest.
+    """Return how many images a day leave no backlog after any hour, even the busiest.
 
     >>> round(images_a_day(
     ...     Image(job_cpu_seconds=1, upload_cpu_seconds=0, polls=0), Site(1, 1, busy_share=1)
@@ -84,13 +84,13 @@ def images_a_day(image: Image, site: Site) -> float:
 
 
 def cores_for(image: Image, site: Site, images: float) -> float:
-    """Return the cores that so many images a day take in the busiest hour."""
+    """Return the cores that *images* a day need in the busiest hour."""
     a_second = images * site.busiest_hour / DAY_SECONDS
     return a_second * list_uses(image, Site(1, 1, busy_share=site.busy_share))["CPU"]
 
 
 def describe_sites(image: Image) -> str:
-    """Return a table of how much sites of several sizes do."""
+    """Return a table of the capacity of sites of several sizes."""
     sites = {
         "one core": Site(1, 1),
         "one machine, 2 cores": Site(1, 2),
@@ -108,7 +108,7 @@ def describe_sites(image: Image) -> str:
 
 
 def describe_growth(image: Image) -> str:
-    """Return a table of what a growing load asks of one machine, and of as many as it takes."""
+    """Return a table of what a growing load needs, on one machine and on as many as it takes."""
     rows = []
     for times in (1, 10, 100, 1000):
         images = START * times
@@ -124,7 +124,7 @@ def describe_growth(image: Image) -> str:
 
 
 def rank(uses: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return the resources, fullest first, and how full each is when the first one is."""
+    """Return the resources, fullest first, and how full each is when the first one is full."""
     fullest = max(uses.values())
     ranked = sorted(uses.items(), key=lambda item: -item[1])
     return [(name, use / fullest) for name, use in ranked]
@@ -137,4 +137,4 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(describe_sites(Image()), describe_growth(Image()), sep="\n\n")  # noqa: T201 - what it is for
+    print(describe_sites(Image()), describe_growth(Image()), sep="\n\n")  # noqa: T201 - its purpose

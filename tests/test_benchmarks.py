@@ -1,4 +1,4 @@
-"""The benchmarks print what they are asked for; their figures are for a quiet machine."""
+"""The benchmark program runs; its figures only mean something on a quiet machine."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_median_of_the_rounds_decides(
 def test_contenders_take_turns() -> None:
     turns = count()
     values = interleave({"a": partial(next, turns), "b": partial(next, turns)}, rounds=2)
-    assert values == {"a": [2, 5], "b": [3, 4]}, "0 and 1 are the round that does not count"
+    assert values == {"a": [2, 5], "b": [3, 4]}, "0 and 1 belong to the warm-up round"
 
 
-def test_program_prints_a_table_and_keeps_the_results(
+def test_program_prints_a_table_and_stores_the_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results.json"

@@ -1,4 +1,4 @@
-"""The page on capacity shows what its model says."""
+"""The capacity page and its model agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_examples_of_the_model_run(model: ModuleType) -> None:
     assert (results.failed, results.attempted) == (0, 1)
 
 
-def test_sqlite_is_full_first_where_jobs_cost_nothing(model: ModuleType) -> None:
+def test_sqlite_is_full_first_if_jobs_cost_nothing(model: ModuleType) -> None:
     image = model.Image(
         job_cpu_seconds=0, upload_cpu_seconds=0, polls=0, upload_bytes=0, variant_bytes=0
     )

@@ -1,6 +1,6 @@
-"""Programs that do the same job: ours, the bare codecs, and what users know.
+"""Programs that do the same job: ours, the bare codecs, and well-known alternatives.
 
-Each is a process that answers lines.
+Each is a process that does the job once per line of input.
 """
 
 from __future__ import annotations
@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SCRIPT = (
-    "uv",
-    "run",
-    "--quiet",
-    "--no-project",
-    "--script",
-)  #: with the packages that the file itself names
+#: installs the packages that the file itself lists
+SCRIPT = ("uv", "run", "--quiet", "--no-project", "--script")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one job took, all threads together, and how many bytes it made."""
+    """The time that one job took, over all threads, and the bytes that it produced."""
 
     cpu_seconds: float
     wall_seconds: float
@@ -36,12 +31,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A running program that does its job once for each line."""
+    """A running program that does its job once per line of input."""
 
     process: subprocess.Popen[str]
 
     def run(self) -> Cost:
-        """Have the job done once.
+        """Run the job once.
 
         Raises:
             RuntimeError: The program has ended.
@@ -58,17 +53,17 @@ class Peer:
 
 
 def python(program: str, *arguments: str) -> Sequence[str]:
-    """Return the command of a program in the environment of the benchmark."""
+    """Return the command that runs *program* in the environment of the benchmark."""
     return sys.executable, str(FOLDER / program), *arguments
 
 
 def script(program: str, *arguments: str) -> Sequence[str]:
-    """Return the command of a program in an environment of its own."""
+    """Return the command that runs *program* in an environment of its own."""
     return *SCRIPT, str(FOLDER / program), *arguments
 
 
 def node(program: str, *arguments: str) -> Sequence[str]:
-    """Return the command of a program that uses sharp."""
+    """Return the command that runs *program*, which uses sharp."""
     return "node", str(FOLDER / program), *arguments
 
 
@@ -81,7 +76,7 @@ def find_obstacle(command: Sequence[str]) -> str:
         and not Path(os.environ.get("SHARP_DIR", ""), "node_modules", "sharp").is_dir()
     ):
         return (
-            "SHARP_DIR names no folder with node_modules/sharp: npm install --prefix FOLDER sharp"
+            "SHARP_DIR is not a folder with node_modules/sharp: npm install --prefix FOLDER sharp"
         )
     return ""
 

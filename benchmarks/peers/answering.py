@@ -1,4 +1,4 @@
-"""Drive a peer: for each line on its input it does the job once, and prints what that cost."""
+"""Drive a peer: for each line of input, run the job once and print its cost."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ QUALITY = 85
 
 
 def answer(job: Callable[[], int], cpu_seconds: Callable[[], float] = time.process_time) -> None:
-    """Run *job*, which returns the bytes it made, for every line that comes.
+    """Run *job*, which returns the number of bytes it produced, for every line of input.
 
-    *cpu_seconds* are those used so far.
+    *cpu_seconds* returns the CPU seconds used so far.
     """
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), cpu_seconds()

@@ -1,9 +1,9 @@
 # /// script
 # dependencies = ["imagecodecs>=2026.3", "pillow>=13"]
 # ///
-"""The unavoidable work: libjpeg-turbo decodes once, libwebp encodes images that are ready.
+"""The unavoidable work: libjpeg-turbo decodes once, libwebp encodes resized images.
 
-The second argument names the efforts, one for each width.
+The second argument lists the efforts, one for each width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ efforts = json.loads(sys.argv[2])
 
 
 def run() -> int:
-    """Decode, encode all, and return the bytes made."""
+    """Decode, encode all sizes, and return the bytes produced."""
     imagecodecs.jpeg8_decode(data)
     pairs = zip(ready, efforts, strict=True)
     return sum(

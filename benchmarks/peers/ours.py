@@ -1,4 +1,4 @@
-"""The job as a worker does it, in its own process; the second argument counts the threads."""
+"""The job as a worker does it, in its own process; the second argument is the number of threads."""
 
 from __future__ import annotations
 

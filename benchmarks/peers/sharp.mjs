@@ -1,5 +1,5 @@
-// sharp's idiom for several sizes of one picture: a clone for each, all at once. With "equal" as the second argument
-// the efforts are ours, told by the third; else sharp's default.
+// sharp's idiom for several sizes of one image: one clone per size, all at once. The second argument, if given, is a
+// JSON list of the effort for each width; otherwise sharp's default applies.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { resolve } from 'node:path'

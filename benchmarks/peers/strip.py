@@ -1,6 +1,6 @@
-"""Metadata taken out of a file that lies on disk.
+"""Removing the metadata of a file on disk.
 
-"ours" without decoding it, "pillow" by decoding and encoding it.
+"ours" does not decode it; "pillow" decodes and re-encodes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from imageprocessor import strip_metadata
 
 
 def encode_again(path: Path) -> bytes:
-    """Return the same picture without its metadata as Pillow makes it, and a little worse."""
+    """Return the image without its metadata, re-encoded by Pillow with a small loss."""
     file = BytesIO()
     with Image.open(path) as image:
         image.save(file, "JPEG", quality=90)

@@ -1,9 +1,9 @@
 # /// script
 # dependencies = ["thumbor>=7.8"]
 # ///
-"""A thumbor server with its files on disk and no cache of results.
+"""A thumbor server with its files on disk and no result cache.
 
-Four requests, as a page would send them.
+A job is four requests, as a web page would send them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ with tempfile.NamedTemporaryFile("w", suffix=".conf") as settings:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def run() -> int:
-        """Fetch all sizes and return their bytes."""
+        """Fetch all sizes and return the bytes received."""
         return sum(len(fetch(width)) for width in WIDTHS)
 
     def fetch(width: int) -> bytes:

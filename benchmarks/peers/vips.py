@@ -3,7 +3,7 @@
 # ///
 """libvips from Python.
 
-`thumbnail`, its own idiom, which decodes for each size as small as that size allows.
+Uses its idiom `thumbnail`, which decodes once per size, at the smallest scale that allows it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ data = Path(sys.argv[1]).read_bytes()
 
 
 def run() -> int:
-    """Make all sizes and return the bytes made."""
-    pictures = [
+    """Make all sizes and return the bytes produced."""
+    images = [
         pyvips.Image.thumbnail_buffer(data, width, height=16383, size="down") for width in WIDTHS
     ]
-    return sum(len(picture.webpsave_buffer(Q=QUALITY, strip=True)) for picture in pictures)
+    return sum(len(image.webpsave_buffer(Q=QUALITY, strip=True)) for image in images)
 
 
 answer(run)

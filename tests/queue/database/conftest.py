@@ -1,4 +1,4 @@
-"""Rows of the smallest table, read and written."""
+"""Reading and writing rows of the smallest table."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def test_reader_does_not_wait_for_a_writer(service: Service) -> None:
         assert count_windows(service.database) == 0
 
 
-def test_reader_sees_what_was_committed_since_it_began(service: Service) -> None:
+def test_reader_sees_commits_made_after_it_started(service: Service) -> None:
     with service.database.read() as reader:
         assert reader.scalar(text("SELECT count(*) FROM upload_rate_limits")) == 0
         insert_window(service.database)

@@ -1,6 +1,6 @@
-"""A database that is locked for long, or may not be written to.
+"""A database that is locked for a long time, or is read-only.
 
-Uploads are refused, reads go on, nothing is lost.
+Uploads are refused, reads still work, nothing is lost.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tests.queue.conftest import Submit, list_files, lock_tables
 from tests.servers.processes import wait_for
 from tests.uploads import submit_to
 
-PATIENCE_SECONDS = 0.3  # in the place of 5: a writer waits so long for the lock
-LOCKED_SECONDS = 6 * PATIENCE_SECONDS  # as 30 is to 5
+PATIENCE_SECONDS = 0.3  # instead of 5: how long a writer waits for the lock
+LOCKED_SECONDS = 6 * PATIENCE_SECONDS  # the same ratio as 30 s to 5 s
 NOBODY = 65534
 
 Receive = Callable[..., Upload]
@@ -46,10 +46,7 @@ Receive = Callable[..., Upload]
 
 @pytest.fixture
 def impatient(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The same settings.
-
-    A writer waiting for the lock as long as the database's own timeout is set to.
-    """
+    """Return the settings, and make writers give up waiting for a lock after PATIENCE_SECONDS."""
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     return with_options(settings, f"-c%20lock_timeout={PATIENCE_SECONDS * 1000:.0f}ms")
 
@@ -61,7 +58,7 @@ def service(impatient: Settings) -> Iterator[Service]:
 
 
 def with_options(settings: Settings, options: str) -> Settings:
-    """Return the settings, each session of PostgreSQL having the *options*."""
+    """Return the settings, with *options* for each PostgreSQL session."""
     if settings.database_url is None:
         return settings
     url = f"{settings.database_url.get_secret_value()}?options={options}"
@@ -71,10 +68,7 @@ def with_options(settings: Settings, options: str) -> Settings:
 
 @contextmanager
 def locked(settings: Settings, seconds: float | None = None) -> Iterator[None]:
-    """Let another connection hold the write lock until the end of the context.
-
-    Or for *seconds* from now on.
-    """
+    """Hold the write lock in another connection for the context, or for *seconds* from now."""
     taken, free = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -108,7 +102,7 @@ def completed(service: Service, submit_image: Submit) -> Job:
     return job
 
 
-def test_while_it_is_locked_uploads_are_refused_reads_go_on_and_nothing_is_left(
+def test_locked_database_refuses_uploads_and_serves_reads(
     service: Service, completed: Job, receive: Receive
 ) -> None:
     staged, until = list(service.staging.list()), time.monotonic() + LOCKED_SECONDS
@@ -128,7 +122,7 @@ def test_while_it_is_locked_uploads_are_refused_reads_go_on_and_nothing_is_left(
     assert submit(service, receive(), Sender("ann"))[0].status is JobStatus.PENDING
 
 
-def test_over_http_an_upload_is_503_with_retry_after_and_an_image_200(
+def test_locked_database_answers_503_to_uploads_and_200_to_reads(
     service: Service, completed: Job
 ) -> None:
     user = {"Authorization": f"Bearer {sign_token(service.settings, 'ann')}"}
@@ -146,14 +140,14 @@ def test_over_http_an_upload_is_503_with_retry_after_and_an_image_200(
     assert int(refused.headers["retry-after"]) > 0
     assert (image.status_code, alive.status_code) == (200, 200)
     assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, "ok"), (
-        "no upload can be taken"
+        "no upload can be accepted"
     )
     assert "lock" in ready.json()["checks"]["database"]
     assert list_files(service.settings.data_dir / "staging") == before
     assert list_files(service.incoming) == []
 
 
-def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(
+def test_worker_stores_its_outcome_once_the_lock_is_released(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
@@ -162,7 +156,7 @@ def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(
     class LockingStorage(type(service.storage)):  # type: ignore[misc]
         def put(self, key: str, data: bytes) -> None:
             super().put(key, data)
-            if "medium" in key:  # the last one: what follows is to write down that all are there
+            if "medium" in key:  # the last variant: next, the outcome is stored
                 holder.__enter__()
 
     started = time.monotonic()
@@ -177,10 +171,10 @@ def test_worker_keeps_its_outcome_and_writes_it_when_the_lock_is_gone(
     assert (done.status, done.attempts) == (JobStatus.COMPLETED, 1)
 
 
-def test_running_workers_outlast_a_lock_that_is_held_longer_than_they_wait(
+def test_worker_process_survives_a_lock_held_longer_than_it_waits(
     settings: Settings, submit_image: Submit, slow_image: bytes
 ) -> None:
-    """The real thing: a worker process, which waits 5 s for the lock, again and again."""
+    """The worker process waits 5 s for the lock, again and again."""
     with open_service(settings) as service:
         supervisor = Supervisor(service, 1)
         thread = threading.Thread(target=supervisor.run)
@@ -200,7 +194,7 @@ def test_running_workers_outlast_a_lock_that_is_held_longer_than_they_wait(
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "server"])
-def test_database_that_may_not_be_written_to_refuses_uploads_and_answers_reads(
+def test_read_only_database_refuses_uploads_and_serves_reads(
     request: pytest.FixtureRequest, what: str
 ) -> None:
     with read_only(request, what) as (service, done):
@@ -217,11 +211,8 @@ def test_database_that_may_not_be_written_to_refuses_uploads_and_answers_reads(
 
 @contextmanager
 def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Service, Job]]:
-    """Yield a service whose database may be read and not be written, though uploads can be stored.
-
-    And its image.
-    """
-    folder = Path(mkdtemp())  # pytest's own are closed to other users
+    """Yield a service with a read-only database and writable storage, and its image's job."""
+    folder = Path(mkdtemp())  # pytest's own folders are closed to other users
     settings = Settings.model_validate(
         {"data_dir": folder / "data", "database_path": folder / "database/processor.db"}
     )
@@ -243,10 +234,7 @@ def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Servi
 
 
 def hand_over(folder: Path, what: str) -> None:
-    """Let whom `as_user` stands for write all below *folder* but the database's file.
-
-    Or its folder.
-    """
+    """Let `as_user` write everything below *folder* except the database's file or folder."""
     for path in (folder, *folder.rglob("*")):
         shutil.chown(path, NOBODY if os.geteuid() == 0 else os.geteuid())
     protected = {
@@ -260,7 +248,7 @@ def hand_over(folder: Path, what: str) -> None:
 
 @contextmanager
 def as_user(user_id: int) -> Iterator[None]:
-    """Be another user than root, to whom permissions do not apply."""
+    """Run as *user_id* instead of root, to whom permissions do not apply."""
     if os.geteuid() != 0:
         yield
         return

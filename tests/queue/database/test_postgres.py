@@ -39,7 +39,7 @@ def test_password_is_in_no_error_and_no_log(url: str, caplog: pytest.LogCaptureF
     assert PASSWORD not in str(caught.value) + repr(caught.value.__cause__) + caplog.text
 
 
-def test_wrong_password_is_told_without_it(tmp_path: Path) -> None:
+def test_wrong_password_is_reported_without_the_password(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
         rules = tmp_path / "postgres/pg_hba.conf"
         with psycopg.connect(
@@ -64,7 +64,7 @@ def test_missing_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         open_url("postgresql+psycopg://me@127.0.0.1/images")
 
 
-def test_restarted_server_costs_no_more_than_what_was_in_hand(tmp_path: Path) -> None:
+def test_restart_of_the_server_fails_only_running_transactions(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
         database = open_url(f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/postgres")
         migrate(database)
@@ -95,7 +95,7 @@ def test_restarted_server_costs_no_more_than_what_was_in_hand(tmp_path: Path) ->
         ("25006", DatabaseUnavailableError),  # read_only_sql_transaction
     ],
 )
-def test_faults_of_the_server_are_told_apart(
+def test_server_errors_are_translated_by_sqlstate(
     sqlstate: str, error: type[Exception], service: Service
 ) -> None:
     with pytest.raises(error), service.database.write() as connection:
@@ -105,7 +105,7 @@ def test_faults_of_the_server_are_told_apart(
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-def test_wait_for_a_lock_and_for_a_lost_client_are_bounded(service: Service) -> None:
+def test_sessions_have_timeouts_for_locks_and_lost_clients(service: Service) -> None:
     with service.database.read() as connection:
         shown = {
             name: connection.scalar(text(f"SHOW {name}"))
@@ -118,7 +118,7 @@ def test_wait_for_a_lock_and_for_a_lost_client_are_bounded(service: Service) -> 
     }
 
 
-def test_full_pool_is_unavailable_and_not_a_wait_for_ever(
+def test_exhausted_pool_raises_instead_of_waiting(
     migrated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = open_url(migrated)

@@ -25,7 +25,7 @@ def find_used(database: Database) -> dict[str, Any] | None:
         return prepared.fetch_first(connection, rate_limits.COUNT_USED, key)
 
 
-def test_first_row_is_that_of_the_newest_commit(service: Service) -> None:
+def test_fetch_first_sees_the_newest_commit(service: Service) -> None:
     assert find_used(service.database) is None
     with service.database.write() as writer:
         writer.execute(text("INSERT INTO upload_rate_limits VALUES ('ann', '', 1)"))
@@ -33,14 +33,14 @@ def test_first_row_is_that_of_the_newest_commit(service: Service) -> None:
     assert find_used(service.database) == {"upload_count": 1}
 
 
-def test_first_row_of_a_file_without_tables_is_an_error(tmp_path: Path) -> None:
+def test_fetch_first_raises_without_tables(tmp_path: Path) -> None:
     database = open_database(Settings(data_dir=tmp_path))
     with pytest.raises(DatabaseUnavailableError, match="no such table"):
         find_used(database)
     database.close()
 
 
-def test_value_that_is_there_already_is_an_integrity_error_on_every_database(
+def test_duplicate_key_raises_integrity_error_on_every_database(
     service: Service,
 ) -> None:
     row = {"user_id": "ann", "window_start": "", "upload_count": 1}

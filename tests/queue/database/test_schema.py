@@ -44,7 +44,7 @@ def database(new_settings: Settings) -> Iterator[Database]:
     opened.close()
 
 
-def test_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
+def test_migrations_create_the_tables_of_the_code(database: Database) -> None:
     assert migrate(database) is None
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -57,9 +57,7 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
-def test_processes_that_start_at_once_migrate_once(
-    database: Database, new_settings: Settings
-) -> None:
+def test_concurrent_processes_migrate_once(database: Database, new_settings: Settings) -> None:
     url = new_settings.database_url.get_secret_value() if new_settings.database_url else ""
     command = [sys.executable, "-W", "error", "-c", MIGRATE, str(new_settings.data_dir), url]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -71,12 +69,12 @@ def test_processes_that_start_at_once_migrate_once(
         process.stdin.flush()
     ends = [(process.communicate(), process.returncode) for process in processes]
     assert [(errors, status) for (_, errors), status in ends] == [("", 0)] * 4
-    assert sorted(said.strip() for (said, _), _ in ends) == [HEAD] * 3 + ["None"]
+    assert sorted(output.strip() for (output, _), _ in ends) == [HEAD] * 3 + ["None"]
     with database.read() as connection:
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == [HEAD]
 
 
-def test_where_there_is_nothing_to_do_nothing_is_locked_and_alembic_is_not_loaded(
+def test_migrated_database_needs_neither_lock_nor_alembic(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "alembic"]:
@@ -91,23 +89,23 @@ def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(
-        SettingsError, match=r"newer version \(revision 9999.*: install that version"
+        SettingsError, match=r"newer version .*\(revision 9999.*Install the newer version"
     ):
         migrate(database)
 
 
 @pytest.mark.parametrize(
-    ("settings", "explain", "index_alone"),
+    ("settings", "explain", "index_use"),
     [
         ("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_due"),
         ("postgres", "EXPLAIN", "ix_jobs_due"),
     ],
     indirect=["settings"],
 )
-def test_jobs_that_wait_are_found_by_an_index_alone(
-    service: Service, explain: str, index_alone: str
+def test_due_jobs_are_found_through_an_index(
+    service: Service, explain: str, index_use: str
 ) -> None:
-    """However many wait: no step of the plans scans the table or sorts."""
+    """No step of the query plans scans the table or sorts, however many jobs wait."""
     plans: list[str] = []
 
     def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -117,13 +115,13 @@ def test_jobs_that_wait_are_found_by_an_index_alone(
 
     event.listen(service.database.connections.engine, "before_cursor_execute", look)
     with service.database.read() as connection:
-        if connection.dialect.name != "sqlite":  # which reads all of a table that is empty
+        if connection.dialect.name != "sqlite":  # PostgreSQL scans an empty table
             connection.exec_driver_sql("SET enable_seqscan = off")
             connection.exec_driver_sql("SET enable_bitmapscan = off")
-        plans.clear()  # PostgreSQL's dialect asks things of its own when it connects
+        plans.clear()  # the PostgreSQL dialect runs queries of its own on connect
         job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
         connection.invalidate()
     assert len(plans) == 2
     assert all(
-        index_alone in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans
+        index_use in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans
     ), plans

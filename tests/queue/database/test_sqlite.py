@@ -24,7 +24,7 @@ from imageprocessor.settings import Settings
 from tests.queue.database.conftest import insert_window
 
 
-def test_write_that_waited_for_its_turn_waits_for_other_processes_as_much_less(
+def test_waits_for_threads_and_processes_share_one_timeout(
     tmp_path: Path,
 ) -> None:
     database = open_database(Settings(data_dir=tmp_path))
@@ -58,7 +58,7 @@ def test_bundled_sqlite_has_no_wal_reset_bug() -> None:
     assert sqlite_module().sqlite_version_info >= (3, 51, 3)
 
 
-def test_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(b"this is no database" * 100)
     database = open_database(Settings(database_path=path))
@@ -114,7 +114,7 @@ def test_sqlite_on_a_network_file_system_is_refused(
     ).close()
 
 
-def test_sqlite_file_has_an_identity_that_its_copies_keep_and_other_files_have_not(
+def test_each_sqlite_file_has_its_own_lasting_identity(
     tmp_path: Path,
 ) -> None:
     one, two = (open_database(Settings(data_dir=tmp_path / name)) for name in ("one", "two"))
@@ -128,13 +128,13 @@ def test_sqlite_file_has_an_identity_that_its_copies_keep_and_other_files_have_n
     two.close()
 
 
-def test_damage_is_found_in_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_damage_is_found_in_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, whatever its name" * 100)
     assert "not a database" in find_damage(path)
 
 
-def test_without_a_mount_table_any_file_system_will_do(
+def test_without_a_mount_table_any_file_system_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageprocessor.queue.database.sqlite.MOUNT_TABLE", tmp_path / "none")

@@ -19,7 +19,7 @@ with presence.announce(pathlib.Path(sys.argv[1]), 3) as me:
 """
 
 
-def test_live_supervisor_is_listed_with_its_workers_and_gone_after_goodbye(tmp_path: Path) -> None:
+def test_live_supervisor_is_listed_until_it_ends(tmp_path: Path) -> None:
     with presence.announce(tmp_path, 2) as me:
         assert presence.list_live(tmp_path) == {me.supervisor_id: 2}
         assert presence.list_dead(tmp_path) == []
@@ -40,7 +40,7 @@ def test_killed_supervisor_is_listed_as_dead(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wake_reaches_every_supervisor_and_is_forgotten_when_drained(tmp_path: Path) -> None:
+def test_wake_all_wakes_every_supervisor_until_it_drains(tmp_path: Path) -> None:
     with presence.announce(tmp_path, 1) as one, presence.announce(tmp_path, 1) as two:
         descriptors = [one.wake_descriptor, two.wake_descriptor]
         assert select.select(descriptors, [], [], 0)[0] == []
@@ -50,11 +50,11 @@ def test_wake_reaches_every_supervisor_and_is_forgotten_when_drained(tmp_path: P
         assert select.select(descriptors, [], [], 0)[0] == [two.wake_descriptor]
 
 
-def test_supervisor_that_came_within_the_tick_of_the_last_look_is_woken(tmp_path: Path) -> None:
+def test_new_supervisor_is_woken_although_the_mtime_is_unchanged(tmp_path: Path) -> None:
     presence.wake_all(tmp_path)
-    looked = tmp_path.stat().st_mtime_ns
+    before = tmp_path.stat().st_mtime_ns
     with presence.announce(tmp_path, 1) as late:
-        os.utime(tmp_path, ns=(looked, looked))
+        os.utime(tmp_path, ns=(before, before))
         presence.wake_all(tmp_path)
         assert select.select([late.wake_descriptor], [], [], 0)[0]
 
@@ -66,12 +66,12 @@ def test_wake_never_blocks_however_often_it_is_called(tmp_path: Path) -> None:
         presence.wake_all(tmp_path)
 
 
-def test_wake_passes_over_what_a_dead_supervisor_left(tmp_path: Path) -> None:
+def test_wake_all_skips_the_fifo_of_a_dead_supervisor(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dead.wake")
     presence.wake_all(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "file"])
-def test_waking_where_no_supervisor_can_be_fails_nobody(tmp_path: Path, name: str) -> None:
+def test_wake_all_ignores_a_directory_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     presence.wake_all(tmp_path / name)

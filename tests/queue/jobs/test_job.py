@@ -30,7 +30,7 @@ def job(attempts: int, max_retries: int = 3) -> Job:
     )
 
 
-def test_row_and_job_say_the_same() -> None:
+def test_job_survives_a_round_trip_through_its_row() -> None:
     full = {
         "variant_keys": {"medium": "k"},
         "generated": {"x": 1},
@@ -42,13 +42,13 @@ def test_row_and_job_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("error", [StorageFullError("full"), WorkerLostError("lost")])
-def test_fault_that_may_pass_is_retried_max_retries_times(error: ImageProcessorError) -> None:
+def test_transient_error_is_retried_max_retries_times(error: ImageProcessorError) -> None:
     outcomes = [after_failure(job(attempt), error, NOW) for attempt in (1, 2, 3, 4)]
     assert [outcome.status for outcome in outcomes] == [JobStatus.RETRYING] * 3 + [JobStatus.FAILED]
     assert all(outcome.keeps_source for outcome in outcomes)
 
 
-def test_bad_input_ends_at_once_and_loses_its_source() -> None:
+def test_invalid_input_fails_at_once_without_its_source() -> None:
     outcome = after_failure(job(1), InvalidImageError("broken"), NOW)
     assert (outcome.status, outcome.next_attempt_at, outcome.keeps_source) == (
         JobStatus.FAILED,
@@ -57,7 +57,7 @@ def test_bad_input_ends_at_once_and_loses_its_source() -> None:
     )
 
 
-def test_storage_has_longer_to_come_back_than_a_worker() -> None:
+def test_storage_error_waits_longer_than_a_lost_worker() -> None:
     waits = [
         after_failure(job(1), error, NOW).next_attempt_at
         for error in (WorkerLostError("x"), StorageFullError("x"))
@@ -69,7 +69,7 @@ def test_storage_has_longer_to_come_back_than_a_worker() -> None:
 
 
 @pytest.mark.parametrize(("attempts", "longest"), [(1, 1), (2, 2), (3, 4), (7, 60), (20, 60)])
-def test_backoff_doubles_up_to_a_minute_and_is_spread(attempts: int, longest: int) -> None:
+def test_backoff_doubles_up_to_a_minute_with_jitter(attempts: int, longest: int) -> None:
     waits = {backoff(attempts) for _ in range(50)}
     assert len(waits) > 10
     assert all(

@@ -30,7 +30,7 @@ def claim(service: Service, job: Job, worker_id: str = "worker") -> Job | None:
 
 
 def fail(service: Service, job: Job, message: str = "The storage does not answer.") -> None:
-    """Let the job fail for good, with its upload kept."""
+    """Make the job fail for good but keep its upload."""
     claimed = claim(service, job)
     assert claimed
     fail_attempt(with_settings(service, max_retries=0), claimed, StorageUnavailableError(message))
@@ -45,7 +45,7 @@ def failed(service: Service, submit_image: Submit) -> Job:
     return find(service, job)
 
 
-def test_one_of_many_workers_that_claim_at_once_gets_the_job(
+def test_only_one_of_many_concurrent_claims_succeeds(
     service: Service, submit_image: Submit
 ) -> None:
     job, start = submit_image(), threading.Barrier(8)
@@ -61,16 +61,14 @@ def test_one_of_many_workers_that_claim_at_once_gets_the_job(
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-def test_worker_passes_on_while_another_claims(service: Service, submit_image: Submit) -> None:
+def test_claim_does_not_wait_for_another_claim(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     with service.database.write() as connection:
         assert job_store.claim(connection, job.job_id, "first", clock.utc_now(), LEASE)
-        assert claim(service, job, "second") is None, (
-            "it did not wait for the lock, which would have ended in an error"
-        )
+        assert claim(service, job, "second") is None, "waiting for the lock would end in an error"
 
 
-def test_sweep_is_told_only_of_jobs_that_no_worker_may_be_just_about_to_take(
+def test_sweep_skips_jobs_that_a_worker_may_be_claiming(
     service: Service, submit_image: Submit
 ) -> None:
     old, new = submit_image(), submit_image()
@@ -81,9 +79,7 @@ def test_sweep_is_told_only_of_jobs_that_no_worker_may_be_just_about_to_take(
         assert job_store.list_due(connection, now, 1) == [old.job_id]
 
 
-def test_jobs_tried_before_are_due_first_whenever_they_were_created(
-    service: Service, submit_image: Submit
-) -> None:
+def test_retries_are_due_before_new_jobs(service: Service, submit_image: Submit) -> None:
     waiting, retrying = submit_image(), submit_image()
     claimed = claim(service, retrying)
     assert claimed
@@ -93,7 +89,7 @@ def test_jobs_tried_before_are_due_first_whenever_they_were_created(
         assert job_store.list_due(connection, clock.utc_now(), 9) == [waiting.job_id]
         due = job_store.list_due(connection, later, 9, created_before=waiting.created_at)
         assert due == [retrying.job_id], (
-            "its wait is over, so no worker is about to take it by itself"
+            "no worker is about to claim a retry, whenever it was created"
         )
         assert job_store.list_due(connection, later, 9) == [retrying.job_id, waiting.job_id]
 
@@ -105,28 +101,26 @@ def test_source_is_forgotten_once(service: Service, failed: Job) -> None:
     assert find(service, failed).staging_key is None
 
 
-@pytest.mark.parametrize("since", ["retried", "failed anew"])
-def test_source_of_a_job_that_was_tried_again_is_not_forgotten(
+@pytest.mark.parametrize("since", ["retried", "failed again"])
+def test_source_of_a_retried_job_is_not_forgotten(
     since: str, service: Service, failed: Job
 ) -> None:
     with service.database.write() as connection:
         assert job_store.retry_failed(connection, failed.job_id)
-    if since == "failed anew":
+    if since == "failed again":
         fail(service, failed)
     with service.database.write() as connection:
         assert not job_store.forget_source(connection, failed)
     assert find(service, failed).staging_key
 
 
-def test_what_databases_cannot_keep_in_a_text_is_kept_as_escapes(
-    service: Service, submit_image: Submit
-) -> None:
+def test_text_that_databases_reject_is_escaped(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     fail(service, job, "bytes \0 and \ud800, naïve 图")
     assert find(service, job).error == r"bytes \x00 and \ud800, naïve 图"
 
 
-def test_worker_is_no_pattern(service: Service, submit_image: Submit) -> None:
+def test_worker_id_is_not_a_pattern(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     claim(service, job, "a_b:1")
     with service.database.read() as connection:
@@ -137,7 +131,7 @@ def test_worker_is_no_pattern(service: Service, submit_image: Submit) -> None:
     assert found == {"a_b": 1, "a_b:1": 1, "axb": 0, "%": 0, "a": 0}
 
 
-def test_released_job_is_as_before_its_claim(service: Service, submit_image: Submit) -> None:
+def test_released_job_is_pending_and_uncounted(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     claimed = claim(service, job)
     assert claimed

@@ -1,1 +1,1 @@
-"""What any table needs: connections, the tables themselves, their migrations, times as text."""
+"""Database connections, tables, migrations, and times as text."""

@@ -1,4 +1,4 @@
-"""Times as the database keeps them: UTC text of fixed width, which sorts by time."""
+"""Times as stored in the database: UTC text of fixed width, which sorts chronologically."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def to_text(moment: datetime) -> str:
 
 
 def from_text(text: str) -> datetime:
-    """Return the aware moment that :func:`to_text` wrote."""
+    """Return the aware datetime that :func:`to_text` formatted."""
     return datetime.fromisoformat(text)

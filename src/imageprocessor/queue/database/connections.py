@@ -1,4 +1,4 @@
-"""The database: one way to read, one way to write, on SQLite and on PostgreSQL."""
+"""Access to the database, on SQLite and on PostgreSQL: one way to read, one way to write."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from imageprocessor.queue.database.postgres import DISK_FULL, PostgresConnection
 from imageprocessor.queue.database.sqlite import SqliteConnections, open_sqlite, read_identity
 from imageprocessor.settings import Settings
 
-#: what a transaction may raise now and not when it is tried again
+#: transient errors of a transaction, which may succeed when tried again
 DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)
-#: raised for values that the tables do not take: trying again is useless
+#: raised for values that the tables reject: trying again is useless
 VALUE_ERRORS = (IntegrityError, DataError)
 
 
@@ -29,7 +29,7 @@ class Database:
     """
 
     connections: SqliteConnections | PostgresConnections
-    reads_inline: bool  #: a single-row read costs less than handing it to a thread
+    reads_inline: bool  #: True if a single-row read costs less than handing it to a thread
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -38,19 +38,20 @@ class Database:
         No statement waits for a writer.
 
         Raises:
-            DatabaseUnavailableError: Damaged or unreachable.
+            DatabaseUnavailableError: The database is damaged or unreachable.
         """
         with _translate_errors(), self.connections.reader() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Yield a connection inside one transaction: committed, or rolled back by an exception.
+        """Yield a connection inside one transaction; commit it, or roll back after an exception.
 
         Raises:
-            DatabaseUnavailableError: Locked for longer than the busy timeout, read-only, damaged,
-                restarted or unreachable. A lost connection may hide that the commit was done.
-            StorageFullError: There is no space left for it.
+            DatabaseUnavailableError: The database is locked for longer than the busy timeout,
+                read-only, damaged, restarting or unreachable. If the connection was lost, the
+                transaction may have been committed nevertheless.
+            StorageFullError: The database's disk is full.
         """
         with _translate_errors(), self.connections.writer() as connection:
             yield connection
@@ -71,8 +72,8 @@ def open_database(settings: Settings) -> Database:
     """Open the SQLite file or the PostgreSQL server that *settings* name, without connecting yet.
 
     Raises:
-        SettingsError: The SQLite file would be on a network file system, or DATABASE_URL is no URL.
-        MissingExtraError: PostgreSQL needs the extra ``postgres``.
+        SettingsError: The SQLite file is on a network file system, or DATABASE_URL is not a URL.
+        MissingExtraError: PostgreSQL is used, but the extra ``postgres`` is not installed.
     """
     if settings.sqlite_path is not None:
         return Database(open_sqlite(settings.sqlite_path), reads_inline=True)
@@ -83,19 +84,19 @@ def open_database(settings: Settings) -> Database:
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Raise the errors of SQLAlchemy and of the drivers as this package's."""
+    """Translate exceptions of SQLAlchemy and the drivers into this package's errors."""
     try:
         yield
     except VALUE_ERRORS:
         raise
     except (DatabaseError, InterfaceError, PoolTimeoutError) as error:
         cause = getattr(error, "orig", None) or error
-        message = " ".join(str(cause).split())  # PostgreSQL's has several lines
+        message = " ".join(str(cause).split())  # PostgreSQL's errors have several lines
         sqlstate = getattr(cause, "sqlstate", None)
         if "database or disk is full" in message or sqlstate == DISK_FULL:
             raise StorageFullError(
-                f"The database cannot grow ({message}): free some space on its disk."
+                f"The database's disk is full ({message}). Free some space on it."
             ) from error
         raise DatabaseUnavailableError(
-            f"The database cannot be used now ({message}): try again shortly."
+            f"The database is unavailable ({message}). Try again shortly."
         ) from error

@@ -1,4 +1,4 @@
-"""PostgreSQL: one server for any number of hosts, with a bound on every wait for it."""
+"""PostgreSQL: one server for any number of hosts, with a timeout on every wait."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from imageprocessor.errors import MissingExtraError, SettingsError
 DISK_FULL = "53100"  #: an SQLSTATE
 SESSION = {
     "lock_timeout": "5s",  # as long as SQLite's busy timeout
-    "statement_timeout": "30s",  # every statement has an index: none takes as long
-    "idle_in_transaction_session_timeout": "30s",  # a host that froze must not keep its locks
+    "statement_timeout": "30s",  # every statement uses an index: none takes that long
+    "idle_in_transaction_session_timeout": "30s",  # a frozen host must not keep its locks
     "tcp_keepalives_idle": "60",  # a host that is gone must not keep a connection for two hours
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -61,7 +61,7 @@ def open_postgres(url: str) -> PostgresConnections:
     Options in the URL's query replace those of :data:`CONNECT`.
 
     Raises:
-        SettingsError: *url* is no URL.
+        SettingsError: *url* is not a URL.
         MissingExtraError: psycopg, or the library it needs, is not installed.
     """
     parsed = _parse(url)
@@ -72,7 +72,7 @@ def open_postgres(url: str) -> PostgresConnections:
             connect_args=options,
             pool_pre_ping=True,  # after a restart of the server, old connections are replaced
             pool_size=5,
-            max_overflow=10,  # a server has about 100 connections for all hosts
+            max_overflow=10,  # a server allows about 100 connections for all hosts
             pool_timeout=5,  # a transaction takes milliseconds: a longer wait means trouble
         )
     except ImportError as error:
@@ -81,7 +81,7 @@ def open_postgres(url: str) -> PostgresConnections:
 
 
 def name_database(url: str) -> str:
-    """Return *url* in the form that PostgreSQL's own programs take, without the password.
+    """Return *url* in the form that PostgreSQL's own programs accept, without the password.
 
     >>> name_database("postgresql+psycopg://me:secret@db.example.org/images")
     'postgresql://me@db.example.org/images'
@@ -91,7 +91,7 @@ def name_database(url: str) -> str:
 
 
 def _parse(url: str) -> URL:
-    """Return the parsed *url*; never repeat it in an error, because it may hold a password."""
+    """Parse *url*; never repeat it in an error, because it may contain a password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -99,6 +99,6 @@ def _parse(url: str) -> URL:
     if parsed is None or "@" in (parsed.host or ""):
         raise SettingsError(
             "DATABASE_URL=(hidden): not a URL. Write postgresql+psycopg://user:password@host:5432/name,"
-            " and special characters in the password as percent codes, such as %40 for @."
+            " with special characters in the password percent-encoded, such as %40 for @."
         )
     return parsed

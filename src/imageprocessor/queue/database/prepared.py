@@ -1,10 +1,10 @@
-"""Statements that are built once, at import, and run for every status check and every upload.
+"""Running statements that are built once, at import: those of every status check and upload.
 
-On SQLite they run on the driver's connection below SQLAlchemy's, in the same transaction: a status
-check's read takes 65 µs of CPU time instead of 175, an upload's transaction 980 instead of 1400
-(`python -m benchmarks.prepared`). Through SQLAlchemy alone a status check costs 2.3 times the bare
-route instead of 1.7, an upload 2.1 times instead of 1.6, and both miss their budget (`python -m
-benchmarks service`).
+On SQLite they bypass SQLAlchemy and run on the driver's connection, in the same transaction: a
+status check's read takes 65 µs of CPU time instead of 175, an upload's transaction 980 instead of
+1400 (`python -m benchmarks.prepared`). Through SQLAlchemy alone, a status check costs 2.3 times as
+much as the bare route instead of 1.7 times, an upload 2.1 times instead of 1.6, and both miss
+their budgets (`python -m benchmarks service`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bringing a database to this version's tables."""
+"""Migrating a database to this version's tables."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database
 from imageprocessor.queue.database.sqlite import give_identity, read_identity
 
-HEAD = "0001"  #: the newest migration, known without loading Alembic, which takes 0.2 s
+HEAD = "0001"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
 #: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
 LOCK = (
     "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
     "SET LOCAL lock_timeout = '60s'",
-    "SELECT pg_advisory_xact_lock(7236837101)",  # any number that nobody else takes
+    "SELECT pg_advisory_xact_lock(7236837101)",  # an arbitrary number that nobody else uses
 )
 
 
 def migrate(database: Database) -> str | None:
-    """Run the migrations that *database* lacks; return the revision it had, None without tables.
+    """Run the missing migrations of *database*; return its previous revision, None without tables.
 
-    Safe to call from several processes at once: the first one does it. If there is nothing to do,
-    nothing is locked.
+    Safe to call from several processes at once: only the first one migrates. If no migration is
+    missing, nothing is locked.
 
     Raises:
-        SettingsError: The database is of a newer version than this package.
+        SettingsError: The database belongs to a newer version of this package.
         DatabaseUnavailableError: The database is locked, read-only or unreachable.
     """
     with database.read() as connection:
@@ -38,9 +38,9 @@ def migrate(database: Database) -> str | None:
 
     config = Config()
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
-    # One transaction: a process that comes second waits, then finds nothing to do.
+    # One transaction: a second process waits, then finds nothing to do.
     with database.write() as connection:
-        if connection.dialect.name == "sqlite":  # one transaction at a time writes anyway
+        if connection.dialect.name == "sqlite":  # allows one writer at a time anyway
             give_identity(connection)
         else:
             for statement in LOCK:
@@ -53,10 +53,10 @@ def migrate(database: Database) -> str | None:
 
 
 def read_revision(connection: Connection) -> str | None:
-    """Return the last migration that was run, or None if none was.
+    """Return the last migration that was run, or None.
 
     Raises:
-        SettingsError: This version does not know it.
+        SettingsError: The migration is newer than this version knows.
     """
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -69,7 +69,7 @@ def check_revision(revision: str | None) -> None:
     """Raise SettingsError if *revision* is newer than this version knows."""
     if revision is not None and revision > HEAD:
         raise SettingsError(
-            f"The database has the tables of a newer version (revision {revision}, known are those"
-            f" up to {HEAD}): install that version of imageprocessor, or restore a backup from"
-            " before it."
+            f"The database belongs to a newer version of imageprocessor (revision {revision}; this"
+            f" version knows up to {HEAD}). Install the newer version, or restore a backup made"
+            " before the upgrade."
         )

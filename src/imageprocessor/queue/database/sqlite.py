@@ -23,25 +23,25 @@ from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 from imageprocessor.queue.database import prepared
 
 BUSY_TIMEOUT_SECONDS = 5
-#: A transaction that begins as a reader and then writes may fail at once, whatever the timeout.
+#: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
-#: Hosts do not share their locks, or the memory that the index of the WAL is mapped to.
+#: On these, hosts share neither file locks nor the memory that the index of the WAL is mapped to.
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs"}
 NETWORK_FILE_SYSTEMS |= {"lustre", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"}
 
 
 @dataclass(slots=True)
 class SqliteConnections:
-    """One file as the threads of one process share it: they write one after the other.
+    """The connections of one process to one file; its threads write one after another.
 
-    Connections are kept between uses: to take one from SQLAlchemy's pool and give it back would
+    Connections stay open between uses: taking one from SQLAlchemy's pool and returning it would
     cost as much CPU time as the whole read of a status check (`python -m benchmarks.prepared`).
     """
 
     engine: Engine
-    #: held while a thread writes: SQLite's own waiting is a sleep of up to 0.1 s
+    #: held while a thread writes, because SQLite waits by sleeping for up to 0.1 s
     write_lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: Connection | None = None
     _busy_milliseconds: int | None = None  # of the writer
@@ -49,7 +49,7 @@ class SqliteConnections:
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
-        """Yield a connection that no other thread uses meanwhile."""
+        """Yield a connection that no other thread uses."""
         try:
             connection = self._idle_readers.pop()
         except IndexError:  # all are in use
@@ -62,21 +62,21 @@ class SqliteConnections:
 
     @contextmanager
     def writer(self) -> Iterator[Connection]:
-        """Yield the connection that writes, inside a transaction.
+        """Yield the write connection, inside a transaction.
 
         Raises:
-            DatabaseUnavailableError: Other threads write for longer than the busy timeout.
+            DatabaseUnavailableError: Other threads keep writing for longer than the busy timeout.
         """
         deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
         if not self.write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
             raise DatabaseUnavailableError(
-                "The database is locked by another write: try again shortly."
+                "The database is locked by another writer. Try again shortly."
             )
         try:
             if self._writer is None:
                 self._writer = self.engine.connect()
             with _kept_open(self._writer), self._writer.begin():
-                # What is left of the timeout is for the writers of other processes.
+                # Wait for writers of other processes only for the rest of the timeout.
                 self._set_busy_timeout(self._writer, deadline - time.monotonic())
                 prepared.execute(self._writer, BEGIN, {})
                 yield self._writer
@@ -85,7 +85,7 @@ class SqliteConnections:
             self.write_lock.release()
 
     def _set_busy_timeout(self, writer: Connection, seconds: float) -> None:
-        """Set it in steps of half a second: it then rarely changes from one write to the next."""
+        """Set the busy timeout, in steps of half a second so that it rarely has to change."""
         milliseconds = 500 * max(0, ceil(2 * seconds))
         if milliseconds != self._busy_milliseconds:
             driver: Any = writer.connection.driver_connection
@@ -105,8 +105,7 @@ class SqliteConnections:
 def open_sqlite(path: Path) -> SqliteConnections:
     """Return connections to the file at *path*; create its folder, and later the file, if missing.
 
-    ``synchronous=FULL``: a commit is on disk when it returns, because a 202 is given on the
-    strength of it.
+    ``synchronous=FULL``: a commit is on disk when it returns. A 202 response promises that.
 
     Raises:
         SettingsError: *path* is on a network file system.
@@ -135,7 +134,7 @@ def sqlite_module() -> ModuleType:
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
     """Return whether this SQLite may damage a database when two connections reset the WAL at once.
 
-    SQLite's release notes say: fixed in 3.51.3, and in 3.50.7 and 3.44.6 of the older lines.
+    According to SQLite's release notes, 3.51.3 fixes it, and so do the backports 3.50.7 and 3.44.6.
 
     >>> [has_wal_reset_bug(version) for version in ((3, 40, 1), (3, 44, 6), (3, 53, 4))]
     [True, False, False]
@@ -168,14 +167,14 @@ def find_file_system(path: Path, mounts: str) -> str:
 
 
 def read_identity(connection: Connection) -> int:
-    """Return the file's number, its own among all; 0 before :func:`give_identity`."""
+    """Return the number that identifies the file; 0 before :func:`give_identity`."""
     return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def give_identity(connection: Connection) -> None:
     """Give the file a random number if it has none.
 
-    SQLite keeps 31 bits for the application's own use, and copies keep them.
+    SQLite reserves 31 bits for the application's use; copies of the file keep them.
     """
     if read_identity(connection) == 0:
         number = 1 + secrets.randbelow(2**31 - 1)
@@ -183,12 +182,12 @@ def give_identity(connection: Connection) -> None:
 
 
 def copy_database(connection: Connection, path: Path) -> None:
-    """Copy the database as it is at this moment to a new file at *path*.
+    """Copy the current state of the database to a new file at *path*.
 
-    Readers and writers go on meanwhile.
+    Readers and writers continue meanwhile.
 
     Raises:
-        DatabaseUnavailableError: It cannot be read, or *path* not be written.
+        DatabaseUnavailableError: The database cannot be read, or *path* cannot be written.
     """
     path.touch(mode=0o600, exist_ok=False)
     try:
@@ -201,9 +200,9 @@ def copy_database(connection: Connection, path: Path) -> None:
 
 
 def fold_wal(path: Path) -> bool:
-    """Write the WAL into the file at *path*, so that the file alone is the database.
+    """Merge the WAL into the file at *path*, so that the file alone holds the database.
 
-    Return False if somebody has it open. A damaged file is left as it is.
+    Return False if another process has it open. A damaged file is left as it is.
     """
     try:
         with closing(sqlite_module().connect(path, timeout=0)) as connection:
@@ -214,7 +213,7 @@ def fold_wal(path: Path) -> bool:
 
 
 def find_damage(path: Path) -> str:
-    """Return what is damaged in the file at *path*, which nobody writes to; "" if nothing is."""
+    """Return what is damaged in the file at *path*, which nobody may write to; "" if nothing is."""
     url = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     try:
         with closing(sqlite_module().connect(url, uri=True)) as connection:
@@ -231,9 +230,9 @@ def _refuse_network(path: Path) -> None:
     kind = find_file_system(path.resolve(), mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise SettingsError(
-            f"{path} is on a network file system ({kind}): several hosts cannot share a SQLite"
-            " file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name, or put the file"
-            " on a disk of this machine."
+            f"{path} is on a network file system ({kind}), but several hosts cannot share a SQLite"
+            " file. Set DATABASE_URL=postgresql+psycopg://user:password@host/name, or move the file"
+            " to a local disk."
         )
 
 
@@ -248,7 +247,7 @@ def _set_pragmas(connection: Any, _record: object) -> None:
 def _switch_to_wal(connection: Any) -> None:
     """Switch a new file to WAL.
 
-    While another process does so, SQLite fails at once, whatever the busy timeout.
+    Retry, because SQLite fails at once while another process does the same, whatever the timeout.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
@@ -264,7 +263,7 @@ def _switch_to_wal(connection: Any) -> None:
 
 @contextmanager
 def _kept_open(connection: Connection) -> Iterator[None]:
-    """End what SQLAlchemy began on *connection*; after an error of SQLite's, let it reconnect."""
+    """Roll back what SQLAlchemy left open on *connection*; reconnect after a SQLite error."""
     try:
         yield
     except DBAPIError:

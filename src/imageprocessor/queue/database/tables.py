@@ -1,4 +1,4 @@
-"""The three tables. Times (see `clock`), ids and JSON are text: the same on every database."""
+"""The three tables. Times (see `clock`), ids and JSON are text on every database."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a waiting job is announced."""
+"""Notifying workers of waiting jobs."""

@@ -1,6 +1,6 @@
-"""What the service itself keeps in Redis beside Celery: live workers, and whose jobs they run.
+"""What the service itself stores in Redis, next to Celery: live workers, and their database.
 
-All of it may be lost at any time (FLUSHALL): the next heartbeat and the next sweep write it again.
+All of it may be lost at any time (FLUSHALL): the next heartbeat and the next sweep restore it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("QUEUE_BACKEND=celery", "celery") from None
 
-QUEUE = "imageprocessor"  #: the Redis list that Celery keeps the waiting messages in
+QUEUE = "imageprocessor"  #: the Redis list in which Celery stores waiting messages
 WORKERS_KEY = f"{QUEUE}:workers"
 DATABASE_KEY = f"{QUEUE}:sqlite"
 TIMEOUT_SECONDS = 2.0
@@ -36,9 +36,9 @@ log = structlog.get_logger(__name__)
 class Broker:
     """A connection to Redis for one service.
 
-    Every method but :meth:`close` raises BrokerUnavailableError.
+    Every method but :meth:`close` raises BrokerUnavailableError if Redis does not answer.
 
-    *database_identity* is the number of a SQLite file; it is empty for a database that hosts share.
+    *database_identity* identifies a SQLite file; it is empty for a database that hosts can share.
     """
 
     def __init__(self, url: str, database_identity: str = "") -> None:
@@ -66,13 +66,13 @@ class Broker:
         return {name: str(value) for name, value in described.items()}
 
     def read_clock(self) -> datetime:
-        """Return the time on the server of Redis."""
+        """Return the Redis server's time."""
         with _translate_errors():
             seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def count_waiting(self) -> int:
-        """Return how many messages no worker has taken yet."""
+        """Return how many messages no worker has received yet."""
         with _translate_errors():
             return int(self._client.llen(QUEUE))
 
@@ -84,7 +84,7 @@ class Broker:
             pipeline.execute()
 
     def count_workers(self) -> int:
-        """Return how many processes the live workers have, without asking a worker."""
+        """Return the number of processes of all live workers, without contacting them."""
         with _translate_errors():
             names = sorted(str(name) for name in self._client.smembers(WORKERS_KEY))
             if not names:
@@ -97,10 +97,10 @@ class Broker:
         return sum(int(count) for count in counts if count)
 
     def claim_broker(self) -> None:
-        """Claim this Redis for our SQLite file, which no other host can have, for the next 20 s.
+        """Claim this Redis for our SQLite file, which hosts cannot share, for the next 20 s.
 
         Raises:
-            SettingsError: It serves another SQLite file.
+            SettingsError: Redis already serves another SQLite file.
         """
         if not self._database_identity:
             return
@@ -113,20 +113,20 @@ class Broker:
                 self._client.expire(DATABASE_KEY, DATABASE_SECONDS)
                 return
         raise SettingsError(
-            f"REDIS_URL serves another SQLite database already (the one {holder_place}): several "
-            "hosts cannot share a SQLite file. Set "
-            "DATABASE_URL=postgresql+psycopg://user:password@host/name on all of them; or, for "
-            "another service, take another database of Redis, such as redis://host:6379/1. "
-            f"If that service is gone, try again in {DATABASE_SECONDS} s."
+            f"REDIS_URL already serves another SQLite database (the one {holder_place}), and "
+            "several hosts cannot share a SQLite file. Set "
+            "DATABASE_URL=postgresql+psycopg://user:password@host/name on all hosts; or, for a "
+            "separate service, use another Redis database, such as redis://host:6379/1. "
+            f"If the other service is gone, try again in {DATABASE_SECONDS} s."
         )
 
 
 @contextmanager
 def open_broker(settings: Settings, database_identity: str) -> Iterator[Broker]:
-    """Open the broker of *settings*; if Redis does not answer, log it: jobs wait then.
+    """Open the broker in *settings*. If Redis does not answer, log a warning; jobs wait meanwhile.
 
     Raises:
-        SettingsError: It serves another SQLite database.
+        SettingsError: Redis already serves another SQLite file.
     """
     broker = Broker(settings.redis_url.get_secret_value(), database_identity)
     try:
@@ -145,5 +145,5 @@ def _translate_errors() -> Iterator[None]:
         yield
     except (redis.RedisError, OSError) as error:
         raise BrokerUnavailableError(
-            f"Redis does not answer ({error}): check REDIS_URL and the server. Jobs wait meanwhile."
+            f"Redis does not answer ({error}). Check REDIS_URL and the server. Jobs wait meanwhile."
         ) from error

@@ -1,4 +1,4 @@
-"""How a waiting job wakes a worker. A wake-up is a hint: a lost one costs seconds, never a job."""
+"""Waking workers for waiting jobs. A wake-up is a hint: a lost one costs seconds, never a job."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from imageprocessor.settings import Settings
 
 
 class Dispatcher(Protocol):
-    """Wakes workers for a job, which the database has already: it must neither fail nor block."""
+    """Wakes workers for a job that is already in the database. It must neither fail nor block."""
 
     def dispatch(self, job_id: str) -> None:
-        """Wake whoever can run the job *job_id*."""
+        """Wake the workers that can run the job *job_id*."""
 
     def count_workers(self) -> int:
         """Return how many worker processes can take jobs."""
 
     def count_room(self) -> int:
-        """Return how many jobs may be dispatched once more, in case their wake-up was lost."""
+        """Return how many jobs may be dispatched again, in case their wake-up was lost."""
 
     def check(self) -> str:
-        """Return ``ok``, or what keeps wake-ups from getting through."""
+        """Return ``ok``, or why wake-ups do not reach the workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedDispatcher:
-    """Wakes the supervisors on this host that share *directory*, whichever process they are in."""
+    """Wakes the supervisors on this host that share *directory*, in any process."""
 
     directory: Path
 
-    def dispatch(self, job_id: str) -> None:  # noqa: ARG002 - a supervisor looks up itself what is due
+    def dispatch(self, job_id: str) -> None:  # noqa: ARG002 - supervisors look up what is due
         presence.wake_all(self.directory)
 
     def count_workers(self) -> int:
@@ -48,19 +48,19 @@ class EmbeddedDispatcher:
 
 
 def workers_directory(settings: Settings) -> Path:
-    """Return where the supervisors of this host announce themselves."""
+    """Return the directory in which this host's supervisors announce themselves."""
     return settings.data_dir / "workers"
 
 
 @contextmanager
 def open_dispatcher(settings: Settings, database_identity: str) -> Iterator[Dispatcher]:
-    """Open the dispatcher of QUEUE_BACKEND.
+    """Open the dispatcher that QUEUE_BACKEND selects.
 
-    *database_identity* is the number of a SQLite file; it is empty for a database that hosts share.
+    *database_identity* identifies a SQLite file; it is empty for a database that hosts can share.
 
     Raises:
         MissingExtraError: Celery is not installed.
-        SettingsError: The broker serves another SQLite file.
+        SettingsError: The broker already serves another SQLite file.
     """
     if settings.queue_backend == "embedded":
         yield EmbeddedDispatcher(workers_directory(settings))

@@ -1,4 +1,4 @@
-"""Which supervisors of embedded workers are alive on this host, and how to wake them.
+"""Listing and waking the live supervisors of embedded workers on this host.
 
 Each keeps two files in a shared directory: ``<id>.lock``, locked for as long as its process lives
 (the kernel drops the lock however the process ends), and ``<id>.wake``, a FIFO: a byte in it means
@@ -18,10 +18,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A supervisor that is announced: its id, and the FIFO on which it is woken."""
+    """An announced supervisor: its id, and the FIFO that wakes it."""
 
     supervisor_id: str
-    wake_descriptor: int  #: readable when a job arrived; read it empty with :meth:`drain`
+    wake_descriptor: int  #: readable after a wake-up; :meth:`drain` empties it
 
     def wake(self) -> None:
         """Wake this supervisor itself."""
@@ -29,7 +29,7 @@ class Presence:
             os.write(self.wake_descriptor, b".")
 
     def drain(self) -> None:
-        """Forget all wake-ups so far."""
+        """Discard all wake-ups so far."""
         with suppress(BlockingIOError):
             while os.read(self.wake_descriptor, 4096):
                 pass
@@ -41,7 +41,7 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
     directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     supervisor_id = uuid.uuid4().hex
 
-    # Renamed when it is locked: whoever saw it unlocked would think that its supervisor is dead.
+    # Renamed once it is locked: an unlocked ``.lock`` file means that its supervisor is dead.
     draft = directory / f"{supervisor_id}.draft"
     lock_descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(lock_descriptor, str(worker_count).encode())
@@ -50,7 +50,7 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 
     fifo = directory / f"{supervisor_id}.wake"
     os.mkfifo(fifo, 0o600)
-    # Opened for writing, too: a FIFO whose last writer has closed it would stay readable.
+    # Opened for writing, too: a FIFO stays readable after its last writer has closed it.
     wake_descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     try:
         yield Presence(supervisor_id, wake_descriptor)
@@ -62,7 +62,7 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
 
 def wake_all(directory: Path) -> None:
     """Wake every supervisor in *directory*; those that are gone or awake already are skipped."""
-    # No supervisor was ever there, or this process may not look: they look every second anyway.
+    # The directory is missing or not readable: supervisors look for jobs every second anyway.
     with suppress(OSError):
         for path in directory.iterdir():
             if path.name.endswith(".wake"):
@@ -90,7 +90,7 @@ def forget(directory: Path, supervisor_id: str) -> None:
 
 
 def _wake(fifo: Path) -> None:
-    with suppress(OSError):  # no reader, removed meanwhile, or full: then it is awake
+    with suppress(OSError):  # no reader, removed meanwhile, or full (so awake)
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         try:
             os.write(descriptor, b".")
@@ -103,7 +103,7 @@ def _is_locked(path: Path) -> bool:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return True  # its supervisor ended just now, and removed it itself
+        return True  # its supervisor has just ended and removed it
     except BlockingIOError:
         return True
     return False

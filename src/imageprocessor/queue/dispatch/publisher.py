@@ -1,4 +1,4 @@
-"""Wake-ups for Celery, sent by a thread: an upload neither waits for a broker nor fails with it."""
+"""Sending wake-ups to Celery in a thread: an upload neither waits for the broker nor needs it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import structlog
 from imageprocessor.errors import BrokerUnavailableError
 from imageprocessor.queue.dispatch.broker import Broker
 
-MAX_UNSENT = 10_000  #: beyond that wake-ups are dropped: the sweep sends them again
-MAX_WAITING = 100  #: with so many messages before the workers, a lost one can wait
+MAX_UNSENT = 10_000  #: further wake-ups are dropped; the sweep sends them again
+MAX_WAITING = 100  #: while this many messages wait for workers, the sweep resends none
 FLUSH_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """A Dispatcher whose thread, started by the first job, calls *publish* with each job's id."""
+    """A Dispatcher that calls *publish* with each job id, in a thread that the first job starts."""
 
     def __init__(self, publish: Callable[[str], object], broker: Broker) -> None:
         self._publish = publish
@@ -40,7 +40,7 @@ class Publisher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Send what is unsent, for at most 3 s."""
+        """Send the remaining wake-ups, for at most 3 s."""
         with suppress(queue.Full):
             self._unsent.put_nowait(None)
         if self._has_started():
@@ -61,7 +61,7 @@ class Publisher:
 
     def count_room(self) -> int:
         try:
-            self._broker.claim_broker()  # the sweep calls this: the claim is renewed every 5 s
+            self._broker.claim_broker()  # the sweep calls this every 5 s, which renews the claim
             return max(0, MAX_WAITING - self._broker.count_waiting())
         except BrokerUnavailableError:
             return 0
@@ -82,5 +82,5 @@ class Publisher:
                 self._publish(job_id)
             except BrokerUnavailableError as error:
                 log.warning("wake_up_not_sent", job_id=job_id, cause=str(error))
-            except Exception:  # the boundary: whatever fails, the next wake-up is tried
+            except Exception:  # whatever fails, continue with the next wake-up
                 log.exception("wake_up_failed", job_id=job_id)

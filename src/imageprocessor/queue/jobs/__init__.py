@@ -1,1 +1,1 @@
-"""What a row of the jobs table means, and all SQL on jobs and their events."""
+"""Jobs: what a row of the jobs table means, and all SQL on jobs and their events."""

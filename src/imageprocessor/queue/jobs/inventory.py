@@ -1,4 +1,4 @@
-"""SQL that compares the storage with the rows: whose a key is, and what must be there."""
+"""SQL that compares stored objects with rows: who owns a key, and which keys must exist."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from imageprocessor.queue.jobs.job import Job, JobStatus
 
 ROWS_PER_QUERY = 500
 
-#: the jobs whose variants must be there
+#: jobs whose variants must exist
 READABLE = (jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))
-#: the jobs whose upload must be there
+#: jobs whose upload must exist
 UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))
-#: A job that gave up is not among them: nothing will make, read or remove its variants any more.
+#: Excludes jobs that failed for good: nothing will create, read or delete their variants again.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
 
-# Built once, because they run for every some hundred stored objects: a statement that holds its
-# keys is garbage in cycles, and a run over many objects would grow until it is collected.
+# Built once, because they run for every few hundred stored objects: a statement that contains its
+# keys becomes cyclic garbage, so a run over many objects would grow until that is collected.
 FIND_STAGED = select(jobs.c.staging_path).where(
     jobs.c.staging_path.in_(bindparam("keys", expanding=True))
 )
@@ -47,16 +47,16 @@ def list_storage_keys(connection: Connection) -> list[str]:
 
 
 def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
-    """Return those *keys* of uploads that a job waits for, or keeps."""
+    """Return those *keys* that a job names as its upload."""
     return set(connection.scalars(FIND_STAGED, {"keys": keys}))
 
 
 def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
-    """Return those keys of variants, each given with its image's id, that belong to a row.
+    """Return the variant keys that belong to a row; *owners* maps each key to its image's id.
 
-    A completed image owns the variants that it names. One that is not yet, or may be tried again,
-    owns all that are named after it. One that gave up owns none: a crash kept it from removing what
-    its attempts had stored.
+    A completed image owns the variants that it lists. An image that is unfinished, or may be
+    retried, owns every variant named after it. One that failed for good owns none: what is left
+    was stored by its attempts and not deleted because of a crash.
     """
     unfinished, named = set(), set()
     rows = connection.execute(FIND_OWNERS, {"image_ids": list(owners.values())})
@@ -69,18 +69,18 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
 
 
 def list_known_images(connection: Connection, image_ids: Iterable[str]) -> set[str]:
-    """Return those images that this database has ever had: the audit trail outlives their rows."""
+    """Return the images that this database ever contained; the audit trail outlives their rows."""
     return set(connection.scalars(FIND_KNOWN, {"image_ids": list(image_ids)}))
 
 
 def find_beginning(connection: Connection) -> datetime | None:
-    """Return when this database took its first upload."""
+    """Return when this database received its first upload, or None."""
     first = connection.scalar(select(func.min(events.c.created_at)))
     return clock.from_text(first) if first else None
 
 
 def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterator[Job]:
-    """Yield the jobs that meet the *conditions*, some hundred at a time, however many there are."""
+    """Yield the jobs that meet the *conditions*, reading ROWS_PER_QUERY at a time."""
     after_last = jobs.c.job_id > bindparam("last_id")
     query = select(jobs).where(*conditions, after_last).order_by(jobs.c.job_id)
     last_id = ""

@@ -1,6 +1,6 @@
-"""A job, its states, and what happens to it when an attempt fails.
+"""A job, its states, and its outcome when an attempt fails.
 
-Pure: no database, no clock of its own. The changes of state::
+Pure: no database access, no clock of its own. The state transitions::
 
     pending → processing → completed | failed | retrying
     retrying → processing
@@ -22,13 +22,13 @@ from imageprocessor.errors import ImageProcessorError, StorageError
 from imageprocessor.queue.database import clock
 
 FIRST_BACKOFF_SECONDS = 1.0
-FIRST_STORAGE_BACKOFF_SECONDS = 10.0  # so that three retries outlast half a minute without storage
+FIRST_STORAGE_BACKOFF_SECONDS = 10.0  # three retries outlast half a minute without storage
 MAX_BACKOFF_SECONDS = 60.0
 LEASE_MARGIN_SECONDS = 15
 
 
 class JobStatus(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     PENDING = "pending"  #: waits for a worker
     PROCESSING = "processing"  #: a worker holds its lease
@@ -42,7 +42,7 @@ CLAIMABLE_STATUSES = (JobStatus.PENDING, JobStatus.RETRYING)
 
 
 class EventType(StrEnum):
-    """The kinds of lines in the audit trail."""
+    """The kinds of events in the audit trail."""
 
     UPLOAD_INITIATED = "upload_initiated"
     PROCESSING_STARTED = "processing_started"
@@ -50,13 +50,13 @@ class EventType(StrEnum):
     FAILED = "failed"
     RETRYING = "retrying"  #: an attempt failed, another will follow
     RELEASED = "released"  #: its worker was stopped; the attempt does not count
-    RETRY_REQUESTED = "retry_requested"  #: an operator re-drives a failed job
+    RETRY_REQUESTED = "retry_requested"  #: an operator retries a failed job
     DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One row of ``processing_jobs``. Keys, not URLs or paths, say where its bytes are."""
+    """One row of ``processing_jobs``. It refers to its bytes by storage key, not by URL or path."""
 
     job_id: str
     image_id: str
@@ -86,7 +86,7 @@ class Job:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Job:
-        """Return the job that is in *row*: the one place that reads the table's columns."""
+        """Return the job in *row*. Only this method reads the table's columns."""
         same: dict[str, Any] = {name: row[name] for name in _SAME_NAMED}
         times: dict[str, Any] = {}
         for name in _TIMES:
@@ -152,7 +152,7 @@ _TIMES = (
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """What becomes of a job whose attempt failed: another attempt at a due time, or the end."""
+    """The outcome of a failed attempt: a retry at a given time, or final failure."""
 
     status: JobStatus
     next_attempt_at: datetime | None
@@ -160,9 +160,9 @@ class FailedAttempt:
 
 
 def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> FailedAttempt:
-    """Return what becomes of the job after an attempt that failed with *error*.
+    """Return the outcome for a job whose attempt failed with *error*.
 
-    Bad input ends at once and loses its source; faults that may pass are tried again.
+    Invalid input fails at once and its source is not kept; transient errors are retried.
     """
     if not error.retryable or job.attempts > job.max_retries:
         return FailedAttempt(JobStatus.FAILED, None, keeps_source=error.retryable)
@@ -173,7 +173,7 @@ def after_failure(job: Job, error: ImageProcessorError, now: datetime) -> Failed
 
 
 def backoff(attempts: int, first_seconds: float = FIRST_BACKOFF_SECONDS) -> timedelta:
-    """Return the wait before the next attempt: doubling up to 60 s, less up to half by chance."""
+    """Return the wait before the next attempt: doubling up to 60 s, minus jitter of up to half."""
     longest = min(MAX_BACKOFF_SECONDS, first_seconds * 2 ** (attempts - 1))
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
     return timedelta(seconds=longest * jitter)

@@ -1,6 +1,6 @@
-"""SQL on single jobs and their events; `inventory` has what lists all that is stored.
+"""SQL on jobs and their events; `inventory` compares jobs with stored objects.
 
-Every change of state is one conditional UPDATE: no row means somebody else won.
+Every change of state is one conditional UPDATE: if it matches no row, another process was first.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from imageprocessor.queue.jobs.job import (
     JobStatus,
 )
 
-CLOCK_TOLERANCE = timedelta(minutes=1)  #: the clocks of several hosts may differ by as much
+CLOCK_TOLERANCE = timedelta(minutes=1)  #: how much the clocks of several hosts may differ
 LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
 
 VISIBLE = select(jobs).where(jobs.c.deleted_at.is_(None))
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
-# What a status check and an upload run: built once, see `prepared`.
+# Run by every status check and upload, so built only once: see `prepared`.
 FIND_JOB = VISIBLE.where(jobs.c.job_id == bindparam("job_id"))
 FIND_IMAGE = VISIBLE.where(jobs.c.image_id == bindparam("image_id"))
 FIND_REPEATED = VISIBLE.where(
@@ -62,36 +62,36 @@ def insert_job(connection: Connection, job: Job) -> None:
 
 
 def change_nothing(connection: Connection) -> None:
-    """Take the locks that a write takes: it fails where an upload could not be stored."""
+    """Take the locks of a write but change nothing; fail if an upload could not be stored."""
     connection.execute(update(jobs).where(false()).values(user_id=""))
 
 
 def find_job(connection: Connection, job_id: str) -> Job | None:
-    """Return the job, or None if there is none or its image is deleted."""
+    """Return the job, or None if it does not exist or its image is deleted."""
     row = prepared.fetch_first(connection, FIND_JOB, {"job_id": job_id})
     return Job.from_row(row) if row else None
 
 
 def find_image(connection: Connection, image_id: str) -> Job | None:
-    """Return the job of an image, or None if there is none or it is deleted."""
+    """Return the job of an image, or None if the image does not exist or is deleted."""
     row = prepared.fetch_first(connection, FIND_IMAGE, {"image_id": image_id})
     return Job.from_row(row) if row else None
 
 
 def find_repeated(connection: Connection, user_id: str, idempotency_key: str) -> Job | None:
-    """Return the job of the user's upload with that Idempotency-Key, or None if there is none."""
+    """Return the job of the user's earlier upload with that Idempotency-Key, or None."""
     key = {"user_id": user_id, "idempotency_key": idempotency_key}
     row = prepared.fetch_first(connection, FIND_REPEATED, key)
     return Job.from_row(row) if row else None
 
 
 def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
-    """Return the jobs of those images that exist and are not deleted, in no order."""
+    """Return the jobs of those images that exist and are not deleted, in any order."""
     return _fetch_all(connection, VISIBLE.where(jobs.c.image_id.in_(image_ids)))
 
 
 def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> list[Job]:
-    """Return the newest jobs, of one status or of any."""
+    """Return the newest jobs, of *status* if given."""
     query = VISIBLE.order_by(jobs.c.created_at.desc()).limit(limit)
     if status:
         query = query.where(jobs.c.status == status)
@@ -101,11 +101,11 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
 def list_due(
     connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None
 ) -> list[str]:
-    """Return the ids of jobs that wait for a worker now: those tried before, then the oldest.
+    """Return the ids of jobs that wait for a worker now: retries first, then the oldest new ones.
 
-    Two queries, because each of them reads the first *limit* entries of an index, however many jobs
-    wait. Of those not tried before, *created_before* leaves out what a worker may be just about to
-    take. What was created after *now* is no such job: the clock was set back.
+    Two queries, because each then reads only the first *limit* entries of an index, however many
+    jobs wait. *created_before* excludes newer jobs that were never tried, because a worker may be
+    about to claim them. It does not exclude jobs created after *now*: there the clock was set back.
     """
     due_at, created_at = jobs.c.next_attempt_at, jobs.c.created_at
     waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
@@ -114,7 +114,7 @@ def list_due(
     retries = retries.order_by(due_at)
 
     new = waiting.where(jobs.c.status == JobStatus.PENDING, due_at.is_(None))
-    # By `due_at` too, which is null: else PostgreSQL sorts all rows instead of following the index.
+    # Also by `due_at`, which is null: otherwise PostgreSQL sorts all rows and ignores the index.
     new = new.order_by(due_at, created_at)
     if created_before is not None:
         before = created_at < clock.to_text(created_before)
@@ -130,8 +130,8 @@ def claim(
     """Give the job to *worker_id* and count the attempt; return None if it cannot be claimed.
 
     The attempt is counted here, before any byte is decoded, so that an image that kills its worker
-    comes to an end. Where another worker is claiming the job at this moment, this one passes on
-    instead of waiting (PostgreSQL).
+    runs out of attempts. If another worker is claiming the job at this moment, this call returns
+    None instead of waiting (PostgreSQL).
     """
     no_wait = jobs.c.next_attempt_at.is_(None)
     is_due = jobs.c.next_attempt_at <= clock.to_text(now)
@@ -160,7 +160,7 @@ def complete(
 ) -> bool:
     """Make all variants of the job visible at once.
 
-    Return False if its lease is no longer ours, or it was deleted.
+    Return False if its lease is no longer ours or its image was deleted.
     """
     values = {
         "status": JobStatus.COMPLETED,
@@ -177,7 +177,7 @@ def complete(
 def end_attempt(
     connection: Connection, job: Job, outcome: FailedAttempt, code: str, message: str, now: datetime
 ) -> bool:
-    """Store what becomes of a failed attempt. Return False if the job's lease is no longer ours."""
+    """Store the outcome of a failed attempt. Return False if the job's lease is no longer ours."""
     due_at = outcome.next_attempt_at
     has_ended = outcome.status is JobStatus.FAILED
     values = {
@@ -192,7 +192,7 @@ def end_attempt(
 
 
 def release(connection: Connection, job: Job) -> bool:
-    """Put the job back as it was before its claim; the attempt does not count.
+    """Make a claimed job pending again; the attempt does not count.
 
     Return False if its lease is no longer ours.
     """
@@ -201,7 +201,7 @@ def release(connection: Connection, job: Job) -> bool:
 
 
 def retry_failed(connection: Connection, job_id: str) -> Job | None:
-    """Make a failed job pending again, with all its attempts.
+    """Make a failed job pending again and reset its attempts.
 
     Return None if it has not failed or its source is gone.
     """
@@ -222,9 +222,9 @@ def retry_failed(connection: Connection, job_id: str) -> Job | None:
 
 
 def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | None:
-    """Hide the image from every read from now on.
+    """Mark the image as deleted, which hides it from every read.
 
-    Return None if it does not exist, or was deleted before.
+    Return None if it does not exist or is already deleted.
     """
     statement = update(jobs).where(jobs.c.image_id == image_id, jobs.c.deleted_at.is_(None))
     values = {"deleted_at": clock.to_text(now), "idempotency_key": None}
@@ -232,7 +232,7 @@ def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | 
 
 
 def list_deleted(connection: Connection) -> list[Job]:
-    """Return the deleted images whose rows remain and that no worker is processing."""
+    """Return the jobs of deleted images that still have a row and that no worker is processing."""
     is_deleted = jobs.c.deleted_at > ""  # IS NOT NULL would not use the index
     query = select(jobs).where(is_deleted, jobs.c.status != JobStatus.PROCESSING)
     return _fetch_all(connection, query)
@@ -253,16 +253,16 @@ def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
 
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
-    """Return the jobs whose lease ended before their worker reported anything."""
+    """Return the jobs whose lease expired before their worker reported an outcome."""
     has_expired = jobs.c.lease_expires_at < clock.to_text(now)
     query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, has_expired)
     return _fetch_all(connection, query)
 
 
 def list_misdated(connection: Connection, now: datetime) -> list[Job]:
-    """Return the jobs whose times are in the future, because the clock was set back.
+    """Return the jobs whose times are in the future because the clock was set back.
 
-    Their attempt began after *now*, or they wait longer than any backoff lasts.
+    Their attempt started after *now*, or their retry is further away than the longest back-off.
     """
     began_later = and_(
         jobs.c.status == JobStatus.PROCESSING,
@@ -276,7 +276,7 @@ def list_misdated(connection: Connection, now: datetime) -> list[Job]:
 
 
 def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
-    """Let the attempt of a misdated job begin *now*, with as long a lease; let its retry be due."""
+    """Restart a misdated attempt's lease *now*, as long as before; make a misdated retry due."""
     if job.started_at and job.lease_expires_at:
         lease = job.lease_expires_at - job.started_at
         values = {
@@ -285,7 +285,7 @@ def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
         }
     else:
         values = {"next_attempt_at": clock.to_text(now)}
-    # Not if the job has moved on since it was read.
+    # Only if the job has not changed since it was read.
     statement = update(jobs).where(
         jobs.c.job_id == job.job_id,
         jobs.c.status == job.status,
@@ -305,16 +305,16 @@ def list_failed_with_source(connection: Connection, before: datetime) -> list[Jo
 
 
 def forget_source(connection: Connection, job: Job) -> bool:
-    """Note that a failed job's upload is no longer kept.
+    """Record that a failed job's upload is no longer kept.
 
-    Return False if the job was tried again meanwhile.
+    Return False if the job was retried in the meantime.
     """
     failed_at = clock.to_text(job.completed_at) if job.completed_at else None
     statement = update(jobs).where(
         jobs.c.job_id == job.job_id,
         jobs.c.status == JobStatus.FAILED,
         jobs.c.staging_path.is_not(None),
-        jobs.c.completed_at == failed_at,  # else it has failed anew since
+        jobs.c.completed_at == failed_at,  # otherwise it was retried and failed again
     )
     result = connection.execute(statement.values(staging_path=None))
     return result.rowcount == 1
@@ -323,7 +323,7 @@ def forget_source(connection: Connection, job: Job) -> bool:
 def add_event(
     connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any
 ) -> None:
-    """Write a line of the audit trail."""
+    """Add an event to the audit trail."""
     row = {
         "id": str(uuid.uuid4()),
         "event_type": event_type,
@@ -336,9 +336,9 @@ def add_event(
 
 
 def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
-    """Return the audit trail of a job, by its own or its image's id, oldest first.
+    """Return the audit trail of a job, given its id or its image's id, oldest first.
 
-    It outlives the image.
+    The audit trail outlives the image.
     """
     is_about = or_(events.c.job_id == id_, events.c.image_id == id_)
     query = select(events).where(is_about).order_by(events.c.created_at)
@@ -347,7 +347,7 @@ def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:
-    """Return how many jobs there are in each status, deleted ones left out."""
+    """Return the number of jobs in each status, without deleted ones."""
     query = select(jobs.c.status, func.count()).where(jobs.c.deleted_at.is_(None))
     rows = connection.execute(query.group_by(jobs.c.status))
     found = {status: count for status, count in rows}  # noqa: C416 - rows, not tuples
@@ -357,7 +357,7 @@ def count_by_status(connection: Connection) -> dict[str, int]:
 def list_processing_times(
     connection: Connection, since: datetime
 ) -> list[tuple[datetime, datetime]]:
-    """Return when each job completed since *since* was started and completed."""
+    """Return the start and completion times of the jobs completed since *since*."""
     query = select(jobs.c.started_at, jobs.c.completed_at).where(
         jobs.c.status == JobStatus.COMPLETED, jobs.c.completed_at >= clock.to_text(since)
     )
@@ -366,7 +366,7 @@ def list_processing_times(
 
 
 def find_oldest_open(connection: Connection) -> datetime | None:
-    """Return when the oldest job that has not ended was created."""
+    """Return when the oldest unfinished job was created, or None."""
     query = select(func.min(jobs.c.created_at)).where(
         jobs.c.status.in_(OPEN_STATUSES), jobs.c.deleted_at.is_(None)
     )
@@ -389,12 +389,12 @@ def _end_lease(
 
 
 def _escape(text: str) -> str:
-    """Write as escapes what PostgreSQL cannot keep in a text: NUL, and what no UTF-8 stands for."""
+    """Escape what PostgreSQL cannot store as text: NUL, and what UTF-8 cannot encode."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _change(connection: Connection, statement: Any) -> Job | None:
-    """Run an UPDATE of at most one job and return it as it is afterwards."""
+    """Run an UPDATE of at most one job; return the updated job, or None if no row matched."""
     row = connection.execute(statement.returning(*jobs.c)).mappings().first()
     return Job.from_row(dict(row)) if row else None
 

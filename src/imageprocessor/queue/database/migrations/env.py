@@ -1,6 +1,6 @@
-"""Alembic's entry.
+"""Alembic's entry point.
 
-Runs the migrations on the connection that :func:`migrate` hands over, inside its transaction.
+Runs the migrations on the connection that :func:`migrate` passes, inside its transaction.
 """
 
 from __future__ import annotations
