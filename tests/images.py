@@ -1,4 +1,4 @@
-"""Images for tests, made here: honest, planted and hostile ones."""
+"""Images generated for tests: valid ones, hostile ones, and ones with planted metadata."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pytest
 from PIL import Image, ImageCms
 
 CORPUS = Path(os.environ.get("PHOTO_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
-"""A folder of photographs by real cameras, which is no part of the repository."""
+"""A folder of photographs from real cameras, which is not part of the repository."""
 PHOTOGRAPHS = sorted(CORPUS.rglob("*.jpg"))
 needs_photographs = pytest.mark.skipif(
-    not PHOTOGRAPHS, reason=f"no photographs are in {CORPUS}; PHOTO_CORPUS names another folder"
+    not PHOTOGRAPHS, reason=f"no photographs in {CORPUS}; set PHOTO_CORPUS to another folder"
 )
 each_photograph = pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)
 
 SENTINELS: list[bytes] = []
-"""Byte strings that stand in every metadata slot of the planted pictures; none may survive."""
+"""The byte strings in every metadata slot of the planted images; none may survive."""
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -32,7 +32,7 @@ PRIVATE_PROFILE = SRGB_PROFILE.replace(
 )
 """A valid profile whose description is a sentinel.
 
-`strip_metadata` keeps profiles, so it is in none by default.
+`strip_metadata` keeps profiles, so no planted image has this one by default.
 """
 
 _STORED_AS = {
@@ -47,7 +47,7 @@ _STORED_AS = {
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """An RGB picture with gradients and noise, the same for the same arguments."""
+    """Return an RGB image with gradients and noise, always the same for the same arguments."""
     across, down = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
     channels = np.stack([across, down, 200 - (across + down) / 2], axis=-1)
     noise = np.random.default_rng(seed).integers(0, 55, channels.shape)
@@ -61,7 +61,7 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def pixels(data: bytes) -> list[bytes]:
-    """The decoded pixels of every frame, before orientation."""
+    """Return the decoded pixels of every frame, before orientation."""
     with Image.open(BytesIO(data)) as image:
         frames = []
         for index in range(getattr(image, "n_frames", 1) if image.format != "MPO" else 1):
@@ -77,7 +77,7 @@ def truncated(data: bytes, fraction: float) -> bytes:
 def oriented(
     upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: Any
 ) -> bytes:
-    """Encode ``upright`` as a camera would that stores it turned and says so in EXIF."""
+    """Encode ``upright`` as a camera does: rotated, with the orientation in EXIF."""
     stored = upright.transpose(_STORED_AS[orientation]) if orientation in _STORED_AS else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -98,7 +98,7 @@ def _animation(image_format: str, frames: int, size: tuple[int, int], **options:
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A PNG of some 70 bytes that says it is ``width`` x ``height``."""
+    """Return a PNG of about 70 bytes that declares ``width`` x ``height`` pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [
         png_chunk(b"IHDR", header),
@@ -109,14 +109,14 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
-    """A small JPEG whose frame header says ``width`` x ``height``."""
+    """Return a small JPEG whose frame header declares ``width`` x ``height`` pixels."""
     data = bytearray(encode(photo(16, 16), "JPEG"))
     struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
     return bytes(data)
 
 
 def webp_claiming(width: int, height: int) -> bytes:
-    """A WebP of 30 bytes that has a header and no picture."""
+    """Return a WebP of 30 bytes that has a header but no image."""
     return riff(
         webp_chunk(
             b"VP8X",
@@ -143,7 +143,7 @@ def riff(*chunks: bytes) -> bytes:
 
 
 def insert_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    """Put segments right after the start of the image."""
+    """Insert segments right after the start-of-image marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
 
 
@@ -153,7 +153,7 @@ def insert_chunks(png: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
 
 
 def webp_chunks(webp: bytes, position: int = 12) -> list[tuple[bytes, bytes]]:
-    """Name and payload of every chunk from ``position`` on."""
+    """Return name and payload of every chunk from ``position`` on."""
     chunks = []
     while position < len(webp):
         name, length = struct.unpack_from("<4sI", webp, position)
@@ -163,7 +163,7 @@ def webp_chunks(webp: bytes, position: int = 12) -> list[tuple[bytes, bytes]]:
 
 
 def planted_exif(orientation: int = 6) -> bytes:
-    """A TIFF block with camera, place, time, maker note and preview."""
+    """Return a TIFF block with camera, position, time, maker note and preview."""
     exif = Image.Exif()
     exif[0x010F], exif[0x0110], exif[0x0131] = (
         "Acme",
@@ -203,7 +203,7 @@ def planted_jpeg(
     progressive: bool = True,
     profile: bytes = SRGB_PROFILE,
 ) -> bytes:
-    """A JPEG with something private in every place that the format has for it."""
+    """Return a JPEG with private data everywhere that the format allows it."""
     plain = encode(
         image or photo(64, 48), "JPEG", quality=90, progressive=progressive, icc_profile=profile
     )
@@ -219,7 +219,7 @@ def planted_jpeg(
             jpeg_segment(
                 0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(40) + _plant("extended-xmp")
             ),
-            jpeg_segment(0xE2, b"MPF\0" + _picture_index(0, 0) + _plant("mpf")),
+            jpeg_segment(0xE2, b"MPF\0" + _image_index(0, 0) + _plant("mpf")),
             jpeg_segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0" + _plant("gain-map")),
             jpeg_segment(0xEB, b"JP\0\1\0\0\0\1" + b"\0\0\0\x40jumbc2pa" + _plant("c2pa")),
             jpeg_segment(0xED, b"Photoshop 3.0\x008BIM\4\4\0\0" + _plant("iptc")),
@@ -234,14 +234,17 @@ def planted_jpeg(
     after_scan = MARKER.search(data, scan)
     assert after_scan is not None
     comment = jpeg_segment(0xFE, _plant("comment-between-scans"))
-    second = insert_segments(preview, jpeg_segment(0xFE, _plant("second-picture")))
+    second = insert_segments(preview, jpeg_segment(0xFE, _plant("second-image")))
     data = data[: after_scan.start()] + comment + data[after_scan.start() :]
-    index = _picture_index(len(data) - data.index(b"MPF\0") - 4, len(second))
-    return data.replace(_picture_index(0, 0), index) + second + _motion_photo() + _plant("trailer")
+    index = _image_index(len(data) - data.index(b"MPF\0") - 4, len(second))
+    return data.replace(_image_index(0, 0), index) + second + _motion_photo() + _plant("trailer")
 
 
-def _picture_index(offset: int, size_bytes: int) -> bytes:
-    """A multi-picture index (CIPA DC-007) of two images; the second's offset counts from here."""
+def _image_index(offset: int, size_bytes: int) -> bytes:
+    """Return a multi-picture index (CIPA DC-007) of two images.
+
+    The offset of the second image counts from the start of this index.
+    """
     header = struct.pack("<2sHIH", b"II", 42, 8, 3)
     version = struct.pack("<HHI4s", 0xB000, 7, 4, b"0100")
     entries = struct.pack("<HHIIHHIII", 0xB001, 4, 1, 2, 0xB002, 7, 32, 50, 0)
@@ -254,7 +257,7 @@ def _picture_index(offset: int, size_bytes: int) -> bytes:
 
 
 def _motion_photo() -> bytes:
-    """The start of a video, which some phones put after the picture."""
+    """Return the start of a video, which some phones append to the image."""
     boxes = (b"ftyp", b"mp42" + bytes(4) + b"mp42"), (b"mdat", _plant("video"))
     return b"".join(struct.pack(">I", 8 + len(body)) + name + body for name, body in boxes)
 
@@ -262,7 +265,7 @@ def _motion_photo() -> bytes:
 def planted_png(
     image: Image.Image | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE
 ) -> bytes:
-    """A PNG with something private in every place that the format has for it."""
+    """Return a PNG with private data everywhere that the format allows it."""
     plain = encode(image or photo(64, 48), "PNG", dpi=(72, 72))
     data = insert_chunks(
         plain,
@@ -284,7 +287,7 @@ def planted_png(
 def planted_webp(
     data: bytes | None = None, orientation: int = 6, *, profile: bytes = SRGB_PROFILE
 ) -> bytes:
-    """A WebP, *data* or an animation, with something private in every place the format has."""
+    """Return *data* or an animation as a WebP with private data everywhere the format allows it."""
     chunks = webp_chunks(data or animated_webp())
     header = bytearray(next(payload for name, payload in chunks if name == b"VP8X"))
     header[0] |= 0x2C

@@ -40,11 +40,11 @@ def test_code_names_the_thing_and_then_the_fault(error_class: type[ImageProcesso
 @pytest.mark.parametrize(
     "code", ["invalid_form", "unknown_size", "too_many_files", "db_unavailable", "Form_invalid", ""]
 )
-def test_a_code_off_the_pattern_is_found(code: str) -> None:
+def test_codes_that_break_the_pattern_are_found(code: str) -> None:
     assert not names_thing_and_fault(code)
 
 
-def test_every_class_has_a_code_of_its_own() -> None:
+def test_every_class_has_its_own_code() -> None:
     assert [found for found in CLASSES if "code" not in vars(found)] == []
     uses = Counter(found.code for found in CLASSES)
     assert [code for code, count in uses.items() if count > 1] == []

@@ -15,7 +15,7 @@ from imageprocessor.logs import configure_logs
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
-    """Afterwards logs go where they went before."""
+    """Restore the logging configuration after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -34,7 +34,7 @@ def logs() -> Iterator[None]:
         {"event": "an event that is longer than the column is wide"},
     ],
 )
-def test_plain_line_is_what_the_console_shows_without_colours(
+def test_plain_line_equals_the_console_line_without_colours(
     values: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logs("console", "INFO")
@@ -48,7 +48,7 @@ def test_plain_line_is_what_the_console_shows_without_colours(
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("cause", ["\x1b[31m", "in two words \x1b[31m", "\u202e"])
-def test_line_shows_what_a_terminal_would_obey_as_an_escape(
+def test_control_characters_are_logged_as_escapes(
     cause: str,
     terminal: bool,
     monkeypatch: pytest.MonkeyPatch,

@@ -49,18 +49,18 @@ def test_readme_calls_work() -> None:
 
 
 @pytest.mark.parametrize("name", [*ip.__all__, "__version__"])
-def test_every_public_name_is_there_and_listed(name: str) -> None:
+def test_every_public_name_exists_and_is_listed(name: str) -> None:
     if name == "__version__":
         try:
             expected = metadata.version("imageprocessor")
         except metadata.PackageNotFoundError:
-            pytest.skip("the package is run from its source, without being installed")
+            pytest.skip("the package runs from source and is not installed")
         assert ip.__version__ == expected
     assert getattr(ip, name) is not None
     assert name in dir(ip)
 
 
-def test_errors_for_input_are_public_and_under_one_root() -> None:
+def test_input_errors_are_public_and_share_one_base() -> None:
     kinds = {kind.__name__: kind for kind in ip.InputError.__subclasses__()}
     assert set(kinds) <= set(ip.__all__)
     assert all(issubclass(kind, ip.ImageProcessorError) for kind in kinds.values())
@@ -103,7 +103,7 @@ def test_core_loads_nothing_but_pillow_filetype_and_the_standard_library() -> No
     assert roots - started_with - STANDARD == {"PIL", "filetype", "imageprocessor"}
 
 
-def test_processing_loads_no_plugin_of_pillow_for_another_format(tmp_path: Path) -> None:
+def test_processing_loads_no_pillow_plugin_for_other_formats(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(DATA)
     use = f"import imageprocessor as ip\nip.process({str(path)!r})"

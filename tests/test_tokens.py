@@ -45,7 +45,7 @@ def unsigned(header: dict[str, Any], claims: dict[str, Any]) -> str:
 
 
 def signed(claims: str) -> str:
-    """A token of the right key around what need not be claims."""
+    """Return a token with a valid signature, whose claims may be invalid."""
     token: str = jwt.api_jws.encode(claims.encode("utf-8", "surrogatepass"), KEY, algorithm="HS256")
     return token
 
@@ -59,7 +59,7 @@ def test_the_specifications_token_without_expiry_is_accepted(settings: Settings)
     assert check(encode({"sub": "test-user-123"}), settings) == Caller("test-user-123")
 
 
-def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_new(
+def test_previous_key_is_accepted_but_not_used_for_new_tokens(
     settings: Settings,
 ) -> None:
     assert check(encode({"sub": "ann"}, OLD_KEY), settings) == Caller("ann")
@@ -115,7 +115,9 @@ def test_token_of_a_previous_key_is_accepted_but_new_ones_are_signed_with_the_ne
         ],
     ],
 )
-def test_every_other_token_is_refused_in_the_same_words(token: str, settings: Settings) -> None:
+def test_every_invalid_token_is_refused_with_the_same_message(
+    token: str, settings: Settings
+) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         check(token, settings)
     assert str(caught.value) == str(UnauthorizedError())
@@ -140,7 +142,7 @@ ALGORITHMS = [
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(
+def test_sender_of_a_token_cannot_choose_its_algorithm(
     algorithm: object, settings: Settings
 ) -> None:
     digest = {"HS384": "sha384"}.get(str(algorithm), "sha256")
@@ -152,7 +154,7 @@ def test_algorithm_of_a_token_is_not_for_its_sender_to_choose(
 
 
 @pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c", "kid"])
-def test_key_that_a_token_brings_along_opens_nothing(name: str, settings: Settings) -> None:
+def test_key_inside_a_token_is_not_trusted(name: str, settings: Settings) -> None:
     own = "the attacker's own key, 32 bytes."
     brought = (
         {"kty": "oct", "k": base64.urlsafe_b64encode(own.encode()).decode()}
@@ -163,11 +165,11 @@ def test_key_that_a_token_brings_along_opens_nothing(name: str, settings: Settin
         check(encode({"sub": "ann"}, own, headers={name: brought}), settings)
 
 
-def test_subject_of_the_longest_permitted_length_is_whole(settings: Settings) -> None:
+def test_subject_of_the_maximum_length_is_accepted(settings: Settings) -> None:
     assert check(encode({"sub": "é" * 255}), settings) == Caller("é" * 255)
 
 
-def test_claim_that_stands_twice_has_one_meaning(settings: Settings) -> None:
+def test_last_of_repeated_claims_counts(settings: Settings) -> None:
     twice = signed('{"sub":"ann","scope":"images:admin","sub":"bob","scope":""}')
     assert check(twice, settings) == Caller("bob")
 
@@ -178,7 +180,7 @@ def test_previous_key_is_refused_once_it_is_removed(settings: Settings) -> None:
         check(encode({"sub": "ann"}, OLD_KEY), rotated)
 
 
-def test_refusing_is_quick_whatever_is_sent(settings: Settings) -> None:
+def test_invalid_tokens_are_refused_quickly(settings: Settings) -> None:
     nested = base64.urlsafe_b64encode(b"[" * 750_000).decode()
     for token in (
         "x" * 1_000_000,
@@ -200,7 +202,7 @@ def test_subject_must_be_text(settings: Settings) -> None:
         check(forged, settings)
 
 
-def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -> None:
+def test_audience_issuer_and_expiry_are_required_if_set(settings: Settings) -> None:
     strict = settings.model_copy(
         update={"jwt_audience": "img", "jwt_issuer": "idp", "jwt_require_exp": True}
     )
@@ -212,7 +214,7 @@ def test_audience_issuer_and_expiry_are_required_where_set(settings: Settings) -
             check(encode({key: value for key, value in claims.items() if key != name}), strict)
 
 
-def test_token_that_was_good_before_ends_with_its_time(
+def test_accepted_token_is_refused_after_it_expires(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, now = encode({"sub": "ann", "exp": int(time.time()) + 60}), time.time()
@@ -222,7 +224,7 @@ def test_token_that_was_good_before_ends_with_its_time(
         check(token, settings)
 
 
-def test_token_that_was_good_before_ends_with_its_key(settings: Settings) -> None:
+def test_accepted_token_is_refused_after_its_key_is_removed(settings: Settings) -> None:
     token = encode({"sub": "ann"}, OLD_KEY)
     assert check(token, settings) == Caller("ann")
     with pytest.raises(UnauthorizedError):
@@ -234,7 +236,7 @@ def test_only_the_exact_scope_makes_an_admin(scope: object, settings: Settings) 
     assert not check(encode({"sub": "ann", "scope": scope}), settings).admin
 
 
-def test_without_a_key_one_is_made_once_and_kept_for_its_owner_only(tmp_path: Path) -> None:
+def test_missing_key_is_generated_once_with_mode_0600(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: load_keys(settings).signing, range(8)))

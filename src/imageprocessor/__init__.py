@@ -8,11 +8,11 @@
     result = ip.process(data)          # result.variants["thumbnail"].data: bytes of a WebP file
     store  = ip.open_storage("local:///var/lib/images")
 
-``data`` is bytes, a path or a binary file object. Everything raised on purpose derives from
-``ImageProcessorError``.
+``data`` is bytes, a path or a binary file object. All errors that this package raises deliberately
+derive from ``ImageProcessorError``.
 
-Each name is loaded when it is first used: with the decoders and colour management, all of them take
-60 ms.
+Each name is imported on first use, because importing all of them, with the decoders and colour
+management, takes 60 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the same names as in _HOMES, in the only form that type checkers understand
+if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understand
     from imageprocessor.core.geometry import Dimensions as Dimensions
     from imageprocessor.core.limits import Limits as Limits
     from imageprocessor.core.metadata import strip_metadata as strip_metadata
@@ -66,7 +66,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 __all__ = list(_HOMES)
 
 
-if not TYPE_CHECKING:  # else type checkers would believe in every name
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> object:
         if name == "__version__":

@@ -1,4 +1,4 @@
-"""``python -m imageprocessor`` is the command ``imageprocessor``."""
+"""Makes ``python -m imageprocessor`` the same as the command ``imageprocessor``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Every error of the package, in one tree.
+"""All errors of the package, in one tree.
 
     ImageProcessorError
-      InputError               the image cannot be accepted
+      InputError               the file is not an acceptable image
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
         DimensionTooLargeError · InvalidImageError · TruncatedImageError
-      RequestError             the image may be fine, what came with it is not
+      RequestError             the request is wrong; the image may be fine
         InvalidFormError · MissingFileError · TooManyFilesError · InvalidBucketError
         InvalidMetadataError · UnknownSizeError · TooManyIdsError · InvalidIdError
         InvalidIdempotencyKeyError · IdempotencyKeyReusedError · RateLimitedError
@@ -18,9 +18,9 @@
       DatabaseUnavailableError · BrokerUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
-``code`` is stable and meant for programs. ``retryable`` says whether the same work may succeed
-later. The message says what went wrong, with which value, and what to do. None carries an HTTP
-status.
+Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
+work may succeed later. The message states the problem, the value and the remedy. No error carries
+an HTTP status.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from typing import ClassVar
 
 
 class ImageProcessorError(Exception):
-    """The root: catch it to catch everything this package raises on purpose."""
+    """The base class of all errors that this package raises deliberately."""
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
 
 
 class InputError(ImageProcessorError):
-    """The bytes are not an image that can be accepted; the same bytes will fail again."""
+    """The bytes are not an acceptable image; the same bytes will fail again."""
 
     code = "input_invalid"
 
@@ -49,7 +49,7 @@ class EmptyFileError(InputError):
 
 
 class UnsupportedTypeError(InputError):
-    """The magic bytes are not those of an accepted format."""
+    """The file's magic bytes do not match any accepted format."""
 
     code = "type_unsupported"
 
@@ -61,19 +61,19 @@ class FileTooLargeError(InputError):
 
 
 class TooManyPixelsError(InputError):
-    """Width times height, as the header states them, is above the limit."""
+    """Width times height, according to the header, exceeds the limit."""
 
     code = "image_too_large"
 
 
 class DimensionTooLargeError(InputError):
-    """One side, as the header states it, is longer than the limit."""
+    """The width or height declared in the header exceeds the limit."""
 
     code = "dimension_too_large"
 
 
 class InvalidImageError(InputError):
-    """The header or the pixels do not follow the format."""
+    """The header or the pixel data does not follow the format."""
 
     code = "image_invalid"
 
@@ -85,7 +85,7 @@ class TruncatedImageError(InputError):
 
 
 class RequestError(ImageProcessorError):
-    """What came with the image, or what was asked, cannot be accepted."""
+    """The request cannot be accepted, although the image may be fine."""
 
     code = "request_invalid"
 
@@ -109,25 +109,25 @@ class TooManyFilesError(RequestError):
 
 
 class InvalidBucketError(RequestError):
-    """The bucket is missing, not a valid name, or not among the allowed ones."""
+    """The bucket is missing, is not a valid name, or is not an allowed bucket."""
 
     code = "bucket_invalid"
 
 
 class InvalidMetadataError(RequestError):
-    """``metadata`` is not a JSON object within the limits of size and depth."""
+    """``metadata`` is not a JSON object, or it exceeds the size or depth limit."""
 
     code = "metadata_invalid"
 
 
 class UnknownSizeError(RequestError):
-    """No size of that name was made."""
+    """The image has no variant with that size name."""
 
     code = "size_unknown"
 
 
 class TooManyIdsError(RequestError):
-    """A batch asks for more images than are answered at once, or for none."""
+    """A batch request lists no ids, or more than the limit."""
 
     code = "id_count_invalid"
 
@@ -139,19 +139,19 @@ class InvalidIdError(RequestError):
 
 
 class InvalidIdempotencyKeyError(RequestError):
-    """The ``Idempotency-Key`` is empty, too long or has characters that are not printable ASCII."""
+    """The ``Idempotency-Key`` is empty, is too long, or is not printable ASCII."""
 
     code = "idempotency_key_invalid"
 
 
 class IdempotencyKeyReusedError(RequestError):
-    """The ``Idempotency-Key`` was used before with another payload."""
+    """The ``Idempotency-Key`` was already used with a different payload."""
 
     code = "idempotency_key_reused"
 
 
 class RateLimitedError(RequestError):
-    """The user's uploads of this window are spent until ``reset_at`` (UTC)."""
+    """The user's uploads for this window are used up until ``reset_at`` (UTC)."""
 
     code = "rate_limit_exceeded"
 
@@ -161,81 +161,81 @@ class RateLimitedError(RequestError):
 
 
 class UnauthorizedError(RequestError):
-    """There is no acceptable token. The message is the same for every cause."""
+    """The token is missing or not valid. The message is the same for every cause."""
 
     code = "token_invalid"
 
     def __init__(self) -> None:
-        super().__init__("A valid bearer token is required: send 'Authorization: Bearer <token>'.")
+        super().__init__("A valid bearer token is required. Send 'Authorization: Bearer <token>'.")
 
 
 class AdminRequiredError(RequestError):
-    """The token is good, but its ``scope`` does not contain ``images:admin``."""
+    """The token is valid, but its ``scope`` does not contain ``images:admin``."""
 
     code = "admin_required"
 
     def __init__(self) -> None:
-        super().__init__("This needs a token whose scope contains 'images:admin'.")
+        super().__init__("This request needs a token whose scope contains 'images:admin'.")
 
 
 class StorageError(ImageProcessorError):
-    """Bytes could not be stored, read or removed."""
+    """A file could not be stored, read or deleted."""
 
     code = "storage_error"
 
 
 class ObjectNotFoundError(StorageError):
-    """Nothing is stored under that key."""
+    """Nothing is stored under this key."""
 
     code = "object_not_found"
 
 
 class InvalidKeyError(StorageError):
-    """A key that no backend accepts: empty, absolute, climbing, or with forbidden characters."""
+    """The key is empty, too long or absolute, or contains ``..`` or forbidden characters."""
 
     code = "key_invalid"
 
 
 class StorageUnavailableError(StorageError):
-    """The storage did not answer, or refused."""
+    """The storage did not answer, or it refused the request."""
 
     code = "storage_unavailable"
     retryable = True
 
 
 class StorageFullError(StorageError):
-    """No space is left, or a quota is used up."""
+    """The storage has no space left, or its quota is used up."""
 
     code = "storage_full"
     retryable = True
 
 
 class JobError(ImageProcessorError):
-    """A job or its image is not there, not ready, or could not be done."""
+    """A job or its image does not exist, is not ready, or failed."""
 
     code = "job_error"
 
 
 class JobNotFoundError(JobError):
-    """No such job, or it is not the caller's to see."""
+    """The job does not exist or is not visible to the caller."""
 
     code = "job_not_found"
 
 
 class ImageNotFoundError(JobError):
-    """No such image, or it is not the caller's to see."""
+    """The image does not exist, was deleted, or is not visible to the caller."""
 
     code = "image_not_found"
 
 
 class JobNotReadyError(JobError):
-    """The job has not ended yet: ask again later."""
+    """The job has not finished yet; ask again later."""
 
     code = "job_not_ready"
 
 
 class JobFailedError(JobError):
-    """The job ended without a result; ``job_code`` is the code of its cause."""
+    """The job failed; ``job_code`` is the error code of the cause."""
 
     code = "job_failed"
 
@@ -245,25 +245,25 @@ class JobFailedError(JobError):
 
 
 class JobNotRetryableError(JobError):
-    """Only a failed job whose source is still kept can be tried again."""
+    """Only a failed job whose source is still stored can be retried."""
 
     code = "job_not_retryable"
 
 
 class SourceMissingError(JobError):
-    """The staged upload is gone."""
+    """The uploaded file is no longer in staging."""
 
     code = "source_missing"
 
 
 class SourceCorruptError(JobError):
-    """The staged upload is not what was received: its SHA-256 differs."""
+    """The staged file is not the one that was uploaded: its SHA-256 differs."""
 
     code = "source_corrupt"
 
 
 class WorkerLostError(JobError):
-    """The worker process ended in the middle of the job."""
+    """The worker process ended before it finished the job."""
 
     code = "worker_lost"
     retryable = True
@@ -277,14 +277,14 @@ class DecodeTimeoutError(JobError):
 
 
 class MemoryLimitError(JobError):
-    """The job needed more than JOB_MEMORY_LIMIT_MB."""
+    """The job needed more memory than JOB_MEMORY_LIMIT_MB."""
 
     code = "memory_exceeded"
     retryable = True
 
 
 class UnexpectedError(JobError):
-    """A fault of this package: the log has the traceback."""
+    """An unexpected error in this package; the traceback is in the log."""
 
     code = "internal_error"
     retryable = True
@@ -298,7 +298,7 @@ class DatabaseUnavailableError(ImageProcessorError):
 
 
 class BrokerUnavailableError(ImageProcessorError):
-    """Redis does not answer. Jobs wait in the database."""
+    """Redis does not answer; jobs wait in the database."""
 
     code = "broker_unavailable"
     retryable = True
@@ -311,13 +311,13 @@ class InvalidVariantError(ImageProcessorError, ValueError):
 
 
 class SettingsError(ImageProcessorError):
-    """One or more settings are wrong; the message lists them all."""
+    """One or more settings are invalid; the message lists all of them."""
 
     code = "settings_invalid"
 
 
 class MissingExtraError(ImageProcessorError):
-    """A feature needs an optional dependency; the message has the install line."""
+    """A feature needs an optional dependency; the message has the install command."""
 
     code = "extra_missing"
 

@@ -1,6 +1,6 @@
 """Log lines on stderr, as console text or JSON.
 
-What is bound to the context (request_id, job_id) is on every line.
+Every line has the values that are bound to the context, such as request_id and job_id.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-#: printable ASCII without blanks, quotation marks and "="
+#: Printable ASCII without spaces, quotation marks and "="
 PLAIN_VALUE = re.compile(r"[!#-&(-<>-~]*")
 
 
 class LineLogger(structlog.WriteLogger):
-    """A logger with a name that writes to *file*, not to a logger of the standard library.
+    """A named logger that writes to *file* directly, without the standard library's logging.
 
-    The server writes a line for each request. Through the standard library it would answer fewer
-    than half as many status checks as the bare framework (0.44; so it is 0.58), and
-    ``python -m benchmarks service`` asks for half.
+    The server logs a line for each request. ``python -m benchmarks service`` requires at least half
+    as many status checks per second as the bare framework answers: this logger gets 0.58 of them,
+    the standard library's 0.44.
     """
 
     def __init__(self, file: TextIO, name: str) -> None:
@@ -32,7 +32,7 @@ class LineLogger(structlog.WriteLogger):
 
 
 def configure_logs(log_format: str, log_level: str) -> None:
-    """Send this process's logs to stderr, those of uvicorn and other libraries too."""
+    """Send this process's logs to stderr, including those of uvicorn and other libraries."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -55,9 +55,9 @@ def configure_logs(log_format: str, log_level: str) -> None:
 
 
 def escape_unprintable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace characters that a terminal might obey by their escapes.
+    """Replace characters that could control a terminal with their escapes.
 
-    White space stays: the console's renderer quotes a value that has some.
+    Keep tabs and line ends: the console renderer quotes values that contain white space.
     """
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable():
@@ -70,24 +70,24 @@ def _escape(char: str) -> str:
 
 
 def _make_renderers(log_format: str) -> list[Processor]:
-    """Return the processors that make a line of an event."""
+    """Return the processors that turn an event into a line."""
     format_exception = structlog.processors.format_exc_info
     if log_format == "json":
         return [format_exception, structlog.processors.JSONRenderer()]
     if not sys.stderr.isatty():
         return [format_exception, escape_unprintable, render_plain]
     console = structlog.dev.ConsoleRenderer(
-        # The default shows the values of local variables: secrets, and seconds of work.
+        # The default shows local variables, which can hold secrets, and takes seconds.
         exception_formatter=structlog.dev.plain_traceback,
     )
     return [format_exception, escape_unprintable, console]
 
 
 def render_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """Return the line that structlog's ConsoleRenderer writes without colours.
+    """Return the line that structlog's ConsoleRenderer would write without colours.
 
-    In half of its time (19 µs instead of 35), which decides whether a status check takes at most
-    twice the CPU time of the bare framework's: ``python -m benchmarks service``.
+    This takes 19 µs instead of 35. Without it a status check would take more than twice the CPU
+    time that it takes in the bare framework (``python -m benchmarks service``).
     """
     timestamp = event.pop("timestamp", "")
     level = event.pop("level", "")
@@ -105,18 +105,18 @@ def _quote(value: object) -> str:
 
 
 def _configure_libraries(formatter: logging.Formatter, log_level: str) -> None:
-    """Give the lines of the standard library's loggers the form of our own."""
+    """Format the lines of the standard library's loggers like our own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=log_level, force=True)
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
-        # Where uvicorn was started by itself, it has set up handlers of its own.
+        # If uvicorn was started on its own, it has already set up handlers.
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     # The server writes its own line for each request.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     for name in ("botocore", "boto3", "urllib3"):
-        # At DEBUG they log tokens and signed addresses.
+        # At DEBUG they log tokens and presigned URLs.
         logging.getLogger(name).setLevel(logging.INFO)
-    # It reports every start, also where nothing is migrated.
+    # At INFO it logs every start, even if there is nothing to migrate.
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Sign tokens for the command line, and check them for the server; only here is PyJWT."""
+"""Signing and checking tokens. No other module uses PyJWT."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from imageprocessor.storage.files import create_file
 
 ADMIN_SCOPE = "images:admin"
 MAX_SUBJECT_CHARACTERS = 255
-#: What proxies pass on in one header; to read more costs time before it is refused.
+#: Proxies forward no header beyond this; reading a longer token would only delay the rejection.
 MAX_TOKEN_CHARACTERS = 8 * 1024
 REMEMBERED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """The key that signs, and all keys that are accepted."""
+    """The key that signs new tokens, and all keys whose tokens are accepted."""
 
     signing: str
     accepted: tuple[str, ...]
 
 
 def load_keys(settings: Settings) -> TokenKeys:
-    """Return JWT_SECRET_KEY and its predecessors.
+    """Return JWT_SECRET_KEY and the previous keys.
 
-    Where JWT_SECRET_KEY is unset, a key in DATA_DIR takes its place: it is generated now, with mode
-    0600, if there is none.
+    If JWT_SECRET_KEY is not set, use the key stored in DATA_DIR; generate it, with mode 0600, if it
+    does not exist.
     """
     if settings.jwt_secret_key:
         signing = settings.jwt_secret_key.get_secret_value()
@@ -44,7 +44,7 @@ def load_keys(settings: Settings) -> TokenKeys:
         path = settings.data_dir / "jwt_secret_key"
         if not path.exists():
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            # Of several processes that start now, the first one's key is the one that all read.
+            # If several processes start at once, the first one creates the key and all read it.
             create_file(path, secrets.token_hex(32).encode(), 0o600)
         signing = path.read_text(encoding="ascii").strip()
     previous = [key.get_secret_value() for key in settings.jwt_previous_secret_keys]
@@ -54,7 +54,7 @@ def load_keys(settings: Settings) -> TokenKeys:
 def sign_token(
     settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None
 ) -> str:
-    """Return a token for the user *subject*, with the settings' audience and issuer."""
+    """Return a token for the user *subject*, with the audience and issuer from the settings."""
     now = datetime.now(UTC)
     claims: dict[str, Any] = {"sub": subject, "iat": now}
     if admin:
@@ -69,11 +69,11 @@ def sign_token(
 
 
 def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
-    """Return the caller that *token* speaks for.
+    """Return the caller that *token* identifies.
 
     Raises:
-        UnauthorizedError: The same for every cause: signature, algorithm, expiry, audience, issuer
-            or subject.
+        UnauthorizedError: The signature, algorithm, expiry, audience, issuer or subject is not
+            valid. The message is the same for every cause.
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise UnauthorizedError
@@ -105,9 +105,9 @@ def _verify(
     issuer: str | None,
     require_exp: bool,
 ) -> tuple[Caller, float]:
-    """Return the caller that *token* speaks for, and the time at which it expires.
+    """Return the caller that *token* identifies, and the time at which the token expires.
 
-    A valid one is remembered: clients send theirs again and again.
+    Results for valid tokens are cached, because clients send the same token many times.
     """
     required = ["sub", "exp"] if require_exp else ["sub"]
     claims = jwt.decode(

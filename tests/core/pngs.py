@@ -12,7 +12,7 @@ GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
 
 
 def row_png(width: int, depth: int, color_type: int, row: bytes, *chunks: bytes) -> bytes:
-    """A PNG of one row; ``chunks`` stand before the pixels."""
+    """Return a PNG of one row, with ``chunks`` before the pixels."""
     header = struct.pack(">IIBBBBB", width, 1, depth, color_type, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + row))
     return (

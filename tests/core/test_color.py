@@ -36,7 +36,7 @@ def srgb(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def row(data: bytes) -> list[tuple[int, ...]]:
-    """The converted pixels of a picture of one row."""
+    """Return the converted pixels of an image of one row."""
     return [tuple(pixel) for pixel in np.asarray(srgb(data)[0])[0].tolist()]
 
 
@@ -138,9 +138,9 @@ def test_every_png_coding_becomes_8_bit_srgb(data: bytes, pixels: list[tuple[int
 
 def test_gray_jpeg_becomes_rgb() -> None:
     gray = photo(16, 16).convert("L")
-    picture, lost = srgb(encode(gray, "JPEG", quality=100))
-    assert (picture.mode, lost) == ("RGB", ())
-    assert np.abs(np.asarray(picture).astype(int) - np.asarray(gray)[..., None]).max() <= 2
+    converted, lost = srgb(encode(gray, "JPEG", quality=100))
+    assert (converted.mode, lost) == ("RGB", ())
+    assert np.abs(np.asarray(converted).astype(int) - np.asarray(gray)[..., None]).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -150,20 +150,20 @@ def test_gray_jpeg_becomes_rgb() -> None:
 def test_cmyk_jpeg_without_profile_is_converted_by_formula(
     ink: tuple[int, ...], rgb: tuple[int, ...]
 ) -> None:
-    picture, lost = srgb(encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100))
-    assert (picture.mode, lost) == ("RGB", ())
-    assert np.abs(np.asarray(picture).astype(int) - rgb).max() <= 2
+    converted, lost = srgb(encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100))
+    assert (converted.mode, lost) == ("RGB", ())
+    assert np.abs(np.asarray(converted).astype(int) - rgb).max() <= 2
 
 
 def test_lossless_webp_keeps_pixels_and_alpha() -> None:
     image = photo(16, 16).convert("RGBA")
     image.putpixel((3, 3), (9, 8, 7, 100))
-    picture, _ = srgb(encode(image, "WEBP", lossless=True))
-    assert picture.mode == "RGBA"
-    assert picture.tobytes() == image.tobytes()
+    converted, _ = srgb(encode(image, "WEBP", lossless=True))
+    assert converted.mode == "RGBA"
+    assert converted.tobytes() == image.tobytes()
 
 
-def test_nothing_is_left_in_info() -> None:
+def test_converted_images_have_empty_info() -> None:
     for data in (
         encode(photo(16, 16), "JPEG", icc_profile=SRGB_PROFILE, dpi=(72, 72)),
         encode(photo(9, 9), "WEBP"),
@@ -179,7 +179,7 @@ def test_nothing_is_left_in_info() -> None:
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"nonsense", id="nonsense"),
-        pytest.param(SRGB_PROFILE[:200], id="cut"),
+        pytest.param(SRGB_PROFILE[:200], id="truncated"),
         pytest.param(bytes(len(SRGB_PROFILE)), id="zeros"),
         pytest.param(SRGB_PROFILE + bytes(color.MAX_PROFILE_BYTES), id="too long"),
     ],
@@ -189,19 +189,19 @@ def test_broken_profile_is_ignored_with_a_warning(profile: bytes, mode: str) -> 
     plain = photo(16, 16).convert(mode)
     expected, _ = to_srgb(plain.copy())
     plain.info["icc_profile"] = profile
-    picture, lost = to_srgb(plain)
+    converted, lost = to_srgb(plain)
     assert lost == ("icc_invalid",)
-    assert (picture.mode, picture.tobytes()) == (expected.mode, expected.tobytes())
+    assert (converted.mode, converted.tobytes()) == (expected.mode, expected.tobytes())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "CMYK"])
-def test_profile_for_another_kind_of_pixels_is_ignored_with_a_warning(mode: str) -> None:
+def test_profile_for_another_colour_space_is_ignored_with_a_warning(mode: str) -> None:
     image = photo(16, 16).convert(mode)
     image.info["icc_profile"] = SRGB_PROFILE
     assert to_srgb(image)[1] == ("icc_invalid",)
 
 
-def test_lab_profile_is_not_taken_for_rgb() -> None:
+def test_lab_profile_is_not_used_for_rgb() -> None:
     image = photo(16, 16)
     image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     assert to_srgb(image)[1] == ("icc_invalid",)
@@ -220,12 +220,12 @@ def test_lab_profile_is_not_taken_for_rgb() -> None:
 )
 def test_damaged_iccp_chunk_does_not_fail_a_png(payload: bytes) -> None:
     plain = encode(photo(16, 16), "PNG")
-    picture, lost = srgb(insert_chunks(plain, png_chunk(b"iCCP", payload)))
-    assert picture.tobytes() == photo(16, 16).tobytes()
+    converted, lost = srgb(insert_chunks(plain, png_chunk(b"iCCP", payload)))
+    assert converted.tobytes() == photo(16, 16).tobytes()
     assert lost == ("icc_invalid",)
 
 
-def test_profile_that_inflates_to_a_bomb_is_ignored() -> None:
+def test_profile_that_is_a_decompression_bomb_is_ignored() -> None:
     bomb = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(64 << 20), 9))
     assert srgb(insert_chunks(encode(photo(16, 16), "PNG"), bomb))[1] == ("icc_invalid",)
 
@@ -248,16 +248,16 @@ def test_missing_part_of_a_jpeg_profile_makes_it_invalid() -> None:
     assert srgb(data[:first] + data[second:])[1] == ("icc_invalid",)
 
 
-def test_srgb_profile_leaves_every_pixel_as_it_is() -> None:
+def test_srgb_profile_changes_no_pixel() -> None:
     image = photo(64, 64)
     before = image.tobytes()
     image.info["icc_profile"] = SRGB_PROFILE
-    picture, lost = to_srgb(image)
-    assert (picture.tobytes(), lost) == (before, ())
+    converted, lost = to_srgb(image)
+    assert (converted.tobytes(), lost) == (before, ())
 
 
-def test_no_color_would_move_visibly_when_a_profile_is_taken_for_srgb() -> None:
-    """The probe is a sample; here are all 2²⁴ colours."""
+def test_no_color_changes_visibly_if_a_profile_counts_as_srgb() -> None:
+    """The probe in the code is a sample; this test checks all 2²⁴ colours."""
     transform = color._transform_to_srgb(SRGB_PROFILE, "RGB")
     assert color._changes_nothing(transform, "RGB")
     levels = np.arange(256, dtype=np.uint8)
@@ -280,7 +280,7 @@ def test_no_color_would_move_visibly_when_a_profile_is_taken_for_srgb() -> None:
     "rgb", [(0, 0, 0), (255, 255, 255), (58, 95, 140), (1, 254, 127), (255, 0, 1)]
 )
 @pytest.mark.parametrize("size", [(1, 1), (150, 150), (7, 900)])
-def test_dominant_color_of_a_solid_picture_is_exact(
+def test_dominant_color_of_a_solid_image_is_exact(
     rgb: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
     expected = "#{:02X}{:02X}{:02X}".format(*rgb)
@@ -304,7 +304,7 @@ def test_dominant_color_without_an_opaque_pixel_is_white() -> None:
     assert dominant_color_of(Image.new("RGBA", (50, 50), (10, 20, 30, 127))) == "#FFFFFF"
 
 
-def test_dominant_color_leaves_the_picture_alone() -> None:
+def test_dominant_color_does_not_change_the_image() -> None:
     image = photo(300, 200)
     before: Any = (image.size, image.tobytes())
     dominant_color_of(image)

@@ -1,7 +1,4 @@
-"""Colours of converted pictures against colour management done here with numpy.
-
-Or by LittleCMS at full precision.
-"""
+"""Colours of converted images, compared with conversions by numpy or full-precision LittleCMS."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from tests.conftest import missing
 from tests.images import encode
 
 FULL = [VariantSpec("full", width=4096, quality=100)]
-PATCH = 16  # pixels: large enough for a colour to survive JPEG and WebP in its middle
+PATCH = 16  # pixels: large enough for the middle to keep its colour in JPEG and WebP
 D50 = (0.9642, 1.0, 0.8249)
-# Colorants adapted to D50: Display P3 by Apple's profile, Adobe RGB (1998) by its specification,
-# ProPhoto by ROMM.
+# Colorants adapted to D50: Display P3 from Apple's profile, Adobe RGB (1998) from its
+# specification, ProPhoto from ROMM.
 P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491))
@@ -42,9 +39,9 @@ def s15(*values: float) -> bytes:
 
 
 def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC 4 input profile (ICC.1:2010) with these tags.
+    """Return an ICC 4 profile (ICC.1:2010) with these tags.
 
-    Each of four bytes of type and then its data.
+    Each tag is four bytes of type followed by its data.
     """
     tags = {b"desc": text("test"), b"cprt": text("none"), b"wtpt": xyz(*D50), **tags}
     table, body = struct.pack(">I", len(tags)), b""
@@ -69,7 +66,7 @@ def xyz(*values: float) -> bytes:
 
 
 def curve(*parameters: float) -> bytes:
-    """A gamma, or the five numbers of sRGB's kind of curve."""
+    """Return a curve from a gamma, or from the five parameters of a curve like sRGB's."""
     return (
         b"para"
         + bytes(4)
@@ -92,9 +89,9 @@ def linear(values: Any, *parameters: float) -> Any:
 
 
 def reference(colors: Any, colorants: Any, *parameters: float) -> Any:
-    """sRGB, 0 to 1, of device colours, 0 to 1.
+    """Convert device colours to sRGB, both from 0 to 1.
 
-    To XYZ by curves and matrix, to sRGB the same way back, clipped.
+    Curves and a matrix convert to XYZ, and their inverses to sRGB, with clipping.
     """
     in_srgb = linear(colors, *parameters) @ np.array(colorants) @ np.linalg.inv(np.array(SRGB))
     clipped = np.clip(in_srgb, 0, 1)
@@ -102,7 +99,7 @@ def reference(colors: Any, colorants: Any, *parameters: float) -> Any:
 
 
 def patches(colors: Any, mode: str) -> Image.Image:
-    """A picture of one patch for each colour."""
+    """Return an image with one patch for each colour."""
     grid = np.repeat(
         np.repeat(colors.reshape(8, -1, colors.shape[-1]), PATCH, axis=0), PATCH, axis=1
     )
@@ -187,7 +184,7 @@ def test_16_bit_gray_is_converted() -> None:
 @pytest.mark.parametrize(
     "intent", ["PERCEPTUAL", "RELATIVE_COLORIMETRIC", "RELATIVE_COLORIMETRIC with black point"]
 )
-def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
+def test_cmyk_is_close_to_every_colour_managed_rendering(intent: str) -> None:
     path = next((path for path in CMYK_PROFILES if path.exists()), None) or missing(
         "no CMYK profile is installed"
     )
@@ -199,7 +196,7 @@ def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
     flags = ImageCms.Flags.NOOPTIMIZE | (
         ImageCms.Flags.BLACKPOINTCOMPENSATION if black_point else 0
     )
-    printable = patches(some_colors(3), "RGB")  # what a separation of real colours looks like
+    printable = patches(some_colors(3), "RGB")  # so that the CMYK values are realistic
     separation = ImageCms.ImageCmsTransform(srgb, source, "RGB", "CMYK").apply(printable)
     exact = ImageCms.ImageCmsTransform(
         source, srgb, "CMYK", "RGB", ImageCms.Intent[name], flags=flags
@@ -209,8 +206,8 @@ def test_cmyk_is_near_to_every_colour_managed_rendering(intent: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_a_shrunk_picture_has_the_colors_of_the_whole_one(mode: str) -> None:
-    """It is shrunk before its colours are converted, and the profile must come along."""
+def test_a_shrunk_image_has_the_colors_of_the_original(mode: str) -> None:
+    """The image is shrunk before its colours are converted, so shrinking must keep the profile."""
     color = (
         (40, 200, 90, 128)[-len(mode) :]
         if mode.startswith("L")

@@ -17,7 +17,7 @@ from tests.images import PRIVATE_PROFILE, encode, photo
 SMALL = photo(20, 20).resize((2000, 2000))
 FADING = SMALL.copy()
 FADING.putalpha(Image.linear_gradient("L").resize(FADING.size))
-PICTURES = {
+IMAGES = {
     "jpeg": encode(SMALL, "JPEG", icc_profile=PRIVATE_PROFILE),
     "progressive jpeg": encode(SMALL, "JPEG", progressive=True),
     "cmyk jpeg": encode(SMALL.convert("CMYK"), "JPEG", progressive=True),
@@ -34,7 +34,7 @@ PICTURES = {
 UNDER_LIMITS = """
 import os, resource, signal, sys
 import imageprocessor as ip
-work, picture, *warm_up = getattr(ip, sys.argv[1]), *sys.argv[2:]
+work, image, *warm_up = getattr(ip, sys.argv[1]), *sys.argv[2:]
 for small in warm_up:
     ip.dominant_color(small)
 used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -43,7 +43,7 @@ for extra in range(1 << 20, 80 << 20, 8 << 20):
         signal.alarm(20)
         resource.setrlimit(resource.RLIMIT_AS, (used + extra, used + extra))
         try:
-            work(picture)
+            work(image)
         except MemoryError:
             os._exit(7)
         except BaseException:
@@ -53,16 +53,16 @@ for extra in range(1 << 20, 80 << 20, 8 << 20):
 """
 OUT_OF_MEMORY, FINE = "7", "0"
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory limits need Linux")
 
 
 def outcomes(work: str, data: bytes, folder: Path) -> Counter[str]:
-    """Count how *work* ended under limits from one that is too small to one that is not."""
+    """Count the outcomes of *work* under memory limits from too small to large enough."""
     if data.startswith(b"RIFF"):
         require_pillow(
-            (12, 3), "a WebP for whose pixels there was no memory ended the process with a signal"
+            (12, 3), "a WebP that did not fit into memory ended the process with a signal"
         )
-    files = [folder / name for name in ("picture", "a.jpg", "b.webp")]
+    files = [folder / name for name in ("image", "a.jpg", "b.webp")]
     for path, content in zip(
         files, (data, *(encode(photo(9, 9), kind) for kind in ("JPEG", "WEBP"))), strict=True
     ):
@@ -74,21 +74,21 @@ def outcomes(work: str, data: bytes, folder: Path) -> Counter[str]:
 
 
 @on_linux
-@pytest.mark.parametrize("kind", PICTURES)
-def test_too_little_memory_for_a_decoder_is_no_fault_of_the_picture(
-    kind: str, tmp_path: Path
-) -> None:
-    ended = outcomes("dominant_color", PICTURES[kind], tmp_path)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_a_decoder_without_enough_memory_raises_memory_error(kind: str, tmp_path: Path) -> None:
+    ended = outcomes("dominant_color", IMAGES[kind], tmp_path)
     assert set(ended) == {OUT_OF_MEMORY, FINE}
 
 
 @on_linux
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
-def test_too_little_memory_for_threads_and_encoders_is_told(kind: str, tmp_path: Path) -> None:
-    assert set(outcomes("process", PICTURES[kind], tmp_path)) <= {OUT_OF_MEMORY, FINE}
+def test_threads_and_encoders_without_enough_memory_raise_memory_error(
+    kind: str, tmp_path: Path
+) -> None:
+    assert set(outcomes("process", IMAGES[kind], tmp_path)) <= {OUT_OF_MEMORY, FINE}
 
 
-def test_memory_that_no_machine_has_is_refused() -> None:
+def test_an_impossible_amount_of_memory_is_refused() -> None:
     require_memory(1 << 20, "for a test")
     with pytest.raises(MemoryError, match="Cannot allocate 4611686018427387904 bytes for a test"):
         require_memory(1 << 62, "for a test")

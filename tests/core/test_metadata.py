@@ -102,14 +102,14 @@ def test_strip_of_a_stripped_file_changes_nothing(data: bytes) -> None:
 
 @planters
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_every_orientation_outlives_strip(plant: Callable[[int], bytes], orientation: int) -> None:
+def test_strip_keeps_every_orientation(plant: Callable[[int], bytes], orientation: int) -> None:
     clean = strip_metadata(plant(orientation))
     assert exif_of(clean) == (b"" if orientation == 1 else orientation_exif(orientation))
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_a_stripped_picture_is_shown_as_before(image_format: str, orientation: int) -> None:
+def test_a_stripped_image_is_displayed_as_before(image_format: str, orientation: int) -> None:
     data = oriented(photo(40, 24), orientation, image_format)
     with Image.open(BytesIO(data)) as before, Image.open(BytesIO(strip_metadata(data))) as after:
         assert ImageOps.exif_transpose(after).tobytes() == ImageOps.exif_transpose(before).tobytes()
@@ -118,36 +118,36 @@ def test_a_stripped_picture_is_shown_as_before(image_format: str, orientation: i
 @pytest.mark.parametrize(
     "data", [apng(), animated_webp(), encode(photo(9, 9), "JPEG"), encode(photo(9, 9), "PNG")]
 )
-def test_a_file_without_metadata_comes_out_byte_for_byte(data: bytes) -> None:
+def test_strip_does_not_change_a_file_without_metadata(data: bytes) -> None:
     assert strip_metadata(data) == data
 
 
-def test_strip_takes_paths_and_files(tmp_path: Path) -> None:
+def test_strip_accepts_paths_and_files(tmp_path: Path) -> None:
     data = planted_jpeg()
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(data)
     assert strip_metadata(path) == strip_metadata(BytesIO(data)) == strip_metadata(data)
 
 
 @planted
-def test_strip_of_a_cut_file_is_an_error(data: bytes) -> None:
+def test_strip_of_a_truncated_file_is_an_error(data: bytes) -> None:
     with pytest.raises(TruncatedImageError):
         strip_metadata(truncated(strip_metadata(data), 0.9))
 
 
-def test_strip_keeps_to_the_limits() -> None:
+def test_strip_enforces_the_limits() -> None:
     with pytest.raises(TooManyPixelsError):
         strip_metadata(planted_png(), Limits(max_pixels=100))
 
 
-def test_the_first_exif_block_decides_as_in_browsers() -> None:
+def test_the_first_exif_block_counts_as_in_browsers() -> None:
     six, three = (jpeg_segment(0xE1, b"Exif\0\0" + orientation_exif(value)) for value in (6, 3))
     data = insert_segments(encode(photo(9, 9), "JPEG"), six, three)
     assert read_orientation(exif_of(strip_metadata(data))) == 6
 
 
 @planted
-def test_metadata_tells_what_a_file_gives_away(data: bytes) -> None:
+def test_metadata_lists_what_a_file_reveals(data: bytes) -> None:
     metadata = read_metadata(data)
     assert {"exif", "thumbnail", "xmp", "icc", "c2pa", "other", "trailer"} <= set(metadata.kinds)
     assert metadata.gps == pytest.approx((-33.85997, 151.21111), abs=1e-5)
@@ -160,7 +160,7 @@ def test_metadata_tells_what_a_file_gives_away(data: bytes) -> None:
     assert metadata.software == "PRIVATE-software-7f3a91"
 
 
-def test_a_file_without_metadata_gives_nothing_away() -> None:
+def test_a_file_without_metadata_reveals_nothing() -> None:
     assert read_metadata(encode(photo(9, 9), "PNG")) == Metadata()
 
 
@@ -204,7 +204,7 @@ def test_the_camera_is_named_once_and_without_control_characters(
         ("yesterday", None),
     ],
 )
-def test_an_impossible_time_is_left_out(taken: str, expected: str | None) -> None:
+def test_an_impossible_time_is_omitted(taken: str, expected: str | None) -> None:
     assert read_metadata(with_exif({}, taken=taken)).taken_at == expected
 
 
@@ -216,13 +216,11 @@ def test_an_impossible_time_is_left_out(taken: str, expected: str | None) -> Non
         ({1: "N", 2: (1.0, 0.0, 0.0)}, None),
     ],
 )
-def test_a_place_is_told_in_signed_degrees_or_not_at_all(
-    gps: dict[int, object], place: object
-) -> None:
+def test_gps_is_in_signed_degrees_or_none(gps: dict[int, object], place: object) -> None:
     assert read_metadata(with_exif({}, gps)).gps == place
 
 
-def test_a_place_divided_by_zero_is_left_out() -> None:
+def test_a_position_with_a_zero_denominator_is_omitted() -> None:
     data = with_exif({}, {1: "N", 2: (77.0, 0.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)})
     for order in "<>":
         data = data.replace(struct.pack(f"{order}II", 77, 1), struct.pack(f"{order}II", 77, 0))
@@ -230,7 +228,7 @@ def test_a_place_divided_by_zero_is_left_out() -> None:
     assert read_metadata(data).gps is None
 
 
-def test_a_broken_profile_is_no_error() -> None:
+def test_a_broken_profile_is_not_an_error() -> None:
     data = encode(photo(9, 9), "JPEG", icc_profile=b"broken")
     assert read_metadata(data).icc is None
     assert read_metadata(data).kinds == ("icc",)
@@ -248,21 +246,21 @@ def test_a_profile_whose_parts_are_out_of_order_is_read() -> None:
     )
 
 
-def test_a_cut_file_tells_what_came_before_the_cut() -> None:
+def test_metadata_before_a_truncation_is_read() -> None:
     data = planted_jpeg()
     metadata = read_metadata(data[: data.index(b"MPF")])
     assert metadata.kinds[:4] == ("thumbnail", "exif", "gps", "xmp")
     assert metadata.gps is not None
 
 
-def test_metadata_of_something_else_is_an_error() -> None:
+def test_metadata_of_an_unknown_type_is_an_error() -> None:
     with pytest.raises(UnsupportedTypeError):
         read_metadata(b"text")
 
 
 @needs_photographs
 @each_photograph
-def test_real_photographs_keep_their_pixels_and_lose_the_rest(path: Path) -> None:
+def test_real_photographs_keep_their_pixels_and_lose_their_metadata(path: Path) -> None:
     clean = strip_metadata(path)
     assert pixels(clean) == pixels(path.read_bytes())
     assert read_metadata(clean).orientation == read_metadata(path).orientation
@@ -272,7 +270,7 @@ def test_real_photographs_keep_their_pixels_and_lose_the_rest(path: Path) -> Non
 
 
 @needs_photographs
-def test_a_real_photograph_gives_its_place_and_camera_away() -> None:
+def test_position_and_camera_of_a_real_photograph_are_read() -> None:
     metadata = read_metadata(CORPUS / "exif/gps/DSCN0010.jpg")
     assert metadata.gps == pytest.approx((43.467448, 11.885127), abs=1e-6)
     assert (metadata.camera, metadata.taken_at) == ("NIKON COOLPIX P6000", "2008-10-22T16:28:39")
@@ -306,7 +304,7 @@ def webp_soup(noise: st.DataObject) -> bytes:
 
 
 def mutated(noise: st.DataObject, data: bytes) -> bytes:
-    """Change, cut out and repeat some stretches of ``data``."""
+    """Replace some parts of ``data`` with random bytes."""
     result = bytearray(data)
     for _ in range(noise.draw(st.integers(0, 4))):
         place = noise.draw(st.integers(0, len(result)))
@@ -316,13 +314,16 @@ def mutated(noise: st.DataObject, data: bytes) -> bytes:
 
 
 def decoded(data: bytes) -> list[bytes] | None:
-    with suppress(Exception):  # whatever Pillow makes of damage, it is no picture
+    with suppress(Exception):  # whatever Pillow raises on damage, there is no image
         return pixels(data)
     return None
 
 
 def check_rewriting(data: bytes) -> bytes:
-    """Either an error with a code, or the same picture; return it if there is one."""
+    """Check that stripping raises an ``InputError`` or keeps the pixels.
+
+    Return the stripped file, or empty bytes if *data* cannot be stripped or decoded.
+    """
     try:
         clean = strip_metadata(data)
     except InputError:
@@ -342,7 +343,7 @@ quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarnin
 @pytest.mark.parametrize("soup", [jpeg_soup, png_soup, webp_soup])
 @SLOW
 @given(st.data())
-def test_any_mix_of_parts_is_refused_or_rewritten_without_loss(
+def test_any_mix_of_parts_is_refused_or_stripped_without_loss(
     soup: Callable[[st.DataObject], bytes], noise: st.DataObject
 ) -> None:
     clean = check_rewriting(soup(noise))
@@ -353,13 +354,13 @@ def test_any_mix_of_parts_is_refused_or_rewritten_without_loss(
 @planted
 @SLOW
 @given(st.data())
-def test_any_damage_is_refused_or_rewritten_without_loss(data: bytes, noise: st.DataObject) -> None:
+def test_any_damage_is_refused_or_stripped_without_loss(data: bytes, noise: st.DataObject) -> None:
     check_rewriting(mutated(noise, data))
 
 
 @planted
 @SLOW
 @given(st.data())
-def test_metadata_of_any_damage_is_read_without_failing(data: bytes, noise: st.DataObject) -> None:
+def test_reading_damaged_metadata_never_fails(data: bytes, noise: st.DataObject) -> None:
     metadata = read_metadata(data[:16] + mutated(noise, data[16:]))
     assert metadata.orientation in ORIENTATIONS

@@ -25,7 +25,7 @@ def entry(order: str, value: int, kind: int = 3, count: int = 1) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_each_orientation_is_read_from_what_pillow_writes(orientation: int) -> None:
+def test_each_orientation_that_pillow_writes_is_read(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert read_orientation(exif.tobytes()) == orientation
@@ -33,7 +33,7 @@ def test_each_orientation_is_read_from_what_pillow_writes(orientation: int) -> N
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_the_written_block_is_read_by_pillow(orientation: int) -> None:
+def test_pillow_reads_the_written_block(orientation: int) -> None:
     block = orientation_exif(orientation)
     exif = Image.Exif()
     exif.load(b"Exif\0\0" + block)
@@ -42,16 +42,16 @@ def test_the_written_block_is_read_by_pillow(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_upright_undoes_what_a_camera_did(orientation: int) -> None:
-    picture = photo(40, 24)
-    with Image.open(BytesIO(oriented(picture, orientation, "PNG"))) as stored:
-        assert ImageChops.difference(upright(stored, orientation), picture).getbbox() is None
+def test_upright_undoes_the_cameras_orientation(orientation: int) -> None:
+    image = photo(40, 24)
+    with Image.open(BytesIO(oriented(image, orientation, "PNG"))) as stored:
+        assert ImageChops.difference(upright(stored, orientation), image).getbbox() is None
         assert upright(stored, orientation).tobytes() == ImageOps.exif_transpose(stored).tobytes()
 
 
-def test_orientation_1_returns_the_picture_itself() -> None:
-    picture = photo(4, 4)
-    assert upright(picture, 1) is picture
+def test_orientation_1_returns_the_image_itself() -> None:
+    image = photo(4, 4)
+    assert upright(image, 1) is image
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -81,16 +81,16 @@ def test_both_byte_orders_are_read(order: str) -> None:
         b"II+\0" + tiff("<", entry("<", 6))[4:],
     ],
 )
-def test_a_block_that_is_missing_or_nonsense_means_upright(exif: bytes | None) -> None:
+def test_a_missing_or_broken_block_means_orientation_1(exif: bytes | None) -> None:
     assert read_orientation(exif) == 1
 
 
-def test_what_stands_before_the_damage_counts() -> None:
+def test_tags_before_the_damage_count() -> None:
     assert read_orientation(tiff(">", entry(">", 8), count=0xFFFF)) == 8
 
 
 @given(st.binary(max_size=400), st.integers(0, 300))
-def test_no_bytes_make_reading_fail(noise: bytes, place: int) -> None:
+def test_no_bytes_make_read_orientation_fail(noise: bytes, place: int) -> None:
     exif = planted_exif()
     assert read_orientation(noise) in ORIENTATIONS
     assert read_orientation(exif[:place] + noise + exif[place + len(noise) :]) in ORIENTATIONS

@@ -48,7 +48,7 @@ def opened(result: ProcessedImage, name: str) -> Image.Image:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of the pixels in levels of 255."""
+    """Return the mean difference of the pixels, in levels from 0 to 255."""
     return float(
         np.abs(np.asarray(one.convert("RGB")).astype(int) - np.asarray(other.convert("RGB"))).mean()
     )
@@ -57,7 +57,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 # Sizes
 
 
-def test_variants_are_webp_of_the_sizes_told_and_in_the_order_asked() -> None:
+def test_variants_are_webp_with_the_reported_sizes_in_the_requested_order() -> None:
     result = process(LANDSCAPE)
     assert list(result.variants) == ["thumbnail", "medium", "large", "original"]
     assert [(v.width, v.height) for v in result.variants.values()] == [
@@ -77,7 +77,7 @@ def test_variants_are_webp_of_the_sizes_told_and_in_the_order_asked() -> None:
         assert variant.size_bytes == len(variant.data)
 
 
-def test_a_phone_photo_becomes_the_sizes_of_the_specification() -> None:
+def test_a_phone_photo_gets_the_sizes_of_the_specification() -> None:
     result = process(encode(Image.new("RGB", (3024, 4032), (90, 120, 60)), "JPEG"))
     assert [(v.width, v.height) for v in result.variants.values()] == [
         (150, 200),
@@ -113,7 +113,7 @@ def test_resizing_in_steps_looks_like_resizing_at_once(name: str, levels: float)
 
 @pytest.mark.parametrize("width", [100, 170, 250, 400, 700])
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-def test_sizes_that_are_all_small_look_like_resizing_at_once(width: int, image_format: str) -> None:
+def test_only_small_sizes_look_like_resizing_at_once(width: int, image_format: str) -> None:
     source = photo(20, 15).resize((1601, 1203))
     small = process(encode(source, image_format, quality=95), [VariantSpec("small", width=width)])
     at_once = source.resize(opened(small, "small").size, Image.Resampling.LANCZOS)
@@ -124,7 +124,7 @@ def test_sizes_that_are_all_small_look_like_resizing_at_once(width: int, image_f
         assert difference(made, encoded) < 3
 
 
-def test_small_sizes_of_a_large_photo_cost_a_fraction_of_its_pixels() -> None:
+def test_small_sizes_of_a_large_photo_need_a_fraction_of_its_memory() -> None:
     """Decoding a JPEG of 48 megapixels in full takes 190 MB."""
     source = encode(Image.new("RGB", (8000, 6000), "teal"), "JPEG")
     program = (
@@ -142,7 +142,7 @@ def test_small_sizes_of_a_large_photo_cost_a_fraction_of_its_pixels() -> None:
 @pytest.mark.parametrize(
     "specs", [DEFAULT_VARIANTS, [SMALL, VariantSpec("square", width=50, height=50, fit="cover")]]
 )
-def test_number_of_threads_changes_nothing_but_time(specs: list[VariantSpec]) -> None:
+def test_number_of_threads_does_not_change_the_result(specs: list[VariantSpec]) -> None:
     assert (
         process(LANDSCAPE, specs, threads=1)
         == process(LANDSCAPE, specs, threads=3)
@@ -151,7 +151,7 @@ def test_number_of_threads_changes_nothing_but_time(specs: list[VariantSpec]) ->
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
-def test_picture_is_decoded_once(image_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_is_decoded_once(image_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     load_prepare = ImageFile.ImageFile.load_prepare
 
@@ -164,7 +164,7 @@ def test_picture_is_decoded_once(image_format: str, monkeypatch: pytest.MonkeyPa
     assert decoded == [image_format]
 
 
-def test_variants_that_come_out_alike_are_encoded_once() -> None:
+def test_identical_variants_are_encoded_once() -> None:
     result = process(encode(photo(100, 100), "PNG"))
     assert result.variants["medium"].data is result.variants["original"].data
 
@@ -183,7 +183,7 @@ def test_cover_keeps_the_middle() -> None:
         assert difference(square, Image.new("RGB", (100, 100), (0, 255, 0))) < 6
 
 
-def test_cover_of_a_small_picture_is_a_crop_of_its_own_pixels() -> None:
+def test_cover_of_a_small_image_is_a_crop_without_resizing() -> None:
     image = photo(101, 60)
     spec = VariantSpec("square", width=100, height=100, fit="cover", quality=100)
     with opened(process(encode(image, "PNG"), [spec]), "square") as square:
@@ -192,13 +192,13 @@ def test_cover_of_a_small_picture_is_a_crop_of_its_own_pixels() -> None:
         assert difference(square, expected) == 0
 
 
-def test_variants_that_differ_in_quality_alone_are_encoded_each() -> None:
+def test_variants_that_differ_only_in_quality_are_encoded_separately() -> None:
     specs = [VariantSpec("low", width=100, quality=10), VariantSpec("high", width=100, quality=95)]
     result = process(LANDSCAPE, specs)
     assert result.variants["low"].size_bytes < result.variants["high"].size_bytes / 2
 
 
-def test_effort_makes_smaller_files() -> None:
+def test_higher_effort_makes_smaller_files() -> None:
     specs = [VariantSpec("fast", width=600, effort=0), VariantSpec("small", width=600, effort=6)]
     result = process(encode(photo(60, 60).resize((600, 600)), "PNG"), specs)
     assert result.variants["small"].size_bytes < result.variants["fast"].size_bytes
@@ -207,11 +207,13 @@ def test_effort_makes_smaller_files() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ([], "No size is asked for"),
-        ([VariantSpec("a", width=1), VariantSpec("a", width=2)], "but a occurs more than once"),
+        ([], "No sizes were given"),
+        ([VariantSpec("a", width=1), VariantSpec("a", width=2)], "occur more than once: a"),
     ],
 )
-def test_no_variants_or_two_of_a_name_are_refused(specs: list[VariantSpec], message: str) -> None:
+def test_missing_variants_and_repeated_names_are_refused(
+    specs: list[VariantSpec], message: str
+) -> None:
     with pytest.raises(InvalidVariantError, match=message):
         process(LANDSCAPE, specs)
 
@@ -220,7 +222,7 @@ def test_no_variants_or_two_of_a_name_are_refused(specs: list[VariantSpec], mess
 
 
 def corners() -> Image.Image:
-    """A picture that none of the eight orientations maps onto itself."""
+    """Return an image that looks different in each of the eight orientations."""
     image = Image.new("RGB", (96, 64), (128, 128, 128))
     for box, rgb in zip(
         [(0, 0, 48, 32), (48, 0, 96, 32), (0, 32, 48, 64)],
@@ -233,14 +235,14 @@ def corners() -> Image.Image:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_picture_comes_out_upright(orientation: int, image_format: str) -> None:
+def test_variants_are_upright(orientation: int, image_format: str) -> None:
     result = process(oriented(corners(), orientation, image_format), [FULL])
     assert result.original_dimensions == (96, 64)
     with opened(result, "full") as image:
         assert image.getexif() == {}
         assert (
             difference(image, corners()) < 8
-        )  # WebP blurs the edges; turned wrongly it is above 50
+        )  # WebP blurs the edges; a wrong orientation gives more than 50
 
 
 @needs_photographs
@@ -255,7 +257,7 @@ def test_photos_of_all_orientations_look_like_the_upright_one(shape: str, orient
     assert difference(opened(upright, "small"), opened(turned, "small")) < 6
 
 
-# What must not come through, and what is told
+# Metadata, alpha and warnings
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_photos_of_all_orientations_look_like_the_upright_one(shape: str, orient
         pytest.param(planted_webp(), id="animated WebP"),
     ],
 )
-def test_nothing_but_the_picture_reaches_an_output(data: bytes) -> None:
+def test_only_the_image_reaches_the_variants(data: bytes) -> None:
     assert any(sentinel in data for sentinel in SENTINELS)
     for variant in process(data).variants.values():
         assert {name for name, _ in webp_chunks(variant.data)} <= {b"VP8 ", b"VP8X", b"ALPH"}
@@ -276,7 +278,7 @@ def test_nothing_but_the_picture_reaches_an_output(data: bytes) -> None:
         )
 
 
-def test_alpha_is_kept_where_some_pixel_needs_it() -> None:
+def test_alpha_is_kept_if_some_pixel_needs_it() -> None:
     image = photo(300, 200).convert("RGBA")
     assert opened(process(encode(image, "PNG")), "thumbnail").mode == "RGB"
     image.putalpha(Image.linear_gradient("L").resize((300, 200)))
@@ -307,7 +309,7 @@ def test_color_under_transparent_pixels_does_not_bleed_into_the_edge() -> None:
             LANDSCAPE,
             DEFAULT_VARIANTS,
             (),
-        ),  # smaller than "original" alone: its width is an upper bound
+        ),  # smaller only than "original", whose width is an upper bound
         (encode(photo(1000, 9), "PNG"), DEFAULT_VARIANTS, ("not_enlarged",)),
         (encode(photo(99, 9), "PNG"), [VariantSpec("a", width=100)], ("not_enlarged",)),
         (encode(photo(100, 9), "PNG"), [VariantSpec("a", width=100)], ()),
@@ -335,13 +337,13 @@ def test_color_under_transparent_pixels_does_not_bleed_into_the_edge() -> None:
         ),
     ],
 )
-def test_what_was_lost_is_told(
+def test_warnings_name_what_was_lost(
     data: bytes, specs: list[VariantSpec], warnings: tuple[str, ...]
 ) -> None:
     assert process(data, specs).warnings == warnings
 
 
-def test_animation_gives_its_first_frame() -> None:
+def test_animation_becomes_its_first_frame() -> None:
     for data in (apng(), animated_webp()):
         with opened(process(data, [FULL]), "full") as image:
             assert difference(image, photo(32, 24)) < 12
@@ -361,7 +363,7 @@ def test_dominant_color_is_that_of_process(data: bytes) -> None:
 # Input, limits, determinism
 
 
-def test_bytes_path_and_file_give_the_same(tmp_path: Path) -> None:
+def test_bytes_path_and_file_give_the_same_result(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(LANDSCAPE)
     with path.open("rb") as file:
@@ -384,7 +386,7 @@ def test_bytes_path_and_file_give_the_same(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("work", [process, dominant_color])
-def test_pictures_that_cannot_be_taken_raise_their_error(
+def test_unacceptable_images_raise_their_error(
     work: Any, data: bytes, limits: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):

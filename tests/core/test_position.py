@@ -29,9 +29,9 @@ RAW_PROFILE = (
 
 
 def unannounced(webp: bytes) -> bytes:
-    """Clear the flag by which a WebP says that it has EXIF.
+    """Clear the flag with which a WebP announces EXIF.
 
-    Decoders then do not look for it, others may.
+    Decoders then do not look for EXIF, but other programs may.
     """
     return webp[:20] + bytes([webp[20] & ~0x08]) + webp[21:]
 
@@ -40,7 +40,7 @@ def test_position_is_in_signed_degrees() -> None:
     assert read_position(HERE) == pytest.approx((-33.86, 151.21166), abs=1e-4)
 
 
-def test_position_in_signed_rationals_is_read_as_of_some_phones() -> None:
+def test_position_in_signed_rationals_is_read() -> None:
     signed = HERE.replace(b"\x00\x02\x00\x05", b"\x00\x02\x00\x0a").replace(
         b"\x00\x04\x00\x05", b"\x00\x04\x00\x0a"
     )
@@ -49,7 +49,7 @@ def test_position_in_signed_rationals_is_read_as_of_some_phones() -> None:
 
 
 @pytest.mark.parametrize("exif", [b"", b"nonsense", NOWHERE, HERE[: len(HERE) // 2]])
-def test_gps_tags_without_a_place_are_none(exif: bytes) -> None:
+def test_gps_tags_without_a_position_are_none(exif: bytes) -> None:
     assert read_position(exif) is None
 
 
@@ -73,7 +73,7 @@ def test_gps_tags_without_a_place_are_none(exif: bytes) -> None:
         ),
     ],
 )
-def test_xmp_has_a_place_if_it_has_both_numbers(xmp: bytes, expected: bool) -> None:
+def test_xmp_has_a_position_if_it_has_both_numbers(xmp: bytes, expected: bool) -> None:
     assert xmp_has_position(xmp) is expected
 
 
@@ -96,7 +96,7 @@ def test_xmp_has_a_place_if_it_has_both_numbers(xmp: bytes, expected: bool) -> N
         unannounced(encode(photo(9, 9), "WEBP", exif=HERE)),
     ],
 )
-def test_a_place_is_told_wherever_it_stands(data: bytes) -> None:
+def test_a_position_is_reported_wherever_it_is(data: bytes) -> None:
     assert "gps" in read_metadata(data).kinds
     assert "gps" in process(data).removed
 
@@ -112,11 +112,11 @@ def test_a_place_is_told_wherever_it_stands(data: bytes) -> None:
         insert_chunks(PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp")),
     ],
 )
-def test_no_place_is_made_up(data: bytes) -> None:
+def test_no_position_is_reported_if_there_is_none(data: bytes) -> None:
     assert process(data).removed in {("exif",), ("xmp",)}
 
 
-def test_compressed_texts_cost_no_more_than_their_length_allows() -> None:
+def test_compressed_text_is_read_only_up_to_a_plausible_length() -> None:
     late = zlib.compress(bytes(10_000_000) + XMP)
     data = insert_chunks(PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + late))
     assert process(data).removed == ("xmp",)

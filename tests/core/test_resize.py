@@ -36,6 +36,6 @@ def test_each_crop_gives_one_image_and_the_largest_scale_comes_first() -> None:
     assert [image.size for _, image in resized] == [(300, 200), (100, 100), (60, 40)]
 
 
-def test_an_image_that_has_the_size_already_is_not_resized() -> None:
+def test_an_image_of_the_right_size_is_not_resized() -> None:
     image = photo(*LARGE.size)
     assert [resized for _, resized in resize_to_each(image, [LARGE], ORIGINAL)] == [image]

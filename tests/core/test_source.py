@@ -19,7 +19,7 @@ def test_bytes_and_files_in_memory_are_read_from_their_start(data: ImageSource) 
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_path_is_opened_and_closed_again(kind: type[str] | type[Path], tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(b"pixels")
     with open_source(kind(path)) as file:
         assert file.read() == b"pixels"
@@ -36,8 +36,8 @@ def test_a_strided_view_is_read_as_the_bytes_it_shows() -> None:
         assert file.read() == b"ace"
 
 
-def test_a_callers_file_is_left_open_at_its_former_position(tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+def test_a_callers_file_stays_open_and_keeps_its_position(tmp_path: Path) -> None:
+    path = tmp_path / "image"
     path.write_bytes(b"pixels")
     with path.open("rb") as own:
         own.seek(4)
@@ -50,9 +50,9 @@ def test_a_callers_file_is_left_open_at_its_former_position(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("data", [None, 7, io.StringIO("text")])
-def test_what_is_no_binary_source_is_refused_with_the_accepted_kinds(data: ImageSource) -> None:
+def test_other_sources_are_refused_with_the_accepted_types(data: ImageSource) -> None:
     with (
-        pytest.raises(TypeError, match="pass bytes, a path, or a file opened in binary mode"),
+        pytest.raises(TypeError, match="Pass bytes, a path, or a file opened in binary mode"),
         open_source(data),
     ):
         pass

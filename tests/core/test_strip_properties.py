@@ -1,4 +1,4 @@
-"""What holds for a stripped file, whatever metadata stood wherever in it."""
+"""Properties of a stripped file, whatever metadata was in it and wherever it was."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WEBPS = [
     ),
     animated_webp(2, (20, 14)),
 ]
-ORIENTATION_BYTES = len(orientation_exif(6)) + 10  # the block, and its segment's or chunk's header
+ORIENTATION_BYTES = len(orientation_exif(6)) + 10  # the block and its segment or chunk header
 
 payloads = st.binary(max_size=60)
 exifs = st.one_of(
@@ -87,7 +87,7 @@ riff_chunks = st.one_of(
 
 
 def put_into_webp(data: bytes, added: Sequence[bytes]) -> bytes:
-    """Announce EXIF and XMP, and put the chunks behind the picture, where readers look for them."""
+    """Announce EXIF and XMP, and put the chunks after the image, where readers look for them."""
     (_, header), *others = webp_chunks(data)
     announced = bytes([header[0] | 0x0C]) + header[1:]
     return riff(
@@ -101,18 +101,18 @@ def check(data: bytes, plain: bytes) -> None:
     clean = strip_metadata(data)
     assert validate(clean) == validate(data)
     assert pixels(clean) == pixels(plain)
-    told, tells = read_metadata(data), read_metadata(clean)
-    assert tells.orientation == told.orientation
-    assert set(tells.kinds) == ({"icc"} & set(told.kinds)) | (
-        {"exif"} if told.orientation != 1 else set()
+    before, after = read_metadata(data), read_metadata(clean)
+    assert after.orientation == before.orientation
+    assert set(after.kinds) == ({"icc"} & set(before.kinds)) | (
+        {"exif"} if before.orientation != 1 else set()
     )
-    assert (tells.icc, tells.gps, tells.camera, tells.taken_at) == (told.icc, None, None, None)
+    assert (after.icc, after.gps, after.camera, after.taken_at) == (before.icc, None, None, None)
     assert len(clean) <= len(data) + ORIENTATION_BYTES
     assert strip_metadata(clean) == clean
 
 
 @given(st.sampled_from(JPEGS), st.lists(segments, max_size=6), tails)
-def test_stripped_jpeg_is_the_same_picture_and_no_more(
+def test_stripped_jpeg_has_the_same_pixels_and_no_metadata(
     plain: bytes, added: list[bytes], tail: bytes
 ) -> None:
     check(insert_segments(plain, *added) + tail, plain)
@@ -121,14 +121,14 @@ def test_stripped_jpeg_is_the_same_picture_and_no_more(
 @given(
     st.sampled_from(PNGS), st.lists(chunks, max_size=6), st.sampled_from([b"IDAT", b"IEND"]), tails
 )
-def test_stripped_png_is_the_same_picture_and_no_more(
+def test_stripped_png_has_the_same_pixels_and_no_metadata(
     plain: bytes, added: list[bytes], place: bytes, tail: bytes
 ) -> None:
     check(insert_chunks(plain, *added, before=place) + tail, plain)
 
 
 @given(st.sampled_from(WEBPS), st.lists(riff_chunks, max_size=6), tails)
-def test_stripped_webp_is_the_same_picture_and_no_more(
+def test_stripped_webp_has_the_same_pixels_and_no_metadata(
     plain: bytes, added: list[bytes], tail: bytes
 ) -> None:
     check(put_into_webp(plain, added) + tail, plain)
@@ -137,7 +137,7 @@ def test_stripped_webp_is_the_same_picture_and_no_more(
 @given(
     st.sampled_from([(JPEGS[0], insert_segments), (PNGS[0], insert_chunks)]), st.integers(0, 65_535)
 )
-def test_any_orientation_that_is_told_is_one_of_eight(
+def test_strip_replaces_an_invalid_orientation_with_1(
     kind: tuple[bytes, Callable[..., bytes]], orientation: int
 ) -> None:
     plain, insert = kind
@@ -148,5 +148,5 @@ def test_any_orientation_that_is_told_is_one_of_eight(
         if plain[:1] == b"\xff"
         else png_chunk(b"eXIf", block),
     )
-    told = read_metadata(strip_metadata(data)).orientation
-    assert told == read_orientation(block) == (orientation if 1 <= orientation <= 8 else 1)
+    found = read_metadata(strip_metadata(data)).orientation
+    assert found == read_orientation(block) == (orientation if 1 <= orientation <= 8 else 1)

@@ -62,7 +62,7 @@ def test_inside_keeps_every_bound_and_never_enlarges(
             (400, 300),
             (200, 150),
             (200, 150),
-        ),  # too narrow: the largest crop of that aspect
+        ),  # too narrow: the largest crop with that aspect ratio
         ((1000, 200), (300, 400), (150, 200), (150, 200)),
         ((1, 1), (300, 100), (1, 1), (1, 1)),
         ((65535, 2), (20000, 20000), (2, 2), (2, 2)),
@@ -92,25 +92,25 @@ def test_names_that_make_good_paths_are_accepted(name: str) -> None:
         ({"name": "x" * 33}, "1 to 32"),
         ({"name": "x" * 10_000}, "1 to 32"),
         ({"name": 7}, "Size name 7"),
-        ({"width": 0}, "width is 0; it must be a whole number of pixels, 1 or more"),
+        ({"width": 0}, r"width is 0\. Use a whole number of pixels, 1 or more"),
         ({"width": -5}, "width is -5"),
         ({"width": 1.5}, "width is 1.5"),
         ({"width": "150"}, "width is '150'"),
         ({"width": True}, "width is True"),
         ({"height": 0}, "height is 0"),
-        ({"width": None}, "has no bound"),
-        ({"fit": "crop"}, "fit is 'crop'; use 'inside' or 'cover'"),
+        ({"width": None}, "has no bounds"),
+        ({"fit": "crop"}, r"fit is 'crop'\. Use 'inside' or 'cover'"),
         ({"fit": ["cover"]}, "fit is"),
         ({"fit": "cover"}, "needs both a width and a height"),
         ({"fit": "cover", "width": None, "height": 9}, "needs both a width and a height"),
-        ({"quality": 0}, "quality is 0; it must be a whole number of 1 to 100"),
+        ({"quality": 0}, r"quality is 0\. Use a whole number from 1 to 100"),
         ({"quality": 101}, "quality is 101"),
         ({"quality": None}, "quality is None"),
-        ({"effort": -1}, "effort is -1; it must be a whole number of 0 to 6"),
+        ({"effort": -1}, r"effort is -1\. Use a whole number from 0 to 6"),
         ({"effort": 7}, "effort is 7"),
     ],
 )
-def test_values_out_of_range_are_named_with_what_is_accepted(
+def test_values_out_of_range_are_refused_with_the_accepted_range(
     asked: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidVariantError, match=message) as caught:
@@ -128,13 +128,13 @@ def test_specs_and_variants_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("effort", "width", "used"), [(None, 2048, 4), (None, 2049, 2), (0, 4096, 0), (6, 10, 6)]
 )
-def test_effort_falls_for_wide_outputs_unless_asked(
+def test_default_effort_is_lower_for_wide_outputs(
     effort: int | None, width: int, used: int
 ) -> None:
     assert VariantSpec("x", width=9, effort=effort).effort_for(width) == used
 
 
-def test_default_variants_are_those_of_the_documentation() -> None:
+def test_default_variants_are_the_documented_ones() -> None:
     assert {spec.name: spec.width for spec in DEFAULT_VARIANTS} == {
         "thumbnail": 150,
         "medium": 600,
@@ -146,6 +146,6 @@ def test_default_variants_are_those_of_the_documentation() -> None:
     }
 
 
-def test_variant_tells_its_aspect_ratio_and_size() -> None:
+def test_variant_has_its_aspect_ratio_and_size() -> None:
     variant = Variant(b"12345", width=150, height=113)
     assert (variant.aspect_ratio, variant.size_bytes, variant.format) == (1.3274, 5, "webp")

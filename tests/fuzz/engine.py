@@ -1,4 +1,4 @@
-"""What the fuzzers start from, and how they are run: by Atheris, which is libFuzzer for Python."""
+"""Running the fuzzers with Atheris, which is libFuzzer for Python."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-MAX_SECONDS = 5  # what one input may take
+MAX_SECONDS = 5  # for one input
 
 
 def run(check: str) -> None:
-    """Look for bytes that make *check* of `targets` fail; the arguments are libFuzzer's."""
-    atheris = import_module("atheris")  # here, so that pytest can import this module without it
+    """Search for bytes that make *check* in `targets` fail, with libFuzzer's arguments."""
+    atheris = import_module("atheris")  # imported here, so that pytest does not need it
     with atheris.instrument_imports(include=["imageprocessor", "PIL"]):
         target = getattr(import_module("tests.fuzz.targets"), check)
     with tempfile.TemporaryDirectory() as folder:

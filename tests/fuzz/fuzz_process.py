@@ -1,4 +1,4 @@
-"""Looks for bytes that `check_process` does not stand.
+"""Searches for bytes that make `check_process` fail.
 
 `python -m tests.fuzz.fuzz_process -max_total_time=60`.
 """

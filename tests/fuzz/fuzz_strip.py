@@ -1,4 +1,4 @@
-"""Looks for bytes that `check_strip` does not stand.
+"""Searches for bytes that make `check_strip` fail.
 
 `python -m tests.fuzz.fuzz_strip -max_total_time=60`.
 """

@@ -1,4 +1,4 @@
-"""Looks for bytes that `check_validate` does not stand.
+"""Searches for bytes that make `check_validate` fail.
 
 `python -m tests.fuzz.fuzz_validate -max_total_time=60`.
 """

@@ -1,4 +1,4 @@
-"""A small file of each kind, for fuzzers to begin with."""
+"""Small files of each kind, which the fuzzers start with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.images import (
 
 
 def make_seeds() -> list[bytes]:
-    """Return them; they are made of what the tests use."""
+    """Return the seeds, generated with the helpers of the tests."""
     small = photo(16, 12)
     return [
         *(encode(small, image_format) for image_format in ("JPEG", "PNG", "WEBP")),

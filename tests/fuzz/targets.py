@@ -1,4 +1,4 @@
-"""What must hold for any bytes: a check raises AssertionError, or an undocumented error."""
+"""Checks that must hold for any bytes: a failure is an AssertionError or an unexpected error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SIZES = (
 )
 LONGEST_ORIENTATION = (
     len(orientation_exif(6)) + 24
-)  # with the header and, in a WebP, the padding of its chunk
+)  # including the chunk's header and, in a WebP, its padding
 
 
 def check_validate(data: bytes) -> None:
-    """A header is accepted or refused, and what is accepted is within the limits."""
+    """Check that a file is refused, or is within the limits."""
     with suppress(ip.InputError):
         info = ip.validate(data, LIMITS)
         assert 0 < info.width * info.height <= LIMITS.max_pixels
@@ -27,7 +27,7 @@ def check_validate(data: bytes) -> None:
 
 
 def check_strip(data: bytes) -> None:
-    """Stripping keeps the pixels, leaves no metadata, and changes nothing the second time."""
+    """Check that stripping keeps the size, leaves no metadata, and is idempotent."""
     with suppress(ip.InputError):
         read_metadata(data)
         clean = ip.strip_metadata(data, LIMITS)
@@ -38,7 +38,7 @@ def check_strip(data: bytes) -> None:
 
 
 def check_process(data: bytes) -> None:
-    """A picture comes out as it was asked for, or is refused."""
+    """Check that an image becomes WebP variants, or is refused."""
     with suppress(ip.InputError):
         image = ip.process(data, SIZES, LIMITS)
         assert (

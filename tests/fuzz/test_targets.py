@@ -1,4 +1,4 @@
-"""The checks of the fuzzers hold for seeds, former findings and some thousand mutations."""
+"""The fuzzers' checks hold for the seeds, their beginnings and 600 mutations of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ checks = pytest.mark.parametrize("check", [check_validate, check_strip, check_pr
 
 
 @checks
-def test_seeds_and_their_beginnings_are_stood(check: Callable[[bytes], None]) -> None:
+def test_checks_hold_for_seeds_and_their_beginnings(check: Callable[[bytes], None]) -> None:
     for seed in SEEDS:
         for length in range(0, len(seed) + 1, 1 + len(seed) // 40):
             check(seed[:length])
 
 
 @checks
-def test_mutations_are_stood(check: Callable[[bytes], None]) -> None:
+def test_checks_hold_for_mutations(check: Callable[[bytes], None]) -> None:
     rng = random.Random(0)
     for _ in range(600):
         check(mutate(rng.choice(SEEDS), rng))
 
 
 def mutate(seed: bytes, rng: random.Random) -> bytes:
-    """Flip bits, splice in another seed, repeat a part, cut."""
+    """Return the seed with flipped bits, parts of other seeds, repeated or replaced parts."""
     data = bytearray(seed)
     for _ in range(rng.choice((1, 2, 8))):
         place = rng.randrange(len(data))

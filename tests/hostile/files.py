@@ -1,4 +1,4 @@
-"""The files of rows 1 to 23 of the service's acceptance table, and what must become of each."""
+"""The files of rows 1 to 23 of the service's acceptance table, and the expected outcomes."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ HEADER = slice(8, 33)  # a PNG's IHDR chunk
 
 @dataclass(frozen=True, slots=True)
 class HostileFile:
-    """A file, the row that it stands for, and its outcome.
+    """A file, its row in the acceptance table, and its expected outcome.
 
-    *status* is the upload's; what gets a 202 has *code* None and *warnings*, or fails at its first
-    attempt with *code*.
+    *status* is the upload's. The job of an accepted upload (202) either completes with *warnings*
+    (*code* is None) or fails at its first attempt with *code*.
     """
 
     row: int
@@ -61,7 +61,7 @@ def given(data: bytes) -> Callable[[], bytes]:
 def list_files() -> Iterator[HostileFile]:
     yield HostileFile(1, "empty", lambda: b"", 422, "file_empty")
     yield from refused_types()
-    yield HostileFile(4, "PNG in the name of a JPEG", lambda: PNG)
+    yield HostileFile(4, "PNG named like a JPEG", lambda: PNG)
     for kind, data in (("JPEG", JPEG), ("PNG", PNG), ("WebP", WEBP)):
         yield HostileFile(
             6, f"{kind} cut in half", given(truncated(data, 0.5)), 202, "image_truncated"
@@ -77,8 +77,8 @@ def list_files() -> Iterator[HostileFile]:
 
 def refused_types() -> Iterator[HostileFile]:
     files = {
-        (3, "text"): b"This is not a picture.",
-        (3, "PHP behind the magic bytes of a GIF"): b"GIF89a<?php system($_GET['c']); ?>",
+        (3, "text"): b"This is not an image.",
+        (3, "PHP after the magic bytes of a GIF"): b"GIF89a<?php system($_GET['c']); ?>",
         (
             5,
             "SVG",
@@ -94,7 +94,7 @@ def refused_types() -> Iterator[HostileFile]:
 
 
 def corrupt_pngs() -> Iterator[HostileFile]:
-    """What PngSuite calls ``x*``."""
+    """Yield files like those that PngSuite names ``x*``."""
     for name, place, value in (
         ("color type 1", 25, 1),
         ("color type 9", 25, 9),
@@ -204,11 +204,11 @@ def broken_metadata() -> Iterator[HostileFile]:
     for name, exif in (("a loop", loop), ("nonsense", b"II*\0" + b"\xff" * 60), ("nothing", b"")):
         data = insert_segments(JPEG, jpeg_segment(0xE1, b"Exif\0\0" + exif))
         yield HostileFile(17, f"EXIF with {name}", given(data))
-    yield HostileFile(18, "JPEG stored lying", lambda: oriented(photo(80, 60), 6))
+    yield HostileFile(18, "JPEG stored sideways", lambda: oriented(photo(80, 60), 6))
     hdr = ("hdr_gain_map_dropped",)
     yield HostileFile(
         19,
-        "JPEG with a second picture and a gain map",
+        "JPEG with a second image and a gain map",
         lambda: planted_jpeg(photo(80, 60)),
         warnings=hdr,
     )
@@ -242,11 +242,13 @@ def polyglots() -> Iterator[HostileFile]:
     page = b"<html><script>alert(1)</script></html>"
     archive = b"PK\x05\x06" + bytes(18)
     yield HostileFile(
-        23, "JPEG that is a page", lambda: insert_segments(JPEG, jpeg_segment(0xFE, page)) + page
+        23,
+        "JPEG that is also an HTML page",
+        lambda: insert_segments(JPEG, jpeg_segment(0xFE, page)) + page,
     )
-    yield HostileFile(23, "PNG that is an archive", lambda: PNG + archive)
+    yield HostileFile(23, "PNG that is also an archive", lambda: PNG + archive)
     yield HostileFile(
         23,
-        "WebP that is a page",
+        "WebP that is also an HTML page",
         lambda: riff(*(webp_chunk(*c) for c in [*webp_chunks(WEBP), (b"<htm", page)])) + page,
     )

@@ -1,7 +1,7 @@
-"""What Schemathesis cannot know from the document: images, used keys and existing ids.
+"""What Schemathesis cannot know from the OpenAPI document: images, used keys and existing ids.
 
-Everything else it makes up. SCHEMATHESIS_IMAGES holds the completed images, a JSON list of answers
-to uploads.
+It generates everything else. SCHEMATHESIS_IMAGES holds the completed images: a JSON list of the
+responses to their uploads.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ for name in ("JPEG", "PNG", "WEBP"):
 def before_call(
     _context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]
 ) -> None:
-    """Let valid requests be valid in what no schema can say."""
+    """Make valid requests valid in the ways that a schema cannot express."""
     if case.meta is None:
         return
     if "Idempotency-Key" in case.headers and not case.meta.is_negative_at(ParameterLocation.HEADER):
         case.headers["Idempotency-Key"] = (
-            f"key-{next(NUMBERS)}"  # a key is one upload's: not another's, too
+            f"key-{next(NUMBERS)}"  # two different uploads must not share a key
         )
     if (
         isinstance(case.body, dict)
@@ -43,7 +43,7 @@ def before_call(
         and not case.meta.is_negative_at(ParameterLocation.BODY)
     ):
         case.body["bucket"] = (
-            "photos"  # Schemathesis 4.32 loses the pattern where it sends required fields only
+            "photos"  # Schemathesis 4.32 ignores the pattern if it sends only required fields
         )
     invented = case.meta.phase.name is not TestPhase.STATEFUL and not case.meta.is_negative_at(
         ParameterLocation.PATH
@@ -65,7 +65,7 @@ def filter_failure(
     case: schemathesis.Case[Any],
     _response: schemathesis.Response,
 ) -> bool:
-    """Excuse only that an unknown header is ignored, as RFC 9110, 5.1, demands."""
+    """Accept only one failure: an unknown header is ignored, as RFC 9110, 5.1, requires."""
     return not (
         isinstance(failure, AcceptedNegativeData)
         and "x-schemathesis-unknown-property" in case.headers

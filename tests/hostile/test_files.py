@@ -1,4 +1,4 @@
-"""Rows 1 to 23 of the acceptance table: no file takes the service or the command line down."""
+"""Rows 1 to 23 of the acceptance table: no file crashes the service or the command line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.row}
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A service, a client for it, and what speaks for a user."""
+    """A service, a client for it, and a user's Authorization header."""
 
     service: Service
     client: TestClient
@@ -60,7 +60,7 @@ class Installation:
         )
 
     def finish(self, answer: Any) -> dict[str, Any]:
-        """Run the accepted job and return what became of it."""
+        """Run the accepted job and return its status."""
         run_job(self.service, answer.json()["job_id"], "test")
         status: dict[str, Any] = self.client.get(answer.json()["status_url"]).json()
         return status
@@ -85,7 +85,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 @each_file
-def test_each_file_has_its_outcome_and_the_next_one_works(
+def test_each_file_has_its_outcome_and_the_next_upload_works(
     file: HostileFile, installation: Installation
 ) -> None:
     answer = installation.upload(file.make())
@@ -113,7 +113,7 @@ def check_job(file: HostileFile, installation: Installation, answer: Any) -> Non
 
 
 def check_bytes(answer: Any) -> None:
-    """What is served is a WebP, says so, and is obeyed by no browser as something else."""
+    """Check that the response is a WebP that no browser interprets as anything else."""
     assert answer.content[8:12] == b"WEBP"
     assert not [mark for mark in [*SENTINELS, b"<script>", b"PK\x05\x06"] if mark in answer.content]
     assert answer.headers["content-type"] == "image/webp"
@@ -124,7 +124,7 @@ def check_bytes(answer: Any) -> None:
 @pytest.mark.parametrize(
     "file", [file for file in FILES if file.status != 202], ids=lambda file: file.name
 )
-def test_what_is_refused_leaves_no_job_and_costs_no_quota(
+def test_a_refused_file_creates_no_job_and_uses_no_quota(
     file: HostileFile, installation: Installation
 ) -> None:
     before = installation.upload(JPEG)
@@ -140,7 +140,7 @@ def test_what_is_refused_leaves_no_job_and_costs_no_quota(
     installation.finish(after)
 
 
-def test_a_form_has_one_file(installation: Installation) -> None:
+def test_a_form_must_have_exactly_one_file(installation: Installation) -> None:
     fields = {"bucket": "photos"}
     none = installation.client.post(
         UPLOAD, data=fields, headers=installation.headers, files={"other": ("a", b"")}
@@ -169,7 +169,7 @@ def test_a_bomb_is_refused_within_20_megabytes(
 
 
 def resident_bytes() -> int:
-    """Return what the process holds, without what its allocator keeps for later."""
+    """Return the resident memory of this process, without free memory that its allocator keeps."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -177,7 +177,7 @@ def resident_bytes() -> int:
 @pytest.mark.parametrize(
     "file", [file for file in FILES if file.code], ids=lambda file: f"{file.row}: {file.name}"
 )
-def test_the_command_line_says_one_line_about_a_bad_file(
+def test_the_command_line_prints_one_line_about_a_bad_file(
     file: HostileFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,8 @@
 
 They are rows 24 to 35 of the service's acceptance table.
 
-What is refused before a request is whole is in tests/server/test_protocol.py; tokens are in
-tests/test_tokens.py.
+Requests that are refused before they are complete are in tests/server/test_protocol.py, and tokens
+in tests/test_tokens.py.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ UPLOADS_PER_USER = 50
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running service, one of its images, and a line of a request that speaks for a user."""
+    """A running service, one of its images, and a user's Authorization header."""
 
     port: int
     service: Service
@@ -61,7 +61,7 @@ class Target:
     authorization: str
 
     def upload(self, *lines: str, body: bytes = b"") -> tuple[int, str]:
-        """Send an upload; return the answer's status and code."""
+        """Send an upload; return the status and code of the response."""
         with wire(self.port) as line:
             line.send(upload_head(self.authorization, *lines) + body)
             response, answer = line.answer()
@@ -109,7 +109,7 @@ def test_eleven_megabytes_are_refused_before_they_are_read(target: Target) -> No
     assert answer == (413, "file_too_large")
 
 
-def test_eleven_megabytes_in_chunks_are_cut_at_the_limit(target: Target) -> None:
+def test_eleven_megabytes_in_chunks_are_refused_at_the_limit(target: Target) -> None:
     pieces = chunk(form_start()) + chunk(b"x" * MEGABYTE) * 11 + b"0\r\n\r\n"
     assert target.upload("Transfer-Encoding: chunked", body=pieces) == (413, "file_too_large")
 
@@ -133,7 +133,7 @@ def test_eleven_megabytes_in_chunks_are_cut_at_the_limit(target: Target) -> None
         ],
     ],
 )
-def test_length_that_could_be_read_in_two_ways_is_a_400(target: Target, lines: list[str]) -> None:
+def test_ambiguous_length_is_a_400(target: Target, lines: list[str]) -> None:
     assert target.upload(*lines, body=b"5\r\nabcde\r\n0\r\n\r\n") == (400, "bad_request")
 
 
@@ -149,7 +149,7 @@ def test_length_that_could_be_read_in_two_ways_is_a_400(target: Target, lines: l
         ("multipart/mixed; boundary=x", 400),
     ],
 )
-def test_boundary_is_there_and_short(target: Target, content_type: str, status: int) -> None:
+def test_boundary_must_be_present_and_short(target: Target, content_type: str, status: int) -> None:
     body = form_body(JPEG)
     head = upload_head(target.authorization, f"Content-Length: {len(body)}")
     head = head.replace(f"multipart/form-data; boundary={BOUNDARY}".encode(), content_type.encode())
@@ -175,7 +175,7 @@ def test_boundary_is_there_and_short(target: Target, content_type: str, status: 
         pytest.param(f"--{BOUNDARY}\r\n\r\n\r\n".encode() * 160_000, id="empty parts"),
     ],
 )
-def test_five_megabytes_of_form_without_a_picture_cost_little(target: Target, body: bytes) -> None:
+def test_five_megabytes_of_form_without_an_image_cost_little(target: Target, body: bytes) -> None:
     started = time.process_time()
     status, code = target.upload(f"Content-Length: {len(body)}", body=body)
     assert status in {400, 415, 422, 202}, code
@@ -186,7 +186,7 @@ def test_five_megabytes_of_form_without_a_picture_cost_little(target: Target, bo
 @pytest.mark.parametrize(
     "sent", ["half a head", "head", "half a file", "all but the last byte", "chunk"]
 )
-def test_client_that_goes_away_leaves_no_row_and_no_file(
+def test_client_that_disconnects_leaves_no_row_and_no_file(
     target: Target, ends_by: str, sent: str
 ) -> None:
     before = count_jobs(target.service)
@@ -209,7 +209,7 @@ def test_client_that_goes_away_leaves_no_row_and_no_file(
     assert count_jobs(target.service) == before
 
 
-def test_two_hundred_slow_clients_are_cut_off_and_hold_up_nobody(
+def test_two_hundred_slow_clients_are_disconnected_and_delay_nobody(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 2.0)
@@ -232,7 +232,7 @@ def test_two_hundred_slow_clients_are_cut_off_and_hold_up_nobody(
 
 
 def drip(lines: list[Wire]) -> None:
-    """Send a byte on every line now and then, longer than the server bears."""
+    """Send a byte on every connection every 0.1 s, for longer than the server allows."""
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         for line in lines:
@@ -264,10 +264,10 @@ def time_request(target: Target, number: int) -> float:
         pytest.param("0" * 40_000, id="zeros"),
     ],
 )
-def test_ten_thousand_ranges_cost_no_more_than_none(target: Target, ranges: str) -> None:
+def test_ten_thousand_ranges_are_ignored_cheaply(target: Target, ranges: str) -> None:
     path = f"/api/v1/images/{target.image['image_id']}/direct"
     cpu_seconds = []
-    for _ in range(3):  # Python may collect its garbage in one of them
+    for _ in range(3):  # one of them may include a garbage collection
         started = time.process_time()
         answer, data = get(target.port, path, Range=f"bytes={ranges}")
         cpu_seconds.append(time.process_time() - started)
@@ -275,7 +275,7 @@ def test_ten_thousand_ranges_cost_no_more_than_none(target: Target, ranges: str)
     assert min(cpu_seconds) < 0.05
 
 
-def test_body_of_a_request_that_has_none_is_not_taken_for_the_next_one(target: Target) -> None:
+def test_unexpected_body_is_not_read_as_the_next_request(target: Target) -> None:
     smuggled = b"DELETE /api/v1/images/1 HTTP/1.1\r\n\r\n"
     with wire(target.port) as line:
         for method in ("GET", "HEAD", "DELETE", "OPTIONS"):
@@ -290,7 +290,7 @@ def test_body_of_a_request_that_has_none_is_not_taken_for_the_next_one(target: T
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    """The port of two API processes that share one database; nobody does their jobs."""
+    """The port of two API processes that share one database and have no workers."""
     settings = {
         "DATA_DIR": str(tmp_path / "data"),
         "JWT_SECRET_KEY": KEY,
@@ -318,7 +318,7 @@ def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
         yield port
 
 
-def test_of_a_hundred_parallel_uploads_exactly_as_many_are_accepted_as_are_permitted(
+def test_rate_limit_is_exact_for_a_hundred_parallel_uploads(
     processes: int,
 ) -> None:
     settings = Settings.model_validate({"jwt_secret_key": KEY})

@@ -1,6 +1,6 @@
-"""One limit of memory fits every picture that is permitted.
+"""Every permitted image fits into the default memory limit.
 
-WORST_IMAGES=all: all of them, half a minute each.
+WORST_IMAGES=all tests all of the worst images, half a minute each.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ KINDS = WORST if os.environ.get("WORST_IMAGES") == "all" else ("JPEG", "PNG, gra
 PROCESS = """
 import os, sys
 from imageprocessor.core.pipeline import process
-import imageprocessor.queue.attempts  # what a worker has loaded
+import imageprocessor.queue.attempts  # loaded in every worker
 from imageprocessor.queue.process_memory import bound_memory
 
 bound_memory(int(sys.argv[1]))
-os.cpu_count = lambda: 16  # all sizes are encoded at once
-process(sys.argv[3])  # what it needed is kept
+os.cpu_count = lambda: 16  # encode all sizes at once
+process(sys.argv[3])  # an earlier job, whose memory may be kept
 image = process(sys.argv[2])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(len(image.variants), status["VmPeak"].split()[0])
 """
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory limits need Linux")
 
 
 @on_linux
 @pytest.mark.parametrize("kind", KINDS)
-def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path: Path) -> None:
-    picture = tmp_path / "picture"
-    picture.write_bytes(WORST[kind]())
-    info = ip.validate(picture)
+def test_worst_permitted_image_fits_the_default_memory_limit(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(WORST[kind]())
+    info = ip.validate(path)
     assert info.width * info.height > 0.999 * Settings().limits.max_pixels or kind == "PNG, narrow"
     usual = tmp_path / "usual"
     usual.write_bytes(encode(photo(4000, 3000), "JPEG"))
@@ -50,7 +50,7 @@ def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path
         "-c",
         PROCESS,
         str(Settings().job_memory_limit_mb),
-        str(picture),
+        str(path),
         str(usual),
     ]
     environment = os.environ | dict([LARGE_PAGES])
@@ -60,7 +60,7 @@ def test_worst_permitted_picture_fits_into_the_default_limit(kind: str, tmp_path
     print(f"{kind}: {peak_kib // 1024} MB of {Settings().job_memory_limit_mb} MB")  # noqa: T201 - with -rP
     assert made == len(Settings().image_sizes)
     assert peak_kib / 1024 < 0.9 * Settings().job_memory_limit_mb, (
-        "the jobs before leave something behind"
+        "too little memory is left for what earlier jobs leave allocated"
     )
 
 
@@ -68,7 +68,7 @@ REFUSE = """
 import sys
 from imageprocessor.core.pipeline import process
 from imageprocessor.errors import InvalidImageError
-import imageprocessor.queue.attempts  # what a worker has loaded
+import imageprocessor.queue.attempts  # loaded in every worker
 from imageprocessor.queue.process_memory import bound_memory
 
 bound_memory(int(sys.argv[1]))
@@ -81,12 +81,12 @@ except InvalidImageError as error:
 
 @on_linux
 @pytest.mark.parametrize("make", [png_bomb, webp_claiming])
-def test_damage_under_the_default_limit_is_not_taken_for_lack_of_memory(
+def test_damage_is_not_reported_as_lack_of_memory(
     make: Callable[[int, int], bytes], tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture"
-    picture.write_bytes(make(4096, 12207))
-    command = [sys.executable, "-c", REFUSE, str(Settings().job_memory_limit_mb), str(picture)]
+    path = tmp_path / "image"
+    path.write_bytes(make(4096, 12207))
+    command = [sys.executable, "-c", REFUSE, str(Settings().job_memory_limit_mb), str(path)]
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
         == "image_invalid\n"

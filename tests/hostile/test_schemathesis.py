@@ -1,4 +1,4 @@
-"""The service keeps to its OpenAPI document under every check that Schemathesis has."""
+"""The service matches its OpenAPI document in all checks of Schemathesis."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def run_service(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
 
 
 def process_images(url: str, authorization: str) -> list[dict[str, str]]:
-    """Upload some pictures, and return the answers once they are processed."""
-    picture = {"file": encode(photo(80, 60), "JPEG")}
+    """Upload some images, and return the responses once they are processed."""
+    files = {"file": encode(photo(80, 60), "JPEG")}
     with httpx.Client(
         base_url=url, headers={"Authorization": authorization}, trust_env=False
     ) as http:
         wait_for(lambda: http.get("/readyz").status_code == 200)
         answers = [
-            http.post("/api/v1/images/upload", files=picture, data={"bucket": "photos"})
+            http.post("/api/v1/images/upload", files=files, data={"bucket": "photos"})
             for _ in range(IMAGES)
         ]
         accepted: list[dict[str, str]] = [answer.json() for answer in answers]
@@ -68,7 +68,7 @@ def _is_completed(http: httpx.Client, path: str) -> bool:
 
 
 @pytest.mark.parametrize(("public_reads", "admin"), [("true", False), ("false", True)])
-def test_every_answer_is_as_the_document_says(
+def test_every_response_matches_the_openapi_document(
     tmp_path: Path, public_reads: str, admin: bool
 ) -> None:
     authorization = (

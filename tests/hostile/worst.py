@@ -1,6 +1,6 @@
-"""The largest images that an upload may be: 50 megapixels of noise, with alpha, in 10 MB.
+"""The images that need most memory within the limits: 50 megapixels of noise in at most 10 MB.
 
-The width of 4096 px is that of the largest size, so nothing is made smaller before it is encoded.
+The width of 4096 px is that of the largest size, so nothing is shrunk before it is encoded.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ ADAM7 = (
     (0, 1, 1, 2),
 )
 CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
-UP = b"\2"  # the filter by which each row is what lies above it plus what is stored
+UP = b"\2"  # the filter that adds the row above to the stored row
 
 
 def noisy_png(
     width: int, height: int, depth: int, color_type: int, *chunks: bytes, interlaced: bool = False
 ) -> bytes:
-    """A PNG whose stored rows are all alike, so that it is small, and whose pixels are not."""
+    """Return a small PNG of noise: its stored rows are all the same, but its pixels differ."""
     noise = np.random.default_rng(0).integers(0, 256, 256, np.uint8).tobytes()
     deflate = zlib.compressobj(1)
     data = []
@@ -51,7 +51,7 @@ def noisy_png(
 
 
 def noise(mode: str, block: int = 1) -> Image.Image:
-    """Noise of 512 × 512 blocks, repeated."""
+    """Return an image of noise: one tile of 512 × 512 px, repeated."""
     channels = len(mode)
     side = 512 // block
     tile = np.random.default_rng(0).integers(0, 256, (side, side, channels), np.uint8)

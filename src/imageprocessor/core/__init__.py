@@ -1,1 +1,1 @@
-"""Bytes in, values out: nothing here knows of paths, clocks, networks or databases."""
+"""Image processing: bytes in, values out, without a clock, a network or a database."""

@@ -1,4 +1,4 @@
-"""What decodes and encodes here: Pillow, the libraries in it, and which formats work."""
+"""Pillow, the libraries built into it, and which formats work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIBRARIES = {
     "zlib-ng": "zlib_ng",
     "zlib": "zlib",
 }
-"""Pillow's name of each library, by the name that we show."""
+"""Pillow's name for each library, by the name that we show."""
 
 
 def pillow_version() -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def list_libraries() -> dict[str, str]:
     """Return the versions of Pillow (or Pillow-SIMD) and of the libraries built into it."""
     pillow = "Pillow"
     with suppress(PackageNotFoundError):
-        # Where both are installed, the one whose version runs
+        # If both are installed, PIL is the one whose version matches.
         if version(SIMD) == PIL.__version__:
             pillow = SIMD
     versions = {pillow: PIL.__version__}
@@ -47,9 +47,9 @@ def list_libraries() -> dict[str, str]:
 
 
 def find_broken() -> dict[str, str]:
-    """Return the formats that do not work, with the reason.
+    """Return the formats that do not work, each with the reason.
 
-    An image of one pixel is made in each, decoded, and encoded as a variant.
+    For each format, create an image of one pixel, decode it, and encode it as a variant.
     """
     probe = VariantSpec("probe", width=1)
     broken = {}
@@ -58,7 +58,7 @@ def find_broken() -> dict[str, str]:
         try:
             Image.new("RGB", (1, 1)).save(file, image_format.name)
             process(file.getvalue(), [probe])
-        # What Pillow raises where a codec is missing
+        # Pillow raises these if a codec is missing.
         except (OSError, KeyError, AttributeError, InputError) as error:
             broken[name] = str(error)
     return broken

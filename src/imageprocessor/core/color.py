@@ -1,4 +1,4 @@
-"""Colour: to 8-bit sRGB from whatever the decoders give, and the dominant colour of an image."""
+"""Conversion of decoded images to 8-bit sRGB, and the dominant colour of an image."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from imageprocessor.core.geometry import Dimensions, fit_inside
 from imageprocessor.core.resize import resize
 
 MAX_PROFILE_BYTES = 8 * 1024 * 1024
-"""A longer profile is ignored; the largest that printers publish have about 3 MB."""
+"""Longer profiles are ignored; the largest published printer profiles have about 3 MB."""
 
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
-"""The colour space of a fitting profile, by Pillow's mode."""
+"""The colour space that a profile must have, by Pillow's mode."""
 
-_OPAQUE_FROM = 128
+_MIN_OPAQUE_ALPHA = 128
 _DOMINANT_SIDE = 150
 _DOMINANT_COLORS = 8
-_MANY_PIXELS = 10_000
+_MAX_SAMPLED_PIXELS = 10_000
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the image as 8-bit sRGB with an empty ``info``, and warnings.
 
-    Its mode is RGB, or RGBA if some pixel is not opaque. Accepted are the modes L, LA, RGB, RGBA
-    and CMYK, with the profile in ``image.info["icc_profile"]``. The image given is used up: its
-    pixels may be changed in place, because a copy of a large one costs hundreds of megabytes. A
-    profile that is broken, belongs to another kind of pixels, or is longer than 8 MiB is ignored
-    with the warning ``"icc_invalid"``. CMYK without a usable one is converted as
+    *image* has mode L, LA, RGB, RGBA or CMYK, and its profile in ``image.info["icc_profile"]``. The
+    result has mode RGB, or RGBA if some pixel is not opaque. Do not use *image* afterwards: its
+    pixels may be changed in place, because copying a large image costs hundreds of megabytes.
+
+    A profile that is broken, is for another colour space, or is longer than 8 MiB is ignored with
+    the warning ``"icc_invalid"``. CMYK without a usable profile is converted as
     ``(255 - ink) * (255 - black) / 255``.
 
-    The rendering intent is perceptual, without black point compensation. Measured with LittleCMS
-    2.19 and ImageMagick 6.9 on 16 384 colours of a SWOP CMYK profile, its result is the middle one
-    of what colour-managed programs show: mean dE2000 1.5 from relative colorimetric, 1.1 from the
-    same with black point compensation, 1.4 and 0.3 from ImageMagick without and with it; each other
-    choice is 2.5 or more from some of them. For profiles made of a matrix and curves, such as
-    Display P3 and Adobe RGB, all of them agree within 0.25.
+    The rendering intent is perceptual, without black point compensation, because the result lies
+    between those of other colour-managed programs. Measured with LittleCMS 2.19 and ImageMagick 6.9
+    on 16 384 colours of a SWOP CMYK profile, the mean dE2000 is 1.5 from relative colorimetric, 1.1
+    from relative colorimetric with black point compensation, and 1.4 and 0.3 from ImageMagick
+    without and with it. Every other choice differs by 2.5 or more from at least one of them. For
+    profiles made of a matrix and curves, such as Display P3 and Adobe RGB, all agree within 0.25.
     """
     warnings: tuple[str, ...] = ()
     if "icc_profile" in image.info:
@@ -60,19 +61,19 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 def dominant_color_of(image: Image.Image) -> str:
     """Return the most frequent colour of an RGB or RGBA image as ``"#RRGGBB"``.
 
-    If no pixel is opaque, that is ``"#FFFFFF"``.
+    Return ``"#FFFFFF"`` if no pixel is opaque.
 
-    The image, shrunk to at most 150 × 150 px, is reduced to 8 colours by median cut (Heckbert
-    1982); pixels less than half opaque do not count. Of more than 10 000 pixels every second one in
-    both directions is looked at, which costs a quarter: of 21 photographs one had another colour
-    for it, by more than 24 levels of 255.
+    The image is shrunk to at most 150 × 150 px and reduced to 8 colours by median cut (Heckbert
+    1982). Pixels that are less than half opaque do not count. Above 10 000 pixels, only every
+    second pixel in both directions is read, which costs a quarter: of 21 photographs, this changed
+    the colour of one by more than 24 of 255 levels.
 
     >>> dominant_color_of(Image.new("RGB", (4, 4), (58, 95, 140)))
     '#3A5F8C'
     """
     size = fit_inside(Dimensions(*image.size), _DOMINANT_SIDE, _DOMINANT_SIDE)
     small = resize(image, size)
-    if small.width * small.height > _MANY_PIXELS:
+    if small.width * small.height > _MAX_SAMPLED_PIXELS:
         half = (small.width // 2, small.height // 2)
         small = small.resize(half, Image.Resampling.NEAREST)
     opaque = _opaque_pixels(small)
@@ -89,10 +90,10 @@ def dominant_color_of(image: Image.Image) -> str:
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return the image in sRGB, converted from the profile's colours, in place if the mode stays.
+    """Return the image converted from *profile* to sRGB, in place if its mode stays the same.
 
     Raises:
-        ValueError, OSError: the profile is unusable.
+        ValueError, OSError: The profile is unusable.
     """
     if image.mode == "LA":
         gray, alpha = image.split()
@@ -107,19 +108,24 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform:
-    """Return the conversion to sRGB of pixels of that mode; raise ``ValueError`` on a misfit."""
+    """Return the transform from *profile* to sRGB for pixels of *mode*.
+
+    Raises:
+        ValueError: The profile is missing, too long, or for another colour space.
+        OSError: The profile is broken.
+    """
     if not profile or len(profile) > MAX_PROFILE_BYTES:
-        raise ValueError("the colour profile is missing, cut or too long")
+        raise ValueError("the colour profile is missing, truncated or too long")
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
     if source.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
-        raise ValueError("the colour profile is for another kind of pixels")
+        raise ValueError("the colour profile is for another colour space")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     output_mode = "RGBA" if mode == "RGBA" else "RGB"
     return ImageCms.ImageCmsTransform(source, srgb, mode, output_mode, ImageCms.Intent.PERCEPTUAL)
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether the profile is sRGB in effect: no colour moves by more than one level."""
+    """Return whether the profile is effectively sRGB: no colour changes by more than one level."""
     probe = _probe_colors(mode)
     converted = transform.apply(probe)
     unchanged = probe.convert(transform.output_mode)
@@ -133,9 +139,9 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 @cache
 def _probe_colors(mode: str) -> Image.Image:
-    """Return an image of all levels of gray and of each primary, and of a grid of 18³ colours.
+    """Return an image of all levels of gray and of each primary, and a grid of 18³ colours.
 
-    Curves differ in the former, gamuts in the latter.
+    The levels reveal different curves, the grid different gamuts.
     """
     levels = bytes(range(256))
     if mode == "L":
@@ -157,7 +163,7 @@ def _opaque_pixels(image: Image.Image) -> Image.Image | None:
     """Return the opaque pixels as one row of an RGB image, or None if there are none."""
     if image.mode == "RGB":
         return image
-    opaque = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _OPAQUE_FROM))
+    opaque = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _MIN_OPAQUE_ALPHA))
     mask = Image.merge("RGB", (opaque, opaque, opaque))
     pixels = image.convert("RGB").tobytes()
     kept = bytes(compress(pixels, mask.tobytes()))

@@ -1,4 +1,4 @@
-"""From an encoded file to pixels; what a decoder raises becomes an error of this package here."""
+"""Decoding files to pixels, and translating decoder exceptions into this package's errors."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from imageprocessor.core.orientation import read_orientation
 from imageprocessor.core.validate import ImageInfo
 from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooManyPixelsError
 
-# No decoder takes more than 20 bytes a pixel (lossless WebP); the rest covers what surrounds it.
+# No decoder uses more than 20 bytes per pixel (lossless WebP); the rest is a margin.
 _MAX_BYTES_PER_PIXEL = 24
 _MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
-"""By Pillow's raw mode, the factor that brings a level to 8 bits."""
+"""The factor that scales a level to 8 bits, by Pillow's raw mode."""
 
-# Loaded with this module, so that the first job of a worker does not wait for them
+# Import the decoders with this module, so that a worker's first job does not wait for them.
 for _image_format in FORMATS.values():
     resolve_name(_image_format.decoder)
 
 
 class Unpacked(NamedTuple):
-    """What is in a file: its first image alone, still encoded, and what lay beside it.
+    """The first image of a file, still encoded, separated from its metadata.
 
-    ``orientation`` is EXIF's, 1 to 8; ``profile`` is the ICC profile; ``kinds`` names the metadata,
+    ``orientation`` is EXIF's, 1 to 8; ``profile`` is the ICC profile; ``kinds`` names the metadata
     as in ``Metadata.kinds``.
     """
 
@@ -43,16 +43,16 @@ class Unpacked(NamedTuple):
 
 
 def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
-    """Take apart a file that ``validate`` has passed.
+    """Separate the image in a file that passed ``validate`` from its metadata.
 
     Raises:
-        TruncatedImageError: the file ends before the image does.
-        InvalidImageError: the container does not follow the format.
+        TruncatedImageError: The file ends before the image does.
+        InvalidImageError: The container does not follow the format.
     """
     container = FORMATS[info.format].container
     metadata: list[Piece] = []
-    parts = _image_alone(container.read_pieces(file), metadata)
-    image = container.join(parts, file_size(file))  # fills *metadata*, too
+    parts = _keep_image(container.read_pieces(file), metadata)
+    image = container.join(parts, file_size(file))  # this also fills *metadata*
     kinds: set[str] = set()
     for piece in metadata:
         kinds.update(piece.kinds)
@@ -64,48 +64,46 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
 def decode(
     unpacked: Unpacked, info: ImageInfo, limits: Limits, at_least: Dimensions | None = None
 ) -> Image.Image:
-    """Return the image as stored, neither turned nor in sRGB, in L, LA, RGB, RGBA or CMYK.
+    """Return the image as stored, before orientation and sRGB, in L, LA, RGB, RGBA or CMYK.
 
-    A JPEG comes at a half, a quarter or an eighth of its size where that is *at_least* as large as
-    asked: its decoder then leaves out the work for the rest. The profile is in
-    ``info["icc_profile"]``. The decoder is given the image alone: whatever metadata the file has,
-    it cannot make the decoder fail or warn.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 scale if the result is still at least *at_least*, which
+    saves most of the decoder's work. The profile is in ``info["icc_profile"]``. The decoder gets
+    the image without its metadata, so that metadata cannot make it fail or warn.
 
     Raises:
-        InvalidImageError: the pixels do not follow the format.
-        TruncatedImageError: the image is cut.
-        TooManyPixelsError, DimensionTooLargeError: the decoder reads a larger size out of the file
-            than the header says, or a WebP is above the 178 956 970 pixels that Pillow 13 takes at
-            most.
-        MemoryError: there may be too little memory for an image of that size, and the decoder
-            failed.
+        InvalidImageError: The pixels do not follow the format.
+        TruncatedImageError: The image is truncated.
+        TooManyPixelsError, DimensionTooLargeError: The decoder finds a larger size in the file than
+            the header declares, or a WebP has more than the 178 956 970 pixels that Pillow 13
+            accepts.
+        MemoryError: The decoder failed, and decoding could exceed the memory limit.
     """
     image_format = FORMATS[info.format]
     try:
-        # The decoder's class is called, because ``Image.open`` would put another in its place for
-        # some JPEGs, and warns for the whole process about more than 89 million pixels even where
-        # ``limits`` allow them.
+        # Call the decoder class, because ``Image.open`` uses another class for some JPEGs. It also
+        # warns about more than 89 million pixels even if ``limits`` allow them, with a setting that
+        # applies to the whole process.
         decoder: ImageFile.ImageFile = resolve_name(image_format.decoder)(unpacked.image)
         check_dimensions(*decoder.size, limits)
         decoder.draft(None, at_least)
         _scale_transparent_key(decoder)
         decoder.load()
         image = _to_8_bits(decoder)
-    except (ImageProcessorError, MemoryError):  # from check_dimensions, or of a time limit
+    except (ImageProcessorError, MemoryError):  # from check_dimensions or a time limit
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(
-            f"The picture has more pixels than its decoder takes ({error}): scale it down."
+            f"The image has more pixels than its decoder accepts ({error}). Scale it down."
         ) from error
-    # Decoders of hostile bytes raise OSError, SyntaxError, struct.error, …
+    # On hostile bytes, decoders raise OSError, SyntaxError, struct.error, …
     except Exception as error:
-        # A decoder that lacks memory often reports damage. Where all that it may need is left, the
-        # damage is real; else this raises MemoryError.
+        # A decoder that runs out of memory often reports damage. If all the memory that it could
+        # need is available, the damage is real; otherwise this raises MemoryError.
         most_bytes = info.width * info.height * _MAX_BYTES_PER_PIXEL + _MAX_OTHER_BYTES
-        require_memory(most_bytes, "to decode the picture")
+        require_memory(most_bytes, "to decode the image")
         reason = str(error) or type(error).__name__
         raise InvalidImageError(
-            f"The {info.format} cannot be decoded ({reason}): save it anew."
+            f"The {info.format} cannot be decoded ({reason}). Re-encode it."
         ) from error
     if image_format.keeps_buffers:
         image = image.copy()
@@ -114,10 +112,10 @@ def decode(
     return image
 
 
-def _image_alone(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
-    """Yield the file without metadata, profile and, in a PNG, animation.
+def _keep_image(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
+    """Yield the file without its metadata, its profile and, in a PNG, its animation.
 
-    The pieces with metadata are appended to *metadata*.
+    Append the pieces that have metadata to *metadata*.
     """
     for piece in pieces:
         if piece.kinds:
@@ -127,7 +125,7 @@ def _image_alone(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[byt
 
 
 def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:
-    """Scale the one colour that a PNG names transparent to 8 bits, as Pillow does the pixels."""
+    """Scale the transparent colour of a PNG to 8 bits, as Pillow scales the pixels."""
     key = decoder.info.get("transparency")
     if key is None or not decoder.tile:
         return
@@ -145,7 +143,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK":
         return image
     if image.mode == "I;16":
-        # convert alone would clip at 255
+        # Without the scaling, convert would clip at 255.
         image = image.point(lambda level: level * (1 / 256)).convert("L")
     mode = "L" if image.mode in {"1", "L", "LA"} else "RGB"
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""Encoding images as the variants that were asked for, in threads."""
+"""Encoding images as the requested variants, in threads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from imageprocessor.core.variants import Variant, VariantSpec
 
 
 class Encoders:
-    """Encodes images in *threads* threads, while the caller makes the next image.
+    """Encodes images in *threads* threads while the caller prepares the next image.
 
-    With one thread, the caller's own encodes each image at once. Leaving the context waits for all.
+    With one thread, the calling thread encodes each image immediately. Leaving the context waits
+    until all images are encoded.
     """
 
     def __init__(self, threads: int) -> None:
@@ -27,26 +28,26 @@ class Encoders:
         return self
 
     def submit(self, image: Image.Image, specs: Sequence[VariantSpec]) -> None:
-        """Encode *image*, now or soon, as each of *specs*, which all have its size."""
+        """Encode *image*, now or later, as each of *specs*, all of which have its size."""
         if self._pool is None:
-            self._variants |= encode_as_each(image, specs)
+            self._variants |= encode_variants(image, specs)
             return
         require_memory(THREAD_BYTES, "for a thread")
-        self._futures.append(self._pool.submit(encode_as_each, image, specs))
+        self._futures.append(self._pool.submit(encode_variants, image, specs))
 
     def __exit__(self, *raised: object) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
     def collect(self) -> dict[str, Variant]:
-        """Return the results by name, or raise what the first failure raised."""
+        """Return the results by name, or raise the first exception."""
         for future in self._futures:
             self._variants |= future.result()
         return self._variants
 
 
-def encode_as_each(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
-    """Return *image* encoded as each of *specs*, by name, once for each quality and effort."""
+def encode_variants(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
+    """Return the variants of *image* by name, encoding once per quality and effort."""
     encode = OUTPUT_FORMAT.encode
     assert encode is not None
     by_options: dict[tuple[int, int], Variant] = {}

@@ -1,7 +1,7 @@
-"""Reading the few EXIF tags that matter here out of a TIFF block that may be hostile.
+"""Reading a few EXIF tags from a TIFF block that may be hostile.
 
-Figures are those of TIFF 6.0 and EXIF 2.32. Pillow's reader warns on damage and can raise nearly
-anything, so it does not fit a place where damage is normal.
+Constants are from TIFF 6.0 and EXIF 2.32. Pillow's reader warns about damage and can raise almost
+any exception, so it does not suit files that are often damaged.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Tags = dict[int, Value]
 
 
 def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None) -> Tags:
-    """Return the ``wanted`` tags of one directory: the one at ``offset``, or the block's first.
+    """Return the ``wanted`` tags of the directory at ``offset``, by default the first one.
 
-    An ASCII value comes as bytes, SHORT and LONG as a tuple of numbers, RATIONAL and SRATIONAL as
-    numerators and denominators in turn. What is damaged, of another type, or larger than 1 KiB is
-    left out; the first of several entries wins.
+    An ASCII value is bytes, a SHORT or LONG value a tuple of numbers, and a RATIONAL or SRATIONAL
+    value a tuple of alternating numerators and denominators. Values that are damaged, of another
+    type, or larger than 1 KiB are omitted. If a tag has several entries, the first one counts.
 
     >>> block = bytes.fromhex("4D4D002A 00000008 0001 0112 0003 00000001 00060000 00000000")
     >>> read_tags(block, {0x0112})
@@ -35,7 +35,7 @@ def read_tags(tiff: bytes, wanted: Collection[int], *, offset: int | None = None
     order = _BYTE_ORDERS.get(tiff[:4])
     if order is None:
         return tags
-    with suppress(struct.error):  # the block ends here: what was read so far counts
+    with suppress(struct.error):  # the block ends early: return the tags read so far
         if offset is None:
             [offset] = struct.unpack_from(f"{order}I", tiff, 4)
         [count] = struct.unpack_from(f"{order}H", tiff, offset)
@@ -57,7 +57,7 @@ def _read_value(tiff: bytes, order: str, entry: int) -> Value | None:
     if not 0 < size <= _MAX_VALUE_BYTES:
         return None
     position = entry + 8
-    if size > 4:  # else the value itself is in the entry
+    if size > 4:  # otherwise the entry contains the value
         [position] = struct.unpack_from(f"{order}I", tiff, position)
     if position + size > len(tiff):
         return None

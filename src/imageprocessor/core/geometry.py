@@ -23,7 +23,7 @@ class Dimensions(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """The area to keep, always from the middle of an image, and the size to resize it to."""
+    """The area to keep from the middle of an image, and the size to resize it to."""
 
     area: Dimensions
     size: Dimensions
@@ -37,7 +37,7 @@ class Crop(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """Output length per length of the area, along the side that shrinks less."""
+        """Output length divided by area length, along the side that shrinks less."""
         x_scale = self.size.width / self.area.width
         y_scale = self.size.height / self.area.height
         return max(x_scale, y_scale)
@@ -46,7 +46,7 @@ class Crop(NamedTuple):
 def fit_inside(
     source: Dimensions, width: int | None = None, height: int | None = None
 ) -> Dimensions:
-    """Return the largest size of the source's aspect ratio within the bounds and WebP's.
+    """Return the largest size with the source's aspect ratio within the bounds and WebP's limit.
 
     It is never larger than the source.
 
@@ -64,7 +64,7 @@ def fit_inside(
 
 
 def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:
-    """Return the largest size of the aspect ratio of *aspect* within *source*.
+    """Return the largest size within *source* that has the aspect ratio of *aspect*.
 
     >>> largest_crop(Dimensions(3000, 2000), aspect=Dimensions(1, 1))
     Dimensions(width=2000, height=2000)
@@ -87,7 +87,7 @@ def center_box(area: Dimensions, source: Dimensions, size: Dimensions) -> Box:
     y_scale = size.height / source.height
     left = (source.width - area.width) // 2
     top = (source.height - area.height) // 2
-    # The products may exceed the image by a rounding error, which Pillow refuses.
+    # A rounding error could make the products exceed the image, which Pillow rejects.
     right = min((left + area.width) * x_scale, size.width)
     bottom = min((top + area.height) * y_scale, size.height)
     return left * x_scale, top * y_scale, right, bottom

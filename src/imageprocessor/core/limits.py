@@ -1,4 +1,4 @@
-"""How large an image is accepted, checked from what its header says."""
+"""The limits on an image, checked against its header."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imageprocessor.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds (inclusive) for an image, and the MIME types accepted."""
+    """Inclusive upper bounds for an image, and the accepted MIME types."""
 
     max_bytes: int = 10 * 1024 * 1024
     max_pixels: int = 50_000_000
@@ -27,33 +27,33 @@ def check_size(size_bytes: int, limits: Limits) -> None:
     """Raise ``FileTooLargeError`` if the file has more bytes than allowed."""
     if size_bytes > limits.max_bytes:
         raise FileTooLargeError(
-            f"The file has {size_bytes} bytes, the limit is {limits.max_bytes}: "
-            "send a smaller or more compressed one."
+            f"The file has {size_bytes} bytes; the limit is {limits.max_bytes}. "
+            "Send a smaller or more compressed file."
         )
 
 
 def check_dimensions(width: int, height: int, limits: Limits) -> None:
-    """Raise an error if an image of that width and height in pixels is not accepted.
+    """Raise an error if an image of *width* x *height* pixels is not accepted.
 
     >>> check_dimensions(4000, 3000, Limits())
 
     Raises:
-        InvalidImageError: there is not one pixel.
-        DimensionTooLargeError: a side is longer than ``max_side``.
-        TooManyPixelsError: there are more than ``max_pixels``.
+        InvalidImageError: A side has no pixels.
+        DimensionTooLargeError: A side is longer than ``max_side``.
+        TooManyPixelsError: The image has more than ``max_pixels`` pixels.
     """
     if min(width, height) < 1:
         raise InvalidImageError(
-            f"The header says {width} x {height} pixels: a picture needs at least one."
+            f"The header declares {width} x {height} pixels. An image needs at least 1 x 1."
         )
     if max(width, height) > limits.max_side:
         raise DimensionTooLargeError(
-            f"The picture is {width} x {height} pixels, a side may have {limits.max_side}: "
-            "scale it down."
+            f"The image is {width} x {height} pixels; the limit for a side is {limits.max_side}. "
+            "Scale it down."
         )
     pixels = width * height
     if pixels > limits.max_pixels:
         raise TooManyPixelsError(
-            f"The picture is {width} x {height} = {pixels} pixels, "
-            f"the limit is {limits.max_pixels}: scale it down."
+            f"The image is {width} x {height} = {pixels} pixels; "
+            f"the limit is {limits.max_pixels}. Scale it down."
         )

@@ -1,4 +1,4 @@
-"""The metadata of an image: what there is, and the same file without it."""
+"""Reading and removing the metadata of an image."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ _DATE_TIME_ORIGINAL = 0x9003
 class Metadata:
     """What a file contains besides its image.
 
-    ``kinds`` names what is there, in the order of the file: "exif", "gps" (a place, in EXIF or
-    XMP), "xmp", "icc", "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further images),
-    "gain_map", "time", "trailer" (bytes after the image), "other". ``gps`` is EXIF's latitude and
-    longitude in degrees, north and east positive. ``taken_at`` is local time as in
-    "2021-06-01T12:00:00". ``icc`` is the colour profile's description. Texts hold printable
-    characters only.
+    ``kinds`` names the metadata in file order: "exif", "gps" (a position, in EXIF or XMP), "xmp",
+    "icc", "iptc", "comment", "thumbnail", "c2pa", "mpf" (an index of further images), "gain_map",
+    "time", "trailer" (bytes after the image), "other". ``gps`` is EXIF's latitude and longitude in
+    degrees; north and east are positive. ``taken_at`` is local time, such as "2021-06-01T12:00:00".
+    ``icc`` is the description of the colour profile. Texts contain only printable characters.
     """
 
     kinds: tuple[str, ...] = ()
@@ -56,14 +55,14 @@ class Metadata:
 def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """Return the same file without its metadata; no pixel is decoded or changed.
 
-    Orientation and the ICC profile are kept, since the image would look different without them.
-    Text, previews, places, names, edit history, further images and whatever follows the image are
-    removed. The cost is that of copying the file, which is read in blocks: it takes about as much
-    memory as the result.
+    Orientation and the ICC profile are kept, because the image would look different without them.
+    Text, previews, positions, names, edit history, further images and all bytes after the image are
+    removed. This costs as much as copying the file. The file is read in blocks, so it takes about
+    as much memory as the result.
 
     Raises:
-        InputError: as ``validate`` does; also ``TruncatedImageError`` if the file ends before the
-            image does, and ``InvalidImageError`` if a part of it does not follow the format.
+        InputError: The same errors as ``validate``; also ``TruncatedImageError`` if the file ends
+            before the image does, and ``InvalidImageError`` if a part does not follow the format.
     """
     with open_source(data) as file:
         info = validate(file, limits)
@@ -72,17 +71,17 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
 
 
 def read_metadata(data: ImageSource) -> Metadata:
-    """Return what a file contains besides its image. Damaged parts are left out.
+    """Return what a file contains besides its image, without damaged parts.
 
     Raises:
-        EmptyFileError: no bytes.
-        UnsupportedTypeError: none of the formats that are known.
+        EmptyFileError: The file has no bytes.
+        UnsupportedTypeError: The file has no known format.
     """
     with open_source(data) as file:
         any_format = Limits(mime_types=frozenset(list_mime_types()))
         container = sniff(file, any_format).container
         pieces: list[Piece] = []
-        with suppress(InputError):  # what precedes the damage counts
+        with suppress(InputError):  # keep the pieces before the damage
             for piece in container.read_pieces(file):
                 if piece.kinds:
                     pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - see above
@@ -108,7 +107,10 @@ def read_metadata(data: ImageSource) -> Metadata:
 
 
 def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
-    """Yield what is left of each piece, with the orientation alone in place of the first EXIF."""
+    """Yield the clean part of each piece; reduce the first EXIF block to its orientation.
+
+    An orientation of 1 needs no EXIF block.
+    """
     is_first_exif = True
     for piece in container.read_pieces(file):
         yield piece.clean
@@ -120,7 +122,7 @@ def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
 
 
 def _read_time(exif: bytes, directory: Value | None) -> str | None:
-    """Return the time when a photo was taken, from the EXIF *directory* that a tag points to."""
+    """Return the time at which the photo was taken, from the EXIF directory at *directory*."""
     if directory is None:
         return None
     tags = read_tags(exif, {_DATE_TIME_ORIGINAL}, offset=directory[0])
@@ -134,7 +136,10 @@ def _read_time(exif: bytes, directory: Value | None) -> str | None:
 
 
 def _join_make_and_model(make: str | None, model: str | None) -> str | None:
-    """Return make and model; "NIKON D90" starts with the make "NIKON CORPORATION" already."""
+    """Return make and model, without repeating a make that the model includes.
+
+    For example, the model "NIKON D90" includes the make "NIKON CORPORATION".
+    """
     if make is None or model is None:
         return model or make
     first_word = make.split()[0].lower()
@@ -142,7 +147,7 @@ def _join_make_and_model(make: str | None, model: str | None) -> str | None:
 
 
 def _text(value: Value | None) -> str | None:
-    """Return the printable text of an ASCII tag, or None if there is none."""
+    """Return the printable text of an ASCII tag, or None if it has none."""
     if not isinstance(value, bytes):
         return None
     before_end = value.partition(b"\0")[0]
@@ -150,7 +155,7 @@ def _text(value: Value | None) -> str | None:
 
 
 def _printable(text: str) -> str | None:
-    """Return the text without what a terminal would obey, such as escape sequences."""
+    """Return the text without characters that could control a terminal, or None if none remain."""
     printable = "".join(filter(str.isprintable, text))
     return printable.strip() or None
 

@@ -1,4 +1,4 @@
-"""EXIF orientation: read it, apply it, write it."""
+"""Reading, applying and writing EXIF orientation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TRANSPOSITIONS = {
 
 
 def read_orientation(exif: bytes | None) -> int:
-    """Return the orientation, 1 to 8, in an EXIF block, with or without its prefix "Exif".
+    """Return the orientation, 1 to 8, from an EXIF block with or without its prefix "Exif".
 
-    A block that is missing, broken or out of range means 1, the image as it is stored: browsers do
-    the same.
+    Return 1, the image as stored, if the block is missing or broken, or its value is out of range.
+    Browsers do the same.
 
     >>> read_orientation(orientation_exif(6)), read_orientation(b"nonsense"), read_orientation(None)
     (6, 1, 1)
@@ -38,21 +38,21 @@ def read_orientation(exif: bytes | None) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Return whether the image is stored on its side: its stored width is its height as seen."""
+    """Return whether the image is stored sideways: its stored width is its displayed height."""
     return orientation >= 5
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the stored pixels turned and mirrored as the photographer saw them.
+    """Return the stored image rotated and mirrored so that it is upright.
 
-    An orientation of 1 returns ``image`` itself.
+    If *orientation* is 1, return *image* itself.
     """
     transposition = _TRANSPOSITIONS.get(orientation)
     return image if transposition is None else image.transpose(transposition)
 
 
 def orientation_exif(orientation: int) -> bytes:
-    """Return the smallest EXIF block with an orientation: 26 bytes, without the prefix "Exif"."""
+    """Return the smallest EXIF block with an orientation: 26 bytes without the prefix "Exif"."""
     header = struct.pack(">4sI", b"MM\0*", 8)
     entry_count = struct.pack(">H", 1)
     entry = struct.pack(">HHIHH", _TAG, SHORT, 1, orientation, 0)

@@ -1,4 +1,4 @@
-"""From an untrusted upload to clean files: the steps in their order, and what comes out of them."""
+"""Processing an untrusted upload into clean files: the order of the steps, and the result."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ STEPS: tuple[Step, ...] = (
     turn_upright,
     resize_and_encode,
 )
-"""What ``process`` does. A further step is a function in ``core.steps`` and a line here."""
+"""The steps of ``process``. To add one, write a function in ``core.steps`` and list it here."""
 
 COLOR_STEPS = (*STEPS[:-1], resize_to_smallest)
-"""What ``dominant_color`` does."""
+"""The steps of ``dominant_color``."""
 
 WARNINGS = (
     "animation_flattened",
@@ -42,20 +42,20 @@ WARNINGS = (
     "hdr_gain_map_dropped",
     "not_enlarged",
 )
-"""In the order in which a result lists them."""
+"""All warnings, in the order in which a result lists them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessedImage:
     """The result of ``process``.
 
-    ``variants`` is in the order asked; ``original_dimensions`` are those of the upright image in
-    pixels; ``warnings`` names what was lost on the way: "animation_flattened" (only the first frame
-    is kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
-    (the standard-range image is kept), "not_enlarged" (the image is smaller than more than one
-    size asks for, or than the only one). ``removed`` names, in alphabetical order, the metadata
-    that the source had and no variant has: ``Metadata`` lists the names. A colour profile counts,
-    because its colours have become sRGB.
+    ``variants`` is in the requested order. ``original_dimensions`` is the size of the upright image
+    in pixels. ``warnings`` names what was lost: "animation_flattened" (only the first frame is
+    kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
+    (only the standard-range image is kept), "not_enlarged" (the image is smaller than at least two
+    of the requested sizes, or than the only one). ``removed`` names, in alphabetical order, the
+    metadata that was in the source and is in no variant; ``Metadata`` lists the names. It includes
+    a colour profile, because the colours were converted to sRGB.
     """
 
     variants: Mapping[str, Variant]
@@ -65,7 +65,7 @@ class ProcessedImage:
     removed: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return everything but the bytes, ready for JSON: the database and all answers use it."""
+        """Return everything except the bytes, ready for JSON, as stored and sent to clients."""
         variants = {name: variant.describe() for name, variant in self.variants.items()}
         return {
             "dominant_color": self.dominant_color,
@@ -82,17 +82,16 @@ def process(
     limits: Limits = Limits(),
     threads: int | None = None,
 ) -> ProcessedImage:
-    """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without its metadata.
+    """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
 
-    With the same versions of Pillow and libwebp, the same bytes give the same files. They are
-    encoded side by side in that many *threads*: None for one a processor, 1 for none besides the
-    caller's.
+    With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
+    encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
 
     Raises:
-        InvalidVariantError: no variant is asked for, or two of the same name.
-        InputError: as ``validate`` does; also ``TruncatedImageError`` or ``InvalidImageError`` if
-            decoding shows that the image is cut or damaged.
-        MemoryError: the image needs more memory than there is.
+        InvalidVariantError: No variant is requested, or two have the same name.
+        InputError: The same errors as ``validate``; also ``TruncatedImageError`` or
+            ``InvalidImageError`` if decoding shows that the image is truncated or damaged.
+        MemoryError: The image needs more memory than is available.
     """
     _check_names(variants)
     work = Work(data, variants, limits, threads or os.cpu_count() or 1)
@@ -109,10 +108,10 @@ def process(
 def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
     """Return the most frequent colour of an image as ``"#RRGGBB"``.
 
-    The same as ``process(data).dominant_color``.
+    It is the same as ``process(data).dominant_color``.
 
     Raises:
-        InputError: as ``process`` does.
+        InputError: The same errors as ``process``.
     """
     work = Work(data, DEFAULT_VARIANTS, limits)
     for step in COLOR_STEPS:
@@ -121,12 +120,12 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
 
 
 def _check_names(variants: Sequence[VariantSpec]) -> None:
-    """Raise ``InvalidVariantError`` unless there are names, and each is there once."""
+    """Raise ``InvalidVariantError`` if there are no variants, or names are not unique."""
     names = [spec.name for spec in variants]
     if not names:
-        raise InvalidVariantError("No size is asked for: give at least one VariantSpec.")
+        raise InvalidVariantError("No sizes were given. Give at least one VariantSpec.")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InvalidVariantError(
-            f"Size names must differ, but {', '.join(repeated)} occurs more than once."
+            f"Size names must be unique, but these occur more than once: {', '.join(repeated)}."
         )

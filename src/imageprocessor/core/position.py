@@ -1,4 +1,4 @@
-"""The place where a photo was taken, in its metadata."""
+"""Reading the position at which a photo was taken from its metadata."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _IN_XMP = re.compile(rb"exif:GPS(Latitude|Longitude)\s*(?:=\s*[\"']|>)\s*\d")
 
 
 def read_position(exif: bytes) -> tuple[float, float] | None:
-    """Return latitude and longitude from an EXIF block, or None if it has no such pair.
+    """Return latitude and longitude from an EXIF block, or None if it does not have both.
 
-    They are in degrees, north and east positive.
+    They are in degrees; north and east are positive.
     """
     pointer = read_tags(exif, {_GPS_DIRECTORY}).get(_GPS_DIRECTORY)
     if pointer is None:

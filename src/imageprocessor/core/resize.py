@@ -1,4 +1,4 @@
-"""Resizing: to the largest size that is needed, then from each size to the next smaller one."""
+"""Resizing to the largest size that is needed, then from each size to the next smaller one."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from PIL import Image
 from imageprocessor.core.geometry import Box, Crop, Dimensions, center_box
 
 REDUCING_GAP = 1.5
-"""How much larger than its result the fast, coarse part of resizing leaves an image."""
+"""How much larger than the final size an image is after the fast, coarse part of resizing."""
 
 _BAND_ROWS = 256
 
 
 def resize(image: Image.Image, size: Dimensions, box: Box | None = None) -> Image.Image:
-    """Return the *box* of an image, or all of it, resized to *size*."""
+    """Return *image*, or the part of it in *box*, resized to *size*."""
     return image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=REDUCING_GAP)
 
 
 def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
-    """Return an opaque image resized to *size*, some rows at a time.
+    """Return an opaque image resized to *size*, in bands of some rows at a time.
 
-    Resizing it at once would take memory for an image of the new width and the old height. The
-    filter looks beyond each band, so the bands leave no seams.
+    Resizing all rows at once would need memory for an image of the new width and the old height.
+    The filter reads pixels beyond each band, so the bands leave no seams.
     """
     resized = Image.new(image.mode, size)
     resized.info = image.info  # its colour profile
@@ -41,10 +41,10 @@ def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
 def resize_to_each(
     image: Image.Image, crops: Sequence[Crop], original: Dimensions
 ) -> Iterator[tuple[Crop, Image.Image]]:
-    """Yield the image of each crop, the largest scale first; equal crops give one image.
+    """Yield the image of each crop, the largest scale first; equal crops share one image.
 
-    *image* shows all of the *original*, which it may be smaller than. Each result is made from the
-    last one that shows all of it: that costs a fraction of resizing all from the full size.
+    *image* shows the whole *original*, but may be smaller. Each result is made from the previous
+    one that shows the whole image, which costs a fraction of resizing each from the full size.
     """
     distinct = dict.fromkeys(crops)
     for crop in sorted(distinct, key=lambda crop: crop.pixel_ratio, reverse=True):

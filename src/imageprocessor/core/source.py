@@ -1,4 +1,4 @@
-"""What a caller may pass as an image, and how it is read."""
+"""Opening what a caller may pass as an image: bytes, a path or a file object."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 def open_source(data: ImageSource) -> Iterator[BinaryIO]:
     """Yield ``data`` as a seekable binary file at position 0.
 
-    A path is opened and closed. The caller's own file object is read from its start, stays open,
-    and is left at its former position.
+    A path is opened and closed. A caller's file object is read from the start, stays open, and
+    keeps its position.
 
     >>> with open_source(b"RIFF") as file:
     ...     file.read()
     b'RIFF'
 
     Raises:
-        FileNotFoundError: no file is at that path.
-        TypeError: ``data`` is not an ``ImageSource``, such as a file opened as text.
+        FileNotFoundError: The path does not exist.
+        TypeError: ``data`` is not an ``ImageSource``, for example a file opened as text.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         yield BytesIO(bytes(data))
@@ -37,8 +37,8 @@ def open_source(data: ImageSource) -> Iterator[BinaryIO]:
         is_binary = read is not None and isinstance(read(0), bytes)
         if not is_binary:
             raise TypeError(
-                f"A picture cannot be read from {type(data).__name__}: "
-                "pass bytes, a path, or a file opened in binary mode."
+                f"Cannot read an image from {type(data).__name__}. "
+                "Pass bytes, a path, or a file opened in binary mode."
             )
         position = data.tell()
         data.seek(0)

@@ -1,4 +1,4 @@
-"""The steps of the pipeline, in their order: each one changes the work that it is given."""
+"""The steps of the pipeline in order. Each one modifies the ``Work`` that it receives."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from imageprocessor.core.variants import Variant, VariantSpec
 
 @dataclass(slots=True)
 class Work:
-    """An image on its way through the steps: what was asked, and what the steps have made so far.
+    """An image between steps: what was requested, and the results so far.
 
     Args:
-        image: the pixels as the last step left them.
-        original: the size of the upright image in pixels, before anything was made smaller.
+        image: the pixels after the latest step.
+        original: the size of the upright image in pixels, before any shrinking.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
-        crops: what each of *specs* takes of the upright image.
+        crops: the crop of the upright image for each of *specs*.
     """
 
     source: ImageSource
@@ -47,7 +47,7 @@ class Work:
 
 
 def decode_once(work: Work) -> None:
-    """Check the header, then decode no more pixels than the fine part of resizing needs."""
+    """Check the header, then decode only as many pixels as the fine part of resizing needs."""
     with open_source(work.source) as file:
         info = validate(file, work.limits)
         unpacked = unpack(file, info)
@@ -68,9 +68,9 @@ def decode_once(work: Work) -> None:
 
 
 def shrink_to_largest(work: Work) -> None:
-    """Shrink the image to the largest size asked for.
+    """Shrink the image to the largest requested size.
 
-    Colour and orientation then cost no more than the pixels that are needed.
+    Converting colours and orientation then only costs as much as that size needs.
     """
     largest = max(work.crops, key=lambda crop: crop.pixel_ratio)
     size = _turn_if_sideways(largest.size, work.orientation)
@@ -90,7 +90,7 @@ def convert_to_srgb(work: Work) -> None:
 
 
 def turn_upright(work: Work) -> None:
-    """Turn and mirror the image as its EXIF orientation says."""
+    """Rotate and mirror the image according to its EXIF orientation."""
     work.image = upright(work.image, work.orientation)
     work.orientation = 1
 
@@ -98,9 +98,9 @@ def turn_upright(work: Work) -> None:
 def resize_and_encode(work: Work) -> None:
     """Resize to each size, the largest first, and encode each while the next one is resized.
 
-    These are one step for the sake of the wall clock. Resizing takes a tenth of the CPU time of a
-    12-megapixel photo, and the largest size, which takes longest to encode, would wait for all of
-    it (`python -m benchmarks pipeline`).
+    One step does both to save wall-clock time: the largest size takes longest to encode and would
+    otherwise wait for all the resizing, a tenth of the CPU time of a 12-megapixel photo
+    (`python -m benchmarks pipeline`).
     """
     with Encoders(work.threads) as encoders:
         for crop, image in resize_to_each(work.image, work.crops, work.original):
@@ -108,19 +108,19 @@ def resize_and_encode(work: Work) -> None:
             encoders.submit(image, specs)
         work.dominant_color = dominant_color_of(image)
     work.variants = encoders.collect()
-    # One size may ask for more than there is, because the largest usually is an upper bound:
-    # "original" is 4096 px.
+    # One size may exceed the image without a warning, because the largest one is usually just an
+    # upper bound: "original" is 4096 px.
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)
     if too_large > 1 or too_large == len(work.specs):
         work.warnings.add("not_enlarged")
 
 
 def resize_to_smallest(work: Work) -> None:
-    """Resize as for all sizes, and keep the dominant colour of the smallest."""
+    """Resize to each size, and keep the dominant colour of the smallest image."""
     images = [image for _, image in resize_to_each(work.image, work.crops, work.original)]
     work.dominant_color = dominant_color_of(images[-1])
 
 
 def _turn_if_sideways(size: Dimensions, orientation: int) -> Dimensions:
-    """Return the size upright of an image that is stored in that *orientation*, or the reverse."""
+    """Convert a size between stored and upright, for an image with that *orientation*."""
     return size.turned() if swaps_sides(orientation) else size

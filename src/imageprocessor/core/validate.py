@@ -1,4 +1,4 @@
-"""What an image is, from its header alone."""
+"""Checking an image by its header, without decoding it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from imageprocessor.core.source import ImageSource, open_source
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the header says.
+    """What an image's header declares.
 
-    ``format`` is a name in ``core.formats.registry.FORMATS``, such as "JPEG"; width and height are
-    pixels as stored, before orientation. A JPEG that carries further images is a JPEG of one frame.
+    ``format`` is a name in ``core.formats.registry.FORMATS``, such as "JPEG". Width and height are
+    in pixels as stored, before orientation. A JPEG that contains further images has one frame.
     """
 
     format: str
@@ -28,16 +28,16 @@ class ImageInfo:
 def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
     """Check the size, type and dimensions of ``data`` without running a decoder.
 
-    A valid header does not mean that the pixels are valid: only decoding shows that.
+    A valid header does not mean that the pixels are valid; only decoding shows that.
 
     Raises:
-        FileTooLargeError: more bytes than ``limits.max_bytes``.
-        EmptyFileError: no bytes.
-        UnsupportedTypeError: not one of ``limits.mime_types``.
-        DimensionTooLargeError: a side is longer than ``limits.max_side``.
-        TooManyPixelsError: more pixels than ``limits.max_pixels``.
-        InvalidImageError: the header does not follow the format.
-        TruncatedImageError: the file ends before its header does.
+        FileTooLargeError: The file has more than ``limits.max_bytes``.
+        EmptyFileError: The file has no bytes.
+        UnsupportedTypeError: The type is not in ``limits.mime_types``.
+        DimensionTooLargeError: A side is longer than ``limits.max_side``.
+        TooManyPixelsError: The image has more than ``limits.max_pixels``.
+        InvalidImageError: The header does not follow the format.
+        TruncatedImageError: The file ends before its header does.
     """
     with open_source(data) as file:
         check_size(file_size(file), limits)

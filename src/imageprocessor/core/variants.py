@@ -1,4 +1,4 @@
-"""The sizes to make of an image: what is asked for, and what comes out."""
+"""The variants to make of an image: their specification and their result."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class VariantSpec:
     """One size to make of an image.
 
     Args:
-        name: what the size is called; it becomes part of paths. Lower-case letters, digits, ``-``
+        name: the name of the size, which becomes part of paths: lower-case letters, digits, ``-``
             and ``_``.
         width: upper bound of the width in pixels.
         height: upper bound of the height in pixels.
         fit: ``"inside"`` keeps the whole image within the bounds; ``"cover"`` fills width × height
             exactly and crops the rest, evenly on both sides. Neither enlarges.
         quality: WebP quality, 1 to 100.
-        effort: WebP effort, 0 (fast) to 6 (small); None takes 2 for an output wider than 2048 px,
-            else 4: a large one takes 0.4 times as long that way, for 6 % more bytes at equal SSIM
-            (docs/benchmarks.md).
+        effort: WebP effort, 0 (fast) to 6 (small). None means 2 for an output wider than 2048 px
+            and 4 otherwise: for a wide output, 2 takes 0.4 times as long as 4 and 6 % more bytes at
+            equal SSIM (docs/benchmarks.md).
 
     Raises:
-        InvalidVariantError: a value is out of range.
+        InvalidVariantError: A value is out of range.
 
     >>> VariantSpec("card", width=400, quality=80).crop(Dimensions(3024, 4032)).size
     Dimensions(width=400, height=533)
     >>> VariantSpec("Card", width=400)
     Traceback (most recent call last):
-    imageprocessor.errors.InvalidVariantError: Size name 'Card' is not valid: use 1 to 32 of ...
+    imageprocessor.errors.InvalidVariantError: Size name 'Card' is not valid. Use 1 to 32 of ...
     """
 
     name: str
@@ -55,8 +55,8 @@ class VariantSpec:
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name):
             raise InvalidVariantError(
-                f"Size name {self.name!r:.80} is not valid: use 1 to 32 of a-z, 0-9, '_' and '-', "
-                "beginning with a letter or a digit."
+                f"Size name {self.name!r:.80} is not valid. Use 1 to 32 of a-z, 0-9, '_' and '-', "
+                "starting with a letter or a digit."
             )
         self._check_number("width", 1, None)
         self._check_number("height", 1, None)
@@ -64,7 +64,7 @@ class VariantSpec:
         self._check_number("quality", 1, 100)
         if self.fit not in _FITS:
             raise InvalidVariantError(
-                f"Size {self.name!r}: fit is {self.fit!r:.80}; use 'inside' or 'cover'."
+                f"Size {self.name!r}: fit is {self.fit!r:.80}. Use 'inside' or 'cover'."
             )
         if self.fit == "cover" and None in (self.width, self.height):
             raise InvalidVariantError(
@@ -72,14 +72,14 @@ class VariantSpec:
             )
         if self.width is None and self.height is None:
             raise InvalidVariantError(
-                f"Size {self.name!r} has no bound: give a width, a height or both."
+                f"Size {self.name!r} has no bounds. Give a width, a height or both."
             )
 
     def crop(self, source: Dimensions) -> Crop:
-        """Return the area to keep of an image of that size, and the size of the result.
+        """Return the area to keep of an image of size *source*, and the size of the result.
 
-        The aspect ratio of the area is kept to the pixel: rounded (halves to even), at least 1. No
-        side of the result is longer than its bound, the source's, or WebP's 16 383 px.
+        The result keeps the area's aspect ratio, with sides rounded (halves to even) and at least
+        1 px. No side is longer than its bound, the source's side, or WebP's limit of 16 383 px.
         """
         if self.fit == "inside":
             return Crop(source, fit_inside(source, self.width, self.height))
@@ -91,7 +91,7 @@ class VariantSpec:
         return Crop(area, wanted if is_large_enough else fit_inside(area))
 
     def exceeds(self, source: Dimensions) -> bool:
-        """Return whether an image of that size would have to be enlarged to reach the bounds."""
+        """Return whether an image of size *source* is too small to reach the bounds."""
         is_wider = self.width is not None and self.width > source.width
         is_higher = self.height is not None and self.height > source.height
         if self.fit == "cover":
@@ -110,10 +110,9 @@ class VariantSpec:
             return
         is_whole = type(value) is int  # bool is an int, too
         if not is_whole or value < least or (most is not None and value > most):
-            accepted = f"of {least} to {most}" if most else f"of pixels, {least} or more"
+            accepted = f"from {least} to {most}" if most else f"of pixels, {least} or more"
             raise InvalidVariantError(
-                f"Size {self.name!r}: {field} is {value!r:.80}; "
-                f"it must be a whole number {accepted}."
+                f"Size {self.name!r}: {field} is {value!r:.80}. Use a whole number {accepted}."
             )
 
 
@@ -141,7 +140,7 @@ class Variant:
         return len(self.data)
 
     def describe(self) -> dict[str, int | float | str]:
-        """Return everything but the bytes, ready for JSON."""
+        """Return everything except the bytes, ready for JSON."""
         return {
             "width": self.width,
             "height": self.height,
@@ -152,4 +151,4 @@ class Variant:
 
 
 DEFAULT_VARIANTS = tuple(VariantSpec(name, width=width) for name, width in DEFAULT_SIZES.items())
-"""The sizes that are made unless others are asked for."""
+"""The sizes that are made if no others are requested."""

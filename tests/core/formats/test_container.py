@@ -1,4 +1,4 @@
-"""What holds for each of the three readers."""
+"""Properties that all three readers share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ planted = pytest.mark.parametrize("data", PLANTED.values(), ids=PLANTED.keys())
 
 
 class Shrinking(BytesIO):
-    """A file that somebody cuts to half of its size after so many reads."""
+    """A file that is truncated to half its size after a number of reads."""
 
     reads = 0
 
@@ -53,7 +53,7 @@ class Shrinking(BytesIO):
 
 
 class Short(BytesIO):
-    """A file that never gives more than so many bytes at once."""
+    """A file that never returns more than *at_most* bytes at once."""
 
     at_most = 0
 
@@ -71,7 +71,7 @@ def unpack_file(path: Path) -> object:
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_what_holds_pixels_comes_in_blocks(kind: str) -> None:
+def test_pixel_data_is_read_in_blocks(kind: str) -> None:
     data = LONG[kind]
     container = container_of(data)
     parts = [piece.clean for piece in container.read_pieces(BytesIO(data))]
@@ -83,10 +83,10 @@ def test_what_holds_pixels_comes_in_blocks(kind: str) -> None:
     ("work", "share"), [(strip_metadata, 1.5), (unpack_file, 1.5), (read_metadata, 0.1)]
 )
 @pytest.mark.parametrize("kind", LONG)
-def test_a_long_file_is_never_whole_in_memory_beside_its_result(
+def test_a_long_file_is_never_held_in_memory_besides_its_result(
     kind: str, work: Callable[[Path], object], share: float, tmp_path: Path
 ) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(LONG[kind])
     tracemalloc.start()
     work(path)
@@ -96,7 +96,7 @@ def test_a_long_file_is_never_whole_in_memory_beside_its_result(
 
 
 @planted
-def test_who_takes_the_pieces_may_move_the_position(data: bytes) -> None:
+def test_moving_the_position_between_pieces_changes_nothing(data: bytes) -> None:
     pieces = list(container_of(data).read_pieces(BytesIO(data)))
     file = BytesIO(data)
     for piece, expected in zip(container_of(data).read_pieces(file), pieces, strict=True):
@@ -106,9 +106,7 @@ def test_who_takes_the_pieces_may_move_the_position(data: bytes) -> None:
 
 @pytest.mark.parametrize("place", [0, BLOCK_BYTES - 9, BLOCK_BYTES, 9 * BLOCK_BYTES - 9])
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
-def test_a_gain_map_is_found_wherever_it_is_behind_the_picture(
-    image_format: str, place: int
-) -> None:
+def test_a_gain_map_is_found_anywhere_after_the_image(image_format: str, place: int) -> None:
     data = (
         encode(photo(9, 9), image_format)
         + bytes(place)
@@ -119,7 +117,7 @@ def test_a_gain_map_is_found_wherever_it_is_behind_the_picture(
 
 
 @planted
-def test_a_file_that_is_cut_while_it_is_read_is_truncated(data: bytes) -> None:
+def test_a_file_truncated_during_reading_is_rejected(data: bytes) -> None:
     outcomes = []
     for reads in range(200):
         file = Shrinking(data)
@@ -132,9 +130,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_truncated(data: bytes) -> None:
 
 @planted
 @pytest.mark.parametrize("at_most", [30, 100, 512, 1000, 4000])
-def test_a_file_whose_reads_come_short_is_truncated_or_read_whole(
-    data: bytes, at_most: int
-) -> None:
+def test_short_reads_give_the_whole_file_or_a_truncated_error(data: bytes, at_most: int) -> None:
     file = Short(data)
     file.at_most = at_most
     with suppress(TruncatedImageError):

@@ -43,50 +43,51 @@ def test_the_header_of_every_kind_of_jpeg_is_read(mode: str, options: dict[str, 
     assert pixels(clean(data)) == pixels(data)
 
 
-def test_the_header_tells_what_the_frame_claims() -> None:
+def test_the_header_has_the_size_that_the_frame_declares() -> None:
     assert jpeg.read_header(BytesIO(jpeg_claiming(65_000, 64_000))) == Header(65_000, 64_000, 1)
 
 
-def test_a_preview_inside_exif_is_not_taken_for_the_picture() -> None:
+def test_a_preview_inside_exif_is_not_mistaken_for_the_image() -> None:
     assert jpeg.read_header(BytesIO(planted_jpeg(photo(64, 48)))) == Header(64, 48, 1)
 
 
-def test_a_header_is_read_though_the_picture_is_cut() -> None:
+def test_the_header_of_a_truncated_file_is_read() -> None:
     assert jpeg.read_header(BytesIO(truncated(PLAIN, 0.7))) == Header(40, 30, 1)
 
 
 def test_a_file_that_ends_before_its_frame_header_is_truncated() -> None:
-    with pytest.raises(TruncatedImageError, match="ends after 30 bytes"):
+    message = "ends after 30 bytes, before the image does. Send the whole file"
+    with pytest.raises(TruncatedImageError, match=message):
         jpeg.read_header(BytesIO(PLAIN[:30]))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\xff\xd8\xff\xd9", "no proper frame header"),
-        (b"\xff\xd8" + jpeg_segment(0xDA, bytes(10)), "no proper frame header"),
+        (b"\xff\xd8\xff\xd9", "no valid frame header"),
+        (b"\xff\xd8" + jpeg_segment(0xDA, bytes(10)), "no valid frame header"),
         (b"\xff\xd8\xff\x02\0\2", "marker 0xFF02"),
         (b"\xff\xd8\xff\xd8", "marker 0xFFD8"),
         (b"\xff\xd8\xff\xe0\0\1", "length 1"),
-        (b"\xff\xd7\xff\xe0", "does not start"),
+        (b"\xff\xd7\xff\xe0", "does not start like a JPEG"),
         (
             b"\xff\xd8"
             + 2 * jpeg_segment(0xC0, b"\x08\0\1\0\1\1\1\x11\0")
             + jpeg_segment(0xDA, b""),
-            "no proper frame header",
+            "no valid frame header",
         ),
         (
             b"\xff\xd8" + jpeg_segment(0xC0, b"\x08\0\1") + b"\0\1" + jpeg_segment(0xDA, b""),
-            "no proper frame header",
+            "no valid frame header",
         ),
     ],
 )
-def test_what_is_no_jpeg_is_invalid(data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_jpeg_is_invalid(data: bytes, message: str) -> None:
     with pytest.raises(InvalidImageError, match=message):
         jpeg.read_header(BytesIO(data))
 
 
-def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over_as_decoders_do() -> None:
+def test_fill_and_stray_bytes_between_segments_are_skipped() -> None:
     data = insert_segments(PLAIN, b"\xff" * 7, COMMENT, b"stray\xff\0\xff", COMMENT)
     assert jpeg.read_header(BytesIO(data)) == Header(40, 30, 1)
     assert pixels(data) == pixels(PLAIN)
@@ -94,13 +95,13 @@ def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over_as_decoders
 
 
 @pytest.mark.parametrize("distance", [509, 510, 511, 512, 1534, 1535, 1536, 70_000, 200_000])
-def test_a_marker_is_found_wherever_the_edge_of_a_block_is(distance: int) -> None:
+def test_a_marker_across_a_block_boundary_is_found(distance: int) -> None:
     data = insert_segments(PLAIN, bytes(distance), COMMENT)
     assert kinds(data) == ["comment"]
     assert clean(data) == PLAIN
 
 
-def test_a_plain_jpeg_comes_out_byte_for_byte() -> None:
+def test_a_plain_jpeg_is_unchanged() -> None:
     assert clean(PLAIN) == PLAIN
 
 
@@ -111,14 +112,14 @@ def test_a_comment_between_scans_is_dropped() -> None:
     assert clean(data) == plain
 
 
-def test_the_jfif_header_stays_without_its_thumbnail() -> None:
+def test_the_jfif_header_is_kept_without_its_thumbnail() -> None:
     jfif = PLAIN[6:18]
     data = insert_segments(PLAIN[:2] + PLAIN[20:], jpeg_segment(0xE0, jfif + b"\2\1" + b"abcdef"))
     assert kinds(data) == ["thumbnail"]
     assert clean(data) == PLAIN
 
 
-def test_adobes_colour_transform_is_kept_and_nothing_behind_it() -> None:
+def test_adobes_colour_transform_is_kept_without_the_bytes_after_it() -> None:
     plain = encode(photo(40, 30).convert("CMYK"), "JPEG")
     place = plain.index(b"\xff\xee")
     adobe = plain[place + 4 : place + 16]
@@ -165,21 +166,21 @@ def test_every_kind_of_metadata_is_named_and_dropped(
 
 
 @pytest.mark.parametrize("mark", [b"hdrgm:Version", b"HDRGainMap"])
-def test_a_gain_map_is_known_by_the_xmp_of_the_picture_or_of_what_follows_it(mark: bytes) -> None:
+def test_a_gain_map_is_recognized_by_xmp_in_the_image_or_the_trailer(mark: bytes) -> None:
     xmp = jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x " + mark + b"='1.0'/>")
     assert kinds(insert_segments(PLAIN, xmp)) == ["xmp", "gain_map"]
     assert kinds(PLAIN + insert_segments(PLAIN, xmp)) == ["trailer", "gain_map"]
 
 
-def test_what_follows_the_end_is_a_trailer_and_dropped() -> None:
+def test_bytes_after_the_end_are_dropped_as_trailer() -> None:
     data = PLAIN + b"\0\0\0\x18ftypmp42"
     assert kinds(data) == ["trailer"]
     assert clean(data) == PLAIN
 
 
 @pytest.mark.parametrize("size_bytes", [len(PLAIN) - 1, len(PLAIN) - 2, 700, 200])
-def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
-    with pytest.raises(TruncatedImageError, match="send the whole file"):
+def test_pieces_of_a_truncated_file_end_with_an_error(size_bytes: int) -> None:
+    with pytest.raises(TruncatedImageError, match=f" {size_bytes} bytes"):
         clean(PLAIN[:size_bytes])
 
 
@@ -194,15 +195,15 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
             read()
     assert (
         time.process_time() - started < 10
-    )  # ordinarily half a second; a square would take minutes
+    )  # usually half a second; quadratic time would be minutes
 
 
-def test_more_segments_than_any_picture_has_are_invalid() -> None:
+def test_too_many_segments_are_invalid() -> None:
     with pytest.raises(InvalidImageError, match=f"more than {MAX_PIECES}"):
         jpeg.read_header(BytesIO(insert_segments(PLAIN, b"\xff\xe0\0\2" * MAX_PIECES)))
 
 
-def test_the_exif_piece_is_one_that_pillow_reads() -> None:
+def test_pillow_reads_the_exif_piece() -> None:
     data = insert_segments(
         PLAIN, jpeg.exif_piece(b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
     )

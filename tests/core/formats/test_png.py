@@ -38,7 +38,7 @@ def kinds(data: bytes) -> list[str]:
     return [kind for piece in png.read_pieces(BytesIO(data)) for kind in piece.kinds]
 
 
-def test_the_header_tells_what_ihdr_claims() -> None:
+def test_the_header_has_the_size_that_ihdr_declares() -> None:
     assert png.read_header(BytesIO(PLAIN)) == Header(40, 30, 1)
     assert png.read_header(BytesIO(png_bomb(60_000, 50_000))) == Header(60_000, 50_000, 1)
 
@@ -54,7 +54,7 @@ def test_an_impossible_number_of_frames_means_one(claimed: int) -> None:
     assert png.read_header(BytesIO(data)).frames == 1
 
 
-def test_a_header_is_read_though_the_picture_is_cut() -> None:
+def test_the_header_of_a_truncated_file_is_read() -> None:
     assert png.read_header(BytesIO(truncated(PLAIN, 0.5))) == Header(40, 30, 1)
     assert png.read_header(BytesIO(truncated(apng(4), 0.3))) == Header(32, 24, 4)
     profile_cut = insert_chunks(PLAIN, png_chunk(b"iCCP", bytes(500)))[:100]
@@ -70,7 +70,7 @@ def test_a_file_that_ends_within_ihdr_is_truncated(size_bytes: int) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x89PNG\n\r\x1a\n" + PLAIN[8:], "does not start"),
+        (b"\x89PNG\n\r\x1a\n" + PLAIN[8:], "does not start like a PNG"),
         (SIGNATURE + png_chunk(b"IDAT", b"x"), "IDAT"),
         (SIGNATURE + HEADER + HEADER, "IHDR.*at byte 33"),
         (SIGNATURE + HEADER + png_chunk(b"ID\0T", b"x"), "at byte 33"),
@@ -78,13 +78,13 @@ def test_a_file_that_ends_within_ihdr_is_truncated(size_bytes: int) -> None:
         (PLAIN[:16] + b"\1" + PLAIN[17:], "damaged IHDR"),
     ],
 )
-def test_what_is_no_png_is_invalid(data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_png_is_invalid(data: bytes, message: str) -> None:
     with pytest.raises(InvalidImageError, match=message):
         png.read_header(BytesIO(data))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_a_plain_png_of_any_mode_comes_out_byte_for_byte(mode: str) -> None:
+def test_a_plain_png_of_any_mode_is_unchanged(mode: str) -> None:
     image = (
         photo(40, 30).convert("L").convert("I;16")
         if mode == "I;16"
@@ -98,7 +98,7 @@ def test_a_plain_png_of_any_mode_comes_out_byte_for_byte(mode: str) -> None:
     "name",
     [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"mDCV", b"cLLI"],
 )
-def test_what_shows_the_picture_right_is_kept(name: bytes) -> None:
+def test_chunks_that_affect_the_display_are_kept(name: bytes) -> None:
     data = insert_chunks(PLAIN, png_chunk(name, b"\0\1\0\1"))
     assert clean(data) == data
 
@@ -143,7 +143,7 @@ def test_a_preview_inside_exif_is_named() -> None:
     ]
 
 
-def test_a_gain_map_is_known_by_the_xmp() -> None:
+def test_a_gain_map_is_recognized_by_xmp() -> None:
     xmp = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x hdrgm:Version='1.0'/>")
     assert kinds(insert_chunks(PLAIN, xmp)) == ["xmp", "gain_map"]
 
@@ -151,7 +151,7 @@ def test_a_gain_map_is_known_by_the_xmp() -> None:
 @pytest.mark.parametrize(
     ("name", "kept"), [(b"Ann's phone, no. 7", b"ICC profile"), (b"Ann", b"ICC")]
 )
-def test_the_profile_is_kept_byte_for_byte_and_its_name_is_not(name: bytes, kept: bytes) -> None:
+def test_the_profile_is_kept_but_its_name_is_replaced(name: bytes, kept: bytes) -> None:
     compressed = zlib.compress(SRGB_PROFILE)
     data = insert_chunks(PLAIN, png_chunk(b"iCCP", name + b"\0\0" + compressed))
     assert clean(data) == insert_chunks(PLAIN, png_chunk(b"iCCP", kept + b"\0\0" + compressed))
@@ -161,27 +161,27 @@ def test_the_profile_is_kept_byte_for_byte_and_its_name_is_not(name: bytes, kept
         assert image.info["icc_profile"] == SRGB_PROFILE
 
 
-def test_a_broken_profile_is_no_error() -> None:
+def test_a_broken_profile_is_not_an_error() -> None:
     assert png.decode_icc([b"not deflated"]) == b""
 
 
-def test_a_profile_that_inflates_without_end_is_cut_at_16_mib() -> None:
+def test_a_profile_bomb_is_truncated_at_16_mib() -> None:
     assert len(png.decode_icc([zlib.compress(bytes(1 << 26))])) == 1 << 24
 
 
-def test_what_follows_iend_is_a_trailer_and_dropped() -> None:
+def test_bytes_after_iend_are_dropped_as_trailer() -> None:
     data = PLAIN + PLAIN
     assert kinds(data) == ["trailer"]
     assert clean(data) == PLAIN
 
 
 @pytest.mark.parametrize("size_bytes", [len(PLAIN) - 1, len(PLAIN) - 12, len(PLAIN) // 2, 33])
-def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
-    with pytest.raises(TruncatedImageError, match=f"ends after {size_bytes} bytes"):
+def test_pieces_of_a_truncated_file_end_with_an_error(size_bytes: int) -> None:
+    with pytest.raises(TruncatedImageError, match=f" {size_bytes} bytes"):
         clean(PLAIN[:size_bytes])
 
 
-def test_a_damaged_picture_chunk_is_invalid_and_a_damaged_comment_is_not() -> None:
+def test_a_damaged_image_chunk_is_invalid_but_a_damaged_comment_is_not() -> None:
     place = PLAIN.index(b"IDAT") + 10
     with pytest.raises(InvalidImageError, match="damaged IDAT"):
         clean(PLAIN[:place] + bytes([PLAIN[place] ^ 1]) + PLAIN[place + 1 :])
@@ -195,14 +195,14 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
     started = time.process_time()
     with pytest.raises(InputError):
         clean(data)
-    with suppress(InvalidImageError):  # an IDAT chunk ends the reading of the header well
+    with suppress(InvalidImageError):  # with an IDAT chunk, the header is read without an error
         png.read_header(BytesIO(data))
     assert (
         time.process_time() - started < 10
-    )  # ordinarily half a second; a square would take minutes
+    )  # usually half a second; quadratic time would be minutes
 
 
-def test_the_exif_piece_is_one_that_pillow_reads() -> None:
+def test_pillow_reads_the_exif_piece() -> None:
     chunk = png.exif_piece(b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
     data = insert_chunks(PLAIN, chunk)
     assert pixels(data) == pixels(PLAIN)

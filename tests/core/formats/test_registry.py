@@ -21,13 +21,13 @@ def test_mime_types_are_the_registered_ones() -> None:
 
 
 @each_format
-def test_the_decoder_is_a_class_of_pillow_for_that_format(image_format: ImageFormat) -> None:
+def test_the_decoder_is_pillows_class_for_the_format(image_format: ImageFormat) -> None:
     decoder = resolve_name(image_format.decoder)
     assert issubclass(decoder, ImageFile)
     assert decoder.format == image_format.name
 
 
-def test_no_suffix_and_no_mime_type_has_two_formats() -> None:
+def test_each_suffix_and_mime_type_belongs_to_one_format() -> None:
     mime_types = [kind for row in FORMATS.values() for kind in row.mime_types]
     assert len(set(mime_types)) == len(mime_types)
     assert len(set(list_suffixes())) == len(list_suffixes())

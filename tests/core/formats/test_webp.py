@@ -47,7 +47,7 @@ def test_the_header_of_every_kind_of_webp_is_read(data: bytes) -> None:
     assert webp.read_header(BytesIO(data)) == Header(40, 30, 1)
 
 
-def test_the_header_tells_what_the_canvas_claims() -> None:
+def test_the_header_has_the_size_that_the_canvas_declares() -> None:
     assert webp.read_header(BytesIO(webp_claiming(1 << 24, 1 << 24))) == Header(1 << 24, 1 << 24, 1)
 
 
@@ -57,11 +57,11 @@ def test_frames_of_an_animation_are_counted(frames: int) -> None:
 
 
 @pytest.mark.parametrize("data", [LOSSY, LOSSLESS, ALPHA, EXTENDED])
-def test_a_header_is_read_though_the_picture_is_cut(data: bytes) -> None:
+def test_the_header_of_a_truncated_file_is_read(data: bytes) -> None:
     assert webp.read_header(BytesIO(truncated(data, 0.5))) == Header(40, 30, 1)
 
 
-def test_of_a_cut_animation_the_whole_frames_count() -> None:
+def test_only_complete_frames_of_a_truncated_animation_count() -> None:
     assert webp.read_header(BytesIO(truncated(animated_webp(4), 0.6))).frames == 2
 
 
@@ -81,13 +81,13 @@ def test_a_file_that_ends_within_its_header_is_truncated(size_bytes: int) -> Non
         b"RIFX" + EXTENDED[4:],
     ],
 )
-def test_what_is_no_webp_is_invalid(data: bytes) -> None:
-    with pytest.raises(InvalidImageError, match="save it anew"):
+def test_a_file_that_is_not_a_webp_is_invalid(data: bytes) -> None:
+    with pytest.raises(InvalidImageError, match="Re-encode it"):
         webp.read_header(BytesIO(data))
 
 
 @pytest.mark.parametrize("data", [LOSSY, LOSSLESS, ALPHA, EXTENDED, animated_webp()])
-def test_a_plain_webp_comes_out_byte_for_byte(data: bytes) -> None:
+def test_a_plain_webp_is_unchanged(data: bytes) -> None:
     assert clean(data) == data
 
 
@@ -108,7 +108,7 @@ def test_every_kind_of_metadata_is_named_and_dropped(name: bytes, kind: str, dat
     assert clean(planted) == data
 
 
-def test_the_flags_tell_what_is_left() -> None:
+def test_the_flags_match_the_remaining_chunks() -> None:
     flagged = bytearray(
         with_chunks(EXTENDED, webp_chunk(b"EXIF", planted_exif()), webp_chunk(b"XMP ", b"<x/>"))
     )
@@ -122,7 +122,7 @@ def test_the_flags_tell_what_is_left() -> None:
 
 @pytest.mark.parametrize(("flag", "payload"), [(0x08, EXIF_BLOCK), (0, b"")])
 @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
-def test_exif_is_read_as_decoders_do_only_if_the_header_announces_it(
+def test_exif_is_read_only_if_the_header_announces_it(
     flag: int, payload: bytes, prefix: bytes
 ) -> None:
     data = bytearray(with_chunks(EXTENDED, webp_chunk(b"EXIF", prefix + EXIF_BLOCK)))
@@ -132,7 +132,7 @@ def test_exif_is_read_as_decoders_do_only_if_the_header_announces_it(
     ] == [payload]
 
 
-def test_in_an_animation_frame_only_its_picture_is_kept() -> None:
+def test_only_the_image_of_an_animation_frame_is_kept() -> None:
     data = animated_webp()
     chunks = webp_chunks(data)
     place = next(index for index, (name, _) in enumerate(chunks) if name == b"ANMF")
@@ -144,7 +144,7 @@ def test_in_an_animation_frame_only_its_picture_is_kept() -> None:
     assert clean(noted) == data
 
 
-def test_bytes_hidden_behind_fixed_fields_are_dropped() -> None:
+def test_bytes_hidden_after_fixed_fields_are_dropped() -> None:
     chunks = [
         (name, body + b"hidden" * (name in {b"VP8X", b"ANIM"}))
         for name, body in webp_chunks(animated_webp())
@@ -152,13 +152,13 @@ def test_bytes_hidden_behind_fixed_fields_are_dropped() -> None:
     assert clean(riff(*(webp_chunk(*chunk) for chunk in chunks))) == animated_webp()
 
 
-def test_what_follows_the_riff_is_a_trailer_and_dropped() -> None:
+def test_bytes_after_the_riff_are_dropped_as_trailer() -> None:
     data = LOSSY + LOSSY
     assert kinds(data) == ["trailer"]
     assert clean(data) == LOSSY
 
 
-def test_a_profile_is_given_as_it_is() -> None:
+def test_a_profile_is_returned_unchanged() -> None:
     (profile,) = [
         piece.payload for piece in webp.read_pieces(BytesIO(EXTENDED)) if piece.kinds == ("icc",)
     ]
@@ -166,8 +166,8 @@ def test_a_profile_is_given_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [len(EXTENDED) - 2, len(EXTENDED) // 2, 33])
-def test_pieces_of_a_cut_file_end_with_an_error(size_bytes: int) -> None:
-    with pytest.raises(TruncatedImageError, match=f"ends after {size_bytes} bytes"):
+def test_pieces_of_a_truncated_file_end_with_an_error(size_bytes: int) -> None:
+    with pytest.raises(TruncatedImageError, match=f" {size_bytes} bytes"):
         clean(EXTENDED[:size_bytes])
 
 
@@ -196,9 +196,9 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
             read()
     assert (
         time.process_time() - started < 10
-    )  # ordinarily half a second; a square would take minutes
+    )  # usually half a second; quadratic time would be minutes
 
 
-def test_an_image_that_the_encoder_refuses_is_not_taken_for_a_lack_of_memory() -> None:
+def test_an_image_that_the_encoder_rejects_is_not_a_memory_error() -> None:
     with pytest.raises(ValueError, match="encoding error 5"):
         webp.encode(Image.new("RGB", (16_384, 1)), quality=80, effort=4)

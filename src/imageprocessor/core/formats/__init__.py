@@ -1,1 +1,1 @@
-"""The formats: one file each, and the registry that names them."""
+"""The image formats, one module each, and the registry that lists them."""

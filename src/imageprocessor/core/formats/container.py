@@ -1,8 +1,8 @@
 """What the readers of all formats share.
 
-Each reads its file once, over bytes that may be hostile: in linear time, with a bound on the number
-of pieces, and without a decoder. One piece at a time is in memory; whoever takes it may move the
-file's position.
+The bytes may be hostile. Each reader goes through its file once, in linear time, with a limit on
+the number of pieces, and without a decoder. Only one piece at a time is in memory. Code that
+consumes pieces may move the file's position between them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 MAX_PIECES = 65_536
 BLOCK_BYTES = 1 << 18
-"""The most that is read at once of anything that may be long."""
+"""The most that is read at once from a part that may be long."""
 
 _GAIN_MAP_MARKS = (b"hdrgm:", b"HDRGainMap", b"urn:iso:std:iso:ts:21496:-1")
-_OVERLAP_BYTES = 32  # more than any mark is long
+_OVERLAP_BYTES = 32  # longer than any mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,12 @@ class Header:
 
 
 class Piece(NamedTuple):
-    """A segment or chunk, or a block of one that holds pixels.
+    """A segment or chunk, or a block of one that contains pixels.
 
-    ``kinds`` names the metadata in it, ``payload`` is that metadata's content where a reader can
-    use it (EXIF: from its byte order mark on; ICC), and ``clean`` is what stands in its place in a
-    file without metadata. ``is_animation`` marks what the first image of a PNG does not need.
+    ``kinds`` names the metadata in it. ``payload`` is the content of EXIF (from its byte order mark
+    on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
+    file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
+    need.
     """
 
     clean: bytes = b""
@@ -48,31 +49,31 @@ class Piece(NamedTuple):
 
     @property
     def exif(self) -> bytes:
-        """The EXIF block in it; readers go by the first piece that has one."""
+        """The EXIF block in it; of several pieces with EXIF, the first one counts."""
         return self.payload if "exif" in self.kinds else b""
 
 
 class Container(Protocol):
-    """What a module of this folder does for its format."""
+    """The functions that each format's module in this folder provides."""
 
     def read_header(self, file: BinaryIO) -> Header:
-        """Read the header alone; a file that is cut off later passes."""
+        """Read only the header; accept a file that is truncated after it."""
 
     def read_pieces(self, file: BinaryIO) -> Iterator[Piece]:
-        """Yield the whole file in order."""
+        """Yield the pieces of the whole file in order."""
 
     def exif_piece(self, exif: bytes) -> bytes:
-        """Wrap an EXIF block."""
+        """Return a segment or chunk that contains an EXIF block."""
 
     def decode_icc(self, payloads: Sequence[bytes]) -> bytes:
-        """Return the ICC profile in the payloads, one or more, of the "icc" pieces."""
+        """Return the ICC profile from the payloads of the "icc" pieces, one or more."""
 
     def join(self, parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-        """Return a file, of about that size, of what is left of its pieces."""
+        """Return a file of the clean parts of its pieces; *size_bytes* is an estimate."""
 
 
 def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
-    """Return a piece that is dropped, with the kinds of metadata found inside it."""
+    """Return a piece to drop, with the kinds of metadata found inside it."""
     kinds = [kind]
     if kind == "exif":
         if read_position(payload) is not None:
@@ -87,7 +88,7 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
 
 
 def find_exif(pieces: Iterable[Piece]) -> bytes:
-    """Return the EXIF block of the first piece that has one, or nothing."""
+    """Return the EXIF block of the first piece that has one, or empty bytes."""
     for piece in pieces:
         if piece.exif:
             return piece.exif
@@ -95,13 +96,13 @@ def find_exif(pieces: Iterable[Piece]) -> bytes:
 
 
 def find_profile(pieces: Iterable[Piece], container: Container) -> bytes | None:
-    """Return the ICC profile in the pieces, or None; a damaged one may be empty."""
+    """Return the ICC profile in the pieces, or None; a damaged profile may be empty bytes."""
     payloads = [piece.payload for piece in pieces if "icc" in piece.kinds]
     return container.decode_icc(payloads) if payloads else None
 
 
 def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:
-    """Yield what follows the image, in blocks that overlap, so that no mark is cut in two."""
+    """Yield the trailing bytes in blocks that overlap, so that no mark is split between two."""
     size = file_size(file)
     for position in range(start, size, BLOCK_BYTES - _OVERLAP_BYTES):
         end = min(position + BLOCK_BYTES, size)
@@ -123,17 +124,17 @@ def read_range(file: BinaryIO, start: int, end: int) -> bytes:
 
 
 def read_blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes from ``start`` to ``end`` in blocks, so that few are in memory."""
+    """Yield the bytes from ``start`` to ``end`` in blocks, to save memory."""
     for position in range(start, end, BLOCK_BYTES):
         block_end = min(position + BLOCK_BYTES, end)
         yield read_range(file, position, block_end)
 
 
 def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:
-    """Return a file in memory of the parts, each written as it comes.
+    """Return an in-memory file of the parts, each written as soon as it is read.
 
-    ``bytes.join`` would first collect them all. The file has room for ``size_bytes`` from the
-    start: growing may cost more than all the writing.
+    ``bytes.join`` would first collect all of them. Allocate ``size_bytes`` at the start, because
+    growing the file can cost more than writing it.
     """
     file = BytesIO(bytes(size_bytes))
     file.writelines(parts)
@@ -142,20 +143,19 @@ def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:
 
 
 def file_size(file: BinaryIO) -> int:
-    """Return the number of bytes; moves the position."""
+    """Return the number of bytes in the file; this moves the file's position."""
     return file.seek(0, os.SEEK_END)
 
 
 def truncated(file: BinaryIO) -> TruncatedImageError:
     """Return the error for a file that ends too early."""
     return TruncatedImageError(
-        f"The file ends after {file_size(file)} bytes, before the picture does: "
-        "send the whole file."
+        f"The file ends after {file_size(file)} bytes, before the image does. Send the whole file."
     )
 
 
 def too_many_pieces() -> InvalidImageError:
-    """Return the error for a file of ``MAX_PIECES`` parts or more."""
+    """Return the error for a file with ``MAX_PIECES`` or more parts."""
     return InvalidImageError(
-        f"The file has more than {MAX_PIECES} parts: no real picture has. Save it anew."
+        f"The file has more than {MAX_PIECES} parts, unlike any real image. Re-encode it."
     )

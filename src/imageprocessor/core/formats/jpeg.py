@@ -1,4 +1,4 @@
-"""The JPEG container (ITU-T T.81 annex B): segments, and coded data after each start of scan."""
+"""The JPEG container (ITU-T T.81 annex B): segments, with coded data after each start of scan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imageprocessor.core.formats.container import (
 from imageprocessor.errors import InvalidImageError
 
 _SOI = b"\xff\xd8"
-_CODED_DATA = 0  # in the place of a marker
+_CODED_DATA = 0  # used in place of a marker
 _EOI, _SOS, _DNL, _COM, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xDC, 0xFE, 0xE0, 0xE1, 0xEE
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Huffman tables, arithmetic conditioning, quantisation tables, restart interval
@@ -30,11 +30,11 @@ _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _NEEDED = _SOF | _TABLES | {_SOS, _EOI}
 _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
-# Not a stuffed 0xFF, a restart marker, which belongs to the data around it, or a fill byte
+# Excludes a stuffed 0xFF, a fill byte, and a restart marker, which is part of the coded data.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MIN_BLOCK_BYTES = 512
 MAX_SCANS = 100
-"""Encoders make 20 or so at most; each costs a pass over the whole image, however short it is."""
+"""Encoders make about 20 at most. Each scan, however short, costs a pass over the whole image."""
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -51,12 +51,12 @@ _KINDS = (
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Return width and height from the start of frame; there is always one frame.
+    """Return width and height from the start of frame; the number of frames is always 1.
 
     Raises:
-        InvalidImageError: a segment is not one of a JPEG, or there is not exactly one frame before
-            the first scan.
-        TruncatedImageError: the file ends before the first scan.
+        InvalidImageError: A segment is not valid in a JPEG, or there is not exactly one frame
+            before the first scan.
+        TruncatedImageError: The file ends before the first scan.
     """
     frames = []
     for marker, segment in _read_parts(file):
@@ -66,19 +66,19 @@ def read_header(file: BinaryIO) -> Header:
             frames.append(segment)
     if len(frames) != 1 or len(frames[0]) < 10:
         raise InvalidImageError(
-            "The JPEG has no proper frame header (SOF) before its picture data: save it anew."
+            "The JPEG has no valid frame header (SOF) before its image data. Re-encode it."
         )
-    # Behind marker, length and sample precision
+    # After the marker, the length and the sample precision
     height, width = struct.unpack_from(">HH", frames[0], 5)
     return Header(width, height, frames=1)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order: segments, coded data in blocks, and what follows the image.
+    """Yield the file in order: segments, coded data in blocks, and trailing bytes.
 
     Raises:
-        InvalidImageError: a segment is not one of a JPEG, or there are more than 100 scans.
-        TruncatedImageError: the file ends before the end-of-image marker.
+        InvalidImageError: A segment is not valid in a JPEG, or there are more than 100 scans.
+        TruncatedImageError: The file ends before the end-of-image marker.
     """
     yield Piece(_SOI)
     position = len(_SOI)
@@ -95,7 +95,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
         scans += in_scan
         if scans > MAX_SCANS:
             raise InvalidImageError(
-                f"The JPEG has more than {MAX_SCANS} scans: no real picture has. Save it anew."
+                f"The JPEG has more than {MAX_SCANS} scans, unlike any real image. Re-encode it."
             )
     yield from trailer_pieces(file, position)
 
@@ -106,24 +106,24 @@ def exif_piece(exif: bytes) -> bytes:
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Return the profile, whose parts begin with their number and the number of parts."""
+    """Return the profile, whose parts start with their number and the number of parts."""
     in_order = sorted(payloads, key=lambda part: part[:1])
     return b"".join(part[2:] for part in in_order)
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Return a file of the parts, in their order."""
+    """Return a file of the parts in order."""
     return write_parts(parts, size_bytes).getvalue()
 
 
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and bytes of every segment up to and with the end of the image.
+    """Yield marker and bytes of every segment up to and including the end of the image.
 
-    Coded data comes in blocks, with ``_CODED_DATA`` as the marker; outside of scans decoders skip
-    it. Blocks double, so that the work is in proportion to the data.
+    Coded data is yielded in blocks, with ``_CODED_DATA`` as the marker; outside scans, decoders
+    skip it. The block size doubles, so that the work is proportional to the data.
     """
     if read_range(file, 0, len(_SOI)) != _SOI:
-        raise InvalidImageError("The file does not start as a JPEG does: save it anew.")
+        raise InvalidImageError("The file does not start like a JPEG. Re-encode it.")
     position = len(_SOI)
     block_size = _MIN_BLOCK_BYTES
     segments = 0
@@ -138,7 +138,7 @@ def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         length = _segment_length(file, block)
         missing = max(0, length - len(block))
         segment = block[:length] + file.read(missing)
-        yield marker, segment  # even if it is cut: there may be metadata in it
+        yield marker, segment  # even if truncated: it may contain metadata
         if len(segment) < length:
             raise truncated(file)
         if marker == _EOI:
@@ -150,7 +150,7 @@ def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_block(file: BinaryIO, position: int, size: int) -> bytes:
-    """Return the data before the next marker, or all from the marker on if that is first."""
+    """Return the data before the next marker, or the whole block if it starts with a marker."""
     file.seek(position)
     block = file.read(size)
     found = _MARKER.search(block)
@@ -158,23 +158,23 @@ def _read_block(file: BinaryIO, position: int, size: int) -> bytes:
         return block[: found.start()] or block
     if len(block) < size:
         raise truncated(file)
-    return block.removesuffix(b"\xff")  # which may be the first byte of a marker
+    return block.removesuffix(b"\xff")  # it may be the first byte of a marker
 
 
 def _segment_length(file: BinaryIO, head: bytes) -> int:
-    """Return the length of the segment that begins with *head*, with its marker."""
+    """Return the length, including the marker, of the segment that starts with *head*."""
     marker = head[1]
     if marker == _EOI:
         return 2
     if marker not in _KNOWN:
         raise InvalidImageError(
-            f"The JPEG has an unknown segment (marker 0xFF{marker:02X}): save it anew."
+            f"The JPEG has an unknown segment (marker 0xFF{marker:02X}). Re-encode it."
         )
     if len(head) < 4:
         raise truncated(file)
     length = int.from_bytes(head[2:4])
     if length < 2:
-        raise InvalidImageError(f"The JPEG has a segment of length {length}: save it anew.")
+        raise InvalidImageError(f"The JPEG has a segment of length {length}. Re-encode it.")
     return 2 + length
 
 

@@ -1,4 +1,4 @@
-"""The PNG container (W3C PNG, third edition, with APNG): chunks with a checksum each."""
+"""The PNG container (W3C PNG, third edition, with APNG): chunks, each with a checksum."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _TEXT_KINDS = {
 }
 _ICC_NAME = b"ICC profile"
 _MAX_ICC_BYTES = 16 << 20
-_MAX_TEXT_RATIO = 64  # bounds the work for many small bombs; deflate itself allows 1032
+_MAX_TEXT_RATIO = 64  # limits the work for many small bombs; deflate allows a ratio of 1032
 
 
 def read_header(file: BinaryIO) -> Header:
     """Return width and height from IHDR, and the number of frames from acTL before the first IDAT.
 
     Raises:
-        InvalidImageError: the signature, IHDR or its checksum is wrong.
-        TruncatedImageError: the file ends within IHDR.
+        InvalidImageError: The signature, IHDR or its checksum is wrong.
+        TruncatedImageError: The file ends within IHDR.
     """
     chunks = _read_chunks(file)
     name, start, end = next(chunks)
     if end - start != 13:
         raise InvalidImageError(
-            f"The PNG has an IHDR chunk of {end - start} bytes instead of 13: save it anew."
+            f"The PNG has an IHDR chunk of {end - start} bytes instead of 13. Re-encode it."
         )
     chunk = read_range(file, start - 8, end + 4)
     checksum = zlib.crc32(chunk[4:-4])
@@ -65,11 +65,11 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order: signature, chunks, and what follows IEND.
+    """Yield the file in order: signature, chunks, and trailing bytes.
 
     Raises:
-        InvalidImageError: a chunk's name, or the checksum of one that is kept, is wrong.
-        TruncatedImageError: the file ends before IEND does.
+        InvalidImageError: A chunk's name is wrong, or the checksum of a chunk to keep is wrong.
+        TruncatedImageError: The file ends before IEND does.
     """
     yield Piece(_SIGNATURE)
     end = 0
@@ -87,23 +87,23 @@ def exif_piece(exif: bytes) -> bytes:
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Return the first profile, up to 16 MiB of it; nothing if it is damaged."""
+    """Return the first profile, at most 16 MiB of it, or empty bytes if it is damaged."""
     with suppress(zlib.error):
         return zlib.decompressobj().decompress(payloads[0], _MAX_ICC_BYTES)
     return b""
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Return a file of the parts, in their order."""
+    """Return a file of the parts in order."""
     return write_parts(parts, size_bytes).getvalue()
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end (of the payload) of every chunk up to and with IEND."""
+    """Yield name, payload start and payload end of every chunk up to and including IEND."""
     size = file_size(file)
     file.seek(0)
     if read_exactly(file, 8) != _SIGNATURE:
-        raise InvalidImageError("The file does not start as a PNG does: save it anew.")
+        raise InvalidImageError("The file does not start like a PNG. Re-encode it.")
     position = len(_SIGNATURE)
     for _ in range(MAX_PIECES):
         file.seek(position)
@@ -111,7 +111,8 @@ def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         is_first = position == len(_SIGNATURE)
         if not name.isalpha() or is_first != (name == b"IHDR"):
             raise InvalidImageError(
-                f"The PNG has a chunk {name!r} at byte {position}, where none can be: save it anew."
+                f"The PNG has an invalid or misplaced chunk {name!r} at byte {position}. "
+                "Re-encode it."
             )
         start = position + 8
         end = start + length
@@ -137,7 +138,7 @@ def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> i
 
 
 def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:
-    """Yield a chunk that is kept, in blocks; its checksum is compared at its end."""
+    """Yield a chunk to keep, in blocks, and check its checksum at its end."""
     is_animation = name in _ANIMATION
     length_and_name = read_range(file, start - 8, start)
     yield Piece(length_and_name, is_animation=is_animation)
@@ -156,7 +157,7 @@ def _classify(name: bytes, chunk: bytes) -> Piece:
         checksum = zlib.crc32(chunk[4:-4])
         _check_checksum(name, checksum, stored=chunk[-4:])
         profile_name, _, method_and_profile = payload.partition(b"\0")
-        # The name is free text: a plain one that is not longer replaces it.
+        # The name is free text, so a neutral name of at most its length replaces it.
         plain_name = _ICC_NAME[: len(profile_name)]
         clean = _chunk(name, plain_name + b"\0" + method_and_profile)
         return Piece(clean, kinds=("icc",), payload=method_and_profile[1:])
@@ -170,14 +171,14 @@ def _classify(name: bytes, chunk: bytes) -> Piece:
 def _check_checksum(name: bytes, checksum: int, stored: bytes) -> None:
     if checksum != int.from_bytes(stored):
         raise InvalidImageError(
-            f"The PNG has a damaged {name.decode()} chunk (wrong checksum): send it again."
+            f"The PNG has a damaged {name.decode()} chunk (wrong checksum). Send the file again."
         )
 
 
 def _text_piece(name: bytes, payload: bytes) -> Piece:
-    """Return a text chunk by the kind that its keyword names.
+    """Return a text chunk with the kind of metadata that its keyword names.
 
-    Its content is left out: decoders take no EXIF from texts.
+    Its payload is empty, because decoders do not read EXIF from text chunks.
     """
     keyword, _, rest = payload.partition(b"\0")
     kind = _TEXT_KINDS.get(keyword, "comment")
@@ -185,7 +186,7 @@ def _text_piece(name: bytes, payload: bytes) -> Piece:
     if kind in {"exif", "xmp"}:
         content = _read_text(name, rest)
     if kind == "exif":
-        # As ImageMagick writes it: a name, a length and hexadecimal digits, each on lines
+        # The format of ImageMagick: a name, a length and hexadecimal digits on separate lines
         digits = b"".join(content.split(b"\n", 3)[3:])
         content = b""
         with suppress(ValueError):
@@ -194,13 +195,13 @@ def _text_piece(name: bytes, payload: bytes) -> Piece:
 
 
 def _read_text(name: bytes, rest: bytes) -> bytes:
-    """Return the text after a keyword; a compressed one up to the length that honest ones have."""
+    """Return the text after a keyword; a compressed one only up to a plausible length."""
     if name == b"tEXt":
         return rest
     if name == b"zTXt":
-        text = rest[1:]  # behind the method
+        text = rest[1:]  # after the compression method
     else:
-        # Behind two flags, a language and a translated keyword
+        # After two flags, a language and a translated keyword
         text = rest[2:].split(b"\0", 2)[-1]
         is_compressed = rest[:1] == b"\1"
         if not is_compressed:

@@ -1,6 +1,6 @@
-"""Every image format: one row each. Everything else that depends on a format asks this table.
+"""The table of image formats, one row each. All code that depends on a format reads it here.
 
-"How to add a format" in CONTRIBUTING.md shows all that a new one needs.
+"How to add a format" in CONTRIBUTING.md shows everything that a new format needs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """A format that is accepted, and how to read and write it.
+    """An accepted format, and how to read and write it.
 
     Args:
-        name: Pillow's name of it, which ``ImageInfo.format`` reports.
-        title: its name in texts.
-        mime_types: the registered MIME type first, then others that ``filetype`` reports for it.
-        suffixes: what names of such files end with, the usual one first.
-        container: the module that reads and strips such files.
-        decoder: Pillow's decoder class as "module:class", which ``core.decode`` imports: validating
-            loads no decoder.
-        keeps_buffers: whether the decoder holds more memory than the pixels while its image lives.
-        encode: returns the file of an RGB or RGBA image, given a quality of 1 to 100 and an effort
-            of 0 to 6; None where the format is only read.
+        name: Pillow's name for it, which ``ImageInfo.format`` returns.
+        title: its name in messages and documentation.
+        mime_types: the registered MIME type first, then others that ``filetype`` returns for it.
+        suffixes: its file name suffixes, the usual one first.
+        container: the module that reads and strips files of this format.
+        decoder: Pillow's decoder class as "module:class". ``core.decode`` imports it, so that
+            validating does not load a decoder.
+        keeps_buffers: whether the decoder keeps more memory than the pixels while its image exists.
+        encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
+            to 6; None for a format that is only read.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ImageFormat:
 
     @property
     def suffix(self) -> str:
-        """The usual suffix, with its dot."""
+        """The usual suffix, including its dot."""
         return self.suffixes[0]
 
 
@@ -100,7 +100,7 @@ def list_suffixes() -> tuple[str, ...]:
 
 
 def join_titles(conjunction: str) -> str:
-    """Return the formats as a list in a sentence.
+    """Return the formats as a list for use in a sentence.
 
     >>> join_titles("or")
     'JPEG, PNG or WebP'

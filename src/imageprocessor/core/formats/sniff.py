@@ -1,4 +1,4 @@
-"""The format of a file, from its magic bytes alone: its name and MIME type are ignored."""
+"""Recognizing a file's format by its magic bytes, whatever its name or MIME type."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from imageprocessor.core.formats.registry import FORMATS, ImageFormat
 from imageprocessor.core.limits import Limits
 from imageprocessor.errors import EmptyFileError, UnsupportedTypeError
 
-_SIGNATURE_BYTES = 8192  # as much as filetype looks at
+_SIGNATURE_BYTES = 8192  # the most that filetype reads
 
 
 def sniff(file: BinaryIO, limits: Limits) -> ImageFormat:
-    """Return the format of ``file`` by its first bytes; the file is left at position 0.
+    """Return the format of ``file`` by its first bytes, and rewind the file.
 
     Raises:
-        EmptyFileError: there are no bytes.
-        UnsupportedTypeError: the bytes are of no format in ``limits.mime_types``.
+        EmptyFileError: The file has no bytes.
+        UnsupportedTypeError: The file's format is not in ``limits.mime_types``.
     """
     file.seek(0)
     signature = file.read(_SIGNATURE_BYTES)
     file.seek(0)
     if not signature:
-        raise EmptyFileError("The file is empty (0 bytes): send the picture itself.")
+        raise EmptyFileError("The file is empty (0 bytes). Send the image itself.")
     found = filetype.guess_mime(signature)
     for image_format in FORMATS.values():
         if found in image_format.mime_types:
@@ -33,4 +33,4 @@ def sniff(file: BinaryIO, limits: Limits) -> ImageFormat:
             found = image_format.mime_type
     kind = found or "of an unknown type"
     accepted = ", ".join(sorted(limits.mime_types))
-    raise UnsupportedTypeError(f"The file is {kind}: send one of {accepted}.")
+    raise UnsupportedTypeError(f"The file is {kind}. Send one of {accepted}.")

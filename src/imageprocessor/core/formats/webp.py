@@ -1,4 +1,4 @@
-"""The WebP container (RFC 9649): a RIFF of chunks, each padded to an even length."""
+"""The WebP container (RFC 9649): a RIFF file of chunks, each padded to an even length."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Return the size of the canvas, and the number of ANMF chunks that are there.
+    """Return the size of the canvas, and the number of complete ANMF chunks.
 
     Raises:
-        InvalidImageError: the first chunk is neither an image nor a VP8X header.
-        TruncatedImageError: the file ends within that header.
+        InvalidImageError: The first chunk is neither an image nor a VP8X header.
+        TruncatedImageError: The file ends within that header.
     """
     file.seek(0)
     head = file.read(30)
@@ -50,7 +50,7 @@ def read_header(file: BinaryIO) -> Header:
     if len(head) < 20 + needed:
         raise truncated(file)
     if int.from_bytes(head[16:20], "little") < needed:
-        raise InvalidImageError("The WebP has a picture header that is too short: save it anew.")
+        raise InvalidImageError("The WebP has an image header that is too short. Re-encode it.")
     width, height = _read_canvas(head)
     is_extended = head[12:16] == b"VP8X"
     frames = _count_frames(file) if is_extended else 1
@@ -58,11 +58,12 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
-    """Yield the file in order: chunks, and what follows the RIFF.
+    """Yield the file in order: chunks, and trailing bytes.
 
     Raises:
-        InvalidImageError: a chunk does not fit in what contains it.
-        TruncatedImageError: the file ends before the RIFF does.
+        InvalidImageError: A chunk does not fit into the RIFF or the frame that contains it, or is
+            too short for its fixed fields.
+        TruncatedImageError: The file ends before the RIFF does.
     """
     riff_end = _read_riff_end(file)
     has_exif = _announces_exif(file)
@@ -85,12 +86,12 @@ def exif_piece(exif: bytes) -> bytes:
 
 
 def decode_icc(payloads: Sequence[bytes]) -> bytes:
-    """Return the first profile: it is stored as it is."""
+    """Return the first profile, which is stored without further encoding."""
     return payloads[0]
 
 
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
-    """Return a file of the parts, in their order, with the RIFF's length and the flags of VP8X."""
+    """Return a file of the parts in order, with the RIFF length and the VP8X flags updated."""
     file = write_parts(chain([b"RIFF\0\0\0\0WEBP"], parts), size_bytes)
     extended_headers = []
     exif_flag = 0
@@ -111,9 +112,9 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
     """Return an RGB or RGBA image as a lossy WebP file.
 
     Raises:
-        MemoryError: the encoder has too little.
+        MemoryError: The encoder runs out of memory.
     """
-    # Registers the encoder; where it is not registered, Pillow's save() loads every plugin it has.
+    # This registers the encoder; otherwise Pillow's save() would load all its plugins.
     from PIL import WebPImagePlugin  # noqa: F401, PLC0415 - not at import: validating needs no Pillow
 
     file = BytesIO()
@@ -122,14 +123,14 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
     except ValueError as error:
         if str(error) in _ENCODER_OUT_OF_MEMORY:
             raise MemoryError(
-                f"There is no memory to encode {image.width} x {image.height} pixels."
+                f"Cannot allocate memory to encode {image.width} x {image.height} pixels."
             ) from error
         raise
     return file.getvalue()
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:
-    """Return width and height, as the first chunk says them."""
+    """Return the width and height that the first chunk declares."""
     match head[12:16]:
         case b"VP8X":
             width_less_one = int.from_bytes(head[24:27], "little")
@@ -137,12 +138,12 @@ def _read_canvas(head: bytes) -> tuple[int, int]:
             return width_less_one + 1, height_less_one + 1
         case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
             width, height = struct.unpack_from("<HH", head, 26)
-            return width & 0x3FFF, height & 0x3FFF  # the upper two bits ask the player to scale
+            return width & 0x3FFF, height & 0x3FFF  # the upper two bits are a scaling hint
         case b"VP8L" if head[20] == 0x2F:
             bits = int.from_bytes(head[21:25], "little")
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     raise InvalidImageError(
-        f"The WebP starts with {head[12:16]!r}, which is no picture header: save it anew."
+        f"The WebP starts with {head[12:16]!r}, which is not an image header. Re-encode it."
     )
 
 
@@ -158,12 +159,12 @@ def _read_riff_end(file: BinaryIO) -> int:
     file.seek(0)
     magic, length, form = struct.unpack("<4sI4s", read_exactly(file, 12))
     if (magic, form) != (b"RIFF", b"WEBP"):
-        raise InvalidImageError("The file does not start as a WebP does: save it anew.")
+        raise InvalidImageError("The file does not start like a WebP. Re-encode it.")
     return 8 + int(length)
 
 
 def _announces_exif(file: BinaryIO) -> bool:
-    """Return whether VP8X announces EXIF: decoders look for it only then."""
+    """Return whether VP8X announces EXIF; decoders look for EXIF only then."""
     file.seek(_FIRST_CHUNK)
     head = file.read(9)
     flags = int.from_bytes(head[8:])
@@ -171,14 +172,14 @@ def _announces_exif(file: BinaryIO) -> bool:
 
 
 def _padded(end: int, size: int) -> int:
-    """Return where a chunk's padding ends, which may be missing at the end of the file."""
+    """Return where a chunk's padding ends; at the end of the file the padding may be missing."""
     return min(end + end % 2, size)
 
 
 def _read_chunks(
     file: BinaryIO, position: int, region_end: int
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end (of the payload) of the chunks from a position to another."""
+    """Yield name, payload start and payload end of the chunks from *position* to *region_end*."""
     size = file_size(file)
     for _ in range(MAX_PIECES):
         if position >= region_end:
@@ -189,7 +190,7 @@ def _read_chunks(
         end = start + length
         if end > region_end:
             raise InvalidImageError(
-                f"The WebP has a chunk {name!r} that is longer than the file says: save it anew."
+                f"The WebP has a chunk {name!r} that exceeds the declared length. Re-encode it."
             )
         if end > size:
             raise truncated(file)
@@ -210,7 +211,7 @@ def _classify(name: bytes, payload: bytes, chunk: bytes, *, has_exif: bool) -> P
 
 
 def _frame_pieces(file: BinaryIO, start: int, end: int, size: int) -> Iterator[Piece]:
-    """Yield an animation frame: its header and its image, without what else is inside."""
+    """Yield an animation frame: its header and its image, without its other chunks."""
     first_chunk = start + _FRAME_HEADER_BYTES
     beginning = read_range(file, start, min(first_chunk, end))
     frame_header = _head(beginning, _FRAME_HEADER_BYTES)
@@ -241,7 +242,7 @@ def _block_pieces(file: BinaryIO, start: int, end: int) -> Iterator[Piece]:
 def _head(payload: bytes, length: int) -> bytes:
     if len(payload) < length:
         raise InvalidImageError(
-            f"The WebP has a chunk of {len(payload)} bytes instead of {length}: save it anew."
+            f"The WebP has a chunk of {len(payload)} bytes instead of {length}. Re-encode it."
         )
     return payload[:length]
 
