@@ -44,7 +44,7 @@ def test_file_that_is_cut_at_the_limit_is_heard_out(
 def test_client_that_never_ends_is_not_heard_out_for_ever(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lingering_close, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(lingering_close, "DRAIN_SECONDS", 0.2)
     with wire(port) as client:
         client.send(upload_head("Content-Length: 1000"))
         started = time.monotonic()
