@@ -27,11 +27,11 @@ FACTORY = "imageprocessor.server.app:create_app_from_environment"
 
 
 def preflight(client: TestClient, origin: str) -> Any:
-    asked = {
+    preflight_headers = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,idempotency-key",
     }
-    return client.options("/api/v1/images/upload", headers={"Origin": origin} | asked)
+    return client.options("/api/v1/images/upload", headers={"Origin": origin} | preflight_headers)
 
 
 @CORS
@@ -214,7 +214,7 @@ def test_docs_page_loads_only_from_this_server(settings: Settings, browser: Any)
         events = [
             json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
         ]
-        asked = [
+        requested = [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
@@ -223,7 +223,7 @@ def test_docs_page_loads_only_from_this_server(settings: Settings, browser: Any)
             entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
         ]
     assert [
-        url for url in asked if url.startswith(("http", "ws")) and not url.startswith(origin)
+        url for url in requested if url.startswith(("http", "ws")) and not url.startswith(origin)
     ] == []
-    assert any("swagger-ui-bundle.js" in url for url in asked)
+    assert any("swagger-ui-bundle.js" in url for url in requested)
     assert faults == []

@@ -46,7 +46,7 @@ def authorization(port: int, settings: Settings) -> str:
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the deadlines of clients to a fraction of a second."""
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "SEND_SECONDS"):
         monkeypatch.setattr(protocol, name, 0.4)
@@ -112,7 +112,7 @@ def test_malformed_chunked_body_is_refused_at_once(
 
 
 @pytest.mark.parametrize("sent", [b"\r\n", b"GET /li", LIVE, LIVE + b"X: y"])
-def test_incomplete_head_gets_a_408(port: int, hurry: None, sent: bytes) -> None:
+def test_incomplete_head_gets_a_408(port: int, short_deadlines: None, sent: bytes) -> None:
     with wire(port) as line:
         line.send(sent)
         assert refusal(line)[0].status == 408
@@ -122,7 +122,12 @@ def test_incomplete_head_gets_a_408(port: int, hurry: None, sent: bytes) -> None
     ("length", "start"), [("Content-Length: 1000", b"--liv"), (CHUNKED, b"5\r\n--liv")]
 )
 def test_incomplete_body_gets_a_408(
-    port: int, hurry: None, settings: Settings, authorization: str, length: str, start: bytes
+    port: int,
+    short_deadlines: None,
+    settings: Settings,
+    authorization: str,
+    length: str,
+    start: bytes,
 ) -> None:
     with wire(port) as line:
         line.send(upload_head(authorization, length) + start)
@@ -131,16 +136,21 @@ def test_incomplete_body_gets_a_408(
     assert list((settings.data_dir / "incoming").iterdir()) == []
 
 
-def test_slowly_sent_head_is_refused(port: int, hurry: None) -> None:
-    assert _last(port, LIVE + b"X: ") < 5
+def test_slowly_sent_head_is_refused(port: int, short_deadlines: None) -> None:
+    assert _seconds_until_refused(port, LIVE + b"X: ") < 5
 
 
-def test_slowly_sent_body_is_refused(port: int, hurry: None, authorization: str) -> None:
-    assert _last(port, upload_head(authorization, "Content-Length: 1000000") + form_start()) < 5
+def test_slowly_sent_body_is_refused(port: int, short_deadlines: None, authorization: str) -> None:
+    assert (
+        _seconds_until_refused(
+            port, upload_head(authorization, "Content-Length: 1000000") + form_start()
+        )
+        < 5
+    )
 
 
-def _last(port: int, start: bytes) -> float:
-    """Return for how many seconds a client can send byte by byte."""
+def _seconds_until_refused(port: int, start: bytes) -> float:
+    """Return how many seconds a client can send byte by byte before it is refused."""
     began = time.monotonic()
     with wire(port) as line:
         line.send(start)
@@ -155,12 +165,14 @@ def _last(port: int, start: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_silent_client_is_disconnected_without_a_response(port: int, hurry: None) -> None:
+def test_silent_client_is_disconnected_without_a_response(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         assert line.connection.recv(1) == b""
 
 
-def test_body_at_the_minimum_rate_is_accepted(port: int, hurry: None, authorization: str) -> None:
+def test_body_at_the_minimum_rate_is_accepted(
+    port: int, short_deadlines: None, authorization: str
+) -> None:
     body = form_body(encode(photo(80, 60), "PNG") + bytes(100_000))
     with wire(port) as line:
         line.send(upload_head(authorization, f"Content-Length: {len(body)}"))
@@ -172,7 +184,7 @@ def test_body_at_the_minimum_rate_is_accepted(port: int, hurry: None, authorizat
         assert time.monotonic() - started > 2 * protocol.BODY_SECONDS
 
 
-def test_deadlines_apply_to_requests_not_connections(port: int, hurry: None) -> None:
+def test_deadlines_apply_to_requests_not_connections(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         for _ in range(4):
             line.send(LIVE + b"\r\n")
@@ -180,7 +192,7 @@ def test_deadlines_apply_to_requests_not_connections(port: int, hurry: None) -> 
             time.sleep(0.2)
 
 
-def test_unread_body_closes_the_connection(port: int, hurry: None) -> None:
+def test_unread_body_closes_the_connection(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         line.send(LIVE + b"Content-Length: 1000\r\n\r\n")
         assert line.answer("GET")[0].status == 200
@@ -197,7 +209,7 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
 
 
 def test_incomplete_request_does_not_lose_the_previous_response(
-    port: int, hurry: None, authorization: str, monkeypatch: pytest.MonkeyPatch
+    port: int, short_deadlines: None, authorization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def take_time(*_: object) -> Never:
         time.sleep(1)
@@ -222,7 +234,7 @@ def test_garbage_after_a_request_does_not_replace_its_response(port: int) -> Non
         assert b"HTTP/1.1 400" not in line.rest()
 
 
-def test_client_that_does_not_read_is_disconnected(port: int, hurry: None) -> None:
+def test_client_that_does_not_read_is_disconnected(port: int, short_deadlines: None) -> None:
     asset = (
         b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
     )

@@ -191,7 +191,7 @@ class UploadForm:
 
 
 def check_body_size(size_bytes: int, max_file_bytes: int) -> None:
-    """Raise FileTooLargeError if a body of this size must contain a file above the limit."""
+    """Raise FileTooLargeError if a body is too large even for a form with the largest file."""
     if size_bytes > max_file_bytes + MARGIN_BYTES:
         raise _too_large(max_file_bytes)
 

@@ -52,7 +52,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.InvalidIdError: (422, "The id is not a UUID"),
     errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is invalid"),
     errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key was used for another upload"),
-    errors.RateLimitedError: (429, "The upload limit is reached"),
+    errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
     errors.RequestError: (422, "The request is invalid"),

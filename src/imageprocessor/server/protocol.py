@@ -198,7 +198,7 @@ class Connection(HttpToolsProtocol):
         self._start_timer(LINGER_SECONDS)
 
     def _is_answerable(self) -> bool:
-        """Return whether the client would match a response sent now to its current request."""
+        """Return whether the client would take a response sent now as that to its last request."""
         if self._stage is Stage.BODY:
             return not self.pipeline and not self.cycle.response_started
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # uvicorn's type is wrong

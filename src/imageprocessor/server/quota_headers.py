@@ -17,7 +17,7 @@ NAMES = (
 
 
 def describe_quota(quota: Quota) -> dict[str, str]:
-    """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit is seconds."""
+    """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit a duration."""
     window_seconds = int(quota.window.total_seconds())
     seconds_left = seconds_to_reset(quota)
     return {

@@ -168,7 +168,7 @@ class Liveness(BaseModel):
 
 
 class Health(BaseModel):
-    """The result of all checks, and the backlog."""
+    """The results of the checks, and the age of the oldest open job."""
 
     model_config = example(
         status="healthy",

@@ -16,7 +16,7 @@ BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 class LingeringClose:
-    """ASGI middleware: sends a response at once, but drains the request's body before its end."""
+    """ASGI middleware: sends responses at once, but ends them only after draining the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
