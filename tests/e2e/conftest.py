@@ -1,4 +1,4 @@
-"""One deployment for each combination of engines, and users who come to it anew with every test."""
+"""Fixtures: one deployment per combination of engines, and new users for every test."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def choose_engine(engine: str, request: pytest.FixtureRequest) -> dict[str, str]
             return {"DATABASE_URL": create_database(request.getfixturevalue("postgres"))}
         case "s3":
             return make_bucket(request.getfixturevalue("s3"))
-        case "celery":  # each deployment has a database of its own in Redis
+        case "celery":  # each deployment has its own Redis database
             url = f"redis://127.0.0.1:{request.getfixturevalue('redis').port}/{ENGINES.index(request.param)}"
             return {"QUEUE_BACKEND": "celery", "REDIS_URL": url}
-    return {}  # SQLite, a folder and embedded workers are what there is without settings
+    return {}  # SQLite, a local folder and embedded workers are the defaults
 
 
 @pytest.fixture
 def http(deployment: Deployment) -> Iterator[httpx.Client]:
-    """A user who has not been here before."""
+    """The client of a new user."""
     with connect(deployment.url, f"user-{uuid.uuid4()}") as client:
         yield client
 

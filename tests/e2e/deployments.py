@@ -1,4 +1,4 @@
-"""Deployments of the service as real processes, which differ in environment variables alone."""
+"""Deployments of the service as real processes that differ only in environment variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {
     "JWT_SECRET_KEY": KEY,
     "WORKER_CONCURRENCY": "1",
     "RATE_LIMIT_MAX_UPLOADS": str(UPLOADS_PER_USER),
-    # a window that ends during the tests would begin to count anew
+    # longer than the tests take: a new window would reset the count
     "RATE_LIMIT_WINDOW_MINUTES": "10080",
 }
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
@@ -43,7 +43,7 @@ CELERY_WORKER = [
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A running service, and the environment that its operator's commands share with it."""
+    """A running service and its environment, which CLI commands share."""
 
     url: str
     folder: Path
@@ -51,11 +51,11 @@ class Deployment:
 
     @property
     def redirects(self) -> bool:
-        """Whether images are fetched from S3, not from the service."""
+        """Whether images are fetched from S3 rather than from the service."""
         return self.settings.get("STORAGE_BACKEND") == "s3"
 
     def run(self, *arguments: str) -> str:
-        """Run a command of the operator, and return what it prints."""
+        """Run a CLI command and return its output."""
         command = [sys.executable, "-m", "imageprocessor", *arguments]
         environ = {**os.environ, **self.settings}
         done = subprocess.run(
@@ -65,7 +65,7 @@ class Deployment:
         return done.stdout
 
     def files(self) -> dict[str, bytes]:
-        """Return names and bytes of what storage and staging hold, but for what goes meanwhile."""
+        """Return the files in storage and staging; skip those deleted in the meantime."""
         found: dict[str, bytes] = {}
         if self.redirects:
             bucket = connect_s3(self.settings["S3_ENDPOINT_URL"]).Bucket(self.settings["S3_BUCKET"])
@@ -85,7 +85,7 @@ class Deployment:
 
 @contextmanager
 def run_deployment(settings: Mapping[str, str], folder: Path) -> Iterator[Deployment]:
-    """Run what the documentation says for these *settings*, until the end of the context."""
+    """Run the service with *settings* as documented, until the context ends."""
     settings = {**SETTINGS, "DATA_DIR": str(folder / "data"), **settings}
     place: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **settings}}
     celery = settings.get("QUEUE_BACKEND") == "celery"
@@ -100,7 +100,7 @@ def run_deployment(settings: Mapping[str, str], folder: Path) -> Iterator[Deploy
 
 
 def make_bucket(endpoint_url: str) -> dict[str, str]:
-    """Make a bucket on an S3 server, and return the settings that lead to it."""
+    """Create a bucket on an S3 server and return the settings for it."""
     name = f"images-{uuid.uuid4().hex}"
     connect_s3(endpoint_url).create_bucket(Bucket=name)
     return {"STORAGE_BACKEND": "s3", "S3_ENDPOINT_URL": endpoint_url, "S3_BUCKET": name, **S3_KEYS}
@@ -117,7 +117,7 @@ def connect_s3(endpoint_url: str) -> Any:
 
 
 def connect(url: str, user: str, **claims: str) -> httpx.Client:
-    """Return a client of the service at *url* that speaks for *user*."""
+    """Return a client of the service at *url* with a token of *user*."""
     token = jwt.encode({"sub": user, **claims}, KEY, algorithm="HS256")
     return httpx.Client(
         base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
@@ -154,7 +154,7 @@ def wait_for_end(http: httpx.Client, accepted: httpx.Response) -> dict[str, Any]
 
 
 def process(http: httpx.Client, data: bytes, **upload_options: str) -> Any:
-    """Upload a picture, wait for its end, and return its result."""
+    """Upload an image, wait until it is processed, and return the result."""
     accepted = upload(http, data, **upload_options)
     status = wait_for_end(http, accepted)
     assert status["status"] == "completed", status

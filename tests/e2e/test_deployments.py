@@ -1,4 +1,4 @@
-"""What a user meets is the same on every engine: one suite, unchanged, over all combinations."""
+"""The service behaves the same on every engine: the same tests run on all combinations."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.images import SENTINELS, encode, oriented, photo, planted_jpeg, trunc
 from tests.servers.processes import wait_for
 
 SIZES = {"thumbnail": (150, 120), "medium": (600, 480), "large": (800, 640), "original": (800, 640)}
-PICTURE = oriented(photo(800, 640), 6, quality=80)
+PHOTO = oriented(photo(800, 640), 6, quality=80)
 SMALL = encode(photo(120, 90), "JPEG")
 
 
-def open_picture(deployment: Deployment, http: httpx.Client, path: str) -> Image.Image:
-    """Fetch the picture at *path*: from the service, or from where it is sent on to."""
+def open_image(deployment: Deployment, http: httpx.Client, path: str) -> Image.Image:
+    """Fetch the image at *path* from the service, or from where it redirects to."""
     answer = http.get(path)
     if deployment.redirects:
         assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
@@ -43,7 +43,7 @@ def test_quick_start_of_the_specification(deployment: Deployment, http: httpx.Cl
     health = http.get("/api/v1/health")
     assert health.json()["status"] == "healthy", health.text
     assert http.get("/docs").status_code == 200
-    accepted = upload(http, PICTURE, metadata='{"context":"test_upload"}')
+    accepted = upload(http, PHOTO, metadata='{"context":"test_upload"}')
     assert accepted.status_code == 202, accepted.text
     assert list(accepted.json()) == ["job_id", "image_id", "status_url", "message"]
     assert accepted.json()["status_url"] == f"/api/v1/images/jobs/{accepted.json()['job_id']}"
@@ -58,22 +58,22 @@ def test_quick_start_of_the_specification(deployment: Deployment, http: httpx.Cl
     assert result["context"] == {"context": "test_upload"}
 
 
-def test_every_size_is_fetched_by_its_url_and_directly(
+def test_every_size_is_served_by_its_url_and_by_direct(
     deployment: Deployment, http: httpx.Client
 ) -> None:
-    result = process(http, PICTURE)
+    result = process(http, PHOTO)
     image_url = f"/api/v1/images/{result['image_id']}"
     for size, dimensions in SIZES.items():
         described = http.get(image_url, params={"size": size}).json()
         assert (described["width"], described["height"]) == dimensions
         assert described["url"] == result["urls"][size]
         for path in (described["url"], f"{image_url}/direct?size={size}"):
-            with open_picture(deployment, http, path) as picture:
-                assert (picture.format, picture.size) == ("WEBP", dimensions)
+            with open_image(deployment, http, path) as image:
+                assert (image.format, image.size) == ("WEBP", dimensions)
     assert http.get(f"{image_url}/all").json() == result
 
 
-def test_batch_tells_what_is_there_and_what_is_missing(http: httpx.Client) -> None:
+def test_batch_lists_found_and_missing_images(http: httpx.Client) -> None:
     first, second = (process(http, SMALL)["image_id"] for _ in range(2))
     absent = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
     wanted = {"image_ids": f"{second},{absent},{first}", "size": "thumbnail"}
@@ -82,7 +82,7 @@ def test_batch_tells_what_is_there_and_what_is_missing(http: httpx.Client) -> No
     assert batch["missing"] == [absent]
 
 
-def test_deleted_image_is_gone_with_its_bytes(deployment: Deployment, http: httpx.Client) -> None:
+def test_deleted_image_and_its_files_are_gone(deployment: Deployment, http: httpx.Client) -> None:
     result = process(http, SMALL)
     image_url = f"/api/v1/images/{result['image_id']}"
     assert sum(result["image_id"] in name for name in deployment.files()) == len(SIZES)
@@ -102,21 +102,21 @@ def test_stranger_can_neither_delete_an_image_nor_read_its_context(
     assert http.get(f"{image_url}/all").json()["context"] == {"note": "mine"}
 
 
-def test_nothing_private_is_kept(deployment: Deployment, http: httpx.Client) -> None:
-    picture = planted_jpeg(photo(300, 200))
-    assert [mark for mark in SENTINELS if mark in picture]
-    process(http, picture)
+def test_no_private_metadata_is_stored(deployment: Deployment, http: httpx.Client) -> None:
+    data = planted_jpeg(photo(300, 200))
+    assert [mark for mark in SENTINELS if mark in data]
+    process(http, data)
 
     def found() -> list[bytes]:
         return [mark for data in deployment.files().values() for mark in SENTINELS if mark in data]
 
-    wait_for(lambda: not found())  # the upload itself goes right after the job's end
+    wait_for(lambda: not found())  # the upload itself is deleted right after the job ends
 
 
-def test_broken_picture_fails_with_its_cause(
+def test_truncated_image_fails_with_its_cause(
     deployment: Deployment, http: httpx.Client, stranger: httpx.Client, admin: httpx.Client
 ) -> None:
-    accepted = upload(http, truncated(PICTURE, 0.5))
+    accepted = upload(http, truncated(PHOTO, 0.5))
     status = wait_for_end(http, accepted)
     assert (status["status"], status["error_code"], status["attempts"]) == (
         "failed",
@@ -131,17 +131,15 @@ def test_broken_picture_fails_with_its_cause(
     assert stranger.get("/api/v1/health/failed").status_code == 403
 
 
-def test_upload_sent_twice_under_one_key_is_one_job(http: httpx.Client) -> None:
+def test_upload_repeated_with_one_key_is_one_job(http: httpx.Client) -> None:
     first, again = (upload(http, SMALL, idempotency_key="order-66") for _ in range(2))
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json() == again.json()
-    other = upload(http, PICTURE, idempotency_key="order-66")
+    other = upload(http, PHOTO, idempotency_key="order-66")
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_user_who_has_uploaded_enough_is_refused_and_others_are_not(
-    http: httpx.Client, stranger: httpx.Client
-) -> None:
+def test_exhausted_quota_affects_only_its_user(http: httpx.Client, stranger: httpx.Client) -> None:
     taken = [upload(http, SMALL) for _ in range(UPLOADS_PER_USER)]
     assert [answer.headers["x-ratelimit-remaining"] for answer in taken] == ["3", "2", "1", "0"]
     refused = upload(http, SMALL)
@@ -176,13 +174,11 @@ def test_specifications_client_works_unchanged(deployment: Deployment, http: htt
 
     result = asyncio.run(upload_and_wait())
     assert result["context"] == {"activity_id": "xyz"}
-    with open_picture(deployment, http, result["urls"]["original"]) as picture:
-        assert picture.size == (120, 90)
+    with open_image(deployment, http, result["urls"]["original"]) as image:
+        assert image.size == (120, 90)
 
 
-def test_operators_commands_work_in_the_same_environment(
-    deployment: Deployment, http: httpx.Client
-) -> None:
+def test_cli_works_in_the_same_environment(deployment: Deployment, http: httpx.Client) -> None:
     image_id = process(http, SMALL)["image_id"]
     listed = json.loads(deployment.run("jobs", "list", "--json"))
     assert (listed[0]["image_id"], listed[0]["status"]) == (image_id, "completed")

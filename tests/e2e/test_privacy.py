@@ -1,4 +1,4 @@
-"""Search what is given out for planted marks, and ask ExifTool for a second opinion."""
+"""Search all output for planted metadata, and check it with ExifTool as well."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tests.images import (
 )
 
 PLANTED = pytest.mark.parametrize("plant", [planted_jpeg, planted_png, planted_webp])
-OF_THE_FILE_ITSELF = {"SourceFile", "ExifTool", "File", "RIFF", "Composite"}
-KEPT_BY_STRIP = OF_THE_FILE_ITSELF | {"JFIF", "PNG", "ICC_Profile", "Adobe", "APP14"}
+FILE_GROUPS = {"SourceFile", "ExifTool", "File", "RIFF", "Composite"}
+KEPT_BY_STRIP = FILE_GROUPS | {"JFIF", "PNG", "ICC_Profile", "Adobe", "APP14"}
 PRIVATE_TEXTS = [*SENTINELS, "PRIVATE-descr".encode("utf-16-be")]
-RECEIPT = {
+KINDS = {
     "EXIF": "exif",
     "XMP": "xmp",
     "IPTC": "iptc",
@@ -37,14 +37,14 @@ RECEIPT = {
     "MPF": "mpf",
     "JUMBF": "c2pa",
 }
-"""What ExifTool calls what we call so."""
+"""ExifTool's name of a metadata group, and ours."""
 
 Tags = dict[str, Any]
 
 
 def read_tags(folder: Path, *files: bytes) -> list[Tags]:
     """Return ExifTool's tags of each file, named ``Group:Tag``."""
-    paths = [folder / f"given-out-{number}" for number in range(len(files))]
+    paths = [folder / f"output-{number}" for number in range(len(files))]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
     command = [require_program("exiftool"), "-j", "-G", "-a", "-u", *map(str, paths)]
@@ -58,16 +58,16 @@ def groups(tags: Tags) -> set[str]:
 
 
 def check_bare(folder: Path, image: ip.ProcessedImage, private: list[bytes]) -> None:
-    """Search every variant for what must not be there."""
+    """Check that no variant has metadata or any of the *private* texts."""
     files = [variant.data for variant in image.variants.values()]
     assert [text for text in private if any(text in data for data in files)] == []
     for tags in read_tags(folder, *files):
-        assert groups(tags) <= OF_THE_FILE_ITSELF
+        assert groups(tags) <= FILE_GROUPS
         assert "ExifTool:Warning" not in tags
 
 
 @PLANTED
-def test_exiftool_sees_what_was_planted(plant: Callable[[], bytes], tmp_path: Path) -> None:
+def test_exiftool_finds_the_planted_metadata(plant: Callable[[], bytes], tmp_path: Path) -> None:
     [tags] = read_tags(tmp_path, plant())
     assert groups(tags) & {"EXIF", "XMP"}
 
@@ -80,7 +80,7 @@ def test_no_variant_has_any_metadata(plant: Callable[..., bytes], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("plant", "receipt"),
+    ("plant", "removed"),
     [
         (planted_jpeg, "c2pa comment exif gain_map gps icc iptc mpf other thumbnail trailer xmp"),
         (planted_png, "c2pa comment exif gps icc iptc other thumbnail time trailer xmp"),
@@ -90,10 +90,10 @@ def test_no_variant_has_any_metadata(plant: Callable[..., bytes], tmp_path: Path
         (lambda: encode(photo(9, 9), "WEBP"), ""),
     ],
 )
-def test_the_receipt_names_what_was_there_and_nothing_else(
-    plant: Callable[[], bytes], receipt: str
+def test_removed_lists_exactly_the_planted_metadata(
+    plant: Callable[[], bytes], removed: str
 ) -> None:
-    assert ip.process(plant()).removed == tuple(receipt.split())
+    assert ip.process(plant()).removed == tuple(removed.split())
 
 
 @PLANTED
@@ -115,19 +115,17 @@ def test_no_variant_of_a_real_photo_has_any_metadata(path: Path, tmp_path: Path)
     [tags] = read_tags(tmp_path, path.read_bytes())
     image = ip.process(path)
     check_bare(tmp_path, image, texts_of(tags))
-    found = {RECEIPT[group] for group in groups(tags) & set(RECEIPT)}
-    assert set(image.removed) & set(RECEIPT.values()) == found
+    found = {KINDS[group] for group in groups(tags) & set(KINDS)}
+    assert set(image.removed) & set(KINDS.values()) == found
     assert ("gps" in image.removed) == any(
         name in tags for name in ("EXIF:GPSLatitude", "XMP:GPSLatitude")
     )
 
 
 def texts_of(tags: Tags) -> list[bytes]:
-    """Return what the metadata says in texts long enough not to occur in a picture by chance."""
+    """Return metadata texts that are too long to occur in an image by chance."""
     private = {
-        name: value
-        for name, value in tags.items()
-        if name.partition(":")[0] not in OF_THE_FILE_ITSELF
+        name: value for name, value in tags.items() if name.partition(":")[0] not in FILE_GROUPS
     }
     return [
         value.encode() for value in private.values() if isinstance(value, str) and len(value) >= 6

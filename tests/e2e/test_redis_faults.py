@@ -1,4 +1,4 @@
-"""Whatever happens to Redis, uploads are accepted as quickly and every accepted job ends."""
+"""Whatever happens to Redis, uploads are accepted quickly and every accepted job completes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FINAL = {"completed", "failed"}
 
 @dataclass(slots=True)
 class Deployment:
-    """The API and one Celery worker on SQLite and local disk, and the Redis between them."""
+    """The API and one Celery worker on SQLite and local disk, connected through Redis."""
 
     url: str
     token: str
@@ -37,7 +37,7 @@ class Deployment:
     photo: bytes = field(default_factory=lambda: encode(photo(300, 200), "JPEG"))
 
     def upload(self) -> tuple[str, float]:
-        """Upload a photo; return its job's id, and how long the 202 took."""
+        """Upload a photo; return its job id and how many seconds the 202 took."""
         started = time.perf_counter()
         answer = httpx.post(
             f"{self.url}/api/v1/images/upload",
@@ -100,7 +100,7 @@ def _run_worker(command: list[str], log: Path, environ: dict[str, str]) -> Itera
 def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
     until = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        assert time.monotonic() < until, f"nothing happened within {seconds} s"
         time.sleep(0.1)
 
 
@@ -108,7 +108,7 @@ def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
 def load(
     deployment: Deployment, uploads_per_second: float = 4
 ) -> Iterator[list[tuple[str, float]]]:
-    """Upload at a steady rate during the body; then wait until all that was accepted ends."""
+    """Upload at a steady rate within the context; then wait until all accepted jobs complete."""
     accepted: list[tuple[str, float]] = []
     stopping = threading.Event()
 
@@ -131,13 +131,13 @@ def load(
 
 
 def check_quick(accepted: list[tuple[str, float]]) -> None:
-    """Check the median; the slowest ones are this machine's, but none may have waited for Redis."""
+    """Check the median, and that no upload waited for Redis; a busy machine may slow down some."""
     seconds = [seconds for _, seconds in accepted]
     assert statistics.median(seconds) < ACCEPT_SECONDS
     assert max(seconds) < 2
 
 
-def test_emptied(deployment: Deployment) -> None:
+def test_uploads_survive_an_emptied_redis(deployment: Deployment) -> None:
     with load(deployment) as accepted:
         for _ in range(3):
             time.sleep(0.7)
@@ -145,7 +145,7 @@ def test_emptied(deployment: Deployment) -> None:
     check_quick(accepted)
 
 
-def test_killed_and_started_again(deployment: Deployment) -> None:
+def test_uploads_survive_a_restarted_redis(deployment: Deployment) -> None:
     with load(deployment) as accepted:
         time.sleep(1)
         deployment.redis.kill()
@@ -154,7 +154,7 @@ def test_killed_and_started_again(deployment: Deployment) -> None:
     check_quick(accepted)
 
 
-def test_full(deployment: Deployment) -> None:
+def test_uploads_survive_a_full_redis(deployment: Deployment) -> None:
     deployment.redis_cli("CONFIG", "SET", "maxmemory", "1")
     try:
         with load(deployment) as accepted:
@@ -165,14 +165,14 @@ def test_full(deployment: Deployment) -> None:
     check_quick(accepted)
 
 
-def test_silent_for_half_a_minute(deployment: Deployment) -> None:
+def test_uploads_survive_a_redis_that_hangs_for_30_seconds(deployment: Deployment) -> None:
     with load(deployment, 3) as accepted:
         time.sleep(1)
         deployment.redis.process.send_signal(signal.SIGSTOP)
         try:
             time.sleep(30)
             health = httpx.get(f"{deployment.url}/api/v1/health", timeout=60)
-            assert "Redis does not answer" in health.json()["checks"]["queue"]
+            assert "REDIS_URL" in health.json()["checks"]["queue"]
             assert httpx.get(f"{deployment.url}/readyz", timeout=60).status_code == 200
         finally:
             deployment.redis.process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""The client of the specification, to the letter, against a running service with real workers."""
+"""The specification's client, unchanged, against a running service with real workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def base_url(settings: Settings) -> Iterator[str]:
-    """The address of a server, with a supervisor beside it."""
+    """The URL of a server that runs next to a supervisor."""
     with open_service(settings) as service:
         supervisor = Supervisor(service, settings.worker_concurrency)
         thread = threading.Thread(target=supervisor.run)
@@ -42,7 +42,7 @@ def base_url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def processor(base_url: str, settings: Settings) -> Any:
-    """The specification's class, from its text: formatted and typed it would not be unchanged."""
+    """The specification's class, kept as text so that no formatter or type checker changes it."""
     names: dict[str, Any] = {"asyncio": asyncio, "httpx": httpx, "json": json}
     exec(Path(__file__).with_name("seed_client.txt").read_text(), names)
     return names["ImageProcessorClient"](
@@ -62,7 +62,7 @@ def send(processor: Any, data: bytes) -> Any:
     return asyncio.run(upload_and_wait())
 
 
-def test_the_specifications_client_gets_what_it_stores(processor: Any, base_url: str) -> None:
+def test_specifications_client_gets_the_result(processor: Any, base_url: str) -> None:
     result = send(processor, oriented(photo(300, 400), 6))
     assert list(result["urls"]) == ["thumbnail", "medium", "large", "original"]
     assert result["metadata"]["original_dimensions"] == {"width": 300, "height": 400}
@@ -70,14 +70,14 @@ def test_the_specifications_client_gets_what_it_stores(processor: Any, base_url:
     assert result["context"] == {"activity_id": "xyz", "user_id": "abc"}
     for size, url in result["urls"].items():
         expected = result["metadata"]["variants"][size]
-        with Image.open(BytesIO(httpx.get(f"{base_url}{url}").content)) as picture:
-            assert (picture.format, picture.size) == (
+        with Image.open(BytesIO(httpx.get(f"{base_url}{url}").content)) as image:
+            assert (image.format, image.size) == (
                 "WEBP",
                 (expected["width"], expected["height"]),
             )
 
 
-def test_the_specifications_client_learns_that_a_picture_is_bad(processor: Any) -> None:
+def test_specifications_client_gets_a_422_for_a_truncated_image(processor: Any) -> None:
     with pytest.raises(httpx.HTTPStatusError) as failure:
         send(processor, truncated(encode(photo(300, 400), "JPEG"), 0.5))
     assert failure.value.response.status_code == 422

@@ -1,4 +1,4 @@
-"""The application on SQLite and local disk in a temporary folder, and a client for it."""
+"""Fixtures: the application on SQLite and local disk in a temporary folder, and its client."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
-    """The defaults, changed by the values of an indirect parametrization of this fixture."""
+    """The default settings, with the values of an indirect parametrization of this fixture."""
     return make_settings(**getattr(request, "param", {}))
 
 
 @pytest.fixture
 def service(settings: Settings) -> Iterator[Service]:
-    """The same service as the application's, for looking at what became of things."""
+    """A service on the application's database and storage, for inspecting them."""
     with open_service(settings) as opened:
         yield opened
 
@@ -54,7 +54,7 @@ def client(settings: Settings, service: Service) -> Iterator[TestClient]:
 
 @pytest.fixture
 def token(settings: Settings) -> Callable[..., dict[str, str]]:
-    """Return a function that makes the headers that speak for a user."""
+    """Return a function that creates the authorization headers of a user."""
 
     def sign(user: str = "ann", *, admin: bool = False) -> dict[str, str]:
         return {"Authorization": f"Bearer {sign_token(settings, user, admin=admin)}"}
@@ -71,7 +71,7 @@ def jpeg() -> bytes:
 def upload(
     client: TestClient, token: Callable[..., dict[str, str]], jpeg: bytes
 ) -> Callable[..., Any]:
-    """Return a function that uploads an image and returns the answer."""
+    """Return a function that uploads an image and returns the response."""
 
     def send(data: bytes | None = None, user: str = "ann", **options: Any) -> Any:
         files = options.pop("files", {"file": ("a.jpg", jpeg if data is None else data)})

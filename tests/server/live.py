@@ -1,4 +1,4 @@
-"""A really running server on a free port of this machine, and requests to it byte by byte."""
+"""Running a real server on a free local port, and sending it requests byte by byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOUNDARY = "live-server-boundary"
 
 @contextmanager
 def serve(settings: Settings, finish_seconds: int | None = None) -> Iterator[int]:
-    """Run uvicorn in a thread and yield its port; at the end, let requests finish for that long."""
+    """Run uvicorn in a thread and yield its port; at the end, wait for requests to finish."""
     config = uvicorn.Config(
         create_app(settings),
         port=0,
@@ -47,7 +47,7 @@ def serve(settings: Settings, finish_seconds: int | None = None) -> Iterator[int
 
 @dataclass(slots=True)
 class Wire:
-    """One connection: what is sent is exactly what is given."""
+    """A connection that sends exactly the bytes it is given."""
 
     port: int
     connection: socket.socket
@@ -61,7 +61,7 @@ class Wire:
         return response, response.read()
 
     def rest(self) -> bytes:
-        """Return what comes until the connection ends, however it ends."""
+        """Return everything received until the connection ends, for whatever reason."""
         received = bytearray()
         with suppress(ConnectionError):
             while data := self.connection.recv(65_536):
@@ -76,7 +76,7 @@ def wire(port: int) -> Iterator[Wire]:
 
 
 def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
-    """Send a request; ``if_none_match=`` is ``If-None-Match:``."""
+    """Send a request; ``if_none_match=...`` becomes the header ``If-None-Match``."""
     connection = HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request(
@@ -89,7 +89,7 @@ def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTP
 
 
 def upload_head(*lines: str) -> bytes:
-    """The first lines of an upload, ready for a body."""
+    """Return the head of an upload request; the body follows it."""
     first = (
         "POST /api/v1/images/upload HTTP/1.1",
         "Host: test",
@@ -99,7 +99,7 @@ def upload_head(*lines: str) -> bytes:
 
 
 def form_start(bucket: str = "photos") -> bytes:
-    """A form up to the first byte of its picture."""
+    """Return a form up to the first byte of its image."""
     fields = (f'name="bucket"\r\n\r\n{bucket}\r\n', 'name="file"; filename="a.jpg"\r\n\r\n')
     return "".join(
         f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields
@@ -107,12 +107,12 @@ def form_start(bucket: str = "photos") -> bytes:
 
 
 def form_body(data: bytes, bucket: str = "photos") -> bytes:
-    """A complete form with a picture and a bucket."""
+    """Return a complete form with an image and a bucket."""
     return form_start(bucket) + data + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 def chunk(data: bytes) -> bytes:
-    """One piece of a chunked body."""
+    """Return one chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 

@@ -27,15 +27,15 @@ FACTORY = "imageprocessor.server.app:create_app_from_environment"
 
 
 def preflight(client: TestClient, origin: str) -> Any:
-    asked = {
+    preflight_headers = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,idempotency-key",
     }
-    return client.options("/api/v1/images/upload", headers={"Origin": origin} | asked)
+    return client.options("/api/v1/images/upload", headers={"Origin": origin} | preflight_headers)
 
 
 @CORS
-def test_a_page_of_a_named_site_may_call_with_credentials(client: TestClient) -> None:
+def test_allowed_site_may_send_credentials(client: TestClient) -> None:
     headers = preflight(client, SITE).headers
     assert headers["access-control-allow-origin"] == SITE
     assert headers["access-control-allow-credentials"] == "true"
@@ -46,7 +46,7 @@ def test_a_page_of_a_named_site_may_call_with_credentials(client: TestClient) ->
 
 
 @CORS
-def test_a_page_may_read_the_quota_and_the_request_id_also_of_a_refusal(client: TestClient) -> None:
+def test_allowed_site_may_read_quota_and_request_id_of_errors(client: TestClient) -> None:
     answer = client.post("/api/v1/images/upload", headers={"Origin": SITE})
     assert answer.status_code == 401
     assert answer.headers["access-control-allow-origin"] == SITE
@@ -77,31 +77,31 @@ def test_a_page_may_read_the_quota_and_the_request_id_also_of_a_refusal(client: 
         "",
     ],
 )
-def test_a_page_of_another_site_may_not(client: TestClient, origin: str) -> None:
+def test_other_site_gets_no_cors_headers(client: TestClient, origin: str) -> None:
     for answer in (preflight(client, origin), client.get("/livez", headers={"Origin": origin})):
         assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize("origins", [["*"], ["https://*.example.com"], ["null"]])
-def test_a_site_that_stands_for_many_is_refused_at_the_start(
+def test_wildcard_origin_is_refused_at_startup(
     make_settings: Callable[..., Settings], origins: list[str]
 ) -> None:
-    with pytest.raises(ValueError, match="not an origin"):
+    with pytest.raises(ValueError, match="cors_origins"):
         make_settings(cors_origins=origins)
 
 
-def test_without_named_sites_no_page_may(client: TestClient) -> None:
+def test_no_site_is_allowed_by_default(client: TestClient) -> None:
     assert (
         "access-control-allow-origin" not in client.get("/livez", headers={"Origin": SITE}).headers
     )
 
 
-def test_building_the_app_opens_nothing(settings: Settings) -> None:
+def test_building_the_app_creates_no_files(settings: Settings) -> None:
     create_app(settings)
     assert not settings.data_dir.exists()
 
 
-def test_the_version_is_the_packages_own_unless_set(
+def test_version_defaults_to_that_of_the_package(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageprocessor.__version__", "9.8.7", raising=False)
@@ -160,15 +160,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_the_factory_takes_its_settings_from_the_environment(
-    tmp_path: Path, free_port: int
-) -> None:
+def test_factory_reads_its_settings_from_the_environment(tmp_path: Path, free_port: int) -> None:
     with run_uvicorn(
-        tmp_path / "data", free_port, SERVICE_NAME="pictures", LOG_FORMAT="json"
+        tmp_path / "data", free_port, SERVICE_NAME="photos", LOG_FORMAT="json"
     ) as process:
         wait_until(lambda: answers(free_port))
         with urlopen(f"http://127.0.0.1:{free_port}/api/v1/health") as answer:
-            assert b'"service":"pictures"' in answer.read()
+            assert b'"service":"photos"' in answer.read()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {0, -signal.SIGTERM}
     lines = [
@@ -177,7 +175,7 @@ def test_the_factory_takes_its_settings_from_the_environment(
     assert [json.loads(line)["status"] for line in lines] == [200]
 
 
-def test_no_process_outlives_a_parent_that_is_killed(tmp_path: Path, free_port: int) -> None:
+def test_no_process_outlives_its_killed_parent(tmp_path: Path, free_port: int) -> None:
     with run_uvicorn(tmp_path / "data", free_port, "--workers", "2") as process:
         wait_until(lambda: answers(free_port))
         process.kill()
@@ -208,9 +206,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         yield opened
 
 
-def test_the_documentation_works_with_nothing_but_this_server(
-    settings: Settings, browser: Any
-) -> None:
+def test_docs_page_loads_only_from_this_server(settings: Settings, browser: Any) -> None:
     with serve(settings) as port:
         origin = f"http://127.0.0.1:{port}/"
         browser.get(f"{origin}docs")
@@ -218,7 +214,7 @@ def test_the_documentation_works_with_nothing_but_this_server(
         events = [
             json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
         ]
-        asked = [
+        requested = [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
@@ -227,7 +223,7 @@ def test_the_documentation_works_with_nothing_but_this_server(
             entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
         ]
     assert [
-        url for url in asked if url.startswith(("http", "ws")) and not url.startswith(origin)
+        url for url in requested if url.startswith(("http", "ws")) and not url.startswith(origin)
     ] == []
-    assert any("swagger-ui-bundle.js" in url for url in asked)
+    assert any("swagger-ui-bundle.js" in url for url in requested)
     assert faults == []

@@ -44,7 +44,7 @@ def batch_path(image: dict[str, str]) -> str:
     return f"/api/v1/images/batch?image_ids={image['image_id']}"
 
 
-def test_an_upload_and_a_delete_need_a_token(client: TestClient, image: dict[str, str]) -> None:
+def test_upload_and_delete_need_a_token(client: TestClient, image: dict[str, str]) -> None:
     for answer in (client.post(UPLOAD), client.delete(f"/api/v1/images/{image['image_id']}")):
         assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -90,7 +90,7 @@ def test_every_bad_token_gets_the_same_401(
     assert bad["status"] == 401
 
 
-def test_a_number_for_a_subject_is_a_401(client: TestClient, settings: Settings) -> None:
+def test_numeric_subject_is_a_401(client: TestClient, settings: Settings) -> None:
     payload = json.dumps({"sub": 17}).encode()
     token = jwt.api_jws.encode(payload, load_keys(settings).signing, algorithm="HS256")
     assert client.post(UPLOAD, headers={"Authorization": f"Bearer {token}"}).status_code == 401
@@ -99,12 +99,14 @@ def test_a_number_for_a_subject_is_a_401(client: TestClient, settings: Settings)
 @pytest.mark.parametrize(
     "header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer \x7f"]
 )
-def test_another_scheme_is_a_401(client: TestClient, header: str) -> None:
+def test_other_authentication_scheme_is_a_401(client: TestClient, header: str) -> None:
     assert client.post(UPLOAD, headers={"Authorization": header}).status_code == 401
 
 
 @pytest.mark.parametrize("settings", [{"jwt_previous_secret_keys": [OLD_KEY]}], indirect=True)
-def test_a_token_of_a_previous_key_is_accepted(client: TestClient, settings: Settings) -> None:
+def test_token_signed_with_a_previous_key_is_accepted(
+    client: TestClient, settings: Settings
+) -> None:
     headers = {"Authorization": f"bearer {sign(settings, key=OLD_KEY)}"}
     assert client.post(UPLOAD, headers=headers).json()["code"] == "form_invalid"
 
@@ -114,9 +116,7 @@ def test_a_token_of_a_previous_key_is_accepted(client: TestClient, settings: Set
     [{"jwt_require_exp": True}, {"jwt_audience": "images"}, {"jwt_issuer": "us"}],
     indirect=True,
 )
-def test_a_claim_that_the_settings_ask_for_is_required(
-    client: TestClient, settings: Settings
-) -> None:
+def test_claim_required_by_the_settings_is_checked(client: TestClient, settings: Settings) -> None:
     assert (
         client.post(UPLOAD, headers={"Authorization": f"Bearer {sign(settings)}"}).status_code
         == 401
@@ -126,7 +126,7 @@ def test_a_claim_that_the_settings_ask_for_is_required(
         assert client.post(UPLOAD, headers={"Authorization": f"Bearer {good}"}).status_code == 400
 
 
-def test_public_reads_need_no_token_and_ignore_a_bad_one(
+def test_public_reads_need_no_token_and_ignore_an_invalid_one(
     client: TestClient, image: dict[str, str]
 ) -> None:
     for path in [*reads(image), batch_path(image)]:
@@ -135,7 +135,7 @@ def test_public_reads_need_no_token_and_ignore_a_bad_one(
 
 
 @PRIVATE
-def test_private_reads_need_a_good_token(client: TestClient, image: dict[str, str]) -> None:
+def test_private_reads_need_a_valid_token(client: TestClient, image: dict[str, str]) -> None:
     for path in [*reads(image), batch_path(image)]:
         for headers in (
             {},
@@ -149,7 +149,7 @@ def test_private_reads_need_a_good_token(client: TestClient, image: dict[str, st
     "scope",
     ["images:admins", "Images:Admin", "xximages:admin", ["images:admin"], {"images:admin": 1}],
 )
-def test_what_only_looks_like_an_admins_scope_gives_nothing(
+def test_scope_similar_to_the_admin_scope_gives_no_rights(
     client: TestClient, settings: Settings, image: dict[str, str], scope: Any
 ) -> None:
     headers = {"Authorization": f"Bearer {sign(settings, sub='bob', scope=scope)}"}
@@ -171,7 +171,7 @@ def fill(path: str, image: dict[str, str]) -> str:
 
 
 @PRIVATE
-def test_private_images_exist_for_their_owner_and_admins_only(
+def test_private_images_are_visible_to_their_owner_and_admins_only(
     client: TestClient,
     settings: Settings,
     image: dict[str, str],
@@ -183,7 +183,7 @@ def test_private_images_exist_for_their_owner_and_admins_only(
         if "{" in route.path
         for method in sorted(route.methods)
     ]
-    assert {path for _, path in routes} == {*reads(image)}, "a route that this test does not know"
+    assert {path for _, path in routes} == {*reads(image)}, "a route is missing from this test"
     for method, path in sorted(routes, key=lambda route: route[0] == "DELETE"):
         assert client.request(method, path).status_code == 401
         assert (
@@ -200,7 +200,7 @@ def test_private_images_exist_for_their_owner_and_admins_only(
 
 
 @PRIVATE
-def test_another_users_image_answers_as_one_that_never_was(
+def test_another_users_image_looks_nonexistent(
     client: TestClient, image: dict[str, str], token: Callable[..., dict[str, str]]
 ) -> None:
     nobodys = dict.fromkeys(image, "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13")
@@ -215,10 +215,7 @@ def test_another_users_image_answers_as_one_that_never_was(
 
 
 def spellings(image: dict[str, str]) -> list[str]:
-    """Ways to write the path of a stored file that a server between, or this one.
-
-    Might take for it.
-    """
+    """Return spellings of a stored file's path that this server, or a proxy, might accept."""
     name = f"{image['image_id']}_medium.webp"
     path = f"/storage/photos/processed/medium/{name}"
     return [
@@ -253,7 +250,7 @@ def spellings(image: dict[str, str]) -> list[str]:
 
 
 @PRIVATE
-def test_bytes_of_a_private_image_are_reached_by_no_spelling_of_its_path(
+def test_no_spelling_of_its_path_serves_a_private_image(
     settings: Settings,
     service: Service,
     image: dict[str, str],

@@ -23,12 +23,12 @@ def app() -> FastAPI:
     return made
 
 
-def test_what_the_path_names_reaches_the_route_and_its_response_the_client(app: FastAPI) -> None:
+def test_route_receives_path_parameters_and_returns_its_response(app: FastAPI) -> None:
     answer = TestClient(app).get("/a%20b/c?size=small")
     assert (answer.status_code, answer.text) == (203, "GET a b c small")
 
 
-def test_the_route_is_described_and_answers_no_other_method(app: FastAPI) -> None:
+def test_route_is_documented_and_rejects_other_methods(app: FastAPI) -> None:
     names = [
         parameter["name"]
         for parameter in app.openapi()["paths"]["/{folder}/{name}"]["get"]["parameters"]

@@ -49,13 +49,13 @@ def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
 
 
 @given(st.integers(1, len(WHOLE)))
-def test_a_form_reads_the_same_however_it_is_cut(chunk_bytes: int) -> None:
+def test_form_reads_the_same_in_chunks_of_any_size(chunk_bytes: int) -> None:
     fields, file = read(WHOLE, chunk_bytes)
     assert file == b"\r\n--bytes\r\n"
     assert fields == ("photos", '{"ü": 1}')
 
 
-def test_file_bytes_are_written_as_they_come_and_once() -> None:
+def test_file_bytes_are_written_once_as_they_arrive() -> None:
     file = bytearray()
     form = UploadForm(TYPE, MAX_BYTES, file.extend)
     before, found, after = WHOLE.partition(b"--bytes")
@@ -66,7 +66,7 @@ def test_file_bytes_are_written_as_they_come_and_once() -> None:
     assert file == b"\r\n--bytes\r\n"
 
 
-def test_an_unknown_field_is_not_kept() -> None:
+def test_unknown_field_is_ignored() -> None:
     fields, file = read(part("other", b"x" * MARGIN_BYTES)[: MARGIN_BYTES - 500] + b"\r\n" + WHOLE)
     assert fields.bucket == "photos"
     assert b"x" not in file
@@ -76,7 +76,7 @@ def test_a_part_with_an_empty_name_is_an_unknown_field() -> None:
     assert read(part("", b"x") + WHOLE)[0].bucket == "photos"
 
 
-def test_an_absent_text_field_is_empty() -> None:
+def test_missing_text_field_is_empty() -> None:
     assert read(FILE + END)[0].bucket == ""
 
 
@@ -104,21 +104,21 @@ def test_an_absent_text_field_is_empty() -> None:
         (WHOLE[:60], InvalidFormError),
     ],
 )
-def test_a_bad_form_is_refused_by_its_own_name(
+def test_invalid_form_raises_the_matching_error(
     body: bytes, error: type[ImageProcessorError]
 ) -> None:
     with pytest.raises(error):
         read(body)
 
 
-def test_a_file_of_exactly_the_limit_passes() -> None:
+def test_file_of_exactly_the_limit_is_accepted() -> None:
     assert read(part("file", b"x" * MAX_BYTES) + END)[1] == b"x" * MAX_BYTES
 
 
 @pytest.mark.parametrize(
     ("name", "error"), [("bucket", InvalidBucketError), ("metadata", InvalidMetadataError)]
 )
-def test_text_that_is_not_utf8_is_refused_by_its_field(
+def test_field_that_is_not_utf8_raises_its_own_error(
     name: str, error: type[ImageProcessorError]
 ) -> None:
     with pytest.raises(error, match="UTF-8"):
@@ -136,19 +136,19 @@ def test_text_that_is_not_utf8_is_refused_by_its_field(
         f"multipart/form-data; boundary={'b' * 300}",
     ],
 )
-def test_a_body_that_is_no_form_is_refused(content_type: str) -> None:
+def test_other_content_type_is_refused(content_type: str) -> None:
     with pytest.raises(InvalidFormError):
         UploadForm(content_type, MAX_BYTES, bytearray().extend)
 
 
-def test_a_long_preamble_costs_no_more_than_the_limit() -> None:
+def test_preamble_counts_towards_the_limit() -> None:
     form = UploadForm(TYPE, MAX_BYTES, bytearray().extend)
     form.feed(b"\r\n" * 32_768)
     with pytest.raises(FileTooLargeError):
         form.feed(b"\r\n" * 32_768)
 
 
-def test_the_margin_is_for_what_is_around_the_file() -> None:
+def test_body_may_exceed_the_file_limit_by_the_margin() -> None:
     check_body_size(MAX_BYTES + MARGIN_BYTES, MAX_BYTES)
     with pytest.raises(FileTooLargeError, match=str(MAX_BYTES)):
         check_body_size(MAX_BYTES + MARGIN_BYTES + 1, MAX_BYTES)

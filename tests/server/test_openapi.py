@@ -25,7 +25,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_document_names_every_operation_of_the_contract(document: dict[str, Any]) -> None:
+def test_document_lists_every_operation(document: dict[str, Any]) -> None:
     assert set(operations(document)) == {
         "POST /api/v1/images/upload",
         "GET /api/v1/images/jobs/{job_id}",
@@ -44,18 +44,18 @@ def test_the_document_names_every_operation_of_the_contract(document: dict[str, 
     }
 
 
-def test_every_operation_has_an_id_of_its_own_a_summary_and_a_tag(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_unique_id_a_summary_and_a_tag(document: dict[str, Any]) -> None:
     found = list(operations(document).values())
     assert len({operation["operationId"] for operation in found}) == len(found)
     assert all(operation["summary"] and operation["tags"] for operation in found)
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_schema_reference_resolves(document: dict[str, Any]) -> None:
     for name in re.findall(r"#/components/schemas/(\w+)", str(document)):
         assert name in document["components"]["schemas"]
 
 
-def test_the_uploads_form_is_described_though_the_server_reads_it_itself(
+def test_upload_form_is_documented(
     document: dict[str, Any],
 ) -> None:
     operation = document["paths"]["/api/v1/images/upload"]["post"]
@@ -68,7 +68,7 @@ def test_the_uploads_form_is_described_though_the_server_reads_it_itself(
     assert "Idempotency-Key" in str(operation["parameters"]).title()
 
 
-def test_the_ids_of_an_accepted_upload_lead_to_operations_that_exist(
+def test_links_of_an_accepted_upload_name_existing_operations(
     document: dict[str, Any],
 ) -> None:
     links = document["paths"]["/api/v1/images/upload"]["post"]["responses"]["202"]["links"]
@@ -76,7 +76,7 @@ def test_the_ids_of_an_accepted_upload_lead_to_operations_that_exist(
     assert {link["operationId"] for link in links.values()} <= known
 
 
-def test_a_reader_may_and_a_user_must_send_a_token(document: dict[str, Any]) -> None:
+def test_token_is_optional_for_reads_and_required_for_writes(document: dict[str, Any]) -> None:
     found = operations(document)
     assert found["GET /api/v1/images/{image_id}"]["security"] == [{}, {"bearer": []}]
     assert found["POST /api/v1/images/upload"]["security"] == [{"bearer": []}]
@@ -86,11 +86,11 @@ def test_a_reader_may_and_a_user_must_send_a_token(document: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
-def test_where_reads_are_private_a_reader_must_send_one_too(document: dict[str, Any]) -> None:
+def test_token_is_required_for_private_reads(document: dict[str, Any]) -> None:
     assert operations(document)["GET /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
 
 
-def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(
+def test_configured_sizes_are_listed_where_others_are_refused(
     document: dict[str, Any],
 ) -> None:
     found = {
@@ -108,7 +108,7 @@ def test_the_sizes_are_those_that_the_service_makes_where_it_refuses_others(
     }
 
 
-def test_every_failing_answer_is_declared_as_a_problem(document: dict[str, Any]) -> None:
+def test_every_error_response_is_declared_as_a_problem(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         for status, response in operation["responses"].items():
             if status >= "400" and name not in {"GET /readyz", "GET /api/v1/health"}:
@@ -121,5 +121,5 @@ def test_errors_of_one_status_share_a_response_that_names_their_codes() -> None:
     assert "`size_unknown`" in response["description"]
 
 
-def test_a_problem_on_the_wire_is_as_described(client: TestClient) -> None:
+def test_problem_matches_its_schema(client: TestClient) -> None:
     assert set(client.get("/nowhere").json()) == set(Problem.model_fields)

@@ -21,12 +21,12 @@ def every_class(
         yield from every_class(child)
 
 
-#: Raised at start, in a worker or on the command line: no request meets them.
+#: Raised at startup, in a worker or on the command line, never by a request.
 ELSEWHERE = {
     errors.InvalidVariantError,
     errors.SettingsError,
     errors.MissingExtraError,
-    errors.BrokerUnavailableError,  # health tells it
+    errors.BrokerUnavailableError,  # /health reports it
     errors.SourceMissingError,
     errors.SourceCorruptError,
     errors.WorkerLostError,
@@ -39,7 +39,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize(
     "error_class", [found for found in every_class() if not found.__subclasses__()]
 )
-def test_every_error_has_its_row_or_is_none_of_a_requests(
+def test_every_error_has_a_status_or_never_reaches_a_request(
     error_class: type[ImageProcessorError],
 ) -> None:
     assert (error_class in PROBLEMS) != (error_class in ELSEWHERE)
@@ -47,7 +47,7 @@ def test_every_error_has_its_row_or_is_none_of_a_requests(
 
 
 @pytest.mark.parametrize("error_class", [errors.InputError, errors.StorageError, errors.JobError])
-def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(
+def test_base_class_without_a_status_is_a_500(
     error_class: type[ImageProcessorError],
 ) -> None:
     assert find_problem(error_class)[0] == 500
@@ -64,7 +64,7 @@ def test_a_kind_of_error_without_a_row_of_its_own_is_unexpected(
         (431, "request_header_fields_too_large"),
     ],
 )
-def test_code_of_a_status_is_the_same_on_every_python(status: int, code: str) -> None:
+def test_code_of_a_status_is_the_same_on_all_python_versions(status: int, code: str) -> None:
     assert fault_of(HTTPStatus(status)).code == code
 
 
@@ -73,7 +73,7 @@ def test_codes_are_unique() -> None:
     assert len(codes) == len(set(codes))
 
 
-def test_a_problem_has_the_members_of_the_standard_and_ours(client: TestClient) -> None:
+def test_problem_has_the_standard_members_and_our_own(client: TestClient) -> None:
     answer = client.get("/nowhere", headers={"X-Request-ID": "order-17"})
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert answer.headers["cache-control"] == "no-store"
@@ -87,11 +87,11 @@ def test_a_problem_has_the_members_of_the_standard_and_ours(client: TestClient) 
     }
 
 
-def test_a_trailing_slash_is_another_path_and_no_redirect(client: TestClient) -> None:
+def test_trailing_slash_is_a_404_without_a_redirect(client: TestClient) -> None:
     assert client.get("/api/v1/health/", follow_redirects=False).status_code == 404
 
 
-def test_an_unavailable_database_is_a_503_with_a_time_to_come_back_and_a_log_line(
+def test_unavailable_database_is_a_503_with_retry_after_and_logged(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:

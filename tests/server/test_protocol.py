@@ -1,4 +1,4 @@
-"""What a client may send before its request is known, and how slowly."""
+"""Limits on what a client may send before its request is complete, and on how slowly."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def authorization(port: int, settings: Settings) -> str:
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let clients have a fraction of a second."""
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the deadlines of clients to a fraction of a second."""
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "SEND_SECONDS"):
         monkeypatch.setattr(protocol, name, 0.4)
 
 
 def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
     response, body = line.answer()
-    assert line.connection.recv(1) == b"", "the connection ends"
+    assert line.connection.recv(1) == b"", "the connection is closed"
     return response, json.loads(body)
 
 
@@ -75,7 +75,7 @@ def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
         pytest.param(LIVE + b"X: a\r\n b\r\n\r\n", 400, id="folded header"),
     ],
 )
-def test_what_is_no_request_is_refused_as_a_problem_at_once(
+def test_malformed_request_is_refused_at_once_with_a_problem(
     port: int, sent: bytes, status: int
 ) -> None:
     with wire(port) as line:
@@ -101,7 +101,7 @@ def test_what_is_no_request_is_refused_as_a_problem_at_once(
         pytest.param(b"zz\r\n", 400, id="chunk without a size"),
     ],
 )
-def test_a_chunked_body_that_is_none_is_refused_at_once(
+def test_malformed_chunked_body_is_refused_at_once(
     port: int, authorization: str, sent: bytes, status: int
 ) -> None:
     with wire(port) as line:
@@ -112,9 +112,7 @@ def test_a_chunked_body_that_is_none_is_refused_at_once(
 
 
 @pytest.mark.parametrize("sent", [b"\r\n", b"GET /li", LIVE, LIVE + b"X: y"])
-def test_a_client_that_stops_in_the_middle_of_a_head_gets_a_408(
-    port: int, hurry: None, sent: bytes
-) -> None:
+def test_incomplete_head_gets_a_408(port: int, short_deadlines: None, sent: bytes) -> None:
     with wire(port) as line:
         line.send(sent)
         assert refusal(line)[0].status == 408
@@ -123,8 +121,13 @@ def test_a_client_that_stops_in_the_middle_of_a_head_gets_a_408(
 @pytest.mark.parametrize(
     ("length", "start"), [("Content-Length: 1000", b"--liv"), (CHUNKED, b"5\r\n--liv")]
 )
-def test_a_client_that_stops_in_the_middle_of_a_body_gets_a_408(
-    port: int, hurry: None, settings: Settings, authorization: str, length: str, start: bytes
+def test_incomplete_body_gets_a_408(
+    port: int,
+    short_deadlines: None,
+    settings: Settings,
+    authorization: str,
+    length: str,
+    start: bytes,
 ) -> None:
     with wire(port) as line:
         line.send(upload_head(authorization, length) + start)
@@ -133,18 +136,21 @@ def test_a_client_that_stops_in_the_middle_of_a_body_gets_a_408(
     assert list((settings.data_dir / "incoming").iterdir()) == []
 
 
-def test_a_head_that_comes_in_small_pieces_has_no_more_time(port: int, hurry: None) -> None:
-    assert _last(port, LIVE + b"X: ") < 5
+def test_slowly_sent_head_is_refused(port: int, short_deadlines: None) -> None:
+    assert _seconds_until_refused(port, LIVE + b"X: ") < 5
 
 
-def test_a_body_that_comes_in_small_pieces_is_cut_off(
-    port: int, hurry: None, authorization: str
-) -> None:
-    assert _last(port, upload_head(authorization, "Content-Length: 1000000") + form_start()) < 5
+def test_slowly_sent_body_is_refused(port: int, short_deadlines: None, authorization: str) -> None:
+    assert (
+        _seconds_until_refused(
+            port, upload_head(authorization, "Content-Length: 1000000") + form_start()
+        )
+        < 5
+    )
 
 
-def _last(port: int, start: bytes) -> float:
-    """Return how many seconds a client can go on byte by byte."""
+def _seconds_until_refused(port: int, start: bytes) -> float:
+    """Return how many seconds a client can send byte by byte before it is refused."""
     began = time.monotonic()
     with wire(port) as line:
         line.send(start)
@@ -159,13 +165,13 @@ def _last(port: int, start: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_a_client_that_says_nothing_is_hung_up_on_without_a_word(port: int, hurry: None) -> None:
+def test_silent_client_is_disconnected_without_a_response(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         assert line.connection.recv(1) == b""
 
 
-def test_a_body_that_comes_slowly_but_steadily_is_accepted(
-    port: int, hurry: None, authorization: str
+def test_body_at_the_minimum_rate_is_accepted(
+    port: int, short_deadlines: None, authorization: str
 ) -> None:
     body = form_body(encode(photo(80, 60), "PNG") + bytes(100_000))
     with wire(port) as line:
@@ -178,7 +184,7 @@ def test_a_body_that_comes_slowly_but_steadily_is_accepted(
         assert time.monotonic() - started > 2 * protocol.BODY_SECONDS
 
 
-def test_a_connection_outlives_the_deadline_of_each_request(port: int, hurry: None) -> None:
+def test_deadlines_apply_to_requests_not_connections(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         for _ in range(4):
             line.send(LIVE + b"\r\n")
@@ -186,14 +192,14 @@ def test_a_connection_outlives_the_deadline_of_each_request(port: int, hurry: No
             time.sleep(0.2)
 
 
-def test_the_rest_of_a_body_that_nobody_reads_ends_the_connection(port: int, hurry: None) -> None:
+def test_unread_body_closes_the_connection(port: int, short_deadlines: None) -> None:
     with wire(port) as line:
         line.send(LIVE + b"Content-Length: 1000\r\n\r\n")
         assert line.answer("GET")[0].status == 200
         assert line.connection.recv(1) == b""
 
 
-def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     with wire(port) as line:
         line.send(
             LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc"
@@ -202,12 +208,12 @@ def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
         assert re.findall(rb"HTTP/1.1 (\d+)", line.rest()) == [b"200", b"404", b"200", b"200"]
 
 
-def test_half_a_request_does_not_cost_the_answer_to_the_one_before(
-    port: int, hurry: None, authorization: str, monkeypatch: pytest.MonkeyPatch
+def test_incomplete_request_does_not_lose_the_previous_response(
+    port: int, short_deadlines: None, authorization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def take_time(*_: object) -> Never:
         time.sleep(1)
-        raise UnsupportedTypeError("The file is not a picture.")
+        raise UnsupportedTypeError("The file is not an image.")
 
     monkeypatch.setattr("imageprocessor.server.uploads.submit", take_time)
     body = form_body(b"x")
@@ -216,19 +222,19 @@ def test_half_a_request_does_not_cost_the_answer_to_the_one_before(
         assert line.answer()[0].status == 415
 
 
-def test_thousands_of_requests_sent_ahead_end_the_connection(port: int) -> None:
+def test_thousands_of_pipelined_requests_close_the_connection(port: int) -> None:
     with wire(port) as line:
         line.send(b"GET /livez HTTP/1.1\r\n\r\n" * 20_000)
         assert line.rest().count(b"HTTP/1.1") < 1_000
 
 
-def test_nonsense_after_a_request_never_passes_for_its_answer(port: int) -> None:
+def test_garbage_after_a_request_does_not_replace_its_response(port: int) -> None:
     with wire(port) as line:
         line.send(LIVE + b"\r\n\x00\x00")
         assert b"HTTP/1.1 400" not in line.rest()
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(port: int, hurry: None) -> None:
+def test_client_that_does_not_read_is_disconnected(port: int, short_deadlines: None) -> None:
     asset = (
         b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
     )
@@ -238,9 +244,7 @@ def test_a_client_that_does_not_read_is_hung_up_on(port: int, hurry: None) -> No
         assert len(line.rest()) < 15_000_000
 
 
-def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_above_the_limit_gets_a_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "max_connections", lambda: 3)
     with ExitStack() as stack:
         lines = [stack.enter_context(wire(port)) for _ in range(4)]
@@ -251,7 +255,7 @@ def test_beyond_what_the_process_may_hold_a_connection_gets_a_503(
         assert lines[0].answer("GET")[0].status == 200
 
 
-#: What protocol.py and process.py use of uvicorn besides its public API.
+#: Parts of uvicorn that protocol.py and process.py use although they are not public.
 OVERRIDDEN_METHODS = {
     "connection_made": ["transport"],
     "connection_lost": ["exc"],
@@ -285,7 +289,7 @@ class FakeTransport(asyncio.Transport):
 
 
 async def open_plain_connection() -> dict[str, object]:
-    """Return the parts of uvicorn that serve a request which has begun."""
+    """Return the objects with which uvicorn serves a request that has started."""
 
     async def app(_scope: object, _receive: object, _send: object) -> None:
         await asyncio.sleep(0)
@@ -305,7 +309,7 @@ async def open_plain_connection() -> dict[str, object]:
     }
 
 
-def test_the_internals_of_uvicorn_that_we_use_are_where_they_were() -> None:
+def test_uvicorn_still_has_the_internals_we_use() -> None:
     for name, parameters in OVERRIDDEN_METHODS.items():
         method = getattr(HttpToolsProtocol, name, None)
         assert method, f"uvicorn {uvicorn.__version__}: HttpToolsProtocol has no {name}"

@@ -12,7 +12,7 @@ RESET = datetime(2024, 11, 8, 15, tzinfo=UTC)
 QUOTA = Quota(limit=50, remaining=49, reset_at=RESET, window=timedelta(hours=1))
 
 
-def test_a_quota_is_told_in_both_dialects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quota_has_both_header_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "utc_now", lambda: RESET - timedelta(minutes=30))
     assert describe_quota(QUOTA) == {
         "X-RateLimit-Limit": "50",
@@ -24,7 +24,7 @@ def test_a_quota_is_told_in_both_dialects(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(0.2, 1), (1.5, 2), (0, 1), (-3, 1)])
-def test_nobody_is_told_to_come_back_before_the_window_ends(
+def test_seconds_to_reset_are_rounded_up_to_at_least_one(
     left: float, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "utc_now", lambda: RESET - timedelta(seconds=left))

@@ -52,7 +52,7 @@ def test_times_are_iso_in_utc() -> None:
     [(status, status.value) for status in JobStatus if status != "retrying"]
     + [(JobStatus.RETRYING, "pending")],
 )
-def test_a_job_that_will_be_tried_again_is_pending(status: JobStatus, shown: str) -> None:
+def test_job_that_will_be_retried_is_pending(status: JobStatus, shown: str) -> None:
     assert represent_job(job(status=status), ANYONE).status == shown
 
 
@@ -60,12 +60,12 @@ def test_a_job_that_will_be_tried_again_is_pending(status: JobStatus, shown: str
     ("caller", "sees"),
     [(Caller("ann"), True), (OPERATOR, True), (Caller("bob"), False), (ANYONE, False)],
 )
-def test_context_is_the_owners(caller: Caller, sees: bool) -> None:
+def test_context_is_included_for_the_owner_and_operator(caller: Caller, sees: bool) -> None:
     for body in (represent_job(job(), caller), represent_result(job(), caller, "")):
         assert ("context" in body.model_dump(exclude_unset=True)) is sees
 
 
-def test_urls_are_made_of_keys_when_they_are_asked_for() -> None:
+def test_urls_combine_the_base_and_the_key() -> None:
     url = "https://cdn.test/storage/photos/processed/thumbnail/image_thumbnail.webp"
     assert represent_result(job(), ANYONE, "https://cdn.test").urls == {"thumbnail": url}
     assert represent_variant(job(), "thumbnail", "https://cdn.test").url == url
@@ -75,6 +75,6 @@ def test_warnings_reach_the_client() -> None:
     assert represent_result(job(), ANYONE, "").metadata.warnings == ["icc_invalid"]
 
 
-def test_a_failed_job_ended_when_it_failed() -> None:
+def test_failed_job_shows_when_it_failed() -> None:
     failed = represent_failed(job(status=JobStatus.FAILED, error_code="worker_lost", attempts=4))
     assert (failed.failed_at, failed.error_code, failed.attempts) == (MOMENT, "worker_lost", 4)

@@ -1,4 +1,4 @@
-"""What clients receive when the server stops before their requests have ended."""
+"""What clients receive when the server stops before their requests have finished."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE_BYTES = 40_000_000  # more than the buffers between server and client
 
 
 def begin_upload(stack: ExitStack, port: int, *lines: str) -> Wire:
-    """Send an upload's head and a part of its body, and wait until the server reads it."""
+    """Send the head and part of the body of an upload, once the server asks for the body."""
     line = stack.enter_context(wire(port))
     line.send(upload_head("Content-Length: 1000000", "Expect: 100-continue", *lines))
     assert line.connection.recv(100).startswith(b"HTTP/1.1 100 "), "the route asks for the body"
@@ -27,7 +27,7 @@ def begin_upload(stack: ExitStack, port: int, *lines: str) -> Wire:
     return line
 
 
-def test_upload_that_does_not_end_in_time_is_a_503_and_keeps_nothing(
+def test_unfinished_upload_is_a_503_and_leaves_no_files(
     settings: Settings, token: Callable[..., dict[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with ExitStack() as stack:
@@ -40,13 +40,13 @@ def test_upload_that_does_not_end_in_time_is_a_503_and_keeps_nothing(
         "service_unavailable",
         "5",
     )
-    assert "stopped" in problem["detail"]
+    assert "shutting down" in problem["detail"]
     assert statuses(logs) == [503]
     assert not any(record.exc_info for record in caplog.records), "no traceback"
     assert not [path for path in settings.data_dir.glob("[is]*/**/*") if path.is_file()]
 
 
-def test_answer_that_is_not_read_in_time_is_cut_off_without_a_traceback(
+def test_unread_response_is_aborted_without_a_traceback(
     settings: Settings, image: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = f"storage/photos/processed/medium/{image['image_id']}_medium.webp"

@@ -1,4 +1,4 @@
-"""A storage that hangs holds up those who need it, and nobody else."""
+"""A hanging storage delays only the requests that need it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings(make_settings: Callable[..., Settings], s3: str, proxy: FaultyProxy
 def send(
     settings: Settings, jpeg: bytes
 ) -> Callable[[int], tuple[int, dict[str, Any], str | None]]:
-    """Upload a picture; return the answer's status, body and Retry-After."""
+    """Return a function that uploads an image and returns status, body and Retry-After."""
     body = form_body(jpeg)
     head = upload_head(
         f"Authorization: Bearer {sign_token(settings, 'ann')}", f"Content-Length: {len(body)}"
@@ -64,7 +64,7 @@ def send(
     return upload
 
 
-def test_uploads_that_hang_leave_everything_else_quick(
+def test_hanging_uploads_do_not_slow_down_other_requests(
     settings: Settings,
     proxy: FaultyProxy,
     send: Callable[[int], tuple[int, dict[str, Any], str | None]],
@@ -100,14 +100,14 @@ def test_uploads_that_hang_leave_everything_else_quick(
     assert list((settings.data_dir / "incoming").iterdir()) == []
 
 
-def test_one_disk_is_written_to_by_few_threads(
+def test_few_threads_write_to_a_single_disk(
     settings: Settings, make_settings: Callable[..., Settings]
 ) -> None:
     assert StorageThreads(settings).count == threads.MAX_STORAGE_THREADS
     assert StorageThreads(make_settings()).count == threads.MAX_DISK_THREADS
 
 
-def test_a_call_may_take_longer_than_the_wait_for_its_thread(
+def test_call_may_run_longer_than_the_wait_for_a_thread(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_call_may_take_longer_than_the_wait_for_its_thread(
     assert asyncio.run(call()) == "late"
 
 
-def test_a_timeout_of_the_call_itself_is_not_taken_for_a_busy_storage(settings: Settings) -> None:
+def test_timeout_raised_by_the_call_is_passed_through(settings: Settings) -> None:
     def time_out() -> None:
         raise TimeoutError("of the call")
 
@@ -134,7 +134,7 @@ def test_a_timeout_of_the_call_itself_is_not_taken_for_a_busy_storage(settings: 
         asyncio.run(call())
 
 
-def test_a_call_that_hangs_does_not_hold_up_the_end_of_its_request(settings: Settings) -> None:
+def test_request_can_end_while_its_call_hangs(settings: Settings) -> None:
     released = threading.Event()
 
     async def give_up() -> None:

@@ -34,7 +34,7 @@ ONE_MB = pytest.mark.parametrize("settings", [{"max_upload_size_mb": 1}], indire
 
 
 @pytest.fixture(autouse=True)
-def nothing_remains_incoming(service: Service) -> Iterator[None]:
+def check_incoming_is_empty(service: Service) -> Iterator[None]:
     yield
     assert list(service.incoming.iterdir()) == []
 
@@ -49,7 +49,7 @@ def authorization(headers: dict[str, str]) -> str:
     return f"Authorization: {headers['Authorization']}"
 
 
-def test_an_upload_is_accepted_as_the_specification_shows(
+def test_upload_matches_the_specification(
     upload: Callable[..., Any], service: Service, jpeg: bytes
 ) -> None:
     answer = upload(fields={"metadata": '{"context":"test_upload"}'})
@@ -65,7 +65,7 @@ def test_an_upload_is_accepted_as_the_specification_shows(
     assert job.request_id == answer.headers["x-request-id"]
 
 
-def test_an_accepted_upload_tells_the_quota_in_all_its_names(upload: Callable[..., Any]) -> None:
+def test_accepted_upload_has_all_quota_headers(upload: Callable[..., Any]) -> None:
     upload()
     headers = upload().headers
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("50", "48")
@@ -74,7 +74,7 @@ def test_an_accepted_upload_tells_the_quota_in_all_its_names(upload: Callable[..
     assert headers["ratelimit"].startswith('"uploads";r=48;t=')
 
 
-def test_name_and_type_that_the_client_gives_decide_nothing(
+def test_file_name_and_type_from_the_client_are_ignored(
     upload: Callable[..., Any], service: Service
 ) -> None:
     answer = upload(
@@ -88,7 +88,7 @@ def test_name_and_type_that_the_client_gives_decide_nothing(
 
 
 @ONE_MB
-def test_a_file_in_many_blocks_arrives_whole(
+def test_file_in_many_blocks_arrives_complete(
     upload: Callable[..., Any], service: Service, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(incoming, "BLOCK_BYTES", 10_000)
@@ -116,7 +116,7 @@ def test_a_file_in_many_blocks_arrives_whole(
         (encode(photo(9, 9), "JPEG")[:20], 422, "image_truncated"),
     ],
 )
-def test_a_file_that_is_no_acceptable_picture_is_refused(
+def test_unacceptable_image_is_refused(
     upload: Callable[..., Any], service: Service, data: bytes, status: int, code: str
 ) -> None:
     answer = upload(data)
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_acceptable_picture_is_refused(
         ({"metadata": r'{"x": "\ud800"}'}, "metadata_invalid"),
     ],
 )
-def test_fields_that_cannot_be_accepted_are_refused(
+def test_invalid_fields_are_refused(
     upload: Callable[..., Any], service: Service, fields: dict[str, str], code: str
 ) -> None:
     answer = upload(fields=fields)
@@ -163,7 +163,7 @@ def test_a_bucket_that_is_not_allowed_is_refused(upload: Callable[..., Any]) -> 
     ("files", "status", "code"),
     [
         ([("file", ("a", b"x")), ("file", ("b", b"y"))], 400, "file_repeated"),
-        ([("picture", ("a", b"x"))], 422, "file_missing"),
+        ([("image", ("a", b"x"))], 422, "file_missing"),
         ([(f"file{index}", ("a", b"x")) for index in range(17)], 400, "form_invalid"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_form_needs_exactly_one_file(
         (FORM, b""),
     ],
 )
-def test_a_body_that_is_no_form_is_a_400(
+def test_body_that_is_not_a_form_is_a_400(
     client: TestClient, token: Callable[..., dict[str, str]], headers: dict[str, str], body: bytes
 ) -> None:
     answer = client.post(UPLOAD, content=body, headers=token() | headers)
@@ -194,7 +194,7 @@ def test_a_body_that_is_no_form_is_a_400(
 
 
 @pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
-def test_a_spent_window_is_a_429_that_says_when_to_come_back(
+def test_exhausted_quota_is_a_429_with_retry_after(
     upload: Callable[..., Any], service: Service
 ) -> None:
     upload()
@@ -206,7 +206,7 @@ def test_a_spent_window_is_a_429_that_says_when_to_come_back(
     assert count_jobs(service) == 2
 
 
-def test_sixty_parallel_uploads_of_one_user_make_exactly_fifty_jobs(
+def test_sixty_parallel_uploads_of_one_user_create_exactly_fifty_jobs(
     port: int, token: Callable[..., dict[str, str]], service: Service, jpeg: bytes
 ) -> None:
     body = form_body(jpeg)
@@ -228,7 +228,7 @@ def test_sixty_parallel_uploads_of_one_user_make_exactly_fifty_jobs(
 
 
 @pytest.mark.parametrize("repeated", ["key-1", '"key-1"'])
-def test_an_idempotency_key_gives_the_same_job_again(
+def test_repeated_idempotency_key_returns_the_same_job(
     upload: Callable[..., Any], service: Service, repeated: str
 ) -> None:
     first = upload(headers={"Idempotency-Key": "key-1"})
@@ -238,7 +238,7 @@ def test_an_idempotency_key_gives_the_same_job_again(
     assert count_jobs(service) == 1
 
 
-def test_an_idempotency_key_is_the_users_own(upload: Callable[..., Any]) -> None:
+def test_idempotency_keys_are_per_user(upload: Callable[..., Any]) -> None:
     key = {"Idempotency-Key": "key-1"}
     assert upload(headers=key).json() != upload(headers=key, user="bob").json()
 
@@ -246,7 +246,7 @@ def test_an_idempotency_key_is_the_users_own(upload: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     "changed", [{"fields": {"bucket": "others"}}, {"data": encode(photo(9, 9), "PNG")}]
 )
-def test_an_idempotency_key_with_another_payload_is_refused(
+def test_idempotency_key_with_another_payload_is_refused(
     upload: Callable[..., Any], service: Service, changed: dict[str, Any]
 ) -> None:
     upload(headers={"Idempotency-Key": "key-1"})
@@ -256,7 +256,7 @@ def test_an_idempotency_key_with_another_payload_is_refused(
 
 
 @pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
-def test_a_repeated_upload_is_answered_though_the_window_is_spent(
+def test_repeated_upload_is_accepted_after_the_quota_is_exhausted(
     upload: Callable[..., Any],
 ) -> None:
     first = upload(headers={"Idempotency-Key": "key-1"})
@@ -264,9 +264,7 @@ def test_a_repeated_upload_is_answered_though_the_window_is_spent(
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "tab\tkey", "käse".encode("latin-1")])
-def test_an_idempotency_key_that_is_none_is_refused(
-    upload: Callable[..., Any], key: str | bytes
-) -> None:
+def test_invalid_idempotency_key_is_refused(upload: Callable[..., Any], key: str | bytes) -> None:
     answer = upload(headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_invalid")
     assert set(answer.headers) >= QUOTA_HEADERS
@@ -288,7 +286,7 @@ def test_a_full_disk_is_a_507(
 @pytest.mark.parametrize(
     ("block_bytes", "folder"), [(1, "incoming"), (incoming.BLOCK_BYTES, "staging")]
 )
-def test_a_disk_that_refuses_is_a_503(
+def test_unavailable_disk_is_a_503(
     upload: Callable[..., Any],
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
@@ -304,7 +302,7 @@ def test_a_disk_that_refuses_is_a_503(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_picture_that_comes_in_one_block_is_never_in_incoming(
+def test_image_of_one_block_does_not_use_incoming(
     upload: Callable[..., Any], service: Service, settings: Settings
 ) -> None:
     away = service.incoming.rename(settings.data_dir / "away")
@@ -314,25 +312,25 @@ def test_a_picture_that_comes_in_one_block_is_never_in_incoming(
     assert len(list(service.staging.list())) == 1
 
 
-def test_a_picture_of_several_blocks_goes_through_incoming_and_is_staged_whole(
+def test_image_of_several_blocks_passes_through_incoming(
     port: int,
     token: Callable[..., dict[str, str]],
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(incoming, "BLOCK_BYTES", 1000)
-    picture = encode(photo(400, 300), "JPEG")
+    data = encode(photo(400, 300), "JPEG")
     with wire(port) as line:
-        body = form_body(picture)
+        body = form_body(data)
         line.send(upload_head(authorization(token()), f"Content-Length: {len(body)}") + body[:5000])
         _wait_until(lambda: list(service.incoming.iterdir()) != [])
         line.send(body[5000:])
         assert line.answer()[0].status == 202
     (staged,) = service.staging.list()
-    assert service.staging.get(staged.key) == picture
+    assert service.staging.get(staged.key) == data
 
 
-def test_a_database_that_refuses_is_a_503_and_nothing_stays_staged(
+def test_unavailable_database_is_a_503_and_nothing_stays_staged(
     upload: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
@@ -373,7 +371,7 @@ def test_a_declared_length_above_the_limit_is_refused_before_the_body_is_sent(
 
 
 @pytest.mark.parametrize("settings", [{"rate_limit_max_uploads": 1}], indirect=True)
-def test_a_spent_window_is_refused_before_the_body_is_sent(
+def test_exhausted_quota_is_refused_before_the_body_is_sent(
     port: int, token: Callable[..., dict[str, str]], jpeg: bytes
 ) -> None:
     body = form_body(jpeg)
@@ -389,7 +387,7 @@ def test_a_spent_window_is_refused_before_the_body_is_sent(
 
 
 @ONE_MB
-def test_a_chunked_file_is_cut_at_the_limit(
+def test_chunked_upload_above_the_limit_is_refused(
     port: int, token: Callable[..., dict[str, str]]
 ) -> None:
     with wire(port) as line:
@@ -412,7 +410,7 @@ def test_a_chunked_upload_is_accepted(
 
 
 @pytest.mark.parametrize("length", ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6"])
-def test_a_nonsensical_length_is_a_400(
+def test_invalid_content_length_is_a_400(
     port: int, token: Callable[..., dict[str, str]], length: str
 ) -> None:
     with wire(port) as line:
@@ -435,7 +433,7 @@ def test_a_connection_stays_usable_after_a_refusal(
 
 
 @ONE_MB
-def test_a_client_that_goes_away_leaves_nothing(
+def test_disconnected_client_leaves_no_files_or_jobs(
     port: int,
     token: Callable[..., dict[str, str]],
     service: Service,

@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out.
+"""The HTTP service.
 
-Translates requests to the use cases of ``queue``, and holds no rule of its own.
+Translates requests into calls to the use cases in ``queue``; contains no rules of its own.
 """

@@ -1,4 +1,4 @@
-"""The application: its parts put together, and the service opened for as long as it runs."""
+"""Building the application: its routes, middleware and lifespan."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in s
 
 
 def create_app_from_environment() -> FastAPI:
-    """Return the application for the settings in the environment; an ASGI server's factory."""
+    """Return the application for the settings in the environment; a factory for ASGI servers."""
     settings = load_settings(os.environ)
     configure_logs(settings.log_format, settings.log_level)
-    # It warns of every malformed form.
+    # python_multipart logs a warning for every malformed form.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     app = create_app(settings)
-    # What is there by now stays. Without this, collecting garbage takes 0.08 ms of each status
-    # check's 0.6 ms, and 15 % of an upload's CPU time (`python -m benchmarks service`).
+    # Everything loaded so far is permanent. Without this, garbage collection takes 0.08 ms of each
+    # status check's 0.6 ms, and 15 % of an upload's CPU time (`python -m benchmarks service`).
     gc.freeze()
     return app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application for *settings*; when it starts, it opens the service."""
+    """Return the application for *settings*; it opens the service on startup."""
     app: FastAPI = FastAPIOffline(
         docs_url=DOCS_PATH,
         redoc_url=None,
@@ -63,8 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=_list_middleware(settings),
         redirect_slashes=False,
     )
-    # In front of the routes of /docs, and not by include_router, which matches each request's path
-    # twice: that costs 0.05 ms of the 0.47 ms of a status check, whose budget has less to spare
+    # Insert the routes before those of /docs. include_router would match each request's path
+    # twice, which costs 0.05 ms of a status check's 0.47 ms: more than its budget has to spare
     # (`python -m benchmarks service`).
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     app.router.routes[:0] = app.state.routes
@@ -84,14 +84,14 @@ def _make_lifespan(
                 "service": service,
                 "keys": load_keys(settings),
                 "storage_threads": threads,
-                "examinations": {},
+                "running_checks": {},
             }
 
     return lifespan
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent dies, if it is one of several API processes."""
+    """If this is one of several API processes, end it when its parent dies."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -105,7 +105,7 @@ def _end_with_parent() -> None:
 
 
 def _list_middleware(settings: Settings) -> list[Middleware]:
-    """Return the layers around the routes, outermost first."""
+    """Return the middleware, outermost first."""
     layers = [Middleware(LingeringClose), Middleware(RequestLog), Middleware(SecurityHeaders)]
     if settings.cors_origins:
         cors = Middleware(

@@ -1,4 +1,4 @@
-"""Finds out who calls, from the request's token."""
+"""Identifying the caller by the request's token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ bearer = HTTPBearer(
     scheme_name="bearer",
     bearerFormat="JWT",
     description=(
-        "A signed token whose `sub` names the user; `imageprocessor token --sub NAME` makes one."
+        "A signed token whose `sub` is the user's id. Create one with "
+        "`imageprocessor token --sub NAME`."
     ),
     auto_error=False,
 )
@@ -24,10 +25,10 @@ bearer = HTTPBearer(
 async def require_user(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """Return the user whose token the request carries.
+    """Return the user identified by the request's token.
 
     Raises:
-        UnauthorizedError: There is no token, or it is not acceptable.
+        UnauthorizedError: The token is missing or invalid.
     """
     if credentials is None:
         raise UnauthorizedError
@@ -36,11 +37,11 @@ async def require_user(
 
 
 async def require_admin(caller: Annotated[Caller, Depends(require_user)]) -> Caller:
-    """Return the admin whose token the request carries.
+    """Return the admin identified by the request's token.
 
     Raises:
-        UnauthorizedError: As :func:`require_user`.
-        AdminRequiredError: The token is good, but not an admin's.
+        UnauthorizedError: The token is missing or invalid.
+        AdminRequiredError: The token is valid, but not an admin's.
     """
     if not caller.admin:
         raise AdminRequiredError
@@ -48,10 +49,10 @@ async def require_admin(caller: Annotated[Caller, Depends(require_user)]) -> Cal
 
 
 async def read_caller(request: Request) -> Caller:
-    """Return who reads; with PUBLIC_READS, a reader whose token is bad or missing is anonymous.
+    """Return the caller of a read; with PUBLIC_READS, a missing or invalid token means anonymous.
 
     Raises:
-        UnauthorizedError: PUBLIC_READS is false and there is no acceptable token.
+        UnauthorizedError: PUBLIC_READS is false, and the token is missing or invalid.
     """
     public: bool = request.state.service.settings.public_reads
     if public and "authorization" not in request.headers:

@@ -1,4 +1,4 @@
-"""What a route's parameters may be: the service, who calls, ids and sizes."""
+"""Types for the parameters of routes: the service, the caller, ids and sizes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from imageprocessor.server.threads import StorageThreads
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
-# Both are coroutines, because FastAPI would call a plain function in a thread.
+# Both are coroutines because FastAPI would run a plain function in a thread.
 async def provide_service(request: Request) -> Service:
-    """Return the service that the lifespan opened in this process."""
+    """Return the service that this process opened at startup."""
     service: Service = request.state.service
     return service
 
 
 async def provide_storage_threads(request: Request) -> StorageThreads:
-    """Return the threads of this process that use the storage."""
+    """Return this process's threads for storage calls."""
     storage_threads: StorageThreads = request.state.storage_threads
     return storage_threads
 
@@ -49,15 +49,13 @@ ImageIds = Annotated[
         },
     ),
 ]
-Size = Annotated[
-    str, Query(description="One of the sizes that the service makes.", examples=["medium"])
-]
+Size = Annotated[str, Query(description="The name of a configured size.", examples=["medium"])]
 
 
 class ImageIdConvertor(Convertor[str]):
-    """Matches any path segment except the names of other routes beside ``/{image_id}``.
+    """Matches a path segment unless it is the name of a sibling route of ``/{image_id}``.
 
-    So ``GET /upload`` is a 405, not an image with the id "upload".
+    ``GET /upload`` is therefore a 405, not a request for an image with the id "upload".
     """
 
     regex = "(?!(?:upload|batch|jobs)(?:/|$))[^/]+"

@@ -1,4 +1,4 @@
-"""The upload's form, read as it streams in: two bounded text fields and one file."""
+"""Parsing an upload's form as it arrives: one file and two text fields of limited length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imageprocessor.errors import (
     TooManyFilesError,
 )
 
-MARGIN_BYTES = 64 * 1024  #: what a body may have besides its file
+MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to the file
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 32 * 1024
 FILE = "file"
@@ -31,7 +31,7 @@ TEXT_FIELDS: dict[str, type[RequestError]] = {
 
 
 class TextFields(NamedTuple):
-    """The form's text fields; one that was not sent is empty."""
+    """The form's text fields; a field that was not sent is empty."""
 
     bucket: str
     metadata: str
@@ -39,7 +39,7 @@ class TextFields(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """The part of the form that is being read."""
+    """The part of the form that is being parsed."""
 
     name: str | None = None
     header_name: bytearray = field(default_factory=bytearray)
@@ -47,12 +47,12 @@ class Part:
 
 
 class UploadForm:
-    """Reads ``multipart/form-data``: :meth:`feed` it the body, then :meth:`finish` it.
+    """A ``multipart/form-data`` parser: :meth:`feed` it the body, then call :meth:`finish`.
 
-    *write_file* is called with each piece of the file; it must copy what it keeps.
+    *write_file* receives each chunk of the file and must copy what it keeps.
 
     Raises:
-        InvalidFormError: *content_type* is not that of such a form, or has no boundary.
+        InvalidFormError: *content_type* is not ``multipart/form-data`` with a usable boundary.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class UploadForm:
         self._write_file = write_file
         self._body_size = 0
         self._file_size = 0
-        self._names: set[str] = set()  # of the known parts that came
+        self._names: set[str] = set()  # known parts received so far
         self._texts = {name: bytearray() for name in TEXT_FIELDS}
         self._part = Part()
         self._part_count = 0
@@ -70,12 +70,13 @@ class UploadForm:
         self._parser = self._make_parser(content_type)
 
     def feed(self, chunk: bytes) -> None:
-        """Read the next bytes of the body.
+        """Parse the next bytes of the body.
 
         Raises:
-            FileTooLargeError: The file, or the body as a whole, is above the limit.
-            InvalidFormError, TooManyFilesError, InvalidBucketError, InvalidMetadataError: The form
-                is not acceptable.
+            FileTooLargeError: The file, or the body as a whole, exceeds its limit.
+            InvalidFormError: The form is malformed, has too many parts, or repeats a field.
+            TooManyFilesError: The form has more than one file.
+            InvalidBucketError, InvalidMetadataError: The field is too long.
         """
         self._body_size += len(chunk)
         check_body_size(self._body_size, self._max_file_bytes)
@@ -83,21 +84,21 @@ class UploadForm:
             self._parser.write(chunk)
         except FormParserError as error:
             raise InvalidFormError(
-                f"The form cannot be read ({error}): send multipart/form-data."
+                f"The form is malformed ({error}). Send valid multipart/form-data."
             ) from error
 
     def finish(self) -> TextFields:
         """Return the text fields of the complete form.
 
         Raises:
-            InvalidFormError: The body ended in the middle.
-            MissingFileError: There was no part called ``file``.
-            InvalidBucketError, InvalidMetadataError: The field is not UTF-8.
+            InvalidFormError: The body ended before the form did.
+            MissingFileError: The form has no part named ``file``.
+            InvalidBucketError, InvalidMetadataError: The field is not valid UTF-8.
         """
         if not self._complete:
-            raise InvalidFormError("The body ends before the form does: send it again.")
+            raise InvalidFormError("The body ends before the form does. Send the form again.")
         if FILE not in self._names:
-            raise MissingFileError("The form has no part called 'file': send the picture as one.")
+            raise MissingFileError("The form has no part named 'file'. Send the image as 'file'.")
         return TextFields(self._decode("bucket"), self._decode("metadata"))
 
     def _decode(self, name: str) -> str:
@@ -105,7 +106,7 @@ class UploadForm:
             return self._texts[name].decode("utf-8")
         except UnicodeDecodeError as error:
             raise TEXT_FIELDS[name](
-                f"{name} is not UTF-8 text ({error.reason}): encode it so."
+                f"{name} is not valid UTF-8 ({error.reason}). Encode it as UTF-8."
             ) from error
 
     def _make_parser(self, content_type: str) -> MultipartParser:
@@ -113,7 +114,7 @@ class UploadForm:
         boundary = options.get(b"boundary")
         if media_type != b"multipart/form-data" or not boundary:
             raise InvalidFormError(
-                f"Content-Type is {content_type[:80]!r}: send multipart/form-data with a boundary."
+                f"Content-Type is {content_type[:80]!r}. Send multipart/form-data with a boundary."
             )
         try:
             return MultipartParser(
@@ -130,14 +131,14 @@ class UploadForm:
             )
         except FormParserError as error:
             raise InvalidFormError(
-                f"The form's boundary cannot be used ({error}): choose a shorter one."
+                f"The form's boundary is not usable ({error}). Choose a shorter one."
             ) from error
 
     def _begin_part(self) -> None:
         self._part_count += 1
         if self._part_count > MAX_PARTS:
             raise InvalidFormError(
-                f"The form has more than {MAX_PARTS} parts: send file, bucket and metadata only."
+                f"The form has more than {MAX_PARTS} parts. Send only file, bucket and metadata."
             )
         self._part = Part()
 
@@ -159,16 +160,16 @@ class UploadForm:
         name = self._part.name
         if name is None:
             raise InvalidFormError(
-                "A part of the form has no name: each needs a Content-Disposition header with one."
+                "A part of the form has no name. Give each a Content-Disposition header with one."
             )
         if name not in TEXT_FIELDS and name != FILE:
-            return  # its data is skipped
+            return  # its data is ignored
         if name in self._names and name == FILE:
             raise TooManyFilesError(
-                "The form has more than one part called 'file': send one picture per request."
+                "The form has more than one part named 'file'. Send one image per request."
             )
         if name in self._names:
-            raise InvalidFormError(f"The form has more than one part called {name!r}: send one.")
+            raise InvalidFormError(f"The form has more than one part named {name!r}. Send one.")
         self._names.add(name)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
@@ -183,21 +184,21 @@ class UploadForm:
             text += data[start:end]
             if len(text) > MAX_FIELD_BYTES:
                 error_class = TEXT_FIELDS[name]
-                raise error_class(f"{name} is longer than {MAX_FIELD_BYTES} bytes: send less.")
+                raise error_class(f"{name} is longer than {MAX_FIELD_BYTES} bytes. Shorten it.")
 
     def _end(self) -> None:
         self._complete = True
 
 
 def check_body_size(size_bytes: int, max_file_bytes: int) -> None:
-    """Raise FileTooLargeError for a body that is too large to be a form around a permitted file."""
+    """Raise FileTooLargeError if a body is too large even for a form with the largest file."""
     if size_bytes > max_file_bytes + MARGIN_BYTES:
         raise _too_large(max_file_bytes)
 
 
 def _too_large(max_file_bytes: int) -> FileTooLargeError:
-    """Return the error for a file that is above the limit by an unknown amount."""
+    """Return the error for a file that exceeds the limit by an unknown amount."""
     return FileTooLargeError(
-        f"The file has more than {max_file_bytes} bytes, the limit: "
-        "send a smaller or more compressed one."
+        f"The file is larger than the limit of {max_file_bytes} bytes. "
+        "Send a smaller or more compressed one."
     )

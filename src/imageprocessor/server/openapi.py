@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` has beyond the routes' signatures: problems, the form, security."""
+"""The parts of ``/openapi.json`` not derived from the routes: problems, the form, security."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from imageprocessor.storage.keys import BUCKET_PATTERN
 
 VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
 ACCEPTED_HEADERS = {
-    "X-RateLimit-Limit": "Uploads of one user in one window.",
-    "X-RateLimit-Remaining": "What is left of them.",
-    "X-RateLimit-Reset": "When the window ends, such as 2024-11-08T15:00:00Z.",
+    "X-RateLimit-Limit": "Uploads allowed per user and window.",
+    "X-RateLimit-Remaining": "Uploads left in this window.",
+    "X-RateLimit-Reset": "When the window ends, for example 2024-11-08T15:00:00Z.",
 }
-#: Which id in the answer to an upload each further operation takes.
+#: Operations that take an id from the response to an upload, and which id they take.
 ACCEPTED_LINKS = {
     "getJob": "job_id",
     "getJobResult": "job_id",
@@ -44,18 +44,18 @@ FORM = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": f"The picture: {join_titles('or')}.",
+            "description": f"The image: {join_titles('or')}.",
         },
         "bucket": {
             "type": "string",
             "pattern": f"^{BUCKET_PATTERN.pattern}$",
-            "description": "Where it is stored.",
+            "description": "The bucket to store the image in.",
             "examples": ["test-uploads"],
         },
         "metadata": {
             "type": "object",
             "description": (
-                "A JSON object of at most 16 KiB, nested 8 deep at most; kept and given back."
+                "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
             ),
             "examples": [{"context": "test_upload"}],
         },
@@ -66,7 +66,7 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": (
-        "Makes repeating the request harmless: the same key and payload give the same job."
+        "Makes it safe to repeat the request: the same key and payload return the same job."
     ),
     "schema": {
         "type": "string",
@@ -76,12 +76,12 @@ IDEMPOTENCY_KEY = {
     },
 }
 
-#: A reader may send a token; where PUBLIC_READS is false, :func:`build_openapi` makes it required.
+#: Readers may send a token; if PUBLIC_READS is false, :func:`build_openapi` makes it required.
 READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 def problem_responses(*error_classes: type[ImageProcessorError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for a route's errors, and for those of every route."""
+    """Return the OpenAPI responses for *error_classes* and the errors that any route can raise."""
     responses: dict[int | str, dict[str, Any]] = {}
     every: list[type[ImageProcessorError]] = [*error_classes, errors.DatabaseUnavailableError]
     for error_class in every:
@@ -97,13 +97,13 @@ def _describe_status(status: int) -> dict[str, Any]:
     response: dict[str, Any] = {"description": f"{phrase}:", "content": content}
     if status in STATUSES_WITH_RETRY_AFTER:
         schema = {"type": "integer"}
-        header = {"description": "Seconds to wait.", "schema": schema}
+        header = {"description": "Seconds to wait before retrying.", "schema": schema}
         response["headers"] = {"Retry-After": header}
     return response
 
 
 def describe_upload() -> dict[str, Any]:
-    """Return the OpenAPI description of the upload's request, which FastAPI does not read."""
+    """Return the OpenAPI description of an upload request, which FastAPI does not parse."""
     encoding = {
         "file": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
@@ -117,7 +117,7 @@ def describe_upload() -> dict[str, Any]:
 
 
 def describe_accepted() -> dict[str, Any]:
-    """Return the OpenAPI headers of the answer to an accepted upload, and where its ids lead."""
+    """Return the OpenAPI headers and links of the response to an accepted upload."""
     headers = {
         name: {"description": description, "schema": {"type": "string"}}
         for name, description in ACCEPTED_HEADERS.items()
@@ -130,7 +130,7 @@ def describe_accepted() -> dict[str, Any]:
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the document, made once, with the sizes of *settings* and who must send a token."""
+    """Return the cached OpenAPI document, with sizes and token rules taken from *settings*."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(
@@ -142,21 +142,21 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
             _drop_validation_error(operation)
             _name_sizes(operation, settings)
             security = operation.get("security", [])
-            if not settings.public_reads and {} in security:  # {}: no token is needed
+            if not settings.public_reads and {} in security:  # {} means no token is needed
                 security.remove({})
     app.openapi_schema = document
     return document
 
 
 def _drop_validation_error(operation: dict[str, Any]) -> None:
-    """Remove the 422 that FastAPI adds to each route with a parameter: this API sends problems."""
+    """Remove the 422 that FastAPI adds to routes with parameters; this API returns problems."""
     response = operation["responses"].get("422", {})
     if "application/json" in response.get("content", {}):
         del operation["responses"]["422"]
 
 
 def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
-    if operation["operationId"] == "getImages":  # lists an unknown size as missing
+    if operation["operationId"] == "getImages":  # accepts unknown sizes and reports them as missing
         return
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "size":

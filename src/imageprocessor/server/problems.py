@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems, and the one table from an error to its HTTP status."""
+"""Converting errors to RFC 9457 problems, with the table of HTTP statuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 
 MEDIA_TYPE = "application/problem+json"
-#: As in RFC 9110; Python before 3.13 has those of older standards.
+#: From RFC 9110; Python before 3.13 has the phrases of older RFCs.
 PHRASES = {
     413: "Content Too Large",
     414: "URI Too Long",
@@ -33,40 +33,40 @@ PHRASES = {
 }
 RETRY_AFTER_SECONDS = {409: 1, 503: 5, 507: 60}
 
-#: The nearest class in an error's ancestry counts.
+#: An error without its own entry uses that of its nearest base class.
 PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.EmptyFileError: (422, "The file is empty"),
-    errors.UnsupportedTypeError: (415, "The file is not of an accepted type"),
+    errors.UnsupportedTypeError: (415, "The file type is not accepted"),
     errors.FileTooLargeError: (413, "The file is too large"),
-    errors.TooManyPixelsError: (422, "The picture has too many pixels"),
-    errors.DimensionTooLargeError: (422, "A side of the picture is too long"),
-    errors.InvalidImageError: (422, "The picture is damaged"),
-    errors.TruncatedImageError: (422, "The picture is cut short"),
-    errors.InvalidFormError: (400, "The form cannot be read"),
+    errors.TooManyPixelsError: (422, "The image has too many pixels"),
+    errors.DimensionTooLargeError: (422, "The image is too wide or too tall"),
+    errors.InvalidImageError: (422, "The image is damaged"),
+    errors.TruncatedImageError: (422, "The image is truncated"),
+    errors.InvalidFormError: (400, "The form is invalid"),
     errors.MissingFileError: (422, "The file is missing"),
-    errors.TooManyFilesError: (400, "There is more than one file"),
-    errors.InvalidBucketError: (422, "The bucket is not acceptable"),
-    errors.InvalidMetadataError: (422, "The metadata is not acceptable"),
-    errors.UnknownSizeError: (422, "There is no such size"),
-    errors.TooManyIdsError: (422, "The number of ids is not acceptable"),
+    errors.TooManyFilesError: (400, "The form has more than one file"),
+    errors.InvalidBucketError: (422, "The bucket is invalid"),
+    errors.InvalidMetadataError: (422, "The metadata is invalid"),
+    errors.UnknownSizeError: (422, "The size does not exist"),
+    errors.TooManyIdsError: (422, "The number of ids is out of range"),
     errors.InvalidIdError: (422, "The id is not a UUID"),
-    errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is not acceptable"),
-    errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key belongs to another upload"),
-    errors.RateLimitedError: (429, "The uploads of this window are used up"),
+    errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is invalid"),
+    errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key was used for another upload"),
+    errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
-    errors.AdminRequiredError: (403, "An admin's token is required"),
-    errors.RequestError: (422, "The request is not acceptable"),
-    errors.ObjectNotFoundError: (404, "There is no such object"),
-    errors.InvalidKeyError: (404, "There is no such object"),
+    errors.AdminRequiredError: (403, "An admin token is required"),
+    errors.RequestError: (422, "The request is invalid"),
+    errors.ObjectNotFoundError: (404, "The object does not exist"),
+    errors.InvalidKeyError: (404, "The object does not exist"),
     errors.StorageUnavailableError: (503, "The storage is unavailable"),
     errors.StorageFullError: (507, "The storage is full"),
-    errors.JobNotFoundError: (404, "There is no such job"),
-    errors.ImageNotFoundError: (404, "There is no such image"),
-    errors.JobNotReadyError: (409, "The job has not ended"),
+    errors.JobNotFoundError: (404, "The job does not exist"),
+    errors.ImageNotFoundError: (404, "The image does not exist"),
+    errors.JobNotReadyError: (409, "The job has not finished"),
     errors.JobFailedError: (422, "The job failed"),
-    errors.JobNotRetryableError: (409, "The job cannot be tried again"),
+    errors.JobNotRetryableError: (409, "The job cannot be retried"),
     errors.DatabaseUnavailableError: (503, "The database is unavailable"),
-    errors.ImageProcessorError: (500, "An unexpected fault"),
+    errors.ImageProcessorError: (500, "An unexpected error occurred"),
 }
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a problem says, except for the request's id."""
+    """The content of a problem, without the request's id."""
 
     status: int
     code: str
@@ -83,7 +83,7 @@ class Fault:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make *app* answer expected errors with a problem; ``UnexpectedErrors`` does the others."""
+    """Make *app* return a problem for expected errors; ``UnexpectedErrors`` handles the others."""
     app.add_exception_handler(ImageProcessorError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
@@ -122,7 +122,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
 
 
 def _find_allowed_methods(request: Request) -> str:
-    """Return what *all* routes of this path accept; Starlette names those of the first one only."""
+    """Return the methods of *all* routes of this path; Starlette lists only the first route's."""
     methods: set[str] = set()
     routes: list[Any] = request.app.state.routes
     for route in routes:
@@ -137,7 +137,7 @@ async def _answer_validation_error(request: Request, error: Exception) -> JSONRe
     status, title = find_problem(RequestError)
     details = []
     for fault in error.errors():
-        _, *names = fault["loc"]  # the first is "query" or "path"
+        _, *names = fault["loc"]  # the first part is "query" or "path"
         where = ".".join(map(str, names))
         details.append(f"{where}: {fault['msg']}")
     detail = f"{'; '.join(details)}."
@@ -150,7 +150,7 @@ def find_problem(error_class: type[ImageProcessorError]) -> tuple[int, str]:
 
 
 def fault_of(status: HTTPStatus) -> Fault:
-    """Return the fault of an answer about which only *status* is known."""
+    """Return a fault for which only the HTTP *status* is known."""
     phrase = PHRASES.get(status, status.phrase)
     code = phrase.lower().replace(" ", "_")
     return Fault(status, code, phrase, f"{status.description}.")
@@ -159,7 +159,7 @@ def fault_of(status: HTTPStatus) -> Fault:
 def make_problem(
     request: Request, fault: Fault, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return the answer for *fault*, with the quota of the user where one was read."""
+    """Return the response for *fault*, with the user's quota if it has been read."""
     body = {
         "type": f"urn:imageprocessor:error:{fault.code}",
         "title": fault.title,
@@ -177,6 +177,6 @@ def make_problem(
 
 
 def describe_delay(status: int) -> dict[str, str]:
-    """Return the Retry-After header for a *status* that may pass, else none."""
+    """Return the Retry-After header for *status*, or nothing if a retry would not help."""
     seconds = RETRY_AFTER_SECONDS.get(status)
     return {} if seconds is None else {"Retry-After": str(seconds)}

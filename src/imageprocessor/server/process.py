@@ -1,4 +1,4 @@
-"""A process that answers requests: uvicorn's configuration, its server, and how it stops."""
+"""Running an API process: uvicorn's configuration, server and shutdown."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import imageprocessor
 from imageprocessor.server.app import create_app_from_environment
 from imageprocessor.server.protocol import Connection
 
-#: A string, because with --reload uvicorn imports the application anew in each process.
+#: A string because, with --reload, uvicorn imports the application again in each process.
 APP = f"{create_app_from_environment.__module__}:{create_app_from_environment.__name__}"
 FINISH_REQUESTS_SECONDS = 9
-CANCEL_SECONDS = 1  #: for cancelled requests to answer and clean up
+CANCEL_SECONDS = 1  #: for cancelled requests to respond and clean up
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which closes what is left when it has stopped.
+    """uvicorn's server, changed to abort the connections left after its shutdown.
 
-    uvloop would wait for clients that do not read.
+    Otherwise uvloop would wait for clients that do not read their responses.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -38,31 +38,31 @@ class Server(uvicorn.Server):
 
 
 def run_api_process(sockets: list[socket.socket] | None) -> None:
-    """Answer requests until SIGTERM, which the app also sends itself if its parent dies."""
+    """Serve requests until SIGTERM, which the app also sends itself if its parent dies."""
     server = Server(configure())
-    # uvicorn sets these handlers too, but later: a signal before that would break its start.
+    # uvicorn installs these handlers too, but later; an earlier signal would break its startup.
     for number in HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)
     server.run(sockets)
 
 
 def run_reloading(sockets: list[socket.socket]) -> None:
-    """Answer requests in a child process that is restarted when this package's code changes."""
+    """Serve requests in a child process that is restarted when this package's code changes."""
     package = Path(imageprocessor.__file__).parent
     config = configure(reload=True, reload_dirs=[str(package)])
     ChangeReload(config, target=run_api_process, sockets=sockets).run()
 
 
 def configure(**options: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration for the application of the environment."""
+    """Return uvicorn's configuration; the application reads its settings from the environment."""
     return uvicorn.Config(
         APP,
         factory=True,
         http=Connection,
         ws="none",
-        log_config=None,  # configure_logs has set up the logs
+        log_config=None,  # configure_logs sets up logging
         log_level="warning",
-        access_log=False,  # RequestLog writes one line a request, with its id
+        access_log=False,  # RequestLog writes one line per request, with its id
         server_header=False,
         timeout_graceful_shutdown=FINISH_REQUESTS_SECONDS,
         **options,

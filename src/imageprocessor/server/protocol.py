@@ -1,11 +1,11 @@
-"""One client's connection: uvicorn's, with limits on what is sent before a request is known.
+"""uvicorn's HTTP protocol with size and time limits on requests.
 
-The application sees a request only once its head is whole, so what an endless or very slow one
-costs is bounded here.
+The application sees a request only when its head is complete, so the cost of endless or very slow
+heads must be limited here.
 
-There is no public hook for this, so :class:`Connection` overrides methods of uvicorn's protocol and
-reads its ``cycle``, ``flow`` and ``pipeline``. pyproject.toml therefore bounds uvicorn's version,
-and tests/server/test_protocol.py checks that these internals are where they were.
+uvicorn has no public hook for this: :class:`Connection` overrides methods of its protocol and reads
+its ``cycle``, ``flow`` and ``pipeline``. pyproject.toml therefore caps uvicorn's version, and
+tests/server/test_protocol.py checks that these internals have not changed.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from imageprocessor.server.problems import describe_delay, fault_of, make_proble
 
 MAX_TARGET_BYTES = 8 * 1024  #: path and query; 50 ids need 2 KiB
 MAX_HEADERS = 100
-MAX_HEAD_BYTES = 128 * 1024  #: all headers; also what may arrive without completing one
-MAX_WAITING_REQUESTS = 100  #: requests that were sent before the answer to an earlier one
+MAX_HEAD_BYTES = 128 * 1024  #: all headers together; also the most that may arrive unparsed
+MAX_WAITING_REQUESTS = 100  #: pipelined requests that wait for earlier responses
 HEAD_SECONDS = 10  #: from a request's first byte to the end of its head
-BODY_SECONDS = 10  #: in each such period MIN_BODY_BYTES must arrive
+BODY_SECONDS = 10  #: MIN_BODY_BYTES must arrive in each such period
 MIN_BODY_BYTES = 10 * 1024
-SEND_SECONDS = 60  #: until a client that is slow has read most of what waits for it, some 64 KiB
-LINGER_SECONDS = 2  #: between refusing and closing; a client that still sends would lose the answer
-RESERVED_FILES = 128  #: descriptors for the database, sockets that listen, logs, uploads
+SEND_SECONDS = 60  #: for a slow client to read most of the buffered response, some 64 KiB
+LINGER_SECONDS = 2  #: from refusal to close; a client still sending would lose the response
+RESERVED_FILES = 128  #: descriptors for the database, listening sockets, logs, uploads
 
 log = structlog.get_logger(__name__)
 
 
 class Stage(Enum):
-    """What is expected of the client."""
+    """What the server expects from the client next."""
 
     NOTHING = auto()
     HEAD = auto()
     BODY = auto()
-    END = auto()  #: it was refused; what it still sends is ignored
+    END = auto()  #: the client was refused; whatever it still sends is ignored
 
 
 class RequestRefusedError(Exception):
-    """Stops the parser."""
+    """Raised in a parser callback to stop the parser."""
 
 
 class Connection(HttpToolsProtocol):
@@ -55,17 +55,18 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
-        # So that pause_writing is called, and a client timed, whenever it leaves anything unread.
+        # With a high-water mark of 0, pause_writing is called, and times the client, whenever the
+        # client leaves any data unread.
         transport.set_write_buffer_limits(high=0)
         self._stage = Stage.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
-        self._parser_status = HTTPStatus.BAD_REQUEST  # the answer if the parser stops
+        self._parser_status = HTTPStatus.BAD_REQUEST  # the response's status if the parser stops
         self._target_bytes = 0
         self._header_count = 0
         self._head_bytes = 0
-        self._pending_bytes = 0  # what the parser took without calling one of the methods below
-        self._body_bytes = 0  # in this period
+        self._pending_bytes = 0  # received since the parser last called a method below
+        self._body_bytes = 0  # received in this period
         if len(self.connections) > max_connections():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
         else:
@@ -90,7 +91,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._target_bytes = self._header_count = self._head_bytes = 0
-        if self._stage is not Stage.HEAD:  # it follows another in the same packet
+        if self._stage is not Stage.HEAD:  # the request follows another in the same packet
             self._expect_head()
 
     def on_url(self, url: bytes) -> None:
@@ -100,7 +101,7 @@ class Connection(HttpToolsProtocol):
             self._stop_parser(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header; it may also be a trailer, after a chunked body."""
+        """Count a header, or a trailer after a chunked body."""
         super().on_header(name, value)
         self._pending_bytes = 0
         self._header_count += 1
@@ -130,7 +131,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         body_is_unread = self._stage is Stage.BODY and self.cycle.response_complete
-        if body_is_unread:  # LingeringClose has read enough of it
+        if body_is_unread:  # LingeringClose has drained as much as it may
             self.transport.close()
 
     def pause_writing(self) -> None:
@@ -144,7 +145,7 @@ class Connection(HttpToolsProtocol):
             self._send_timer = None
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Answer what the parser did not accept: uvicorn calls this for every exception in it."""
+        """Refuse the request; uvicorn calls this for every exception in the parser."""
         self._refuse(self._parser_status)
 
     def _expect_head(self) -> None:
@@ -170,23 +171,23 @@ class Connection(HttpToolsProtocol):
             self._body_bytes = 0
             self._start_timer(BODY_SECONDS)
         elif self._stage is Stage.HEAD and self._pending_bytes + self._head_bytes == 0:
-            self.transport.close()  # browsers open connections that they may never use
+            self.transport.close()  # silently: browsers open connections that they never use
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _is_in_time(self) -> bool:
-        """Return whether enough came in this period, or the application was what took the time."""
+        """Return whether enough arrived in this period, or the application caused the delay."""
         if self._stage is Stage.BODY:
             return self._body_bytes >= MIN_BODY_BYTES or self.flow.read_paused
-        return not self._is_answerable()  # an earlier request has no answer yet
+        return not self._is_answerable()  # the response to an earlier request is still due
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer the current request with *status* if no other answer is due first, then close."""
+        """Send a problem with *status*, unless another response is due first, then close."""
         if self._stage is Stage.END or self.transport.is_closing():
             return
         is_answerable = self._is_answerable()
         self._stage = Stage.END
-        if self.cycle is not None:  # for the application the client is gone
+        if self.cycle is not None:  # make the application see a disconnected client
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = choose_id(None)
@@ -197,14 +198,14 @@ class Connection(HttpToolsProtocol):
         self._start_timer(LINGER_SECONDS)
 
     def _is_answerable(self) -> bool:
-        """Return whether the client would take an answer for that to what it sends now."""
+        """Return whether the client would take a response sent now as that to its last request."""
         if self._stage is Stage.BODY:
             return not self.pipeline and not self.cycle.response_started
-        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # uvicorn's type lies
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # uvicorn's type is wrong
 
 
 def max_connections() -> int:
-    """Return how many connections a process may hold, each of which may be sent a file."""
+    """Return how many connections a process may hold if each may also need an open file."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return 1_000_000
@@ -212,7 +213,7 @@ def max_connections() -> int:
 
 
 def _render_problem(status: HTTPStatus, request_id: str) -> bytes:
-    """Return the problem for *status* as bytes on the wire."""
+    """Return the problem for *status* as the bytes of an HTTP response."""
     request = Request({"type": "http", "state": {"request_id": request_id}})
     headers = {"Connection": "close", ID_HEADER: request_id, **describe_delay(status)}
     answer = make_problem(request, fault_of(status), headers)

@@ -1,4 +1,4 @@
-"""What a user may still upload, in the X-RateLimit headers and those of the IETF draft."""
+"""A user's remaining quota as X-RateLimit headers and as those of the IETF draft."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = (
 
 
 def describe_quota(quota: Quota) -> dict[str, str]:
-    """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit seconds."""
+    """Return the headers in NAMES; X-RateLimit-Reset is a time, ``t`` in RateLimit a duration."""
     window_seconds = int(quota.window.total_seconds())
     seconds_left = seconds_to_reset(quota)
     return {
@@ -30,6 +30,6 @@ def describe_quota(quota: Quota) -> dict[str, str]:
 
 
 def seconds_to_reset(quota: Quota) -> int:
-    """Return the whole seconds, at least one, until the window ends."""
+    """Return the seconds until the window ends, rounded up to at least one."""
     left = quota.reset_at - clock.utc_now()
     return max(1, ceil(left.total_seconds()))

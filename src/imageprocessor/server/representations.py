@@ -1,4 +1,4 @@
-"""Turns jobs, as the queue knows them, into the bodies that clients see."""
+"""Converting the queue's jobs to the response bodies that clients receive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, 
 
 
 def represent_job(job: Job, caller: Caller) -> JobState:
-    """Return the state of *job*, with its context if *caller* owns it."""
+    """Return the state of *job*, including its context if *caller* owns it."""
     state: dict[str, Any] = {
         "job_id": job.job_id,
         "image_id": job.image_id,
@@ -28,7 +28,7 @@ def represent_job(job: Job, caller: Caller) -> JobState:
 
 
 def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
-    """Return the result of the completed *job*, with its context if *caller* owns it."""
+    """Return the result of the completed *job*, including its context if *caller* owns it."""
     keys = job.variant_keys or {}
     urls = {size: _make_url(key, base_url) for size, key in keys.items()}
     result: dict[str, Any] = {
@@ -44,7 +44,7 @@ def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
 
 
 def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
-    """Return one *size* of the completed *job*."""
+    """Return the variant *size* of the completed *job*."""
     keys = job.variant_keys or {}
     generated = job.generated or {}
     url = _make_url(keys[size], base_url)
@@ -53,7 +53,7 @@ def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
 
 
 def represent_failed(job: Job) -> FailedJob:
-    """Return a failed *job* for whoever looks into it."""
+    """Return a failed *job* as admins see it."""
     return FailedJob(
         job_id=job.job_id,
         image_id=job.image_id,

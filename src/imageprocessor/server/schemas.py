@@ -1,4 +1,4 @@
-"""The JSON bodies of the API. Field names and examples are the specification's."""
+"""The API's JSON bodies. Field names and examples come from the specification."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 JOB_ID = "0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90"
 IMAGE_ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
-CONTEXT_NOTE = "The upload's `metadata`; only its owner and admins see it."
+CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
 def example(**body: Any) -> ConfigDict:
-    """Return a model's configuration with an example for the documentation."""
+    """Return a model configuration with an example for the API documentation."""
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
@@ -21,7 +21,7 @@ ACCEPTED = "Upload accepted. Processing initiated."
 
 
 class UploadAccepted(BaseModel):
-    """The upload is durable, and will be processed."""
+    """A durable upload that will be processed."""
 
     model_config = example(
         job_id=JOB_ID,
@@ -37,7 +37,7 @@ class UploadAccepted(BaseModel):
 
 
 class JobState(BaseModel):
-    """Where a job stands."""
+    """The state of a job."""
 
     model_config = example(
         job_id=JOB_ID,
@@ -54,22 +54,22 @@ class JobState(BaseModel):
     image_id: str
     status: Literal["pending", "processing", "completed", "failed"]
     created_at: datetime
-    completed_at: datetime | None = Field(description="When it ended, however it ended.")
-    error: str | None = Field(description="What went wrong with the last attempt, in a sentence.")
+    completed_at: datetime | None = Field(description="When the job completed or failed.")
+    error: str | None = Field(description="Why the last attempt failed, in a sentence.")
     error_code: str | None
     attempts: int
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
 
 
 class Dimensions(BaseModel):
-    """Pixels, once the picture is upright."""
+    """Width and height in pixels, after the image's orientation is applied."""
 
     width: int
     height: int
 
 
 class VariantMetadata(BaseModel):
-    """One size: pixels, width divided by height, and bytes."""
+    """One size: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
 
     width: int
     height: int
@@ -79,14 +79,14 @@ class VariantMetadata(BaseModel):
 
 
 class ImageMetadata(BaseModel):
-    """What is known of an image besides its files."""
+    """What is known about an image besides its files."""
 
     dominant_color: str
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
-    warnings: list[str] = Field(description="What the result lost, such as `animation_flattened`.")
+    warnings: list[str] = Field(description="What was lost, for example `animation_flattened`.")
     removed: list[str] = Field(
-        [], description="The metadata that the upload had and no size has, such as `gps`."
+        [], description="Kinds of metadata removed from the upload, for example `gps`."
     )
 
 
@@ -153,14 +153,14 @@ class ImageVariant(BaseModel):
 class ImageBatch(BaseModel):
     """One size of several images."""
 
-    images: list[ImageVariant] = Field(description="In the order asked.")
+    images: list[ImageVariant] = Field(description="In the order requested.")
     missing: list[str] = Field(
-        description="Ids that have nothing to show: unknown, deleted, not finished, no such size."
+        description="Ids not available: unknown, deleted, not finished, or without that size."
     )
 
 
 class Liveness(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     model_config = example(status="alive")
 
@@ -168,7 +168,7 @@ class Liveness(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether all that an upload needs is there."""
+    """The results of the checks, and the age of the oldest open job."""
 
     model_config = example(
         status="healthy",
@@ -183,26 +183,26 @@ class Health(BaseModel):
     version: str
     checks: dict[str, str] = Field(description="`ok`, or what is wrong.")
     oldest_open_job_seconds: float | None = Field(
-        description="Age of the oldest job that has not ended."
+        description="Age of the oldest job that has not finished."
     )
 
 
 class Performance(BaseModel):
-    """The last 24 hours."""
+    """Jobs completed in the last 24 hours."""
 
     completed_24h: int
     avg_processing_time_seconds: float | None
 
 
 class StorageFigures(BaseModel):
-    """What there is."""
+    """How many images and jobs are stored."""
 
     total_images: int
     total_jobs: int
 
 
 class WorkerFigures(BaseModel):
-    """Who works on jobs, and on how many now."""
+    """The running workers, and how many jobs they are processing."""
 
     backend: str
     active_workers: int
@@ -210,7 +210,7 @@ class WorkerFigures(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Jobs by status, the last 24 hours, what is stored, and who works."""
+    """Jobs by status, performance in the last 24 hours, totals, and workers."""
 
     model_config = example(
         status_breakdown={
@@ -230,12 +230,12 @@ class Statistics(BaseModel):
     storage: StorageFigures
     workers: WorkerFigures
     celery: WorkerFigures | None = Field(
-        None, description="The same once more, where Celery runs the jobs."
+        None, description="The same as `workers`; present only if Celery runs the jobs."
     )
 
 
 class FailedJob(BaseModel):
-    """A job that ended without a result."""
+    """A failed job."""
 
     job_id: str
     image_id: str
@@ -254,13 +254,13 @@ class FailedJobs(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 tells it."""
+    """An error response in the format of RFC 9457."""
 
     model_config = example(
         type="urn:imageprocessor:error:type_unsupported",
-        title="The file is not of an accepted type",
+        title="The file type is not accepted",
         status=415,
-        detail="The file is image/gif: send one of image/jpeg, image/png, image/webp.",
+        detail="The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
         code="type_unsupported",
         request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f",
     )
@@ -269,5 +269,5 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable: one for each cause.")
+    code: str = Field(description="A stable identifier of the cause, for programs.")
     request_id: str

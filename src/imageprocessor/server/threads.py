@@ -1,7 +1,7 @@
-"""Where a route's blocking calls run: in the event loop, or in a thread.
+"""Running a route's blocking calls in the event loop or in a thread.
 
-A route that is a plain function runs in a thread of Starlette's pool as a whole. A coroutine calls
-:func:`run_read` for one cheap query, and :class:`StorageThreads` for what writes to the storage.
+A route that is a plain function runs entirely in a thread of Starlette's pool. A coroutine calls
+:func:`run_read` for one cheap query and uses :class:`StorageThreads` to write to the storage.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
 
 MAX_STORAGE_THREADS = 20
-#: Where all is on one disk: SQLite's one writer sets the pace, and more threads than keep it busy
-#: only take the interpreter from each other (8 clients: 5 % fewer uploads with 20 than with 4).
+#: With database and storage on one disk, SQLite's single writer is the bottleneck. More threads
+#: than keep it busy only compete for the interpreter (8 clients: 5 % fewer uploads with 20 than 4).
 MAX_DISK_THREADS = 4
 WAIT_SECONDS = 5.0  #: how long a request waits for one of these threads
 
@@ -39,12 +39,12 @@ async def run_read(
 
 
 class StorageThreads:
-    """The threads of this process that use the storage.
+    """A pool of threads for storage calls, separate from Starlette's pool.
 
-    While the storage hangs, the other threads of the pool serve everything else.
+    If the storage hangs, Starlette's pool still serves everything else.
 
-    ``anyio.CapacityLimiter`` would bound them in fewer lines, but takes 5 % of an upload's requests
-    a second: a thread that is free waits for the event loop before it begins the next call
+    ``anyio.CapacityLimiter`` would need less code, but costs 5 % of the uploads per second, because
+    a free thread waits for the event loop before it starts the next call
     (``python -m benchmarks service``, upload of 100 KB).
     """
 
@@ -58,16 +58,16 @@ class StorageThreads:
         """Run *function*, which uses the storage, in one of the threads.
 
         Raises:
-            StorageUnavailableError: Others occupied them all for WAIT_SECONDS.
+            StorageUnavailableError: No thread became free within WAIT_SECONDS.
         """
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
             raise StorageUnavailableError(
-                f"{MAX_STORAGE_THREADS} requests wait for the storage already: try again later."
+                f"{MAX_STORAGE_THREADS} requests already wait for the storage. Try again later."
             ) from None
-        # With the request's context: its id is in the log lines.
+        # Copy the request's context so that the thread's log lines have the request's id.
         call = partial(copy_context().run, function, *args, **kwargs)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)
@@ -75,5 +75,5 @@ class StorageThreads:
             self._places.release()
 
     def close(self) -> None:
-        """Return at once: a thread that waits for the storage ends when that answers."""
+        """Close the pool without waiting for threads that are blocked on the storage."""
         self._executor.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""An upload on its way in: refused early if it must be, then received and submitted."""
+"""Accepting uploads: refuse early what can be refused, receive the body, submit the job."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from imageprocessor.server.threads import StorageThreads, run_read
 
 
 class Accepted(NamedTuple):
-    """The job that an upload made, and what its sender may still upload."""
+    """The job created by an upload, and the sender's remaining quota."""
 
     job: Job
     quota: Quota
 
 
-async def take_upload(request: Request, user: Caller) -> Accepted:
-    """Admit, receive and submit the upload that *request* carries.
+async def accept_upload(request: Request, user: Caller) -> Accepted:
+    """Check, receive and submit the upload in *request*.
 
     Raises:
-        ImageProcessorError: As :func:`admit`, :func:`receive` and ``submit``.
+        ImageProcessorError: Any error raised by :func:`admit`, :func:`receive` or ``submit``.
     """
     service: Service = request.state.service
     storage_threads: StorageThreads = request.state.storage_threads
@@ -50,17 +50,21 @@ async def take_upload(request: Request, user: Caller) -> Accepted:
 
 
 async def admit(request: Request, service: Service, user: Caller) -> Sender:
-    """Return who sends the upload, unless it can be refused before its body is read.
+    """Return the sender, or refuse the upload if that is possible before reading its body.
+
+    The checks run in the order of the errors below.
 
     Raises:
-        RateLimitedError, InvalidIdempotencyKeyError, FileTooLargeError: In this order.
+        RateLimitedError: The sender's quota for this window is exhausted.
+        InvalidIdempotencyKeyError: The Idempotency-Key is malformed.
+        FileTooLargeError: The Content-Length exceeds the limit.
     """
     assert user.user_id is not None
     key = request.headers.get("idempotency-key")
     if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]  # most clients send it without quotation marks
+        key = key[1:-1]  # quotation marks are optional; most clients omit them
     sender = Sender(user.user_id, key, request.state.request_id)
-    # Every later answer, errors included, reports this quota in its headers.
+    # Every response from here on, including errors, reports this quota in its headers.
     request.state.quota = await run_read(service, check_quota, sender)
     _check_idempotency_key(key)
     content_length = request.headers.get("content-length", "")
@@ -70,12 +74,12 @@ async def admit(request: Request, service: Service, user: Caller) -> Sender:
 
 
 async def receive(request: Request, service: Service, file: IncomingFile) -> TextFields:
-    """Read the form from the body: write its file into *file*, return its text fields.
+    """Read the form from the body, write its file to *file*, and return its text fields.
 
     Raises:
         InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError,
-        InvalidBucketError, InvalidMetadataError: The form is not acceptable.
-        StorageFullError, StorageUnavailableError: The file could not be written.
+        InvalidBucketError, InvalidMetadataError: The form is invalid.
+        StorageFullError, StorageUnavailableError: The file cannot be written.
     """
     content_type = request.headers.get("content-type", "")
     form = UploadForm(content_type, service.settings.limits.max_bytes, file.collect)
@@ -85,7 +89,7 @@ async def receive(request: Request, service: Service, file: IncomingFile) -> Tex
             if file.has_block:
                 await run_in_threadpool(file.write_block)
     except ClientDisconnect:
-        raise InvalidFormError("The client went away before the body ended.") from None
+        raise InvalidFormError("The client disconnected before the body ended.") from None
     return form.finish()
 
 
@@ -95,7 +99,7 @@ def submit_file(
     """Make the received file durable and queue its job.
 
     Raises:
-        ImageProcessorError: As ``submit``.
+        ImageProcessorError: Any error raised by ``submit``.
     """
     content = file.complete()
     upload = Upload(content, file.sha256, fields.bucket, fields.metadata)
@@ -108,6 +112,6 @@ def _check_idempotency_key(key: str | None) -> None:
     has_valid_length = 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS
     if not (has_valid_length and key.isascii() and key.isprintable()):
         raise InvalidIdempotencyKeyError(
-            f"Idempotency-Key {key[:40]!r} is no key: send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
-            "printable ASCII characters."
+            f"Idempotency-Key {key[:40]!r} is invalid. "
+            f"Send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters."
         )

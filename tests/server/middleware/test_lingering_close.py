@@ -18,7 +18,7 @@ def port(settings: Settings) -> Iterator[int]:
         yield port
 
 
-def test_refused_client_that_sends_its_whole_body_first_gets_the_answer_and_may_go_on(
+def test_refused_upload_is_drained_and_the_connection_stays_open(
     port: int,
 ) -> None:
     body = form_body(b"x" * 9 * MEGABYTE)
@@ -29,7 +29,7 @@ def test_refused_client_that_sends_its_whole_body_first_gets_the_answer_and_may_
             assert (response.status, response.getheader("Connection")) == (401, None)
 
 
-def test_file_that_is_cut_at_the_limit_is_heard_out(
+def test_body_of_a_too_large_file_is_drained(
     port: int, token: Callable[..., dict[str, str]]
 ) -> None:
     head = upload_head("Transfer-Encoding: chunked", f"Authorization: {token()['Authorization']}")
@@ -41,10 +41,10 @@ def test_file_that_is_cut_at_the_limit_is_heard_out(
         assert client.answer()[0].status == 413
 
 
-def test_client_that_never_ends_is_not_heard_out_for_ever(
+def test_draining_an_endless_body_stops_after_a_time(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lingering_close, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(lingering_close, "DRAIN_SECONDS", 0.2)
     with wire(port) as client:
         client.send(upload_head("Content-Length: 1000"))
         started = time.monotonic()

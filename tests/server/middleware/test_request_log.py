@@ -14,7 +14,7 @@ def test_a_request_gets_a_new_id(client: TestClient) -> None:
     assert len({UUID(found) for found in ids}) == 2
 
 
-def test_the_clients_id_is_kept(client: TestClient) -> None:
+def test_request_id_of_the_client_is_kept(client: TestClient) -> None:
     assert (
         client.get("/livez", headers={"X-Request-ID": "order-17_A.b"}).headers["x-request-id"]
         == "order-17_A.b"
@@ -22,11 +22,11 @@ def test_the_clients_id_is_kept(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 65, "a\nb", "a\n", "é", '{"a":1}', None])
-def test_an_id_that_could_harm_a_log_is_replaced(sent: str | None) -> None:
+def test_unsafe_request_id_is_replaced(sent: str | None) -> None:
     assert str(UUID(choose_id(sent))) != sent
 
 
-def test_each_request_is_one_line_with_its_outcome(client: TestClient) -> None:
+def test_each_request_logs_one_line_with_its_outcome(client: TestClient) -> None:
     with capture_logs() as logs:
         client.get("/nowhere")
     [line] = logs
@@ -40,13 +40,13 @@ def test_each_request_is_one_line_with_its_outcome(client: TestClient) -> None:
     }
 
 
-def test_no_query_and_no_token_is_logged(client: TestClient) -> None:
+def test_query_and_token_are_not_logged(client: TestClient) -> None:
     with capture_logs() as logs:
         client.get("/livez?signature=hush", headers={"Authorization": "Bearer hush"})
     assert "hush" not in str(logs)
 
 
-def test_what_a_terminal_would_obey_is_logged_encoded(client: TestClient) -> None:
+def test_control_characters_are_logged_percent_encoded(client: TestClient) -> None:
     with capture_logs() as logs:
         client.get("/a%1b%5b31m%0ab")
     assert logs[0]["path"] == "/a%1B%5B31m%0Ab"

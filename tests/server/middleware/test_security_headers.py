@@ -53,7 +53,7 @@ ASSET = "/static-offline-docs/swagger-ui.css"
     ],
 )
 @pytest.mark.parametrize("settings", [{"cors_origins": ["https://app.example.com"]}], indirect=True)
-def test_every_answer_forbids_running_sniffing_framing_and_referrers(
+def test_every_response_forbids_scripts_sniffing_framing_and_referrers(
     client: TestClient,
     token: Callable[..., dict[str, str]],
     method: str,
@@ -61,13 +61,13 @@ def test_every_answer_forbids_running_sniffing_framing_and_referrers(
     status: int,
     headers: dict[str, str],
 ) -> None:
-    speaker = token(headers["Authorization"]) if "Authorization" in headers else {}
-    answer = client.request(method, path, headers=headers | speaker)
+    authorization = token(headers["Authorization"]) if "Authorization" in headers else {}
+    answer = client.request(method, path, headers=headers | authorization)
     assert answer.status_code == status
     assert INERT.items() <= dict(answer.headers).items()
 
 
-def test_images_are_served_with_them_too(
+def test_images_have_security_headers(
     client: TestClient, image: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
@@ -85,7 +85,7 @@ def test_images_are_served_with_them_too(
     assert INERT.items() <= dict(answer.headers).items()
 
 
-def test_an_unexpected_fault_is_told_with_them_too(
+def test_unexpected_error_has_security_headers(
     client: TestClient, image: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageprocessor.server.routes.jobs.represent_job", lambda *_: 1 / 0)
@@ -94,9 +94,7 @@ def test_an_unexpected_fault_is_told_with_them_too(
     assert INERT.items() <= dict(answer.headers).items()
 
 
-def test_nothing_but_the_page_of_the_docs_may_run_anything(
-    client: TestClient, service: Service
-) -> None:
+def test_only_the_docs_page_may_run_scripts(client: TestClient, service: Service) -> None:
     assert "sandbox" in INERT["content-security-policy"]
     headers = client.get("/docs").headers
     assert headers["content-security-policy"] == DOCS_POLICY

@@ -10,7 +10,7 @@ from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 
 
-def test_an_unexpected_fault_is_a_500_without_details_and_one_traceback(
+def test_unexpected_error_is_a_500_without_details_and_logged_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
@@ -29,7 +29,7 @@ def test_an_unexpected_fault_is_a_500_without_details_and_one_traceback(
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["unexpected_error"]
 
 
-def test_a_fault_after_the_answer_began_is_left_to_the_server(settings: Settings) -> None:
+def test_error_after_the_response_started_is_raised(settings: Settings) -> None:
     app: FastAPI = create_app(settings)
 
     async def half(scope: object, receive: object, send: object) -> None:

@@ -22,7 +22,7 @@ IMMUTABLE = "max-age=31536000, immutable"
 
 @pytest.fixture
 def paths(image: dict[str, str]) -> list[str]:
-    """The two ways to the bytes of the medium size."""
+    """The two paths that serve the medium size."""
     image_id = image["image_id"]
     return [
         f"/storage/photos/processed/medium/{image_id}_medium.webp",
@@ -36,13 +36,13 @@ def port(settings: Settings, service: Service) -> Iterator[int]:
         yield found
 
 
-def test_the_bytes_are_the_picture(client: TestClient, paths: list[str]) -> None:
+def test_files_are_the_webp_image(client: TestClient, paths: list[str]) -> None:
     for path in paths:
-        with Image.open(BytesIO(client.get(path).content)) as picture:
-            assert (picture.format, picture.size) == ("WEBP", (60, 45))
+        with Image.open(BytesIO(client.get(path).content)) as opened:
+            assert (opened.format, opened.size) == ("WEBP", (60, 45))
 
 
-def test_direct_is_medium_unless_told(
+def test_direct_serves_medium_by_default(
     client: TestClient, image: dict[str, str], paths: list[str]
 ) -> None:
     assert (
@@ -51,7 +51,7 @@ def test_direct_is_medium_unless_told(
     )
 
 
-def test_a_file_says_what_it_is_and_may_be_kept_forever(
+def test_file_headers_state_its_type_and_allow_caching(
     client: TestClient, image: dict[str, str], paths: list[str]
 ) -> None:
     for path in paths:
@@ -67,14 +67,14 @@ def test_a_file_says_what_it_is_and_may_be_kept_forever(
 
 
 @pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
-def test_a_private_file_is_for_its_readers_cache_only(
+def test_private_file_forbids_shared_caching(
     client: TestClient, paths: list[str], token: Callable[..., dict[str, str]]
 ) -> None:
     for path in paths:
         assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
 
 
-def test_a_large_file_is_sent_as_a_small_one_is(
+def test_large_and_small_files_get_the_same_headers(
     client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = [client.get(path) for path in paths]
@@ -88,7 +88,7 @@ def test_a_large_file_is_sent_as_a_small_one_is(
         }
 
 
-def test_a_copy_that_is_current_is_not_sent_again(client: TestClient, paths: list[str]) -> None:
+def test_current_copy_is_not_sent_again(client: TestClient, paths: list[str]) -> None:
     for path in paths:
         etag = client.get(path).headers["etag"]
         for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
@@ -98,7 +98,7 @@ def test_a_copy_that_is_current_is_not_sent_again(client: TestClient, paths: lis
         assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_head_is_get_without_the_bytes(port: int, paths: list[str]) -> None:
+def test_head_returns_the_headers_of_get(port: int, paths: list[str]) -> None:
     for path in paths:
         whole, data = get(port, path)
         head, nothing = get(port, path, "HEAD")
@@ -146,7 +146,7 @@ def test_a_range_outside_the_file_is_a_416(client: TestClient, paths: list[str])
         f"bytes={'9' * 5000}-",
     ],
 )
-def test_a_range_that_is_malformed_or_multiple_is_ignored_at_once(
+def test_malformed_or_multiple_ranges_are_ignored_at_once(
     client: TestClient, paths: list[str], wanted: str
 ) -> None:
     started = time.perf_counter()
@@ -155,7 +155,9 @@ def test_a_range_that_is_malformed_or_multiple_is_ignored_at_once(
     assert (answer.status_code, len(answer.content)) == (200, int(answer.headers["content-length"]))
 
 
-def test_a_range_of_another_version_is_the_whole_file(client: TestClient, paths: list[str]) -> None:
+def test_range_of_another_version_returns_the_whole_file(
+    client: TestClient, paths: list[str]
+) -> None:
     answer = client.get(paths[0], headers={"Range": "bytes=0-1", "If-Range": '"other"'})
     assert answer.status_code == 200
 
@@ -176,7 +178,7 @@ def test_a_range_of_another_version_is_the_whole_file(client: TestClient, paths:
         "/storage/",
     ],
 )
-def test_nothing_but_the_variant_itself_is_served(
+def test_only_the_exact_path_of_a_variant_is_served(
     client: TestClient, image: dict[str, str], path: str
 ) -> None:
     answer = client.get(path.format(id=image["image_id"], ID=image["image_id"].upper()))
@@ -185,15 +187,13 @@ def test_nothing_but_the_variant_itself_is_served(
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_an_upload_that_waits_cannot_be_fetched(
-    client: TestClient, upload: Callable[..., Any]
-) -> None:
+def test_waiting_upload_cannot_be_fetched(client: TestClient, upload: Callable[..., Any]) -> None:
     accepted = upload().json()
     for path in (f"medium/{accepted['image_id']}_medium.webp", f"staging/{accepted['job_id']}"):
         assert client.get(f"/storage/photos/processed/{path}").status_code == 404
 
 
-def test_a_file_that_is_gone_from_the_disk_is_a_404(
+def test_file_missing_on_disk_is_a_404(
     client: TestClient, paths: list[str], service: Service
 ) -> None:
     for stored in list(service.storage.list()):
@@ -203,7 +203,7 @@ def test_a_file_that_is_gone_from_the_disk_is_a_404(
         assert (answer.status_code, answer.json()["code"]) == (404, "object_not_found")
 
 
-def test_a_link_in_the_place_of_a_file_is_not_followed(
+def test_symbolic_link_is_not_followed(
     client: TestClient, paths: list[str], settings: Settings, tmp_path: Path
 ) -> None:
     file = settings.storage_path / paths[0].removeprefix("/storage/")
@@ -212,7 +212,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(
     assert client.get(paths[0]).status_code == 404
 
 
-def test_a_remote_file_is_a_redirect_that_nobody_keeps(
+def test_remote_file_is_an_uncached_redirect(
     client: TestClient, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -225,7 +225,7 @@ def test_a_remote_file_is_a_redirect_that_nobody_keeps(
         assert answer.headers["location"].endswith("?signature=a%2Fb")
 
 
-def test_head_of_a_remote_file_tells_of_it_without_a_redirect_that_is_good_for_get_only(
+def test_head_of_a_remote_file_returns_its_headers_without_a_redirect(
     port: int, paths: list[str], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [stored.size_bytes for stored in service.storage.list("photos/processed/medium/")]

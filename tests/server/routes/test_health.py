@@ -15,7 +15,7 @@ CHECKED = [HEALTH, "/readyz"]
 
 
 @pytest.mark.parametrize(("path", "also_checked"), [(HEALTH, {"queue": "ok"}), ("/readyz", {})])
-def test_a_service_that_can_work_is_healthy(
+def test_working_service_is_healthy(
     client: TestClient, path: str, also_checked: dict[str, str]
 ) -> None:
     answer = client.get(path)
@@ -29,7 +29,7 @@ def test_a_service_that_can_work_is_healthy(
     }
 
 
-def test_health_tells_the_age_of_the_oldest_open_job(
+def test_health_reports_the_age_of_the_oldest_open_job(
     client: TestClient, upload: Callable[..., Any]
 ) -> None:
     upload()
@@ -37,7 +37,7 @@ def test_health_tells_the_age_of_the_oldest_open_job(
 
 
 @pytest.mark.parametrize("path", CHECKED)
-def test_a_lost_database_makes_it_unhealthy_but_alive(
+def test_lost_database_is_unhealthy_but_alive(
     client: TestClient, service: Service, path: str
 ) -> None:
     with service.database.write() as connection:
@@ -49,14 +49,14 @@ def test_a_lost_database_makes_it_unhealthy_but_alive(
 
 
 @pytest.mark.parametrize("path", CHECKED)
-def test_a_lost_disk_makes_it_unhealthy(client: TestClient, settings: Settings, path: str) -> None:
+def test_lost_disk_is_unhealthy(client: TestClient, settings: Settings, path: str) -> None:
     shutil.rmtree(settings.storage_path)
     answer = client.get(path)
     assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "ok")
     assert answer.json()["checks"]["storage"] != "ok"
 
 
-def test_statistics_have_the_shape_of_the_specification(
+def test_statistics_match_the_specification(
     client: TestClient,
     image: dict[str, str],
     upload: Callable[..., Any],
@@ -77,12 +77,12 @@ def test_statistics_have_the_shape_of_the_specification(
 @pytest.mark.parametrize(
     "settings", [{"queue_backend": "celery", "redis_url": "redis://127.0.0.1:1/0"}], indirect=True
 )
-def test_without_its_broker_it_is_unhealthy_but_takes_uploads(
+def test_service_without_broker_is_unhealthy_but_accepts_uploads(
     client: TestClient, upload: Callable[..., Any]
 ) -> None:
     answer = client.get(HEALTH)
     assert answer.status_code == 503
-    assert answer.json()["checks"]["queue"].startswith("Redis does not answer")
+    assert "REDIS_URL" in answer.json()["checks"]["queue"]
     assert client.get("/readyz").status_code == 200
     assert upload().status_code == 202
     figures = client.get(f"{HEALTH}/stats").json()

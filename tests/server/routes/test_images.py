@@ -35,17 +35,17 @@ def test_one_size_of_an_image_is_described(client: TestClient, image: dict[str, 
     assert body["size_bytes"] == len(client.get(body["url"]).content)
 
 
-def test_the_size_is_medium_unless_told(client: TestClient, image: dict[str, str]) -> None:
+def test_default_size_is_medium(client: TestClient, image: dict[str, str]) -> None:
     assert client.get(f"{IMAGES}/{image['image_id']}").json()["size"] == "medium"
 
 
-def test_an_id_in_capitals_is_the_same_id(client: TestClient, image: dict[str, str]) -> None:
+def test_id_is_case_insensitive(client: TestClient, image: dict[str, str]) -> None:
     assert (
         client.get(f"{IMAGES}/{image['image_id'].upper()}").json()["image_id"] == image["image_id"]
     )
 
 
-def test_all_sizes_are_the_jobs_result(client: TestClient, image: dict[str, str]) -> None:
+def test_all_sizes_equal_the_jobs_result(client: TestClient, image: dict[str, str]) -> None:
     assert (
         client.get(f"{IMAGES}/{image['image_id']}/all").json()
         == client.get(f"{image['status_url']}/result").json()
@@ -54,7 +54,7 @@ def test_all_sizes_are_the_jobs_result(client: TestClient, image: dict[str, str]
 
 @pytest.mark.parametrize("size", ["huge", "", "../medium", "%00", "x" * 5000])
 @pytest.mark.parametrize("end", ["", "/direct"])
-def test_an_unknown_size_is_a_422_that_names_the_known_ones(
+def test_unknown_size_is_a_422_that_lists_the_valid_ones(
     client: TestClient, image: dict[str, str], size: str, end: str
 ) -> None:
     answer = client.get(f"{IMAGES}/{image['image_id']}{end}?size={size}")
@@ -64,7 +64,7 @@ def test_an_unknown_size_is_a_422_that_names_the_known_ones(
 
 
 @pytest.mark.parametrize("end", ["", "/all", "/direct"])
-def test_an_image_that_is_not_ready_is_a_409(
+def test_unfinished_image_is_a_409(
     client: TestClient, upload: Callable[..., Any], end: str
 ) -> None:
     answer = client.get(f"{IMAGES}/{upload().json()['image_id']}{end}")
@@ -77,7 +77,7 @@ def test_an_image_that_is_not_ready_is_a_409(
 @pytest.mark.parametrize(
     ("method", "end"), [("GET", ""), ("GET", "/all"), ("GET", "/direct"), ("DELETE", "")]
 )
-def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
+def test_unknown_image_and_invalid_id_get_different_errors(
     client: TestClient,
     token: Callable[..., dict[str, str]],
     method: str,
@@ -89,7 +89,7 @@ def test_an_image_that_is_not_there_is_told_from_an_id_that_is_none(
     assert (answer.status_code, answer.json()["code"]) == outcome
 
 
-def test_a_batch_keeps_the_order_and_lists_what_is_missing(
+def test_batch_keeps_the_order_and_lists_missing_ids(
     client: TestClient, upload: Callable[..., Any], run: Callable[[str], None]
 ) -> None:
     first, waiting, second = (upload().json() for _ in range(3))
@@ -118,14 +118,12 @@ def test_a_batch_keeps_the_order_and_lists_what_is_missing(
         ("", "request_invalid"),
     ],
 )
-def test_a_batch_that_cannot_be_answered_is_refused(
-    client: TestClient, query: str, code: str
-) -> None:
+def test_invalid_batch_request_is_refused(client: TestClient, query: str, code: str) -> None:
     answer = client.get(f"{IMAGES}/batch?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
-def test_a_batch_of_fifty_is_answered(client: TestClient, image: dict[str, str]) -> None:
+def test_batch_of_fifty_is_accepted(client: TestClient, image: dict[str, str]) -> None:
     body = client.get(f"{IMAGES}/batch?image_ids={','.join([image['image_id']] * 50)}").json()
     assert len(body["images"]) == 50
 
@@ -199,7 +197,7 @@ def test_a_waiting_upload_can_be_deleted(
         ("POST", f"/jobs/{UNKNOWN}", "GET"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_a_405_that_names_all_it_has(
+def test_wrong_method_is_a_405_with_all_allowed_methods(
     client: TestClient, method: str, path: str, allowed: str
 ) -> None:
     answer = client.request(method, f"{IMAGES}{path}")

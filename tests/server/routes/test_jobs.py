@@ -26,7 +26,7 @@ UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 @pytest.fixture
 def failed(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, str]:
-    """Ann's picture that ends in the middle."""
+    """Ann's upload of a truncated image, whose job failed."""
     accepted: dict[str, str] = upload(truncated(encode(photo(80, 60), "JPEG"), 0.5)).json()
     run(accepted["job_id"])
     return accepted
@@ -46,13 +46,13 @@ def test_a_waiting_job_is_shown_as_pending(client: TestClient, upload: Callable[
     assert state["created_at"].endswith("Z")
 
 
-def test_a_completed_job_says_when(client: TestClient, image: dict[str, str]) -> None:
+def test_completed_job_has_its_completion_time(client: TestClient, image: dict[str, str]) -> None:
     state = client.get(image["status_url"]).json()
     assert (state["status"], state["attempts"], state["error_code"]) == ("completed", 1, None)
     assert state["completed_at"] > state["created_at"]
 
 
-def test_a_failed_job_says_why(client: TestClient, failed: dict[str, str]) -> None:
+def test_failed_job_has_an_error_and_its_code(client: TestClient, failed: dict[str, str]) -> None:
     state = client.get(failed["status_url"]).json()
     assert (state["status"], state["error_code"], state["attempts"]) == (
         "failed",
@@ -62,7 +62,7 @@ def test_a_failed_job_says_why(client: TestClient, failed: dict[str, str]) -> No
     assert state["error"].endswith(".")
 
 
-def test_a_job_between_two_attempts_is_pending_with_its_error(
+def test_job_between_attempts_is_pending_with_its_error(
     client: TestClient,
     upload: Callable[..., Any],
     run: Callable[[str], None],
@@ -99,7 +99,7 @@ def test_context_is_shown_to_the_owner_and_admins_only(
         assert "context" not in client.get(path).json()
 
 
-def test_a_result_that_is_not_ready_is_a_409_that_says_when_to_ask(
+def test_unfinished_result_is_a_409_with_retry_after(
     client: TestClient, upload: Callable[..., Any]
 ) -> None:
     answer = client.get(f"{upload().json()['status_url']}/result")
@@ -108,7 +108,7 @@ def test_a_result_that_is_not_ready_is_a_409_that_says_when_to_ask(
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_the_result_of_a_failed_job_is_a_422_with_the_cause(
+def test_result_of_a_failed_job_is_a_422_with_the_cause(
     client: TestClient, failed: dict[str, str]
 ) -> None:
     for path in (
@@ -120,9 +120,7 @@ def test_the_result_of_a_failed_job_is_a_422_with_the_cause(
         assert answer.json()["type"] == "urn:imageprocessor:error:image_truncated"
 
 
-def test_the_result_has_the_shape_of_the_specification(
-    client: TestClient, image: dict[str, str]
-) -> None:
+def test_result_matches_the_specification(client: TestClient, image: dict[str, str]) -> None:
     result = client.get(f"{image['status_url']}/result").json()
     assert list(result) == ["image_id", "status", "urls", "metadata", "completed_at"]
     assert (
@@ -165,14 +163,14 @@ def test_every_url_begins_with_the_public_base(client: TestClient, image: dict[s
         ("..%2f..%2fetc", 404, "not_found"),
     ],
 )
-def test_a_job_that_is_not_there_is_told_from_an_id_that_is_none(
+def test_unknown_job_and_invalid_id_get_different_errors(
     client: TestClient, job_id: str, status: int, code: str, end: str
 ) -> None:
     answer = client.get(f"/api/v1/images/jobs/{job_id}{end}")
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_a_job_whose_image_is_deleted_is_gone(
+def test_job_of_a_deleted_image_is_a_404(
     client: TestClient, image: dict[str, str], service: Service
 ) -> None:
     with service.database.write() as connection:

@@ -1,1 +1,1 @@
-"""The layers around the routes."""
+"""The middleware around the routes."""

@@ -1,6 +1,6 @@
-"""Reads the rest of a refused upload before the connection is closed.
+"""Reading the rest of a refused upload before its connection is closed.
 
-A client, or its proxy, that still sends when the connection closes may lose the answer.
+A client or proxy that is still sending when the connection closes may lose the response.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LISTEN_SECONDS = 5
-LISTEN_BYTES = 32 * 1024 * 1024
+DRAIN_SECONDS = 5
+DRAIN_BYTES = 32 * 1024 * 1024
 BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 class LingeringClose:
-    """ASGI middleware: sends an answer at once, but ends it after the request's body, or enough."""
+    """ASGI middleware: sends responses at once, but ends them only after draining the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -45,11 +45,11 @@ class LingeringClose:
 
 
 async def _discard_body(receive: Receive) -> None:
-    """Read the rest of the body, up to LISTEN_BYTES or for LISTEN_SECONDS."""
-    left = LISTEN_BYTES
-    # Cancelled: the server stops, and the answer is on its way.
+    """Read the rest of the body, but no more than DRAIN_BYTES or DRAIN_SECONDS."""
+    left = DRAIN_BYTES
+    # On cancellation the server is stopping and the response has already been sent.
     with suppress(TimeoutError, asyncio.CancelledError):
-        async with asyncio.timeout(LISTEN_SECONDS):
+        async with asyncio.timeout(DRAIN_SECONDS):
             while left > 0:
                 message = await receive()
                 left -= len(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""An id for every request, and one line in the log about each, without query or headers."""
+"""An id and a log line for every request; query and headers are not logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware: gives each request an id, sends it back, and logs how the request ended."""
+    """ASGI middleware: assigns each request an id, returns it, and logs the outcome."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -35,11 +35,11 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = int(message["status"])  # an HTTPStatus at times
+                status = int(message["status"])  # sometimes an HTTPStatus
                 message["headers"] = [*message["headers"], id_header]
             await send(message)
 
-        # It ends with this request's task.
+        # No need to unbind: the context ends with this request's task.
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self.app(scope, receive, send_with_id)
@@ -48,14 +48,14 @@ class RequestLog:
             log.info(
                 "request",
                 method=scope["method"],
-                path=quote(scope["path"]),  # what a terminal would obey stays percent-encoded
+                path=quote(scope["path"]),  # keeps terminal control characters percent-encoded
                 status=status,
                 milliseconds=round(seconds * 1000, 1),
             )
 
 
 def choose_id(sent: str | None) -> str:
-    """Return the client's id if it is harmless in a log, else a new one.
+    """Return the client's id if it is safe to log, else a new one.
 
     >>> choose_id("order-17")
     'order-17'

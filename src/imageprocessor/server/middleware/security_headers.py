@@ -1,4 +1,4 @@
-"""Headers with which browsers run nothing that this service sends, except the page of the docs."""
+"""Headers that stop browsers from running any content of this service, except the docs page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DOCS_PATH = "/docs"
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
-#: Swagger UI starts from a script in its page and styles itself; nothing comes from, or goes to,
-#: elsewhere.
+#: Swagger UI needs inline scripts and styles. Nothing is loaded from, or sent to, other sites.
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:;"
     " style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline';"
@@ -28,7 +27,7 @@ DOCS_HEADERS = _policy_headers(DOCS_POLICY)
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds the inert headers to answers, or those of the docs to their page."""
+    """ASGI middleware: adds INERT_HEADERS to every response, DOCS_HEADERS to the docs page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""The server's one boundary for errors that nobody expects, and for requests that it abandons."""
+"""Handling unexpected errors, and requests that are cancelled when the server stops."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 
 
 class UnexpectedErrors:
-    """ASGI middleware: a traceback in the log, and a 500 without details for the client.
+    """ASGI middleware: logs unexpected errors and responds with a 500 that has no details.
 
-    A request that the server cancels, because it stops and has waited long enough, is a 503.
+    Requests still unfinished when the server's grace period ends are cancelled and get a 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,22 +46,22 @@ class UnexpectedErrors:
         try:
             await self.app(scope, receive, send_noting_start)
         except Exception:
-            if started:  # the client has half an answer: the server logs the error and hangs up
+            if started:  # too late for a 500: the server logs the error and closes the connection
                 raise
             log.exception("unexpected_error")
             await _make_unexpected(Request(scope))(scope, receive, send)
         except asyncio.CancelledError:
-            if not started:  # else the server hangs up
+            if not started:  # otherwise the server closes the connection
                 await _make_stopped(Request(scope))(scope, receive, send)
 
 
 def _make_unexpected(request: Request) -> JSONResponse:
     status, title = find_problem(ImageProcessorError)
-    fault = Fault(status, UnexpectedError.code, title, "The log has the details.")
+    fault = Fault(status, UnexpectedError.code, title, "The details are in the server's log.")
     return make_problem(request, fault)
 
 
 def _make_stopped(request: Request) -> JSONResponse:
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    fault = replace(fault_of(status), detail="The service is being stopped: try again.")
+    fault = replace(fault_of(status), detail="The service is shutting down. Try again.")
     return make_problem(request, fault, describe_delay(status))

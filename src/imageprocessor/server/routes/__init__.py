@@ -1,1 +1,1 @@
-"""The routes, a file for each group."""
+"""The routes, one module per group."""

@@ -1,4 +1,4 @@
-"""The images themselves: a file of local storage, or a redirect to where the storage serves it."""
+"""Serving image files from local storage, or redirecting to a storage that serves them itself."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from imageprocessor.server.openapi import READER_SECURITY, VARIANT_CONTENT, prob
 from imageprocessor.server.routes.images import NOT_FOUND, NOT_READY
 from imageprocessor.storage.keys import image_id_of
 
-SMALL_BYTES = 256 * 1024  #: what is read and sent at once
+SMALL_BYTES = 256 * 1024  #: files up to this size are read and sent at once
 SINGLE_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,12})-(?P<last>\d{0,12})|-(?P<suffix>\d{1,12}))")
-ANSWERS: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": VARIANT_CONTENT},
-    206: {"description": "The range asked for.", "content": VARIANT_CONTENT},
-    304: {"description": "What you have is current."},
-    307: {"description": "The image is there; the address holds for a few minutes."},
+    206: {"description": "The requested range.", "content": VARIANT_CONTENT},
+    304: {"description": "Your copy is current."},
+    307: {"description": "Where to fetch the image; the URL is valid for a few minutes."},
 }
 
 router = APIRouter(tags=["files"])
@@ -47,7 +47,7 @@ router = APIRouter(tags=["files"])
     operation_id="getImageFile",
     summary="Fetch one size of an image",
     response_class=Response,
-    responses={**ANSWERS, **problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY)},
+    responses={**RESPONSES, **problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY)},
     openapi_extra=READER_SECURITY,
 )
 def get_image_file(
@@ -57,7 +57,7 @@ def get_image_file(
     image_id: ImageId,
     size: Size = "medium",
 ) -> Response:
-    """The bytes as WebP, or a redirect to them."""
+    """Return the image as WebP, or redirect to it."""
     job = read_image(service, image_id, caller, size)
     return respond_with_variant(request, service, job, size)
 
@@ -69,7 +69,7 @@ def get_image_file(
     summary="Fetch an image by the path in its URL",
     response_class=Response,
     responses={
-        **ANSWERS,
+        **RESPONSES,
         **problem_responses(errors.UnauthorizedError, errors.ObjectNotFoundError),
     },
     openapi_extra=READER_SECURITY,
@@ -77,7 +77,7 @@ def get_image_file(
 def get_stored_file(
     request: Request, service: CurrentService, caller: Reader, bucket: str, size: str, name: str
 ) -> Response:
-    """What every `url` of this API leads to."""
+    """Every `url` in this API's responses leads here."""
     job = find_stored(service, caller, f"{bucket}/processed/{size}/{name}", size)
     return respond_with_variant(request, service, job, size)
 
@@ -86,7 +86,7 @@ def find_stored(service: Service, caller: Caller, key: str, size: str) -> Job:
     """Return the completed job whose variant *size* is stored under exactly *key*.
 
     Raises:
-        ObjectNotFoundError: There is none, or it is not the caller's to see.
+        ObjectNotFoundError: The job does not exist or is not visible to the caller.
     """
     try:
         job = read_image(service, image_id_of(key) or "", caller, size)
@@ -98,11 +98,11 @@ def find_stored(service: Service, caller: Caller, key: str, size: str) -> Job:
 
 
 def respond_with_variant(request: Request, service: Service, job: Job, size: str) -> Response:
-    """Return the file of one *size*, or a redirect where the storage serves files itself.
+    """Return the file of one *size*, or a redirect if the storage serves files itself.
 
     Raises:
-        ObjectNotFoundError: Nothing is stored there any more.
-        HTTPException: 416, as :func:`respond_with_file`.
+        ObjectNotFoundError: The file no longer exists.
+        HTTPException: The requested range lies outside the file (416).
     """
     key = _variant_key(job, size)
     location = urlsplit(service.storage.url(key))
@@ -114,7 +114,7 @@ def respond_with_variant(request: Request, service: Service, job: Job, size: str
         except FileNotFoundError:
             raise _not_found(key) from None
     uncached = {"Cache-Control": "no-store"}
-    if request.method == "HEAD":  # the address is signed for GET alone: S3 would answer 403
+    if request.method == "HEAD":  # the URL is signed for GET only; S3 would return 403
         variants = (job.generated or {})["variants"]
         length = str(variants[size]["size_bytes"])
         return Response(
@@ -124,11 +124,11 @@ def respond_with_variant(request: Request, service: Service, job: Job, size: str
 
 
 def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
-    """Return the file at *path*, the range of it that *request* asks for, or a 304.
+    """Return the file at *path*, the range of it requested by *request*, or a 304.
 
     Raises:
-        FileNotFoundError: It is not there, or is no regular file.
-        HTTPException: 416, the range lies outside the file.
+        FileNotFoundError: The file does not exist or is not a regular file.
+        HTTPException: The requested range lies outside the file (416).
     """
     status = path.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):
@@ -150,10 +150,10 @@ def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> 
 
 
 def read_small_file(path: Path) -> bytes:
-    """Return the bytes of the file at *path*, which is no link.
+    """Return the bytes of the file at *path*; fail if it is a symbolic link.
 
-    This runs in the thread that looked the file up. FileResponse would hand it to three more, which
-    doubles the CPU time of a small file (``python -m benchmarks service``, file read).
+    This runs in the thread that looked up the file. FileResponse would use three more thread calls,
+    which doubles the CPU time of a small file (``python -m benchmarks service``, file read).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
@@ -161,10 +161,10 @@ def read_small_file(path: Path) -> bytes:
 
 
 class SingleRangeResponse(FileResponse):
-    """A file, or the range of it that is asked for.
+    """A file, or the requested range of it.
 
-    A malformed range or several are ignored, as RFC 9110, 14.2, permits; ``FileResponse`` answers
-    the first with a 400, and the second with as many parts as a client likes to name.
+    Malformed or multiple ranges are ignored, as RFC 9110, section 14.2, permits. ``FileResponse``
+    would answer the former with a 400 and the latter with as many parts as the client requests.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +176,7 @@ class SingleRangeResponse(FileResponse):
 
 
 def check_range(header: str, size_bytes: int) -> None:
-    """Raise the HTTPException for a 416 if the single range in *header* is outside the file."""
+    """Raise HTTPException (416) if *header* has a single range and it lies outside the file."""
     match = match_single_range(header)
     if match is None:
         return
@@ -190,7 +190,7 @@ def check_range(header: str, size_bytes: int) -> None:
 
 
 def match_single_range(header: str) -> re.Match[str] | None:
-    """Return the match for a Range header with one well-formed range, else None."""
+    """Return the match of a Range header with exactly one well-formed range, else None."""
     match = SINGLE_RANGE.fullmatch(header)
     if match is None:
         return None
@@ -200,7 +200,7 @@ def match_single_range(header: str) -> re.Match[str] | None:
 
 
 def is_current(if_none_match: str, etag: str) -> bool:
-    """Return whether the client's copy is the one we have (RFC 9110, 13.1.2)."""
+    """Return whether the client's copy is current (RFC 9110, section 13.1.2)."""
     known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return etag in known or known == ["*"]
 

@@ -1,4 +1,4 @@
-"""For the service's operator: whether it is alive and can work, its statistics, failed jobs."""
+"""Health checks, statistics and failed jobs, for operators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imageprocessor.server.representations import represent_failed
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
-#: More than any check needs to find that a part is away; less than a prober waits.
+#: Longer than any check needs to notice an outage; shorter than a prober's timeout.
 CHECK_SECONDS = 5.0
 
 Check = Callable[[Service], dict[str, str]]
@@ -39,20 +39,20 @@ class Findings:
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez", operation_id="getLiveness", summary="Tell whether the process answers")
+@router.get("/livez", operation_id="getLiveness", summary="Check whether the process responds")
 async def get_liveness() -> Liveness:
-    """Depends on nothing: where this fails, restart the process."""
+    """This check depends on nothing else. If it fails, restart the process."""
     return Liveness()
 
 
 @router.get(
     "/readyz",
     operation_id="getReadiness",
-    summary="Tell whether uploads can be taken",
+    summary="Check whether uploads can be accepted",
     responses={503: {"model": Health}},
 )
 async def get_readiness(request: Request, response: Response, service: CurrentService) -> Health:
-    """Answer 503 where a check is not `ok`: send no uploads there for now."""
+    """Return 503 if any check is not `ok`; send no uploads until it passes."""
     return await _answer(request, response, service, check_readiness)
 
 
@@ -60,15 +60,15 @@ async def get_readiness(request: Request, response: Response, service: CurrentSe
     API, operation_id="getHealth", summary="Check every part", responses={503: {"model": Health}}
 )
 async def get_health(request: Request, response: Response, service: CurrentService) -> Health:
-    """Answer 503 where a check is not `ok`.
+    """Return 503 if any check is not `ok`.
 
-    While only the queue is away uploads are taken, and their jobs wait.
+    While only the queue is unavailable, uploads are still accepted and their jobs wait.
     """
     return await _answer(request, response, service, check_health)
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
-    findings = await _examine_shared(request.state.examinations, service, check)
+    findings = await _run_shared(request.state.running_checks, service, check)
     is_healthy = all(result == "ok" for result in findings.checks.values())
     response.status_code = 200 if is_healthy else 503
     return Health(
@@ -80,24 +80,24 @@ async def _answer(request: Request, response: Response, service: Service, check:
     )
 
 
-async def _examine_shared(
+async def _run_shared(
     running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check
 ) -> Findings:
-    """Return the findings of the examination that runs, or else of a new one.
+    """Return the findings of *check*, joining a run in progress if there is one.
 
-    So while a check hangs, all requests together hold one thread.
+    If a check hangs, all requests together therefore occupy only one thread.
     """
     if check not in running or running[check].done():
-        examination = to_thread.run_sync(_examine, service, check, abandon_on_cancel=True)
-        running[check] = asyncio.ensure_future(examination)
+        run = to_thread.run_sync(_run_check, service, check, abandon_on_cancel=True)
+        running[check] = asyncio.ensure_future(run)
     try:
         return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
     except TimeoutError:
-        fault = f"The checks do not end within {CHECK_SECONDS:g} s: what one of them asks hangs."
+        fault = f"The checks did not finish within {CHECK_SECONDS:g} s. One of them hangs."
         return Findings({"service": fault})
 
 
-def _examine(service: Service, check: Check) -> Findings:
+def _run_check(service: Service, check: Check) -> Findings:
     checks = check(service)
     if checks["database"] != "ok":
         return Findings(checks)
@@ -112,7 +112,7 @@ def _examine(service: Service, check: Check) -> Findings:
     response_model_exclude_unset=True,
 )
 def get_statistics(service: CurrentService) -> Statistics:
-    """Aggregates only."""
+    """Totals and averages only; no individual jobs."""
     return Statistics.model_validate(collect_statistics(service))
 
 
@@ -127,7 +127,7 @@ def get_statistics(service: CurrentService) -> Statistics:
 def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> FailedJobs:
-    """For admins: job ids are keys to images."""
+    """Admins only, because job ids give access to images."""
     failed = list_jobs(service, JobStatus.FAILED, limit)
     jobs = [represent_failed(job) for job in failed]
     return FailedJobs(count=len(jobs), jobs=jobs)

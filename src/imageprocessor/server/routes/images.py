@@ -35,7 +35,7 @@ from imageprocessor.server.schemas import (
     UploadAccepted,
 )
 from imageprocessor.server.threads import run_read
-from imageprocessor.server.uploads import take_upload
+from imageprocessor.server.uploads import accept_upload
 
 JOBS_URL = "/api/v1/images/jobs"
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
@@ -45,9 +45,9 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"])
 
 
 async def upload_image(request: Request) -> Response:
-    """Admit, receive and submit an upload; answer as soon as it is durable."""
+    """Check, receive and submit an upload; respond as soon as it is durable."""
     user = await require_user(request, await bearer(request))
-    job, quota = await take_upload(request, user)
+    job, quota = await accept_upload(request, user)
     accepted = UploadAccepted(
         job_id=job.job_id,
         image_id=job.image_id,
@@ -57,18 +57,18 @@ async def upload_image(request: Request) -> Response:
     return make_json(accepted, HTTPStatus.ACCEPTED, describe_quota(quota))
 
 
-# DirectRoute: without it an upload of 100 KB misses its budget; see that class.
+# Without DirectRoute, an upload of 100 KB misses its budget; see its module.
 router.add_api_route(
     "/upload",
     upload_image,
     methods=["POST"],
     response_model=UploadAccepted,
     operation_id="uploadImage",
-    summary="Upload a picture; it is processed in the background",
+    summary="Upload an image for processing in the background",
     description=(
-        "Take a picture as `multipart/form-data` with the parts `file`, `bucket` and, if you like, "
-        "`metadata`.\n\nThe answer comes as soon as the upload is durable; poll `status_url`, or "
-        "its `/result`, for the outcome."
+        "Send the image as `multipart/form-data` with the parts `file`, `bucket` and, optionally, "
+        "`metadata`.\n\nThe response is sent as soon as the upload is durable. Poll `status_url`, "
+        "or its `/result`, for the outcome."
     ),
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=describe_upload(),
@@ -111,7 +111,7 @@ router.add_api_route(
 def get_images(
     service: CurrentService, caller: Reader, image_ids: ImageIds, size: Size = "medium"
 ) -> ImageBatch:
-    """Images come in the order asked; ids that have nothing to show are listed as `missing`."""
+    """Images are in the order requested; ids without an available image are in `missing`."""
     stripped = (image_id.strip() for image_id in image_ids.split(","))
     wanted = [image_id for image_id in stripped if image_id]
     jobs, missing = read_images(service, wanted, caller, size)
@@ -130,7 +130,7 @@ def get_images(
 async def get_image(
     service: CurrentService, caller: Reader, image_id: ImageId, size: Size = "medium"
 ) -> ImageVariant:
-    """Its `url` never expires: it can be kept."""
+    """The `url` never expires, so it can be stored."""
     job = await run_read(service, read_image, image_id, caller, size)
     return represent_variant(job, size, service.settings.public_base_url)
 
@@ -146,7 +146,7 @@ async def get_image(
 async def get_image_result(
     service: CurrentService, caller: Reader, image_id: ImageId
 ) -> ImageResult:
-    """The same answer as the job's result gives."""
+    """The response is the same as that of the job's `/result`."""
     job = await run_read(service, read_image, image_id, caller)
     return represent_result(job, caller, service.settings.public_base_url)
 
@@ -162,5 +162,5 @@ async def get_image_result(
 async def remove_image(
     service: CurrentService, storage_threads: CurrentStorageThreads, user: User, image_id: ImageId
 ) -> None:
-    """Only its owner and admins may. It is gone at once, even while it is being processed."""
+    """Only the owner and admins may delete it. It disappears at once, even during processing."""
     await storage_threads.run(delete_image, service, image_id, user)

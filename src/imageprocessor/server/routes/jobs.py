@@ -1,4 +1,4 @@
-"""Reading what became of an upload."""
+"""Reading the state and result of jobs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"])
 
 
 async def get_job(request: Request, job_id: JobId) -> Response:
-    """A job that waits for another attempt is `pending` with `attempts` above 0."""
+    """A job that waits for a retry is `pending` with `attempts` above 0."""
     caller = await read_caller(request)
     job = await run_read(request.state.service, read_job, job_id, caller)
     return make_json(represent_job(job, caller))
 
 
-# DirectRoute: without it the status check misses its budget; see that class.
+# Without DirectRoute, the status check misses its budget; see its module.
 router.add_api_route(
     "/{job_id}",
     get_job,
@@ -49,6 +49,6 @@ router.add_api_route(
     openapi_extra=READER_SECURITY,
 )
 async def get_job_result(service: CurrentService, caller: Reader, job_id: JobId) -> ImageResult:
-    """Until the job has ended the answer is 409; if it failed, 422 with the `code` of its cause."""
+    """Returns 409 until the job has finished, and 422 with the cause's `code` if it failed."""
     job = await run_read(service, read_result, job_id, caller)
     return represent_result(job, caller, service.settings.public_base_url)
