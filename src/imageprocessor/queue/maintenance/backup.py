@@ -173,7 +173,7 @@ def _check_target(settings: Settings, path: Path, *, replace: bool) -> None:
     if exists and not replace:
         raise ImageProcessorError(
             f"There is already a database at {path}. "
-            "Add --replace to restore the backup in its place; the old one is kept under a new name."
+            "Add --replace to restore the backup in its place; the old one is renamed."
         )
     supervisors = presence.list_live(workers_directory(settings))
     if supervisors or (exists and not fold_wal(path)):  # another process has it open
