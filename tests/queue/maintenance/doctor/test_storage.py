@@ -68,7 +68,7 @@ def test_missing_folders_are_not_created(tmp_path: Path) -> None:
 def test_unusable_folder_is_wrong(local: Settings) -> None:
     (local.storage_path / ".tmp").rmdir()
     (local.storage_path / ".tmp").write_bytes(b"")
-    assert str(local.storage_path) in only_wrong(local).found
+    assert "Not a directory" in only_wrong(local).found
 
 
 def test_folder_that_truncates_files_is_wrong_and_left_unchanged(

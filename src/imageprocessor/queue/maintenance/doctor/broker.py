@@ -50,13 +50,13 @@ def check_redis(described: dict[str, str]) -> Iterator[Finding]:
     else:
         found = (
             f"maxmemory-policy {policy}: "
-            "Redis discards messages when it is full, and jobs start late."
+            "Redis discards messages when it is full, so jobs start late."
         )
         yield warning("broker memory", found, "In redis.conf: maxmemory-policy noeviction")
     if described["aof_enabled"] == "1":
         yield ok("broker file", "appendonly yes")
     else:
-        found = "appendonly no: Redis loses messages when it restarts, and jobs start late."
+        found = "appendonly no: Redis loses messages when it restarts, so jobs start late."
         yield warning("broker file", found, "In redis.conf: appendonly yes")
 
 

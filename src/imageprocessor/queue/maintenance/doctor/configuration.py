@@ -53,7 +53,7 @@ def check_access(settings: Settings) -> Iterator[Finding]:
         yield warning("settings", found, "Set JWT_REQUIRE_EXP=true.")
     if not settings.allowed_buckets:
         found = "ALLOWED_BUCKETS is empty: an upload may name any bucket."
-        yield warning("settings", found, "List them, such as ALLOWED_BUCKETS=a,b")
+        yield warning("settings", found, "Set ALLOWED_BUCKETS, such as ALLOWED_BUCKETS=a,b")
     if settings.public_base_url and not settings.public_reads:
         found = (
             "PUBLIC_BASE_URL with PUBLIC_READS=false: "

@@ -82,7 +82,7 @@ def check_postgres(connection: Connection) -> Iterator[Finding]:
     synchronous_commit = _ask(connection, "SHOW synchronous_commit")
     found = f"fsync={fsync}, synchronous_commit={synchronous_commit}"
     if "off" in {fsync, synchronous_commit}:
-        lost = f"{found}: a power cut loses accepted uploads."
+        lost = f"{found}: a power cut can lose accepted uploads."
         yield wrong("durability", lost, "Set both to on.")
     else:
         yield ok("durability", found)
