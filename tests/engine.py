@@ -1,4 +1,4 @@
-"""The Pillow that the tests run on: the one that pyproject.toml demands, or Pillow-SIMD."""
+"""The Pillow that the tests run on: the version in pyproject.toml, or Pillow-SIMD."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from imageprocessor.core.codecs import pillow_version
 
 
 def require_pillow(version: tuple[int, int], before: str) -> None:
-    """Skip the test where Pillow is older than *version*, because of what it did *before*."""
+    """Skip the test if Pillow is older than *version*; *before*: what older versions do."""
     if pillow_version() < version:
         pytest.skip(
-            f"Pillow {PIL.__version__} lacks what {'.'.join(map(str, version))} mended: {before}"
+            f"Pillow {PIL.__version__} lacks a fix from {'.'.join(map(str, version))}: {before}"
         )

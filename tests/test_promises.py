@@ -25,13 +25,13 @@ STRIDE = [
 
 @cache
 def list_tests(path: Path) -> set[str]:
-    """Return the names of the tests in the file at *path*; none where there is no such file."""
+    """Return the names of the tests in the file at *path*, if it exists."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else ()
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 def split_sections(document: Path, heading: str) -> dict[str, str]:
-    """Return the text below each heading of a level, by its title."""
+    """Return the text below each heading of one level, by title."""
     parts = re.split(rf"^{heading} (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -49,7 +49,7 @@ def test_every_named_test_exists(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", [SECURITY, RELIABILITY], ids=lambda path: path.name)
-def test_nothing_that_looks_like_a_test_is_left_unchecked(document: Path) -> None:
+def test_every_test_name_is_checked(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     checked = {name for _, name in NAMED.findall(text)} | {
         Path(path).stem for path, _ in NAMED.findall(text)
@@ -67,12 +67,12 @@ def test_the_threats_are_those_of_stride() -> None:
 
 
 @pytest.mark.parametrize("threat", list_threats(), ids=lambda row: row.split("|")[1].strip()[:50])
-def test_each_threat_names_the_test_that_keeps_it_off(threat: str) -> None:
+def test_each_threat_names_a_test(threat: str) -> None:
     assert NAMED.search(threat)
 
 
 @pytest.mark.parametrize("number", range(1, 11))
-def test_each_invariant_names_the_tests_that_keep_it(number: int) -> None:
+def test_each_invariant_names_a_test(number: int) -> None:
     (text,) = [
         text
         for title, text in split_sections(RELIABILITY, "##").items()

@@ -1,7 +1,7 @@
-"""`imageprocessor` that ends, as if by a power cut, when it first reaches the point CRASH_POINT.
+"""`imageprocessor`, but it exits, as in a power cut, when it first reaches the point CRASH_POINT.
 
-The file CRASH_MARKER then exists. Worker processes import this module anew, so it works in them,
-too.
+It creates the file CRASH_MARKER first. Worker processes import this module again, so it works in
+them, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from tests.chaos.points import BEFORE, POINTS
 
 
-def lay_trap(when: str, module_name: str, name: str, marker: Path) -> None:
-    """Replace the function *name* by one that ends the process before or after it, once."""
+def crash_at(when: str, module_name: str, name: str, marker: Path) -> None:
+    """Make the function *name* end the process before or after it runs, but only once."""
     *path, last = name.split(".")
     owner: Any = importlib.import_module(module_name)
     for part in path:
@@ -26,14 +26,14 @@ def lay_trap(when: str, module_name: str, name: str, marker: Path) -> None:
     function: Callable[..., Any] = getattr(owner, last)
 
     @wraps(function)
-    def trap(*arguments: Any, **options: Any) -> Any:
+    def crashing(*arguments: Any, **options: Any) -> Any:
         if when == BEFORE:
             crash_once(marker)
         result = function(*arguments, **options)
         crash_once(marker)
         return result
 
-    setattr(owner, last, trap)
+    setattr(owner, last, crashing)
 
 
 def crash_once(marker: Path) -> None:
@@ -45,7 +45,7 @@ def crash_once(marker: Path) -> None:
 
 
 if point := os.environ.get("CRASH_POINT"):
-    lay_trap(*POINTS[point], Path(os.environ["CRASH_MARKER"]))
+    crash_at(*POINTS[point], Path(os.environ["CRASH_MARKER"]))
 
 if __name__ == "__main__":
     from imageprocessor.cli import main

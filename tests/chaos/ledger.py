@@ -1,4 +1,4 @@
-"""A client that writes down every 202, and what must be true of each of them at the end."""
+"""A client that records every accepted upload, and checks of all of them at the end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FINAL = {"completed", "failed"}
 
 @dataclass(slots=True)
 class Ledger:
-    """All accepted uploads: job id by the Idempotency-Key that they were sent with."""
+    """All accepted uploads: job ids by Idempotency-Key."""
 
     url: str
     photo: bytes
     accepted: dict[str, str] = field(default_factory=dict)
 
     def send(self, key: str | None = None) -> str:
-        """Upload again and again with the same key until there is a 202; return the job's id."""
+        """Upload with the same key until the answer is 202; return the job's id."""
         key = key or uuid.uuid4().hex
         with connect(self.url, "me") as http:
             while key not in self.accepted:
@@ -44,7 +44,7 @@ class Ledger:
         return self.accepted[key]
 
     def try_once(self, http: httpx.Client, key: str) -> None:
-        """Upload, and write down a 202. A 503 says to come again."""
+        """Upload once; record a 202. A 503 asks for a retry."""
         answer = upload(http, self.photo, Idempotency_Key=key)
         assert answer.status_code in {202, 503}, answer.text
         if answer.status_code == 202:
@@ -65,8 +65,10 @@ class Ledger:
             return False
 
 
-def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check, after a sweep, that each 202 has ended once and that files and rows agree."""
+def check_consistency(
+    settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check, after a sweep, that each accepted job ended once and that files match rows."""
     monkeypatch.setattr(
         clock, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=25)
     )  # past every grace
@@ -89,9 +91,11 @@ def check_house(settings: dict[str, str], ledger: Ledger, monkeypatch: pytest.Mo
 
 def check_job(service: Service, job: Job) -> None:
     with service.database.read() as connection:
-        told = [event["event_type"] for event in job_store.list_events(connection, job.job_id)]
+        event_types = [
+            event["event_type"] for event in job_store.list_events(connection, job.job_id)
+        ]
     assert job.status in FINAL
-    assert told.count("completed") == (job.status == "completed")
+    assert event_types.count("completed") == (job.status == "completed")
     assert job.status == "completed" or job.error_code
     for key in (job.variant_keys or {}).values():
         with Image.open(BytesIO(service.storage.get(key))) as image:

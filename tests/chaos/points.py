@@ -1,4 +1,4 @@
-"""Where a service can be cut off: before or after which function the process ends."""
+"""The points at which a service can crash: before or after which function the process ends."""
 
 from __future__ import annotations
 

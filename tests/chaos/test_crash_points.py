@@ -1,6 +1,6 @@
-"""The service ends, as if by a power cut, at each point of an upload, a job and a deletion.
+"""The service exits, as in a power cut, at each point of an upload, a job and a deletion.
 
-Each test fails if its point is never reached, as when it patches a name that nobody looks up.
+Each test fails if its point is never reached, for instance because the patched name is unused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.chaos.ledger import Ledger, check_house
+from tests.chaos.ledger import Ledger, check_consistency
 from tests.chaos.points import DELETION_POINTS, UPLOAD_POINTS, WORK_POINTS
 from tests.e2e.deployments import KEY, connect
 from tests.images import encode, photo
@@ -25,10 +25,10 @@ SMALL = encode(photo(120, 90), "JPEG")
 LARGE = encode(photo(1400, 1000), "PNG")  # in several blocks
 
 
-class House:
-    """One data folder and port, in which services come and go."""
+class Site:
+    """A data folder and a port, where services are started one after another."""
 
-    def __init__(self, folder: Path, picture: bytes) -> None:
+    def __init__(self, folder: Path, image: bytes) -> None:
         self.folder, self.port, self.marker = folder, find_free_port(), folder / "crashed"
         self.settings = {
             "DATA_DIR": str(folder / "data"),
@@ -36,10 +36,10 @@ class House:
             "WORKER_CONCURRENCY": "1",
             "IMAGE_SIZES": '{"thumbnail": 20, "medium": 60}',
         }
-        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", picture)
+        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", image)
 
     def serve(self, point: str | None = None) -> AbstractContextManager[Server]:
-        """Run the service; with *point*, it ends when it first comes there."""
+        """Run the service; it exits when it first reaches *point*, if given."""
         program = "tests.chaos.crash" if point else "imageprocessor"
         command = [sys.executable, "-m", program, "serve", "--port", str(self.port)]
         trap = {"CRASH_POINT": point, "CRASH_MARKER": str(self.marker)} if point else {}
@@ -57,67 +57,65 @@ class House:
 
 
 @pytest.fixture(params=[LARGE], ids=["large"])
-def house(tmp_path: Path, request: pytest.FixtureRequest) -> House:
-    return House(tmp_path, request.param)
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    return Site(tmp_path, request.param)
 
 
 @contextmanager
-def crashed(house: House, server: Server) -> Iterator[None]:
-    """Do what makes the service end, perhaps in the middle of an answer."""
+def crashed(site: Site, server: Server) -> Iterator[None]:
+    """Expect the body to make the service exit, perhaps in the middle of a response."""
     with suppress(httpx.TransportError):
         yield
     assert server.process.wait(60) == 137
-    assert house.marker.exists()
+    assert site.marker.exists()
 
 
 @pytest.mark.parametrize(
-    ("house", "point"),
+    ("site", "point"),
     [(SMALL if "small" in point else LARGE, point) for point in UPLOAD_POINTS],
     ids=[*UPLOAD_POINTS],
-    indirect=["house"],
+    indirect=["site"],
 )
-def test_upload_that_is_cut_off_is_taken_when_it_comes_again(
-    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_upload_is_accepted_when_repeated(
+    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        house.serve(point) as server,
-        crashed(house, server),
-        connect(house.ledger.url, "me") as http,
+        site.serve(point) as server,
+        crashed(site, server),
+        connect(site.ledger.url, "me") as http,
     ):
-        house.ledger.try_once(http, "first")
-    with house.serve():
-        house.ledger.send("first")
-        house.ledger.send("second")
-        wait_for(house.ledger.has_ended)
-        assert house.ledger.statuses() == {"completed"}
-    check_house(house.settings, house.ledger, monkeypatch)
+        site.ledger.try_once(http, "first")
+    with site.serve():
+        site.ledger.send("first")
+        site.ledger.send("second")
+        wait_for(site.ledger.has_ended)
+        assert site.ledger.statuses() == {"completed"}
+    check_consistency(site.settings, site.ledger, monkeypatch)
 
 
 @pytest.mark.parametrize("point", WORK_POINTS)
-def test_job_that_is_cut_off_ends_once(
-    house: House, point: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with house.serve(point) as server:
+def test_interrupted_job_ends_once(site: Site, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.serve(point) as server:
         for key in ("first", "second"):
-            house.ledger.send(key)
-        wait_for(house.ledger.has_ended)
-        assert house.ledger.statuses() == {"completed"}
-        assert house.marker.exists()
-        assert server.process.poll() is None, "it is a worker that ended"
-    check_house(house.settings, house.ledger, monkeypatch)
+            site.ledger.send(key)
+        wait_for(site.ledger.has_ended)
+        assert site.ledger.statuses() == {"completed"}
+        assert site.marker.exists()
+        assert server.process.poll() is None, "only a worker should have exited"
+    check_consistency(site.settings, site.ledger, monkeypatch)
 
 
 @pytest.mark.parametrize("point", DELETION_POINTS)
-def test_deletion_that_is_cut_off_is_finished(
-    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_deletion_is_finished(
+    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with house.serve():
-        deleted = house.ledger.send("first")
-        house.ledger.send("second")
-        wait_for(house.ledger.has_ended)
-    with house.serve(point) as server, crashed(house, server):
-        house.delete(deleted)
-    del house.ledger.accepted["first"]
-    with house.serve(), connect(house.ledger.url, "me") as http:
+    with site.serve():
+        deleted = site.ledger.send("first")
+        site.ledger.send("second")
+        wait_for(site.ledger.has_ended)
+    with site.serve(point) as server, crashed(site, server):
+        site.delete(deleted)
+    del site.ledger.accepted["first"]
+    with site.serve(), connect(site.ledger.url, "me") as http:
         assert http.get(f"/api/v1/images/jobs/{deleted}").status_code == 404
-    check_house(house.settings, house.ledger, monkeypatch)
+    check_consistency(site.settings, site.ledger, monkeypatch)

@@ -1,4 +1,4 @@
-"""A full disk is a 507 or a job that is tried again, and leaves nothing partial."""
+"""A full disk causes a 507 or a retry, and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PHOTO = encode(photo(1200, 900), "PNG")  # about a megabyte
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for some uploads."""
+    """A separate file system with room for a few uploads."""
     if os.geteuid() != 0:
         missing("only root may mount a small file system")
     folder = tmp_path / "disk"
@@ -67,7 +67,7 @@ def post(client: TestClient, settings: Settings) -> Any:
 
 
 @pytest.mark.parametrize("place", ["data_dir", "database_path"])
-def test_upload_without_room_is_a_507_that_leaves_nothing(
+def test_upload_to_a_full_disk_is_a_507_and_leaves_nothing(
     disk: Path, tmp_path: Path, place: str
 ) -> None:
     chosen = (
@@ -83,23 +83,23 @@ def test_upload_without_room_is_a_507_that_leaves_nothing(
             answer = post(client, settings)
             assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
             assert list_leftovers(service) == []
-            assert client.get("/api/v1/health/stats").status_code == 200, "reads go on"
+            assert client.get("/api/v1/health/stats").status_code == 200, "reads still work"
         with service.database.read() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert sum(job_store.count_by_status(connection).values()) == 0
         accepted = post(client, settings)
-        assert accepted.status_code == 202, "nor was the refused one counted"
+        assert accepted.status_code == 202, "the refused upload should not be counted"
         run_job(service, accepted.json()["job_id"], "worker")
         assert client.get(accepted.json()["status_url"]).json()["status"] == "completed"
 
 
-def test_job_without_room_for_its_images_is_tried_again(
+def test_job_on_a_full_disk_is_retried(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(data_dir=tmp_path / "data", storage_path=disk / "storage")
     with open_service(settings) as service:
         job = submit_to(service, PHOTO)
-        with filled(disk, 40_000):  # the small sizes fit
+        with filled(disk, 40_000):  # only the small sizes fit
             run_job(service, job.job_id, "worker")
         with service.database.read() as connection:
             waiting = job_store.find_job(connection, job.job_id)

@@ -1,6 +1,6 @@
-"""Whatever is killed, and however often, every 202 ends once.
+"""Whatever is killed, and however often, every accepted upload ends once.
 
-CHAOS_IMAGES: how many; `nox -s chaos` takes 1000.
+CHAOS_IMAGES: how many to upload; `nox -s chaos` uploads 1000.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from subprocess import DEVNULL, Popen
 
 import pytest
 
-from tests.chaos.ledger import Ledger, check_house
+from tests.chaos.ledger import Ledger, check_consistency
 from tests.conftest import require_program
 from tests.e2e.deployments import CELERY_WORKER, KEY, SERVE
 from tests.images import encode, photo
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_KILLS = (0.5, 3.0)  # a service takes 2 s to start
 
 @dataclass(slots=True)
 class Program:
-    """A program in a session of its own, which is started again whenever it has been killed."""
+    """A program in its own session, restarted whenever it has been killed."""
 
     command: list[str]
     log: Path
@@ -57,12 +57,12 @@ class Program:
             )
 
     def ensure_running(self) -> None:
-        time.sleep(0.05)  # one that was killed just now ends a little later
+        time.sleep(0.05)  # a killed process takes a moment to end
         if self.process is None or self.process.poll() is not None:
             self.start()
 
     def members(self) -> list[int]:
-        """Return the program's own process and those that it started, as far as they live."""
+        """Return the live processes of the program: its own and those that it started."""
         return [
             pid for pid in list_processes() if self.process and session_of(pid) == self.process.pid
         ]
@@ -88,9 +88,9 @@ def session_of(pid: int) -> int:
 
 @contextmanager
 def killing(programs: list[Program], chance: random.Random) -> Iterator[list[int]]:
-    """During the body, kill one process or another, and start again what has ended.
+    """During the body, kill random processes and restart the programs that have ended.
 
-    Yield those that were killed.
+    Yield the process ids of the killed ones.
     """
     killed: list[int] = []
     stopping = threading.Event()
@@ -124,7 +124,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
         "JWT_SECRET_KEY": KEY,
         "WORKER_CONCURRENCY": "2",
         "MAX_RETRIES": "20",  # each kill costs an attempt
-        "JOB_TIMEOUT_SECONDS": "5",  # what a killed worker host held comes back 15 s later
+        "JOB_TIMEOUT_SECONDS": "5",  # jobs of a killed worker host return 15 s later
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
     }
     if "celery" in request.param:
@@ -179,4 +179,4 @@ def test_every_202_ends_once(
         program.end()
     assert len(ledger.accepted) == IMAGES
     assert killed, f"nothing was killed in {time.monotonic() - started:.0f} s"
-    check_house(settings, ledger, monkeypatch)
+    check_consistency(settings, ledger, monkeypatch)

@@ -1,4 +1,4 @@
-"""A service is stopped while uploads pour in, as a deployment does several times a day."""
+"""A service is stopped under load, as a deployment does several times a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import open_service
-from tests.chaos.ledger import Ledger, check_house
+from tests.chaos.ledger import Ledger, check_consistency
 from tests.chaos.test_random_kills import Program
 from tests.e2e.deployments import KEY, SERVE, connect, upload
 from tests.images import encode, photo
@@ -27,7 +27,7 @@ STOP_SECONDS = 35
 
 
 @pytest.mark.parametrize("api_processes", ["1", "2"])
-def test_service_that_is_stopped_at_peak_load_answers_what_it_accepted(
+def test_service_stopped_at_peak_load_answers_what_it_accepted(
     api_processes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = find_free_port()
@@ -50,7 +50,7 @@ def test_service_that_is_stopped_at_peak_load_answers_what_it_accepted(
     assert program.process
     with ThreadPoolExecutor(8) as pool:
         for _ in range(8):
-            pool.submit(pour, ledger, statuses, stopping)
+            pool.submit(upload_repeatedly, ledger, statuses, stopping)
         wait_for(lambda: len(ledger.accepted) > 20)
         started = time.monotonic()
         program.process.send_signal(signal.SIGTERM)
@@ -64,14 +64,14 @@ def test_service_that_is_stopped_at_peak_load_answers_what_it_accepted(
     assert ledger.statuses() == {"completed"}
     program.end()
     monkeypatch.setattr(ledger, "accepted", ledger.accepted | find_unanswered(settings, ledger))
-    check_house(settings, ledger, monkeypatch)
+    check_consistency(settings, ledger, monkeypatch)
 
 
-def pour(ledger: Ledger, statuses: list[int], stopping: threading.Event) -> None:
-    """Upload until told to stop, over and over; what is not accepted is no answer."""
+def upload_repeatedly(ledger: Ledger, statuses: list[int], stopping: threading.Event) -> None:
+    """Upload until *stopping* is set; record the status of every answer."""
     with connect(ledger.url, "me") as http:
         while not stopping.is_set():
-            with suppress(httpx.TransportError):  # refused, or cut off before it was accepted
+            with suppress(httpx.TransportError):  # refused, or disconnected before it was accepted
                 answer = upload(http, ledger.photo)
                 statuses.append(answer.status_code)
                 if answer.status_code == 202:
@@ -79,9 +79,9 @@ def pour(ledger: Ledger, statuses: list[int], stopping: threading.Event) -> None
 
 
 def find_unanswered(settings: dict[str, str], ledger: Ledger) -> dict[str, str]:
-    """Return the jobs whose 202 did not arrive.
+    """Return the jobs whose 202 never arrived.
 
-    A client that asks again with an Idempotency-Key gets it.
+    A client that retries with an Idempotency-Key receives it.
     """
     with open_service(load_settings(settings)) as service, service.database.read() as connection:
         ids = {job.job_id for job in job_store.list_jobs(connection, None, 10**6)}

@@ -1,4 +1,4 @@
-"""No tests: Locust replaces sockets and threads wherever it is imported."""
+"""Keeps pytest from importing Locust, which replaces sockets and threads."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     JWT_SECRET_KEY=… locust -f tests/load/locustfile.py --host https://images.example.com
 
-Needs locust, PyJWT and Pillow, and nothing of this project. Each user has a name of its own, and so
-its own limit of uploads; an upload that comes back with 429 counts as answered, and the user waits
-a while.
+Needs locust, PyJWT and Pillow, but nothing from this project. Each user has its own name, and so
+its own upload limit. A 429 counts as a success; the user then waits as long as it asks, at most
+60 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from typing import Any
 
 import jwt
-from locust import HttpUser, between, task  # type: ignore[import-not-found] # it has an environment of its own
+from locust import HttpUser, between, task  # type: ignore[import-not-found] # it has its own environment
 from PIL import Image
 
 API = "/api/v1/images"
@@ -25,8 +25,8 @@ POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120
 
 
-def make_picture() -> bytes:
-    """Return a JPEG of some 200 KB that no other upload equals."""
+def make_image() -> bytes:
+    """Return a JPEG of about 200 KB that differs from every other upload."""
     light = Image.effect_noise((random.randrange(600, 900), random.randrange(600, 900)), 30)
     file = io.BytesIO()
     Image.merge("RGB", [light, light.rotate(90), light.rotate(180)]).save(file, "JPEG", quality=80)
@@ -52,12 +52,12 @@ class Client(HttpUser):  # type: ignore[misc] # as above
         self.client.headers["Authorization"] = (
             f"Bearer {make_token(f'load-{uuid.uuid4().hex[:12]}')}"
         )
-        self.picture = make_picture()
+        self.image = make_image()
 
     @task  # type: ignore[untyped-decorator] # as above
     def upload_and_wait(self) -> None:
-        """Upload a picture, and read what became of it."""
-        form = {"files": {"file": ("a.jpg", self.picture)}, "data": {"bucket": "load-test"}}
+        """Upload an image, wait for its job, and read the result."""
+        form = {"files": {"file": ("a.jpg", self.image)}, "data": {"bucket": "load-test"}}
         with self.client.post(f"{API}/upload", catch_response=True, **form) as answer:
             if answer.status_code == 429:
                 answer.success()
@@ -67,7 +67,7 @@ class Client(HttpUser):  # type: ignore[misc] # as above
             self.read(answer.json())
 
     def wait_until_completed(self, status_url: str) -> bool:
-        """Poll as clients do; return whether there is a result. A failed job counts as failed."""
+        """Poll as clients do; return whether there is a result. A failed job is a failure."""
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             with self.client.get(

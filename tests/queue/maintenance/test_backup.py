@@ -38,7 +38,7 @@ from tests.queue.conftest import Submit
 
 pytestmark = pytest.mark.parametrize(
     "settings", ["sqlite"], indirect=True
-)  # PostgreSQL has tools of its own
+)  # PostgreSQL has its own tools
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def saved(service: Service, done: Job, tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_backup_says_what_it_holds(
+def test_manifest_describes_the_backup(
     service: Service, submit_image: Submit, done: Job, tmp_path: Path
 ) -> None:
     submit_image()
@@ -73,9 +73,7 @@ def test_backup_says_what_it_holds(
     assert before <= manifest.created_at <= clock.to_text(clock.utc_now())
 
 
-def test_backup_is_for_its_owner_only_and_leaves_nothing_else(
-    saved: Path, settings: Settings
-) -> None:
+def test_backup_is_private_and_leaves_no_temporary_files(saved: Path, settings: Settings) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()} == {
         "processor.db": 0o600,
         "manifest.json": 0o600,
@@ -84,7 +82,7 @@ def test_backup_is_for_its_owner_only_and_leaves_nothing_else(
     assert list(settings.data_dir.glob(".backup*")) == []
 
 
-def test_backup_takes_the_generated_key_along_and_restore_brings_it_back(
+def test_generated_key_is_backed_up_and_restored(
     service: Service, done: Job, tmp_path: Path
 ) -> None:
     key = load_keys(service.settings).signing
@@ -99,14 +97,14 @@ def test_backup_takes_the_generated_key_along_and_restore_brings_it_back(
     assert modes == {0o700, 0o750}
 
 
-def test_folder_with_something_in_it_is_refused(service: Service, saved: Path) -> None:
+def test_folder_that_is_not_empty_is_refused(service: Service, saved: Path) -> None:
     with pytest.raises(ImageProcessorError, match="is not empty"):
         back_up(service.settings, saved)
 
 
-def test_backup_that_was_cut_off_does_not_look_whole(service: Service, saved: Path) -> None:
+def test_backup_without_a_manifest_is_incomplete(service: Service, saved: Path) -> None:
     (saved / MANIFEST_NAME).unlink()
-    with pytest.raises(ImageProcessorError, match="not a whole backup"):
+    with pytest.raises(ImageProcessorError, match="not a complete backup"):
         restore(service.settings, saved, replace=True)
 
 
@@ -126,13 +124,11 @@ backup.back_up(Settings(data_dir=sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.mark.parametrize("at", ["processor.db", "manifest.json"])
-def test_backup_that_is_killed_does_not_look_whole(
-    at: str, service: Service, done: Job, tmp_path: Path
-) -> None:
+def test_killed_backup_is_incomplete(at: str, service: Service, done: Job, tmp_path: Path) -> None:
     arguments = [str(service.settings.data_dir), str(tmp_path / "saved"), at]
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
     assert ended.returncode == -9
-    with pytest.raises(ImageProcessorError, match="not a whole backup"):
+    with pytest.raises(ImageProcessorError, match="not a complete backup"):
         restore(service.settings, tmp_path / "saved", replace=True)
 
 
@@ -145,9 +141,7 @@ def test_changed_backup_is_refused(offset: int, fault: str, service: Service, sa
         restore(service.settings, saved, replace=True)
 
 
-def test_damaged_database_is_not_backed_up_as_if_it_were_well(
-    service: Service, done: Job, tmp_path: Path
-) -> None:
+def test_damaged_database_is_not_backed_up(service: Service, done: Job, tmp_path: Path) -> None:
     path, settings = service.settings.database_path, service.settings
     with service.database.read() as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_events_image'"
@@ -164,11 +158,11 @@ def test_damaged_database_is_not_backed_up_as_if_it_were_well(
 def test_backup_of_a_newer_version_is_refused(service: Service, saved: Path) -> None:
     manifest = json.loads((saved / MANIFEST_NAME).read_text())
     (saved / MANIFEST_NAME).write_text(json.dumps(manifest | {"revision": "9999"}))
-    with pytest.raises(SettingsError, match="newer version"):
+    with pytest.raises(SettingsError, match="9999"):
         restore(service.settings, saved, replace=True)
 
 
-def test_database_is_replaced_only_on_request_and_then_kept_aside(
+def test_database_is_replaced_only_on_request_and_kept(
     service: Service, settings: Settings, saved: Path, submit_image: Submit
 ) -> None:
     later = submit_image()
@@ -198,13 +192,13 @@ def test_restore_is_refused_while_workers_are_alive(service: Service, saved: Pat
 def test_restore_is_refused_while_an_api_has_the_database_open(
     service: Service, saved: Path
 ) -> None:
-    with pytest.raises(ImageProcessorError, match="stop all that use it"):
+    with pytest.raises(ImageProcessorError, match="Stop everything that uses it"):
         restore(service.settings, saved, replace=True)
     service.database.close()
     restore(service.settings, saved, replace=True)
 
 
-def test_wal_of_the_lost_database_is_not_read_into_the_restored_one(
+def test_wal_of_a_lost_database_is_not_applied_to_the_restored_one(
     service: Service, settings: Settings, saved: Path, submit_image: Submit
 ) -> None:
     submit_image()
@@ -229,9 +223,7 @@ def test_damaged_database_can_be_replaced(
         assert read_image(restored, done.image_id, ANYONE) == done
 
 
-def test_restore_names_the_images_that_are_not_in_the_storage(
-    service: Service, saved: Path, done: Job
-) -> None:
+def test_restore_reports_missing_images(service: Service, saved: Path, done: Job) -> None:
     gone = (done.variant_keys or {})["medium"]
     service.storage.delete(gone)
     service.database.close()
@@ -240,7 +232,7 @@ def test_restore_names_the_images_that_are_not_in_the_storage(
 
 @pytest.fixture
 def working(service: Service) -> Iterator[Callable[[], None]]:
-    """The service with two workers, until what is given is called."""
+    """Two workers of the service, and the function that stops them."""
     supervisor = Supervisor(service, 2)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
@@ -254,21 +246,21 @@ def working(service: Service) -> Iterator[Callable[[], None]]:
 
 
 def copy_if_there(source: str, target: str) -> None:
-    """Copy a file, unless its job ended since it was listed."""
+    """Copy a file, unless it was deleted because its job ended."""
     with suppress(FileNotFoundError):
         shutil.copy2(source, target)
 
 
-def test_whole_drill(
+def test_backup_under_load_can_be_restored(
     service: Service,
     working: Callable[[], None],
     receive: Callable[..., Upload],
     submit_image: Submit,
     tmp_path: Path,
 ) -> None:
-    """Back up while jobs run, copy the files, lose everything, put it back.
+    """Back up while jobs run, copy the files, delete everything, restore it.
 
-    Nothing that was accepted is lost.
+    No job that was accepted before the backup is lost.
     """
     jobs = [submit_image() for _ in range(30)]
     until = time.monotonic() + 30
@@ -294,7 +286,7 @@ def test_whole_drill(
     shutil.copytree(tmp_path / "staging", service.settings.data_dir / "staging")
     restored = restore(service.settings, tmp_path / "saved")
     assert restored.missing == ()
-    assert restored.manifest.jobs["completed"] < 30, "some were open"
+    assert restored.manifest.jobs["completed"] < 30, "some jobs should have been open"
     ends = finish(service.settings, jobs)
     assert all((job.status, job.error_code) in ENDS for job in ends)
     with open_service(service.settings) as opened:
@@ -315,7 +307,7 @@ def count(service: Service) -> dict[str, int]:
 
 
 def finish(settings: Settings, jobs: list[Job]) -> list[Job]:
-    """Run what is open, also what a worker had in hand, whose lease is long over by now."""
+    """Run all open jobs, including those that a worker had claimed, whose leases expire."""
     with open_service(settings) as service, pytest.MonkeyPatch.context() as patch:
         for hours in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(hours=hours)

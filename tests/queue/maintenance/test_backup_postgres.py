@@ -22,31 +22,31 @@ from tests.servers import find_postgres
 pytestmark = pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 
 
-def test_postgres_is_left_to_its_own_tools_with_lines_that_work(
+def test_postgres_is_refused_with_commands_that_work(
     service: Service, submit_image: Submit, tmp_path: Path
 ) -> None:
     job = submit_image()
     with pytest.raises(SettingsError, match="pg_dump") as dump:
         back_up(service.settings, tmp_path)
-    run_line(str(dump.value))
+    run_command(str(dump.value))
     with service.database.write() as connection:
         connection.execute(text("DELETE FROM processing_jobs"))
     with pytest.raises(SettingsError, match="pg_restore") as pg_restore:
         restore(service.settings, tmp_path)
-    run_line(str(pg_restore.value))
+    run_command(str(pg_restore.value))
     assert read_job(service, job.job_id, ANYONE) == job
     with service.database.read() as connection:
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == [HEAD]
 
 
-def run_line(message: str) -> None:
-    """Run the command that a message names."""
+def run_command(message: str) -> None:
+    """Run the command in the last line of *message*."""
     program, *arguments = shlex.split(message.splitlines()[-1])
     subprocess.run([find_postgres(program), *arguments], check=True)
 
 
 @pytest.mark.parametrize("action", [back_up, restore])
-def test_password_is_not_in_the_lines(
+def test_password_is_not_in_the_command(
     action: Callable[..., object], settings: Settings, tmp_path: Path
 ) -> None:
     url = "postgresql+psycopg://me:secret-word@db/images?sslmode=require&password=secret-word"

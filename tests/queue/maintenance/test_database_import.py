@@ -21,7 +21,7 @@ NOWHERE = "postgresql+psycopg://postgres@127.0.0.1:1/nowhere"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Settings:
-    """The settings of a service on SQLite that has two images."""
+    """The settings of a SQLite service with two images."""
     settings = Settings(data_dir=tmp_path / "data")
     with open_service(settings) as service:
         for job in [submit_to(service) for _ in range(2)]:
@@ -38,7 +38,7 @@ def list_all(settings: Settings) -> list[Job]:
         return job_store.list_jobs(connection, None, 100)
 
 
-def test_rows_of_sqlite_are_those_of_postgresql_afterwards(source: Settings, postgres: int) -> None:
+def test_all_rows_are_copied_to_postgresql(source: Settings, postgres: int) -> None:
     target = with_database(source, create_database(postgres))
     assert import_database(source.database_path, target) == {
         "image_upload_events": 6,
@@ -46,25 +46,25 @@ def test_rows_of_sqlite_are_those_of_postgresql_afterwards(source: Settings, pos
         "upload_rate_limits": 1,
     }
     assert list_all(target) == list_all(source)
-    with pytest.raises(SettingsError, match="has rows: name an empty database"):
+    with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
 
 
 def test_database_is_not_copied_onto_itself(source: Settings) -> None:
-    with pytest.raises(SettingsError, match="set DATABASE_URL to the one to copy it to"):
+    with pytest.raises(SettingsError, match="Set DATABASE_URL to the other database"):
         import_database(source.database_path, source)
 
 
-def test_missing_file_is_named(source: Settings) -> None:
+def test_missing_file_is_reported(source: Settings) -> None:
     absent = source.data_dir / "nowhere.db"
     with pytest.raises(SettingsError, match=f"There is no SQLite database at {absent}"):
         import_database(absent, with_database(source, NOWHERE))
 
 
-def test_service_that_runs_is_not_copied(source: Settings) -> None:
+def test_running_service_is_not_copied(source: Settings) -> None:
     target = with_database(source, NOWHERE)
     with (
         presence.announce(workers_directory(source), 1),
-        pytest.raises(SettingsError, match=r"Workers are running on .*: stop the service first"),
+        pytest.raises(SettingsError, match=r"Workers are running on .*\. Stop the service first"),
     ):
         import_database(source.database_path, target)

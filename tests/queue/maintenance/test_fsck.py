@@ -70,7 +70,7 @@ def read(service: Service, job: Job) -> Job:
 
 
 def give_up(service: Service, job: Job) -> Job:
-    """Let the job fail as often as it may because the storage does; its upload is kept."""
+    """Fail the job for good by a storage error, after which its upload is kept."""
     with service.database.write() as connection:
         connection.execute(processing_jobs.update().values(max_retries=0))
         claimed = job_store.claim(
@@ -87,7 +87,7 @@ def snapshot(service: Service) -> tuple[object, ...]:
     return jobs, sorted(stored.key for stored in [*service.storage.list(), *service.staging.list()])
 
 
-def test_nothing_is_found_where_all_is_well(
+def test_healthy_service_has_no_discrepancies(
     service: Service, submit_image: Submit, completed: Job
 ) -> None:
     submit_image()
@@ -95,9 +95,7 @@ def test_nothing_is_found_where_all_is_well(
     assert list(find_discrepancies(service, repair=True)) == []
 
 
-def test_variant_that_is_gone_is_reported_and_left_to_the_operator(
-    service: Service, completed: Job
-) -> None:
+def test_missing_variant_is_only_reported(service: Service, completed: Job) -> None:
     key = (completed.variant_keys or {})["medium"]
     service.storage.delete(key)
     (found,) = find_discrepancies(service, repair=True)
@@ -111,9 +109,7 @@ def test_variant_that_is_gone_is_reported_and_left_to_the_operator(
     assert read(service, completed) == completed
 
 
-def test_variant_of_another_size_than_its_row_says_is_reported(
-    service: Service, completed: Job
-) -> None:
+def test_variant_of_wrong_size_is_reported(service: Service, completed: Job) -> None:
     key = (completed.variant_keys or {})["thumbnail"]
     service.storage.put(key, service.storage.get(key)[:-1])
     (found,) = find_discrepancies(service)
@@ -121,7 +117,7 @@ def test_variant_of_another_size_than_its_row_says_is_reported(
 
 
 @pytest.mark.parametrize(("altered", "code"), [(False, "source_missing"), (True, "source_corrupt")])
-def test_waiting_job_whose_upload_is_gone_or_altered_ends_as_failed(
+def test_waiting_job_with_missing_or_altered_upload_fails(
     service: Service, submit_image: Submit, altered: bool, code: str
 ) -> None:
     job = submit_image()
@@ -140,29 +136,31 @@ def test_waiting_job_whose_upload_is_gone_or_altered_ends_as_failed(
     assert list(find_discrepancies(service)) == []
 
 
-def test_kept_upload_that_is_gone_is_forgotten(service: Service, submit_image: Submit) -> None:
+def test_missing_upload_of_a_failed_job_is_forgotten(
+    service: Service, submit_image: Submit
+) -> None:
     failed = give_up(service, submit_image())
     service.staging.delete(failed.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
     assert (found.kind, found.mended) == ("upload_missing", True)
-    assert "can no longer be tried again" in found.remedy
+    assert "can no longer be retried" in found.remedy
     forgotten = read(service, failed)
     assert (forgotten.status, forgotten.staging_key) == (JobStatus.FAILED, None)
-    assert forgotten.error_code == failed.error_code, "why it failed stays"
+    assert forgotten.error_code == failed.error_code, "the reason of the failure stays"
 
 
-def test_job_that_a_worker_has_is_left_to_it(service: Service, submit_image: Submit) -> None:
+def test_running_job_is_left_to_its_worker(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     with service.database.write() as connection:
         job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
     service.staging.delete(job.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
     assert not found.mended
-    assert "is processing: its next attempt finds this out" in found.remedy
+    assert "is processing. Once its next attempt detects this" in found.remedy
     assert read(service, job).status is JobStatus.PROCESSING
 
 
-def test_what_has_no_row_is_removed_once_it_is_old(
+def test_objects_without_a_row_are_removed_after_a_grace_period(
     service: Service, completed: Job, set_clock: SetClock
 ) -> None:
     variant, upload = variant_key("photos", "medium", str(uuid.uuid4())), f"photos/{uuid.uuid4()}"
@@ -170,7 +168,7 @@ def test_what_has_no_row_is_removed_once_it_is_old(
     service.staging.put(upload, b"nobody's")
     draft = service.incoming / "broken-off"
     draft.write_bytes(b"half")
-    assert list(find_discrepancies(service, repair=True)) == [], "somebody may be at it"
+    assert list(find_discrepancies(service, repair=True)) == [], "they may still be in use"
     set_clock(timedelta(hours=25))
     orphans = {
         "variant_without_row": variant,
@@ -187,7 +185,7 @@ def test_what_has_no_row_is_removed_once_it_is_old(
 def test_wrong_database_costs_no_image(
     service: Service, completed: Job, submit_image: Submit, tmp_path: Path, set_clock: SetClock
 ) -> None:
-    """A mistyped DATABASE_PATH leads to an empty database, to which everything is unknown."""
+    """A mistyped DATABASE_PATH leads to an empty database, in which every object is unknown."""
     waiting = submit_image()
     stored = {*(completed.variant_keys or {}).values(), waiting.staging_key}
     set_clock(timedelta(days=3))
@@ -197,15 +195,15 @@ def test_wrong_database_costs_no_image(
             found = list(find_discrepancies(wrong, repair=True))
             assert {discrepancy.where for discrepancy in found} == stored
             assert not any(discrepancy.mended for discrepancy in found)
-            assert "is DATABASE_URL, or DATABASE_PATH, right?" in found[0].remedy
-            submit_to(wrong)  # nor after it has taken an upload of its own
+            assert "Check DATABASE_URL or DATABASE_PATH" in found[0].remedy
+            submit_to(wrong)  # repeat after it has accepted its own upload
     assert {found.kind for found in find_discrepancies(service)} == {"upload_without_row"}, (
-        "the other's; nothing is missing"
+        "uploads of the other database; nothing is missing"
     )
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
+def test_image_stored_or_deleted_since_the_listing_is_not_reported(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
     waiting = submit_image()
@@ -229,9 +227,9 @@ def test_image_made_and_deleted_since_the_listing_is_no_discrepancy(
 def test_memory_does_not_grow_with_the_number_of_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python holds some hundred keys of the listing at a time.
+    """Python holds a few hundred keys of the listing at a time.
 
-    SQLite's own memory is bounded by its cache.
+    SQLite's own memory is bounded by its cache size.
     """
 
     def measure(service: Service, count: int) -> int:
@@ -243,13 +241,13 @@ def test_memory_does_not_grow_with_the_number_of_objects(
         tracemalloc.start()
         assert (
             sum(1 for _ in find_discrepancies(service)) == 2 * count
-        )  # as a variant, and as an upload
+        )  # once as a variant, once as an upload
         _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak_bytes
 
     with open_service(Settings(data_dir=tmp_path)) as service:
-        measure(service, 1000)  # whatever is kept from the first run on
+        measure(service, 1000)  # fill caches that stay filled
         few = measure(service, 1000)
         many = min(
             measure(service, 10_000) for _ in range(3)
@@ -257,9 +255,7 @@ def test_memory_does_not_grow_with_the_number_of_objects(
     assert many < 1.2 * few
 
 
-def test_many_rows_are_read_some_hundred_at_a_time(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_read_in_batches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "ROWS_PER_QUERY", 7)
     with open_service(settings) as service:
         jobs = [make_job(number) for number in range(20)]

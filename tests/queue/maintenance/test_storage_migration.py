@@ -40,7 +40,7 @@ def run(sources: Storages, targets: Storages, **options: bool) -> dict[str, Outc
     return {outcome.stored.key: outcome for outcome in migrate(sources, targets, **options)}
 
 
-def test_images_and_uploads_are_copied_each_to_its_place_and_stay_where_they_are(
+def test_images_and_uploads_are_copied_and_their_sources_kept(
     sources: Storages,
 ) -> None:
     targets = MemoryStorage(), MemoryStorage()
@@ -60,7 +60,7 @@ def test_many_objects_are_all_copied() -> None:
     assert {found.key for found in targets[1].list()} == {found.key for found in sources[1].list()}
 
 
-def test_what_is_there_with_the_same_bytes_is_not_written_again(sources: Storages) -> None:
+def test_identical_object_is_not_written_again(sources: Storages) -> None:
     class WriteOnce(MemoryStorage):
         def put(self, key: str, data: bytes) -> None:
             assert not self.exists(key)
@@ -71,14 +71,14 @@ def test_what_is_there_with_the_same_bytes_is_not_written_again(sources: Storage
     assert not any(outcome.copied or outcome.error for outcome in run(sources, targets).values())
 
 
-def test_what_is_there_with_other_bytes_of_the_same_length_is_replaced(sources: Storages) -> None:
+def test_object_with_other_bytes_of_the_same_length_is_replaced(sources: Storages) -> None:
     targets = MemoryStorage(), MemoryStorage()
     targets[0].put(IMAGE, b"imagE")
     assert run(sources, targets)[IMAGE].copied
     assert targets[0].get(IMAGE) == b"image"
 
 
-def test_dry_run_tells_what_is_missing_and_writes_nothing(sources: Storages) -> None:
+def test_dry_run_reports_missing_objects_and_writes_nothing(sources: Storages) -> None:
     targets = MemoryStorage(), MemoryStorage()
     targets[0].put(IMAGE, b"image")
     outcomes = run(sources, targets, dry_run=True)
@@ -86,7 +86,7 @@ def test_dry_run_tells_what_is_missing_and_writes_nothing(sources: Storages) -> 
     assert not targets[1].exists(UPLOAD)
 
 
-def test_storage_that_gives_back_other_bytes_is_caught(sources: Storages) -> None:
+def test_storage_that_alters_bytes_is_detected(sources: Storages) -> None:
     class Lossy(MemoryStorage):
         def put(self, key: str, data: bytes) -> None:
             super().put(key, data[:-1])
@@ -106,7 +106,7 @@ def test_one_object_that_cannot_be_stored_does_not_stop_the_others(sources: Stor
     assert outcomes[UPLOAD].copied
 
 
-def test_image_that_is_deleted_meanwhile_is_no_failure(sources: Storages) -> None:
+def test_image_deleted_meanwhile_is_not_an_error(sources: Storages) -> None:
     class Vanishing(MemoryStorage):
         def get(self, key: str) -> bytes:
             self.delete(key)
@@ -118,12 +118,12 @@ def test_image_that_is_deleted_meanwhile_is_no_failure(sources: Storages) -> Non
     assert (outcome.copied, outcome.error) == (False, None)
 
 
-def test_objects_that_are_no_images_stay_behind(sources: Storages) -> None:
+def test_other_objects_are_not_copied(sources: Storages) -> None:
     sources[0].put("avatars/notes.txt", b"mine")
     assert set(run(sources, (MemoryStorage(), MemoryStorage()))) == {IMAGE, UPLOAD}
 
 
-def test_target_that_cannot_be_reached_is_one_error(sources: Storages) -> None:
+def test_unreachable_target_is_one_error(sources: Storages) -> None:
     class Away(MemoryStorage):
         def list(self, prefix: str = "") -> Any:
             raise StorageUnavailableError(f"S3 does not answer to {prefix!r}.")
@@ -139,9 +139,7 @@ def on_s3(settings: Settings) -> Settings:
     )
 
 
-def test_places_become_the_settings_that_name_them(
-    settings: Settings, on_s3: Settings, tmp_path: Path
-) -> None:
+def test_location_becomes_settings(settings: Settings, on_s3: Settings, tmp_path: Path) -> None:
     changed = change_location(settings, "s3://photos")
     assert (changed.storage_backend, changed.s3_bucket) == ("s3", "photos")
     changed = change_location(on_s3, "s3://")
@@ -153,39 +151,39 @@ def test_places_become_the_settings_that_name_them(
 @pytest.mark.parametrize(
     "place", ["", "photos", "s3://photos/prefix", "s3://UP", "local://images", "memory://", "s3:"]
 )
-def test_other_places_are_refused_with_the_accepted_forms(on_s3: Settings, place: str) -> None:
+def test_invalid_location_is_refused_with_the_valid_forms(on_s3: Settings, place: str) -> None:
     with pytest.raises(SettingsError, match="'s3://BUCKET', 's3://' or 'local:///absolute/path'"):
         change_location(on_s3, place)
 
 
-def test_a_bucket_each_needs_to_know_which(settings: Settings) -> None:
+def test_s3_without_a_bucket_needs_allowed_buckets(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="ALLOWED_BUCKETS"):
         change_location(settings, "s3://")
 
 
-def test_s3_bucket_that_holds_the_images_is_no_target(on_s3: Settings) -> None:
-    with pytest.raises(SettingsError, match="where the images are now"):
+def test_s3_bucket_in_use_is_refused(on_s3: Settings) -> None:
+    with pytest.raises(SettingsError, match="The images are in s3://photos already"):
         change_location(on_s3, "s3://photos")
 
 
 @pytest.mark.parametrize(
     "folder", ["data/storage", "data/storage/new", "data", "data/../data/storage", "data/staging"]
 )
-def test_folders_that_overlap_those_in_use_are_no_target(
+def test_folder_that_overlaps_one_in_use_is_refused(
     settings: Settings, tmp_path: Path, folder: str
 ) -> None:
     with pytest.raises(SettingsError, match="overlap"):
         change_location(settings, f"local://{tmp_path}/{folder}")
 
 
-def test_dry_run_makes_no_folder(settings: Settings, tmp_path: Path) -> None:
+def test_dry_run_creates_no_folder(settings: Settings, tmp_path: Path) -> None:
     open_targets(change_location(settings, f"local://{tmp_path}/new"), dry_run=True)
     assert not (tmp_path / "new").exists()
     open_targets(change_location(settings, f"local://{tmp_path}/new"))
     assert (tmp_path / "new").is_dir()
 
 
-def test_open_jobs_and_jobs_that_ended_meanwhile_stand_against_switching(
+def test_open_or_newly_ended_jobs_prevent_the_switch(
     service: Service, submit_image: Submit
 ) -> None:
     before = count_jobs(service)
@@ -193,11 +191,11 @@ def test_open_jobs_and_jobs_that_ended_meanwhile_stand_against_switching(
     job = submit_image()
     assert find_open_work(service, count_jobs(service)) == "open jobs: 1"
     run_job(service, job.job_id, "worker")
-    assert find_open_work(service, before) == "jobs came or ended in the meantime"
+    assert find_open_work(service, before) == "jobs arrived or ended during the run"
     assert find_open_work(service, count_jobs(service)) is None
 
 
-def test_running_workers_stand_against_switching(service: Service) -> None:
+def test_running_workers_prevent_the_switch(service: Service) -> None:
     with presence.announce(workers_directory(service.settings), 2):
         assert find_open_work(service, count_jobs(service)) == "running workers: 2"
     assert find_open_work(service, count_jobs(service)) is None

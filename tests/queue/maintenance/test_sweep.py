@@ -30,14 +30,14 @@ from tests.uploads import submit_to
 SetClock = Callable[[timedelta], None]
 
 
-def test_nothing_is_found_where_all_is_well(service: Service, submit_image: Submit) -> None:
+def test_healthy_service_needs_no_repair(service: Service, submit_image: Submit) -> None:
     done = submit_image()
     run_job(service, done.job_id, "worker")
     submit_image()
     assert set(sweep(service).values()) == {0}
 
 
-def test_jobs_of_a_dead_supervisor_are_given_back_at_once(
+def test_jobs_of_a_dead_supervisor_are_retried_at_once(
     service: Service, submit_image: Submit
 ) -> None:
     job = submit_image()
@@ -48,13 +48,13 @@ def test_jobs_of_a_dead_supervisor_are_given_back_at_once(
         job_store.claim(connection, job.job_id, "abc:123", clock.utc_now(), timedelta(hours=1))
     assert sweep(service)["lost_jobs"] == 1
     with service.database.read() as connection:
-        given_back = job_store.find_job(connection, job.job_id)
-    assert given_back
-    assert (given_back.status, given_back.error_code) == (JobStatus.RETRYING, "worker_lost")
+        lost = job_store.find_job(connection, job.job_id)
+    assert lost
+    assert (lost.status, lost.error_code) == (JobStatus.RETRYING, "worker_lost")
     assert list(directory.iterdir()) == []
 
 
-def test_job_that_kills_its_workers_ends_after_its_attempts(
+def test_job_that_kills_its_workers_fails_after_its_attempts(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     job = submit_image()
@@ -71,14 +71,14 @@ def test_job_that_kills_its_workers_ends_after_its_attempts(
     assert (ended.status, ended.error_code, ended.attempts) == (JobStatus.FAILED, "worker_lost", 4)
 
 
-def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
+def test_orphans_are_removed_after_a_grace_period_and_other_files_kept(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     deleted = submit_image()
     delete_image(service, deleted.image_id, OPERATOR)
     orphan = variant_key("photos", "medium", deleted.image_id)
     service.storage.put(orphan, b"nobody's")
-    service.storage.put("photos/README.txt", b"a stranger's")
+    service.storage.put("photos/README.txt", b"somebody else's")
     service.staging.put(str(uuid.uuid4()), b"nobody's")
     (service.incoming / "broken-off").write_bytes(b"half")
     assert set(sweep(service).values()) == {0}
@@ -96,7 +96,7 @@ def test_orphans_are_removed_after_their_grace_and_strangers_files_are_left(
     assert list(service.incoming.iterdir()) == []
 
 
-def test_empty_database_on_full_storage_loses_nobody_anything(
+def test_empty_database_deletes_nothing_from_a_full_storage(
     service: Service, submit_image: Submit, set_clock: SetClock, tmp_path: Path
 ) -> None:
     run_job(service, submit_image().job_id, "worker")
@@ -108,7 +108,7 @@ def test_empty_database_on_full_storage_loses_nobody_anything(
         assert set(sweep(wrong).values()) == {0}
         run_job(
             wrong, submit_to(wrong).job_id, "worker"
-        )  # nor after it has taken uploads of its own
+        )  # repeat after it has accepted its own upload
         sweep(wrong)
         after = {stored.key for store in (wrong.storage, wrong.staging) for stored in store.list()}
     assert before <= after
@@ -125,10 +125,10 @@ def test_images_and_staged_uploads_with_a_row_are_never_orphans(
     assert service.staging.exists(waiting.staging_key or "")
 
 
-def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
+def test_variants_of_a_failed_job_are_kept_as_long_as_its_upload(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
-    """Its deletion was cut off after the commit that forgets the upload."""
+    """The deletion was interrupted after the commit that forgets the upload."""
     job = fail_after_storing(service, submit_image())
     set_clock(timedelta(hours=25))
     assert sweep(service)["orphaned_images"] == 0
@@ -140,10 +140,10 @@ def test_variants_of_a_job_that_gave_up_stay_as_long_as_its_upload(
     assert [*service.storage.list(), *service.staging.list()] == []
 
 
-def test_size_that_a_completed_image_does_not_name_is_an_orphan(
+def test_variant_that_its_completed_image_lacks_is_an_orphan(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
-    """An attempt under other IMAGE_SIZES had stored it."""
+    """An earlier attempt with other IMAGE_SIZES stored it."""
     job = submit_image()
     service.storage.put(variant_key("photos", "giant", job.image_id), b"of an earlier attempt")
     run_job(service, job.job_id, "worker")
@@ -153,7 +153,7 @@ def test_size_that_a_completed_image_does_not_name_is_an_orphan(
 
 
 @pytest.mark.parametrize("worker_state", ["open", "retrying"])
-def test_variants_of_an_open_job_are_no_orphans_however_old(
+def test_variants_of_an_open_job_are_never_orphans(
     service: Service, submit_image: Submit, set_clock: SetClock, worker_state: str
 ) -> None:
     job = submit_image()
@@ -166,7 +166,7 @@ def test_variants_of_an_open_job_are_no_orphans_however_old(
     assert sweep(service)["orphaned_images"] == 0
 
 
-def test_sweep_holds_some_keys_at_a_time(
+def test_sweep_holds_one_batch_of_keys_at_a_time(
     service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted = submit_image()
@@ -190,7 +190,7 @@ def test_sweep_holds_some_keys_at_a_time(
     assert (most, held) == (OBJECTS_PER_QUERY, set())
 
 
-def test_deletion_that_was_cut_off_is_finished(
+def test_interrupted_deletion_is_finished(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit_image()
@@ -204,7 +204,7 @@ def test_deletion_that_was_cut_off_is_finished(
     assert sweep(service)["deleted_images"] == 0
 
 
-def test_rate_limit_windows_that_are_over_are_forgotten(
+def test_expired_rate_limit_windows_are_deleted(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
     submit_image()
@@ -213,7 +213,7 @@ def test_rate_limit_windows_that_are_over_are_forgotten(
     assert sweep(service)["old_windows"] == 0
 
 
-def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
+def test_abandoned_files_are_recognized_by_age(service: Service) -> None:
     old, new = service.incoming / "old", service.incoming / "new"
     old.write_bytes(b"")
     new.write_bytes(b"")
@@ -224,7 +224,7 @@ def test_abandoned_files_are_told_by_their_age(service: Service) -> None:
 
 
 def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> Job:
-    """Claim the job and end this attempt with *error*; return it as it is then."""
+    """Claim the job and end the attempt with *error*; return the job afterwards."""
     with service.database.write() as connection:
         claimed = job_store.claim(
             connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
@@ -238,9 +238,9 @@ def fail_attempt_of(service: Service, job: Job, error: ImageProcessorError) -> J
 
 
 def fail_after_storing(service: Service, job: Job) -> Job:
-    """Let the job give up for want of storage, its upload and one variant kept.
+    """Fail the job for good by a storage error, with its upload and one variant kept.
 
-    Return it as it is then.
+    Return the job afterwards.
     """
     service.storage.put(variant_key(job.bucket, "medium", job.image_id), b"stored before")
     with service.database.write() as connection:

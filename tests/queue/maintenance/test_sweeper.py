@@ -20,7 +20,7 @@ from tests.servers.processes import wait_for
 
 
 class VastStorage(MemoryStorage):
-    """Lists for as long as the test goes on."""
+    """A storage whose listing lasts until the test sets *ended*."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def running_sweeper(service: Service) -> Iterator[None]:
     assert not thread.is_alive()
 
 
-def test_listing_of_all_images_holds_up_neither_lost_jobs_nor_the_end(
+def test_long_listing_delays_neither_lost_jobs_nor_stop(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("IMAGES_EVERY_SECONDS", "SWEEP_EVERY_SECONDS", "END_WITHIN_SECONDS"):

@@ -71,7 +71,7 @@ def find(service: Service, job: Job) -> Job:
 def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        assert time.monotonic() < until, f"still false after {seconds} s"
         time.sleep(0.01)
 
 
@@ -85,7 +85,7 @@ def worker_pid(service: Service, job: Job) -> int:
 
 
 def list_children(pid: int) -> list[int]:
-    """Return the worker processes of *pid*, without multiprocessing's own resource tracker."""
+    """Return the worker processes of *pid*, without multiprocessing's resource tracker."""
     children = [
         child
         for task in Path(f"/proc/{pid}/task").iterdir()
@@ -97,7 +97,7 @@ def list_children(pid: int) -> list[int]:
 
 
 def _workers(service: Service, jobs: list[Job]) -> set[str]:
-    """Return the process ids of the workers that have the jobs in hand."""
+    """Return the process ids of the workers that run the jobs."""
     return {(find(service, job).worker_id or "").rpartition(":")[2] for job in jobs}
 
 
@@ -108,7 +108,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def test_jobs_run_and_every_worker_is_known(
+def test_jobs_run_and_workers_are_counted(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(service, 2)
@@ -138,7 +138,7 @@ def test_workers_use_large_pages_unless_the_user_tunes_glibc(
     ).split("\0")
 
 
-def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
+def test_new_job_wakes_an_idle_worker_at_once(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(service)
@@ -150,11 +150,11 @@ def test_new_job_wakes_an_idle_worker_without_waiting_for_the_next_look(
         assert done.started_at
         delays.append((done.started_at - done.created_at).total_seconds())
     assert sorted(delays)[2] < 0.05, (
-        "at every look of one second, three of ten would not be so quick"
+        "with one poll per second, three of ten would not start so soon"
     )
 
 
-def test_threads_are_as_many_as_workers_however_few_have_work(
+def test_busy_workers_share_the_threads_of_idle_ones(
     service: Service, submit_image: Submit
 ) -> None:
     pipes = [multiprocessing.Pipe() for _ in range(4)]
@@ -168,7 +168,7 @@ def test_threads_are_as_many_as_workers_however_few_have_work(
         supervisor._hand_out()
         handed_out.append([theirs.recv() for _, theirs in pipes if theirs.poll()])
         assert {job_id for job_id, _ in handed_out[-1]} == jobs
-    assert [[threads for _, threads in some] for some in handed_out] == [[4], [1, 1, 1]]
+    assert [[threads for _, threads in sent] for sent in handed_out] == [[4], [1, 1, 1]]
 
 
 def test_killed_worker_costs_one_attempt_of_one_job(
@@ -187,7 +187,7 @@ def test_killed_worker_costs_one_attempt_of_one_job(
     ]
 
 
-def test_pool_works_on_after_all_its_workers_are_killed_at_once(
+def test_pool_recovers_after_all_workers_are_killed(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(service, 2)
@@ -202,7 +202,7 @@ def test_pool_works_on_after_all_its_workers_are_killed_at_once(
             wait_for_status(service, job, JobStatus.COMPLETED)
 
 
-def test_image_that_kills_every_worker_ends_and_leaves_its_neighbours_alone(
+def test_image_that_kills_every_worker_fails_alone(
     service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
 ) -> None:
     supervise(service, 1)
@@ -219,7 +219,7 @@ def test_image_that_kills_every_worker_ends_and_leaves_its_neighbours_alone(
     wait_for_status(service, submit_image(), JobStatus.COMPLETED)
 
 
-def test_worker_that_hangs_is_killed_when_its_time_is_up(
+def test_hanging_worker_is_killed_at_its_time_limit(
     service: Service, submit_image: Submit, supervise: Supervise, slow_image: bytes
 ) -> None:
     service = with_settings(service, job_timeout_seconds=6)
@@ -232,7 +232,7 @@ def test_worker_that_hangs_is_killed_when_its_time_is_up(
     assert wait_for_status(service, job, JobStatus.COMPLETED).attempts >= 2
 
 
-def test_image_that_needs_more_than_the_memory_limit_fails_alone(
+def test_image_above_the_memory_limit_fails_alone(
     service: Service, submit_image: Submit, supervise: Supervise
 ) -> None:
     supervise(with_settings(service, job_memory_limit_mb=512), 1)
@@ -244,8 +244,8 @@ def test_image_that_needs_more_than_the_memory_limit_fails_alone(
     wait_for(lambda: find(service, hungry).error_code == "memory_exceeded")
 
 
-def stop_in_the_middle(service: Service, job: Job) -> Job:
-    """Stop a supervisor while it has the job in hand; return what became of it."""
+def stop_during(service: Service, job: Job) -> Job:
+    """Stop a supervisor while it runs the job; return the job afterwards."""
     supervisor = Supervisor(service, 1)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
@@ -255,20 +255,20 @@ def stop_in_the_middle(service: Service, job: Job) -> Job:
     return find(service, job)
 
 
-def test_stop_lets_the_job_in_hand_finish(
+def test_stop_lets_a_running_job_finish(
     service: Service, submit_image: Submit, slow_image: bytes
 ) -> None:
-    job = stop_in_the_middle(service, submit_image(slow_image))
+    job = stop_during(service, submit_image(slow_image))
     assert job.status is JobStatus.COMPLETED
     assert list_children(os.getpid()) == []
     assert list(workers_directory(service.settings).iterdir()) == []
 
 
-def test_stop_gives_back_uncounted_what_does_not_finish_in_time(
+def test_stop_releases_an_unfinished_job_uncounted(
     service: Service, submit_image: Submit, slow_image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageprocessor.queue.workers.supervisor.STOP_WITHIN_SECONDS", 0.0)
-    released = stop_in_the_middle(service, submit_image(slow_image))
+    released = stop_during(service, submit_image(slow_image))
     assert (released.status, released.attempts, released.worker_id) == (JobStatus.PENDING, 0, None)
 
 
@@ -285,7 +285,7 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
         for child in children:
             wait_for_end(child)
     assert len(presence.list_dead(workers_directory(service.settings))) == 1, (
-        "the second buried the first"
+        "the second should have removed the first"
     )
     with supervisor_process(service.settings, tmp_path):
         started = time.monotonic()
@@ -296,7 +296,7 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
 
 @contextmanager
 def supervisor_process(settings: Settings, tmp_path: Path) -> Iterator[int]:
-    """Run a supervisor of two workers in a process of its own; kill it at the end.
+    """Run a supervisor of two workers in its own process, and kill it at the end.
 
     Yield its process id.
     """

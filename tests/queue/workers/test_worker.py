@@ -25,10 +25,10 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.settings import Settings
 from tests.images import encode, photo
 
-picture = encode(photo(400, 300), "JPEG")
-process(picture)
+image = encode(photo(400, 300), "JPEG")
+process(image)
 with open_service(Settings(data_dir=Path(sys.argv[1]))) as service:
-    jobs = [submit_picture(service, picture) for _ in range(12)]
+    jobs = [submit_picture(service, image) for _ in range(12)]
     used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for left, job_id in enumerate(jobs):
         if os.fork() == 0:
@@ -43,15 +43,19 @@ with open_service(Settings(data_dir=Path(sys.argv[1]))) as service:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of another process")
-def test_memory_of_a_worker_does_not_grow_with_its_jobs() -> None:
-    """`python -m benchmarks memory` goes on to two thousand."""
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux reports the peak of another process"
+)
+def test_worker_memory_does_not_grow_with_its_jobs() -> None:
+    """`python -m benchmarks memory` runs two thousand."""
     few, many = peaks_after(24, 120)
     assert many < 1.05 * few
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
-def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed(
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc is configured to keep memory"
+)
+def test_worker_returns_memory_only_after_a_failed_job(
     tmp_path: Path,
 ) -> None:
     large = encode(photo(4000, 3000), "JPEG")
@@ -62,16 +66,16 @@ def test_worker_keeps_memory_after_a_job_and_gives_it_back_after_one_that_failed
         )
 
 
-def resident_mb_after(service: Service, picture: bytes) -> int:
-    """Let the one worker process *picture*, and return the memory that it has then."""
-    job_id = submit_picture(service, picture)
+def resident_mb_after(service: Service, image: bytes) -> int:
+    """Let the single worker process *image*, and return its memory afterwards."""
+    job_id = submit_picture(service, image)
     wait_for(lambda: not count_open(service))
     pages = int(Path(f"/proc/{find_worker(service, job_id)}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
-def test_too_little_memory_for_a_thread_is_told(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
+def test_too_little_memory_for_a_thread_is_memory_exceeded(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FEW_MEGABYTES_LEFT, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     outcomes = [line for line in done.stdout.splitlines() if line.startswith("outcome")]

@@ -1,1 +1,1 @@
-"""What a timer or an operator mends."""
+"""Repairs, checks and backups, run by a timer or by an operator."""

@@ -1,7 +1,7 @@
 """Backup and restore of a SQLite database. Back up the images separately, after the database.
 
-A backup is a folder: the database, the key that signs tokens if it was generated, and the manifest.
-The manifest is written last: without it, the backup was cut off.
+A backup is a folder with the database, the key that signs tokens (if it was generated) and a
+manifest. The manifest is written last: a backup without one is incomplete.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from imageprocessor.settings import Settings
 from imageprocessor.storage.files import replace_file
 
 DATABASE_NAME = "processor.db"
-KEY_NAME = "jwt_secret_key"  #: as `tokens` names it in DATA_DIR
+KEY_NAME = "jwt_secret_key"  #: the name that `tokens` uses in DATA_DIR
 MANIFEST_NAME = "manifest.json"
 PRIVATE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a backup contains."""
+    """The contents of a backup."""
 
     version: str  #: of the package that made it
-    revision: str | None  #: the last migration that the database has
+    revision: str | None  #: the database's last migration
     created_at: str
-    sha256: str  #: of the database's file
+    sha256: str  #: of the database file
     size_bytes: int
-    jobs: dict[str, int]  #: how many are in each status
-    storage_keys: list[str]  #: of the variants that completed images name
+    jobs: dict[str, int]  #: the number in each status
+    storage_keys: list[str]  #: of the variants of completed images
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did."""
+    """The result of a restore."""
 
     manifest: Manifest
-    kept_aside: tuple[Path, ...]  #: what was there before, under its new name
-    missing: tuple[str, ...]  #: keys of the manifest that the storage does not have
+    kept_aside: tuple[Path, ...]  #: the replaced files, under their new names
+    missing: tuple[str, ...]  #: keys in the manifest that are not in the storage
 
 
 def back_up(settings: Settings, directory: Path) -> Manifest:
-    """Copy the database into *directory*, made if it is missing, while the service goes on.
+    """Copy the database to *directory*, which is created if missing. The service may run meanwhile.
 
     Raises:
-        SettingsError: The database is PostgreSQL's, which has tools of its own.
-        ImageProcessorError: *directory* has something in it, or the database is damaged.
-        DatabaseUnavailableError: The database cannot be read, or the copy not be written.
+        SettingsError: The database is PostgreSQL, which has its own tools.
+        ImageProcessorError: *directory* is not empty, or the database is damaged.
+        DatabaseUnavailableError: The database cannot be read, or the copy cannot be written.
     """
     path = settings.sqlite_path
     if path is None:
@@ -70,10 +70,10 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
         raise _use_own_tool(settings, command)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
-        raise ImageProcessorError(f"{directory} is not empty: name a new folder for each backup.")
+        raise ImageProcessorError(f"{directory} is not empty. Use a new folder for each backup.")
 
     created_at = clock.to_text(clock.utc_now())
-    # SQLite copies to a local disk; *directory* may be on another host.
+    # SQLite must copy to a local disk, and *directory* may be on another host.
     with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:
         copy = Path(folder) / DATABASE_NAME
         with closing(open_database(settings)) as database, database.read() as connection:
@@ -89,12 +89,12 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
 
 
 def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Restored:
-    """Restore the database from the backup in *directory*, and report images that are missing.
+    """Restore the database from the backup in *directory*, and return which images are missing.
 
     Raises:
-        SettingsError: The database is PostgreSQL's, or the backup of a newer version.
-        ImageProcessorError: The backup is not whole, the service is running, or there is a database
-            and not *replace*.
+        SettingsError: The database is PostgreSQL, or the backup is from a newer version.
+        ImageProcessorError: The backup is incomplete or damaged, the service is running, or a
+            database exists and *replace* is not set.
     """
     path = settings.sqlite_path
     if path is None:
@@ -114,8 +114,8 @@ def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Re
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     return SettingsError(
-        "The database is PostgreSQL's, which has a tool of its own for this (it asks for the "
-        f"password, or reads ~/.pgpass):\n  {command}{shlex.quote(name_database(url))}"
+        "The database is PostgreSQL. Use its own tool, which asks for the password or reads "
+        f"~/.pgpass:\n  {command}{shlex.quote(name_database(url))}"
     )
 
 
@@ -132,7 +132,7 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
     fold_wal(copy)
     if damage := find_damage(copy):
         raise ImageProcessorError(
-            f"The database is damaged ({damage}): keep your older backups, and restore one."
+            f"The database is damaged ({damage}). Keep your older backups, and restore one of them."
         )
     return Manifest(
         version=imageprocessor.__version__,
@@ -151,8 +151,8 @@ def _read_manifest(directory: Path) -> Manifest:
         return Manifest(**json.loads(text))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError) as error:
         raise ImageProcessorError(
-            f"{directory} is not a whole backup ({MANIFEST_NAME} is missing or cannot be read): "
-            "name the folder of another one."
+            f"{directory} is not a complete backup: {MANIFEST_NAME} is missing or unreadable. "
+            "Use another backup."
         ) from error
 
 
@@ -161,35 +161,36 @@ def _check_backup(directory: Path, manifest: Manifest) -> None:
     check_revision(manifest.revision)
     if not path.exists() or _hash(path) != manifest.sha256:
         raise ImageProcessorError(
-            f"{path} is not the file that was backed up: its SHA-256 differs. Use another one."
+            f"{path} is missing or not the file that was backed up: the SHA-256 differs. "
+            "Use another backup."
         )
     if damage := find_damage(path):
-        raise ImageProcessorError(f"{path} is damaged ({damage}): use another backup.")
+        raise ImageProcessorError(f"{path} is damaged ({damage}). Use another backup.")
 
 
 def _check_target(settings: Settings, path: Path, *, replace: bool) -> None:
     exists = path.exists()
     if exists and not replace:
         raise ImageProcessorError(
-            f"There is a database at {path} already. "
-            "Say --replace to put the backup in its place; it is kept aside."
+            f"There is already a database at {path}. "
+            "Add --replace to restore the backup in its place; the old one is renamed."
         )
     supervisors = presence.list_live(workers_directory(settings))
     if supervisors or (exists and not fold_wal(path)):  # another process has it open
         raise ImageProcessorError(
-            f"The service is running on {path}: stop all that use it (serve, worker) first."
+            f"The service is running on {path}. Stop everything that uses it (serve, worker) first."
         )
 
 
 def _put_back(directory: Path, targets: dict[str, Path]) -> tuple[Path, ...]:
-    """Copy the files of a backup to *targets*; return the new names of those that were there."""
+    """Copy a backup's files to *targets*; return the new names of the files that were there."""
     kept_aside: list[Path] = []
     suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
     for name, target in targets.items():
         source = directory / name
         if not source.exists():
             continue
-        # A damaged database still has a WAL beside it, which SQLite would read into the new one.
+        # A damaged database leaves its WAL, which SQLite would apply to the restored one.
         for ending in ("", "-wal", "-shm"):
             old = target.with_name(target.name + ending)
             if old.exists():

@@ -1,4 +1,4 @@
-"""Copies all rows of a SQLite file into another database: the way from SQLite to PostgreSQL."""
+"""Copies all rows of a SQLite file to another database, to move from SQLite to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.settings import Settings
 
-ROWS_AT_A_TIME = 1000
+ROWS_PER_BATCH = 1000
 
 
 def import_database(path: Path, settings: Settings) -> dict[str, int]:
     """Copy all rows of the SQLite file at *path* to the database of *settings*, in one transaction.
 
     Returns:
-        How many rows each table has afterwards.
+        The number of rows in each table afterwards.
 
     Raises:
-        SettingsError: There is no such file, it is that database itself, that one has rows, or
-            workers are running.
-        DatabaseUnavailableError: One of them cannot be used.
+        SettingsError: There is no file at *path*, it is the database of *settings* itself, that
+            database is not empty, or workers are running.
+        DatabaseUnavailableError: One of the databases cannot be used.
     """
     if not path.is_file():
         raise SettingsError(
-            f"There is no SQLite database at {path.resolve()}: "
-            "name the processor.db of the service."
+            f"There is no SQLite database at {path.resolve()}. "
+            "Give the path of the service's processor.db."
         )
     if settings.sqlite_path and settings.sqlite_path.resolve() == path.resolve():
         raise SettingsError(
-            f"{path} is the database of these settings: set DATABASE_URL to the one to copy it to."
+            f"{path} is the database of these settings. Set DATABASE_URL to the other database."
         )
     if presence.list_live(workers_directory(settings)):
-        raise SettingsError(f"Workers are running on {settings.data_dir}: stop the service first.")
+        raise SettingsError(f"Workers are running on {settings.data_dir}. Stop the service first.")
 
     with (
         closing(open_database(Settings(database_path=path))) as source,
@@ -58,8 +58,8 @@ def _copy_table(table: Table, old: Connection, new: Connection) -> int:
     count = select(func.count()).select_from(table)
     if new.scalar(count):
         raise SettingsError(
-            f"{table.name} of the database to copy to has rows: name an empty database."
+            f"Table {table.name} of the database to copy to has rows. Use an empty database."
         )
-    for rows in old.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
+    for rows in old.execute(select(table)).mappings().partitions(ROWS_PER_BATCH):
         new.execute(insert(table), [dict(row) for row in rows])
     return new.scalar(count) or 0

@@ -1,7 +1,7 @@
-"""Compares rows with stored bytes: what a row names must be stored, what is stored must have a row.
+"""Compares database and storage: each row needs its bytes, and each stored object needs a row.
 
-The service may run meanwhile: what looks wrong is checked once more before it is reported. Memory
-is bounded however many objects there are: the listing of the storage goes to a temporary file.
+The service may run meanwhile: what looks wrong is checked again before it is reported. Memory does
+not grow with the number of objects, because the listing of the storage goes to a temporary file.
 """
 
 from __future__ import annotations
@@ -34,40 +34,41 @@ from imageprocessor.storage.protocol import Storage, StoredObject
 
 CATALOGUE_CACHE_KIB = 32 * 1024
 WORKER_ID = "fsck"
-RESTORE = "Put it back from a backup; or delete the image, and have it sent again."
+RESTORE = "Restore it from a backup, or delete the image and have it uploaded again."
 REMOVED = "It was removed."
 TO_REMOVE = "--repair removes it."
 OLDER_THAN_DATABASE = (
-    "It is older than this database: is DATABASE_URL, or DATABASE_PATH, right? "
-    "If so, remove it by hand."
+    "It is older than this database. "
+    "Check DATABASE_URL or DATABASE_PATH; if that is right, remove it by hand."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """Something that rows and storage do not agree on."""
+    """A difference between database and storage."""
 
     kind: str
     where: str  #: a storage key, or a file's path
-    remedy: str  #: what was done, or what is to do
+    remedy: str  #: what was done, or what to do
     mended: bool = False
     job_id: str | None = None
 
 
 def find_discrepancies(service: Service, *, repair: bool = False) -> Iterator[Discrepancy]:
-    """Yield what is wrong; with *repair*, repair it first where that is possible.
+    """Yield each discrepancy; with *repair*, repair it first if that is possible.
 
-    What has no row is removed once it is as old as the sweep's graces, unless it was there before
-    this database took its first upload: a mistyped DATABASE_URL must not cost all images. A job
-    whose upload is gone or altered ends as failed; one that has failed before loses its upload. An
-    image whose variants are gone is only reported.
+    An object without a row is removed after the sweep's grace period, unless it is older than this
+    database's first upload: a mistyped DATABASE_URL must not cost all images. A job whose upload is
+    missing or altered ends as failed; if it had failed before, it can no longer be retried. An
+    image whose variants are missing is only reported.
 
     Raises:
-        DatabaseUnavailableError, StorageUnavailableError: The rest was not compared.
+        DatabaseUnavailableError, StorageUnavailableError: One of them failed; the rest was not
+            compared.
     """
     with service.database.read() as connection:
         beginning = find_beginning(connection)
-    # A SQLite file without a name is gone with its connection.
+    # SQLite deletes a database without a name when its connection closes.
     with closing(sqlite3.connect("")) as catalogue:
         listed = _record(catalogue, service.storage.list())
         unknown = find_unknown_images(service, listed)
@@ -93,7 +94,7 @@ def find_discrepancies(service: Service, *, repair: bool = False) -> Iterator[Di
 def _record(
     catalogue: sqlite3.Connection, listed: Iterable[StoredObject]
 ) -> Iterator[StoredObject]:
-    """Yield the *listed* objects, and write each into the catalogue."""
+    """Yield the *listed* objects, and add each to the catalogue."""
     catalogue.execute(f"PRAGMA cache_size=-{CATALOGUE_CACHE_KIB}")
     catalogue.execute(
         "CREATE TABLE stored (key TEXT PRIMARY KEY, size_bytes INTEGER) WITHOUT ROWID"
@@ -131,7 +132,7 @@ def _check_variants(service: Service, catalogue: sqlite3.Connection) -> Iterator
             listed = catalogue.execute(select, (key,)).fetchone()
             if listed == (expected,):
                 continue
-            # Check once more: it may have been stored, or deleted, since the storage was listed.
+            # Check again: it may have been stored, or deleted, since the storage was listed.
             found = _measure(service.storage, key)
             if found != expected and _read_again(service, job):
                 kind = "variant_missing" if found is None else "variant_of_other_size"
@@ -159,12 +160,12 @@ def _end_without_upload(
     service: Service, job: Job, kind: str, error: JobError, *, repair: bool
 ) -> Iterator[Discrepancy]:
     current = _read_again(service, job)
-    if current is None or current.staging_key is None:  # it ended since
+    if current is None or current.staging_key is None:  # the job ended meanwhile
         return
     failed = current.status is JobStatus.FAILED
     end = f"the job ends as failed ({error.code})"
     if failed:
-        end = "the job can no longer be tried again"
+        end = "the job can no longer be retried"
 
     mended = False
     if repair and failed:
@@ -177,7 +178,7 @@ def _end_without_upload(
         remedy = f"Done: {end}."
     elif repair:
         status = current.status.value
-        remedy = f"The job is {status}: its next attempt finds this out, and {end}."
+        remedy = f"The job is {status}. Once its next attempt detects this, {end}."
     else:
         remedy = f"With --repair, {end}."
     yield Discrepancy(kind, current.staging_key, remedy, mended, current.job_id)

@@ -1,8 +1,8 @@
 """Storage migration: copies every image and every waiting upload to another storage.
 
-Only bytes count: an object that is there already is read and compared, and what was written is read
-back. So the next run goes on where one broke off, and a last run proves that nothing is missing.
-Then the operator changes the settings.
+Only bytes count: an object that is there already is read and compared, and each written object is
+read back. So a run continues where an interrupted one stopped, and a final run proves that nothing
+is missing. Then the operator changes the settings.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from imageprocessor.storage.keys import S3_BUCKET_PATTERN, image_id_of
 from imageprocessor.storage.memory import MemoryStorage
 from imageprocessor.storage.protocol import Storage, StoredObject
 
-THREADS = 8  #: each waits for answers most of the time
+THREADS = 8  #: each waits for responses most of the time
 
 Storages = tuple[Storage, Storage]  #: of images and of uploads, as `open_storages` returns them
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened to one object: it was copied, it was there already, or an *error*.
+    """The outcome for one object: it was copied, was there already, or caused an *error*.
 
-    In a dry run, ``copied`` says that it is still to be copied.
+    In a dry run, ``copied`` means that it would be copied.
     """
 
     stored: StoredObject
@@ -46,28 +46,29 @@ class Outcome:
 def change_location(settings: Settings, location: str) -> Settings:
     """Return *settings* with the storage at *location*.
 
-    ``s3://bucket``, ``s3://`` or ``local:///absolute/path``. ``s3://`` gives each bucket of
-    ALLOWED_BUCKETS an S3 bucket of its own.
+    *location*: ``s3://bucket``, ``s3://`` or ``local:///absolute/path``. ``s3://`` gives each
+    bucket in ALLOWED_BUCKETS its own S3 bucket.
 
     Raises:
-        SettingsError: *location* has none of these forms, or is where the images are now.
+        SettingsError: *location* has none of these forms, is already in use, or is ``s3://`` while
+            ALLOWED_BUCKETS is empty.
     """
     scheme, _, place = location.partition("://")
     if scheme == "local" and place.startswith("/"):
         return _change_to_folder(settings, Path(place))
     if location == "s3://" and not settings.allowed_buckets:
         raise SettingsError(
-            "s3:// needs ALLOWED_BUCKETS: an S3 bucket for each of them. "
-            "For one for all: s3://BUCKET"
+            "s3:// needs ALLOWED_BUCKETS, which names the S3 buckets. "
+            "To use a single S3 bucket: s3://BUCKET"
         )
     if scheme == "s3" and (not place or S3_BUCKET_PATTERN.fullmatch(place)):
         bucket = place or None
         if settings.storage_backend == "s3" and settings.s3_bucket == bucket:
-            raise SettingsError(f"s3://{place} is where the images are now: name another place.")
+            raise SettingsError(f"The images are in s3://{place} already. Use another location.")
         return settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
     raise SettingsError(
-        f"{location!r} is no place to move to: "
-        "use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
+        f"{location!r} is not a valid location. "
+        "Use 's3://BUCKET', 's3://' or 'local:///absolute/path'."
     )
 
 
@@ -79,14 +80,12 @@ def _change_to_folder(settings: Settings, folder: Path) -> Settings:
     for path in in_use:
         used = path.resolve()
         if used.is_relative_to(new) or new.is_relative_to(used):
-            raise SettingsError(
-                f"{folder} and {used}, which is in use, overlap: name another folder."
-            )
+            raise SettingsError(f"{folder} overlaps {used}, which is in use. Use another folder.")
     return settings.model_copy(update={"storage_backend": "local", "storage_path": folder})
 
 
 def list_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables of ``.env`` that say where *settings* store; an empty one is unset."""
+    """Return the ``.env`` variables for the storage of *settings*; an empty value means unset."""
     if settings.storage_backend == "local":
         return {"STORAGE_BACKEND": "local", "STORAGE_PATH": str(settings.storage_path)}
     return {"STORAGE_BACKEND": "s3", "S3_BUCKET": settings.s3_bucket or ""}
@@ -95,7 +94,7 @@ def list_variables(settings: Settings) -> dict[str, str]:
 def open_targets(changed: Settings, *, dry_run: bool = False) -> Storages:
     """Open the storages of the *changed* settings.
 
-    A dry run makes no folder: a missing one counts as empty.
+    A dry run creates no folder; a missing one counts as empty.
     """
     is_local = changed.storage_backend == "local"
     if dry_run and is_local and not changed.storage_path.exists():
@@ -114,21 +113,21 @@ def list_objects(storages: Storages) -> Iterator[tuple[int, StoredObject]]:
 
 
 def migrate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> Iterator[Outcome]:
-    """Copy every object that is not in its target with the same bytes; yield each one's outcome.
+    """Copy each object that its target lacks, or has with other bytes; yield every outcome.
 
-    *dry_run*: compare only.
+    *dry_run*: only compare.
 
     Raises:
-        StorageUnavailableError: A source cannot be listed, or a target not be reached.
+        StorageUnavailableError: A source cannot be listed, or a target cannot be reached.
     """
     for target in targets:
-        next(target.list(), None)  # one error now rather than one for each object
+        next(target.list(), None)  # fail once now rather than once for each object
     with ThreadPoolExecutor(THREADS) as pool:
         running: set[Future[Outcome]] = set()
         for index, stored in list_objects(sources):
             copying = pool.submit(_copy, stored, sources[index], targets[index], dry_run=dry_run)
             running.add(copying)
-            # However many objects there are, only a few are in memory.
+            # Keep only a few objects in memory at a time.
             if len(running) == 2 * THREADS:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -144,15 +143,15 @@ def count_jobs(service: Service) -> dict[str, int]:
 
 
 def find_open_work(service: Service, before: Mapping[str, int]) -> str | None:
-    """Return why the old storage may still get images after this run, or None.
+    """Return why the old storage may still receive images after this run, or None.
 
-    *before*: the jobs at its start.
+    *before*: the job counts at its start.
     """
     after = count_jobs(service)
     if open_jobs := sum(after[status] for status in OPEN_STATUSES):
         return f"open jobs: {open_jobs}"
     if after != before:
-        return "jobs came or ended in the meantime"
+        return "jobs arrived or ended during the run"
     if workers := service.dispatcher.count_workers():
         return f"running workers: {workers}"
     return None
@@ -171,7 +170,7 @@ def _copy(stored: StoredObject, source: Storage, target: Storage, *, dry_run: bo
         target.put(key, data)
         if target.get(key) != data:
             raise StorageUnavailableError(
-                f"{key!r} is read back with other bytes than were written: check that storage."
+                f"{key!r} was read back with other bytes than were written. Check that storage."
             )
     except StorageError as error:
         return Outcome(stored, error=error)

@@ -1,4 +1,4 @@
-"""Repairs what crashes leave behind: lost jobs, half-done deletions, files without a row."""
+"""Repairs what crashes leave behind: lost jobs, partial deletions, files without a row."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
 
-WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have begun by then
-#: from an upload's first byte to its row: one hour, and one more for a clock that was set forward
+WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have claimed the job by then
+#: an upload takes up to one hour from first byte to row; one more for a clock set forward
 UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_PER_QUERY = 500
 
 Find = Callable[[Service], Iterable[Any]]
 Repair = Callable[[Service, Any], object]
-Step = tuple[str, Find, Repair]  #: a name, what finds the things to repair, and what repairs one
+Step = tuple[str, Find, Repair]  #: a name, what finds the items to repair, and what repairs one
 
 log = structlog.get_logger(__name__)
 
@@ -40,39 +40,40 @@ log = structlog.get_logger(__name__)
 def sweep(
     service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False
 ) -> dict[str, int]:
-    """Run *steps* (default: all), and return how many things to repair each of them found.
+    """Run *steps* (default: all), and return how many items to repair each of them found.
 
     *dry_run*: only count.
 
     Raises:
-        DatabaseUnavailableError, StorageUnavailableError: The rest is left for the next sweep.
+        DatabaseUnavailableError, StorageUnavailableError: One of them failed; the next sweep does
+            the rest.
     """
     counts = {}
     for name, find, repair in steps or (*STEPS, *UPLOAD_STEPS, *IMAGE_STEPS):
         counts[name] = 0
-        for thing in find(service):
+        for item in find(service):
             counts[name] += 1
             if not dry_run:
-                repair(service, thing)
+                repair(service, item)
     if any(counts.values()):
-        log.info("swept", dry_run=dry_run, **counts)
+        log.info("sweep_completed", dry_run=dry_run, **counts)
     return counts
 
 
 def find_misdated(service: Service) -> list[Job]:
-    """Return the jobs whose times a clock that was set back has left in the future."""
+    """Return the jobs whose times are in the future because a clock was set back."""
     with service.database.read() as connection:
         return job_store.list_misdated(connection, clock.utc_now())
 
 
 def reset_timestamps(service: Service, job: Job) -> None:
-    """Reset the times of a job to what the clock shows now."""
+    """Reset a job's times to the current time."""
     with service.database.write() as connection:
         job_store.reset_timestamps(connection, job, clock.utc_now())
 
 
 def find_lost_jobs(service: Service) -> list[Job]:
-    """Return the jobs that dead supervisors hold, and those whose lease has expired."""
+    """Return the jobs held by dead supervisors, and those whose lease has expired."""
     dead = presence.list_dead(workers_directory(service.settings))
     lost: list[Job] = []
     with service.database.read() as connection:
@@ -88,7 +89,7 @@ def end_lost(service: Service, job: Job) -> None:
 
 
 def find_overlooked(service: Service) -> list[str]:
-    """Return waiting jobs whose wake-up may be lost, no more than the dispatcher has room for."""
+    """Return waiting jobs whose wake-up may be lost, at most as many as the dispatcher takes."""
     room = service.dispatcher.count_room()
     if room == 0:
         return []
@@ -103,19 +104,19 @@ def wake_again(service: Service, job_id: str) -> None:
 
 
 def find_dead_supervisors(service: Service) -> list[str]:
-    """Return the supervisors that are dead and hold no job any more."""
+    """Return the dead supervisors that no longer hold a job."""
     dead = presence.list_dead(workers_directory(service.settings))
     with service.database.read() as connection:
         return [id_ for id_ in dead if not job_store.list_held_by(connection, id_)]
 
 
 def forget_supervisor(service: Service, supervisor_id: str) -> None:
-    """Remove what a dead supervisor left in the workers' directory."""
+    """Remove a dead supervisor's files from the workers' directory."""
     presence.forget(workers_directory(service.settings), supervisor_id)
 
 
 def find_deleted(service: Service) -> list[Job]:
-    """Return the images whose deletion was cut off."""
+    """Return the images whose deletion was interrupted."""
     with service.database.read() as connection:
         return job_store.list_deleted(connection)
 
@@ -128,9 +129,9 @@ def find_old_sources(service: Service) -> list[Job]:
 
 
 def drop_source(service: Service, job: Job) -> None:
-    """Remove the upload of a failed job and what its attempts stored, unless it was retried.
+    """Delete a failed job's upload and the variants that it stored, unless it was retried.
 
-    First from the row, so that no retry finds the row without its bytes.
+    The row is updated first, so that no retry finds a row whose bytes are gone.
     """
     with service.database.write() as connection:
         forgotten = job_store.forget_source(connection, job)
@@ -140,23 +141,23 @@ def drop_source(service: Service, job: Job) -> None:
 
 
 def find_old_windows(service: Service) -> list[str]:
-    """Return the starts of the rate-limit windows that are over."""
+    """Return the start times of the expired rate-limit windows."""
     window = service.settings.rate_limit_window
     with service.database.read() as connection:
         return rate_limits.list_old_windows(connection, clock.utc_now(), window)
 
 
 def drop_window(service: Service, window_start: str) -> None:
-    """Delete the counts of a rate-limit window that is over."""
+    """Delete the counts of an expired rate-limit window."""
     with service.database.write() as connection:
         rate_limits.delete_window(connection, window_start)
 
 
 def find_orphaned_uploads(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown uploads, but none from before this database's first upload.
+    """Yield the unknown uploads, except those older than this database's first upload.
 
-    To the empty database of a wrong DATABASE_URL or DATABASE_PATH, everything is unknown: older
-    uploads belong to another database.
+    Older ones belong to another database: if DATABASE_URL or DATABASE_PATH leads to an empty one
+    by mistake, every upload is unknown.
     """
     with service.database.read() as connection:
         beginning = inventory.find_beginning(connection)
@@ -184,7 +185,7 @@ def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
 def find_unknown_uploads(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
-    """Yield the *listed* uploads (default: all staged ones) that no job waits for."""
+    """Yield the *listed* uploads (default: all in staging) that no job needs."""
     if listed is None:
         listed = service.staging.list()
     before = clock.utc_now() - UPLOAD_GRACE
@@ -201,9 +202,9 @@ def find_unknown_uploads(
 def find_unknown_images(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
-    """Yield the *listed* variants (default: all) that no row names.
+    """Yield the *listed* variants (default: all) that belong to no row.
 
-    Objects that are no variants are not ours.
+    Objects that are not variants are skipped: they are not ours.
     """
     if listed is None:
         listed = service.storage.list()
@@ -220,7 +221,7 @@ def find_unknown_images(
 
 
 def find_abandoned_files(service: Service) -> Iterator[Path]:
-    """Yield the unfinished files of uploads and writes that broke off."""
+    """Yield the temporary files of interrupted uploads and writes."""
     before = clock.utc_now() - UPLOAD_GRACE
     for folder in service.drafts:
         for path in folder.iterdir():
@@ -230,17 +231,17 @@ def find_abandoned_files(service: Service) -> Iterator[Path]:
 
 
 def delete_upload(service: Service, stored: StoredObject) -> None:
-    """Remove an upload from staging."""
+    """Delete an upload from staging."""
     service.staging.delete(stored.key)
 
 
 def delete_file(_: Service, path: Path) -> None:
-    """Remove an unfinished file."""
+    """Delete a temporary file."""
     path.unlink(missing_ok=True)
 
 
 def delete_variant(service: Service, stored: StoredObject) -> None:
-    """Remove a variant from the storage."""
+    """Delete a variant from the storage."""
     service.storage.delete(stored.key)
 
 

@@ -1,4 +1,4 @@
-"""The repeated sweep, in threads of a process that decodes nothing."""
+"""Repeats the sweep, in threads of a process that decodes nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 class Sweeper:
     """Sweeps *service* every 5 s until :meth:`stop` is called; uploads hourly, images once a day.
 
-    The first sweep of the images is at a random moment of the day: S3 lists a thousand objects a
-    request, and neither every restart nor all hosts at once should list them all.
+    The first sweep of the images comes at a random time of the day. S3 lists a thousand objects per
+    request: not every restart should list all images, nor should all hosts do so at once.
     """
 
     def __init__(self, service: Service) -> None:
@@ -34,7 +34,7 @@ class Sweeper:
     def run(self) -> None:
         """Sweep until stopped.
 
-        Lost jobs are found even while a long listing runs; the end waits 5 s for a listing.
+        Lost jobs are found even during a long listing. On stop, a listing has 5 s to end.
         """
         first_images_sweep = random.uniform(0, IMAGES_EVERY_SECONDS)  # noqa: S311 - no secret
         listings = [
@@ -43,7 +43,7 @@ class Sweeper:
         ]
         self._repeat(STEPS, 0.0, SWEEP_EVERY_SECONDS)
         for listing in listings:
-            # One that is cut off repeats next time; it deletes nothing that it would not then.
+            # An interrupted listing does no harm: the next one finds the orphans that are left.
             listing.join(END_WITHIN_SECONDS)
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Sweeper:
             try:
                 sweep(self._service, steps)
             except (DatabaseUnavailableError, StorageError) as error:
-                log.warning("sweep_cut_short", cause=str(error))
-            except Exception:  # the boundary: without the sweep, lost jobs would stay lost
+                log.warning("sweep_interrupted", cause=str(error))
+            except Exception:  # keep sweeping, or lost jobs would stay lost
                 log.exception("sweep_failed")
             pause_seconds = every_seconds

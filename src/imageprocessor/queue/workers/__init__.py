@@ -1,1 +1,1 @@
-"""What runs jobs."""
+"""The processes that run jobs: embedded workers and Celery's."""

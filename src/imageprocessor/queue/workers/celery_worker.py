@@ -1,7 +1,7 @@
-"""Celery's worker: receives a wake-up and runs one attempt of its job in a child process.
+"""Celery's worker: for each message, runs one attempt of its job in a child process.
 
-The row in the database is the job. A message carries its id and nothing else: if it is lost, the
-sweep sends another; if it arrives twice, the second claim finds nothing to do.
+The database row is the job; a message carries only its id. If a message is lost, the sweep sends
+another; if it arrives twice, the second claim finds nothing to do.
 """
 
 from __future__ import annotations
@@ -52,18 +52,19 @@ log = structlog.get_logger(__name__)
 
 
 class CeleryWorker:
-    """A Celery worker: a main process, which forks and so must not use the database, and children.
+    """A Celery worker: a main process and the children that it forks.
 
-    ``app`` is the application that Celery's command line runs.
+    Because it forks, the main process must not keep a database connection open. ``app`` is the
+    application that Celery's command line runs.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # Of the main process; children inherit the name.
+        # State of the main process; children inherit the name.
         self._name = ""
         self._process_count = 0
         self._broker: Broker | None = None
-        # Of a child, opened after the fork.
+        # State of a child, opened after the fork.
         self._service: Service | None = None
         self._note_job_end: Callable[[], None] | None = None
 
@@ -74,7 +75,7 @@ class CeleryWorker:
 
         self.app.task(run_job, name=RUN_JOB, bind=True)
         self.app.task(self._give_back, name=GIVE_BACK)
-        # In the main process: it begins; it is about to fork; every two seconds; a task failed.
+        # In the main process: at start, before the fork, every two seconds, after a failed task.
         signals.setup_logging.connect(self._set_up_logs, weak=False)
         signals.celeryd_after_setup.connect(self._prepare, weak=False)
         signals.heartbeat_sent.connect(self._announce, weak=False)
@@ -86,7 +87,7 @@ class CeleryWorker:
         configure_logs(self._settings.log_format, self._settings.log_level)
 
     def _prepare(self, sender: str, instance: Any, **_: Any) -> None:
-        """Migrate the database; end the process if the service cannot be opened."""
+        """Migrate the database; exit if the service cannot be opened."""
         self._name = sender
         self._process_count = instance.concurrency
         try:
@@ -97,7 +98,7 @@ class CeleryWorker:
         self._broker = Broker(self._settings.redis_url.get_secret_value(), identity)
 
     def _announce(self, **_: Any) -> None:
-        """Report to Redis that this worker is alive, and which SQLite file it works on."""
+        """Report to Redis that this worker is alive, and which SQLite file it uses."""
         if self._broker is None:
             return
         try:
@@ -109,7 +110,7 @@ class CeleryWorker:
             log.error("wrong_database", cause=str(error))  # noqa: TRY400 - a traceback adds nothing
 
     def _report_loss(self, task_id: str, exception: BaseException, **_: Any) -> None:
-        """Send a message on which a child ends the attempt of a child that died or was killed."""
+        """Ask a child, by a message, to end the attempt of another that died or was killed."""
         if isinstance(exception, ChildLostError | TimeLimitExceeded):
             timed_out = isinstance(exception, TimeLimitExceeded)
             worker_id = name_attempt(task_id, self._name)
@@ -117,7 +118,7 @@ class CeleryWorker:
 
     def _open_child(self, **_: Any) -> None:
         self._note_job_end = bound_memory(self._settings.job_memory_limit_mb)
-        # Open until the process ends.
+        # Stays open until the process ends.
         self._service = ExitStack().enter_context(open_service(self._settings, migrates=False))
 
     def _run_job(self, task_id: str, job_id: str) -> None:
@@ -130,7 +131,7 @@ class CeleryWorker:
         self._note_job_end()
 
     def _give_back(self, worker_id: str, *, timed_out: bool) -> None:
-        """End the attempt of another child, which is gone, in this child."""
+        """End, in this child, the attempt of another that died or was killed."""
         assert self._service
         seconds = self._settings.job_timeout_seconds
         error: JobError = WorkerLostError("The worker ended during the job.")
@@ -140,15 +141,15 @@ class CeleryWorker:
 
 
 def name_attempt(task_id: str, worker_name: str) -> str:
-    """Return the worker id in a job's row: unique to one message on one host."""
+    """Return the worker id for a job's row: unique to one message on one host."""
     return f"{task_id}:{worker_name}"[:80]
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise DecodeTimeoutError in the body after *seconds*. Only in the main thread of a process.
+    """Raise DecodeTimeoutError in the body after *seconds*. Works only in the main thread.
 
-    Where C code lets no exception through, the process ends 10 s later. Celery would kill it, too,
+    If C code lets no exception through, the process exits 10 s later. Celery would kill it, too,
     but not while its main process waits for Redis.
     """
 

@@ -1,8 +1,8 @@
 """Embedded workers: child processes that run jobs, and the supervisor that starts and watches them.
 
-A decode that hangs, crashes or takes too much memory costs one attempt of one job. The supervisor
-is one loop in one thread, and decodes nothing. A child ends by itself as soon as the supervisor's
-end of its pipe closes, however that happens.
+A decode that hangs, crashes or uses too much memory costs one attempt of one job. The supervisor
+is a single loop in one thread and never decodes. A child exits by itself as soon as the
+supervisor's end of its pipe closes, even if the supervisor was killed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.worker import work
 
-LOOK_EVERY_SECONDS = 1.0
+POLL_SECONDS = 1.0
 STOP_WITHIN_SECONDS = 25.0
 NEVER = float("inf")
 
@@ -57,14 +57,14 @@ class Supervisor:
         self._service = service
         self._worker_count = worker_count
         self._slots: list[Slot] = []
-        self._lost: list[tuple[Slot, JobError]] = []  # attempts to end in the database
+        self._lost: list[tuple[Slot, JobError]] = []  # attempts still to be ended in the database
         self._stopping = threading.Event()
         self._presence: Presence | None = None
 
     def run(self) -> None:
         """Supervise until stopped.
 
-        Running jobs may end within 25 s; those that are cut off then are given back uncounted.
+        On stop, running jobs have 25 s to finish; those killed after that are released uncounted.
         """
         directory = workers_directory(self._service.settings)
         with presence.announce(directory, self._worker_count) as announced:
@@ -89,12 +89,12 @@ class Supervisor:
                 self._remove_dead()
                 self._start_missing(announced.supervisor_id)
                 self._kill_overdue()
-                self._give_back_lost()
+                self._end_lost_attempts()
                 self._hand_out()
             except DATABASE_FAULTS as error:
                 log.warning("database_unavailable", cause=str(error))
             nearest = min((slot.deadline for slot in self._slots), default=NEVER)
-            timeout_seconds = min(LOOK_EVERY_SECONDS, nearest - time.monotonic())
+            timeout_seconds = min(POLL_SECONDS, nearest - time.monotonic())
             self._wait(announced, max(0.0, timeout_seconds))
         sweeper.stop()
         self._shut_down(announced)
@@ -135,19 +135,19 @@ class Supervisor:
             self._remove_slot(slot, error)
 
     def _remove_slot(self, slot: Slot, error: JobError) -> None:
-        """Remove a slot whose process has ended; note its attempt, if any, as lost by *error*."""
+        """Remove a slot whose process has ended; its attempt, if any, is to fail with *error*."""
         self._slots.remove(slot)
         slot.pipe.close()
         if slot.job_id:
             self._lost.append((slot, error))
 
-    def _give_back_lost(self) -> None:
+    def _end_lost_attempts(self) -> None:
         while self._lost:
             slot, error = self._lost[0]
             try:
                 give_back(self._service, slot.worker_id, error)
             except DATABASE_FAULTS as fault:
-                log.warning("job_not_given_back", job_id=slot.job_id, cause=str(fault))
+                log.warning("attempt_not_ended", job_id=slot.job_id, cause=str(fault))
                 return
             self._lost.pop(0)
 
@@ -158,11 +158,11 @@ class Supervisor:
             return
         with self._service.database.read() as connection:
             due = job_store.list_due(connection, clock.utc_now(), limit=len(self._slots))
-        # A job that was handed out is still due until its child has claimed it.
+        # A job that was handed out stays due until its child claims it.
         handed_out = {slot.job_id for slot in self._slots}
         waiting = [job_id for job_id in due if job_id not in handed_out]
         assigned = list(zip(idle, waiting, strict=False))
-        # A child that works alone uses the processors of those that are idle.
+        # Busy children share the processors of idle ones.
         busy_count = len(self._slots) - len(idle) + len(assigned)
         for slot, job_id in assigned:
             self._send(slot, job_id, threads=len(self._slots) // busy_count)
@@ -171,12 +171,12 @@ class Supervisor:
         try:
             slot.pipe.send((job_id, threads))
         except OSError:
-            return  # it died just now: the next round replaces it, and the job is still due
+            return  # the child just died: the next round replaces it, and the job is still due
         slot.job_id = job_id
         slot.deadline = time.monotonic() + self._service.settings.job_timeout_seconds
 
     def _wait(self, announced: Presence, timeout_seconds: float) -> None:
-        """Sleep until a child is done or dead, a job arrives, or the time is up."""
+        """Sleep until a child finishes or dies, a job arrives, or *timeout_seconds* pass."""
         pipes = [slot.pipe for slot in self._slots]
         exits = [slot.process.sentinel for slot in self._slots]
         ready = wait([*pipes, *exits, announced.wake_descriptor], timeout_seconds)
@@ -184,7 +184,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.pipe not in ready:
                 continue
-            with suppress(EOFError, OSError):  # it is dead: the next round removes its slot
+            with suppress(EOFError, OSError):  # the child is dead: the next round removes its slot
                 slot.pipe.recv()
                 slot.job_id = None
                 slot.deadline = NEVER
@@ -199,7 +199,7 @@ class Supervisor:
             slot.pipe.close()
             if slot.job_id:
                 self._release(slot)
-        self._give_back_lost()
+        self._end_lost_attempts()
 
     def _runs_jobs(self) -> bool:
         return any(slot.job_id and slot.process.is_alive() for slot in self._slots)

@@ -1,4 +1,4 @@
-"""The body of a worker process: one job at a time, for as long as its supervisor lives."""
+"""The body of a worker process: runs one job at a time while its supervisor lives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
     """Run each job that arrives on *pipe*, and send its id back when its attempt has ended."""
-    # Ctrl-C reaches every process of the terminal; the supervisor decides what ends.
+    # Ctrl-C reaches every process in the terminal; the supervisor decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logs(settings.log_format, settings.log_level)
     note_job_end = bound_memory(settings.job_memory_limit_mb)
@@ -53,9 +53,9 @@ def run_job_or_wait(
     time_limit: TimeLimit = nullcontext,
     threads: int = 1,
 ) -> None:
-    """Run one attempt of the job; if the database cannot be used, log it and wait for a second.
+    """Run one attempt of the job; if the database is unavailable, log that and pause for a second.
 
-    Without the pause, a worker would run through all waiting jobs and do none.
+    Without the pause, a worker would race through all waiting jobs without running any.
     """
     try:
         run_job(service, job_id, worker_id, time_limit, threads)
@@ -65,9 +65,9 @@ def run_job_or_wait(
 
 
 def _receive(pipe: Connection, jobs: Jobs) -> None:
-    """Put each job from *pipe* into *jobs*; end the process as soon as the supervisor is gone.
+    """Put each job from *pipe* into *jobs*; exit as soon as the supervisor is gone.
 
-    In a thread, so that even a decode does not outlive the supervisor.
+    Runs in a thread, so that even a running decode does not outlive the supervisor.
     """
     try:
         while True:

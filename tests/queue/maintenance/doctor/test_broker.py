@@ -28,7 +28,7 @@ def with_redis(folder: Path, url: str) -> Settings:
     )
 
 
-def test_redis_and_its_workers_are_well(tmp_path: Path, durable: str) -> None:
+def test_durable_redis_with_workers_is_ok(tmp_path: Path, durable: str) -> None:
     broker = Broker(durable)
     broker.announce_worker("celery@here", 3)
     broker.close()
@@ -37,7 +37,7 @@ def test_redis_and_its_workers_are_well(tmp_path: Path, durable: str) -> None:
     assert found[-1].found == "3 worker processes"
 
 
-def test_redis_that_may_forget_messages_is_a_warning(tmp_path: Path) -> None:
+def test_redis_that_may_lose_messages_is_a_warning(tmp_path: Path) -> None:
     options = ("--maxmemory-policy", "allkeys-lru", "--appendonly", "no")
     with run_redis(tmp_path, *options) as server:
         found = {
@@ -49,7 +49,7 @@ def test_redis_that_may_forget_messages_is_a_warning(tmp_path: Path) -> None:
     assert "noeviction" in found["broker memory"].fix
 
 
-def test_redis_that_does_not_answer_is_wrong_and_its_password_hidden(tmp_path: Path) -> None:
+def test_unreachable_redis_is_wrong_and_its_password_hidden(tmp_path: Path) -> None:
     (found,) = check_queue(with_redis(tmp_path, f"redis://:hunter2@127.0.0.1:{find_free_port()}/0"))
     assert found.verdict is WRONG
     assert "hunter2" not in str(found)

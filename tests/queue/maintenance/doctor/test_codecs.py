@@ -19,7 +19,7 @@ def by_name() -> dict[str, Finding]:
 
 
 def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two distributions claim the folder PIL/, as pip lets them."""
+    """Let two packages own the folder PIL/, which pip permits."""
     for name, version in DISTRIBUTIONS.items():
         place = folder / f"{name}-{version}.dist-info"
         place.mkdir()
@@ -30,7 +30,7 @@ def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_codecs_are_well() -> None:
+def test_installed_codecs_are_ok() -> None:
     found = by_name()
     assert {name: finding.verdict for name, finding in found.items()} == {
         "codec versions": WARNING if pillow_version() < FIXED_IN else OK,
@@ -40,20 +40,20 @@ def test_codecs_are_well() -> None:
         assert library in found["codec versions"].found
 
 
-def test_two_distributions_in_one_folder_are_wrong(
+def test_two_packages_in_one_folder_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_both(tmp_path, monkeypatch)
     found = by_name()["codec packages"]
     assert found.verdict is WRONG
-    assert "pillow and pillow-simd lie in the same folder" in found.found
+    assert "pillow and pillow-simd share the folder PIL/" in found.found
     assert found.fix.startswith("pip uninstall -y pillow pillow-simd")
 
 
 @pytest.mark.parametrize(
     ("version", "engine"), [("12.1.1.post0", "Pillow-SIMD"), ("13.0.0", "Pillow")]
 )
-def test_the_one_that_runs_is_named(
+def test_running_engine_is_named(
     version: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_both(tmp_path, monkeypatch)
@@ -78,7 +78,7 @@ def test_decoders_without_the_security_fixes_are_wrong(monkeypatch: pytest.Monke
         ((12, 1), "Pillow", WRONG),
     ],
 )
-def test_pillow_simd_is_a_choice_with_a_warning(
+def test_old_pillow_is_wrong_and_old_pillow_simd_a_warning(
     version: tuple[int, ...], engine: str, verdict: Verdict
 ) -> None:
     assert check_version({engine: "12"}, version).verdict is verdict
@@ -92,7 +92,7 @@ def test_pillow_simd_is_a_choice_with_a_warning(
         ("_webp.WebPEncode", {*FORMATS}),
     ],
 )
-def test_codec_that_is_missing_is_wrong(
+def test_missing_codec_is_wrong(
     codec: str, formats: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(f"PIL.{codec}")

@@ -17,7 +17,7 @@ GOOD = {"jwt_require_exp": True, "allowed_buckets": "photos"}
 SERVER = {"database_url": "postgresql+psycopg://me:hunter2@db/images"}
 
 
-def test_settings_that_fit_together_are_well() -> None:
+def test_settings_without_conflicts_are_ok() -> None:
     (found,) = check_settings(Settings.model_validate(GOOD))
     assert found.verdict is OK
 
@@ -41,7 +41,7 @@ def test_settings_that_fit_together_are_well() -> None:
         ),
     ],
 )
-def test_settings_that_do_not_fit_together_are_told(
+def test_conflicting_settings_are_reported(
     changes: dict[str, Any], verdict: Verdict, named: str
 ) -> None:
     (found,) = check_settings(Settings.model_validate(GOOD | changes))
@@ -51,7 +51,7 @@ def test_settings_that_do_not_fit_together_are_told(
 
 
 @pytest.mark.parametrize("key", ["a" * 40, "abc" * 20, "password1234" * 3])
-def test_key_that_can_be_guessed_is_wrong_and_hidden(key: str) -> None:
+def test_guessable_key_is_wrong_and_hidden(key: str) -> None:
     found = list(
         check_keys(
             Settings.model_validate({"jwt_secret_key": key, "jwt_previous_secret_keys": [key]})
@@ -64,16 +64,16 @@ def test_key_that_can_be_guessed_is_wrong_and_hidden(key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["9b0f6ac2d41e7385" * 2 + "58e1d3c7a94b602f" * 2, "correct horse battery staple crown"]
 )
-def test_random_key_is_well(key: str) -> None:
+def test_random_key_is_ok(key: str) -> None:
     (found,) = check_keys(Settings.model_validate({"jwt_secret_key": key}))
     assert found.verdict is OK
     assert key not in str(found)
 
 
-def test_generated_key_is_well_until_others_may_read_it(tmp_path: Path) -> None:
+def test_generated_key_is_wrong_if_others_can_read_it(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     (found,) = check_keys(settings)
-    assert found.found == "it is made at the first start"
+    assert found.found == "it is generated at the first start"
     key = load_keys(settings).signing
     (found,) = check_keys(settings)
     assert found.verdict is OK

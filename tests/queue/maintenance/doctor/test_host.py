@@ -46,7 +46,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def everywhere(tmp_path: Path, migrated: str, redis: str, s3: str) -> Settings:
-    """A set-up with three servers, each of which tells the time."""
+    """A configuration with three servers, each of which has a clock."""
     servers = {"database_url": migrated, "queue_backend": "celery", "redis_url": redis}
     bucket = {"storage_backend": "s3", "s3_bucket": "absent", "s3_endpoint_url": s3}
     return Settings.model_validate({"data_dir": tmp_path, **servers, **bucket})
@@ -70,7 +70,7 @@ def test_clock_is_compared_with_every_server(
     assert {finding.verdict for finding in found} == {verdict}
 
 
-def test_servers_that_do_not_answer_are_left_out(tmp_path: Path) -> None:
+def test_unreachable_servers_are_left_out(tmp_path: Path) -> None:
     port = find_free_port()
     servers = {"queue_backend": "celery", "redis_url": f"redis://127.0.0.1:{port}/0"}
     database = {"database_url": f"postgresql+psycopg://me@127.0.0.1:{port}/x"}
@@ -87,19 +87,19 @@ def test_servers_that_do_not_answer_are_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_clock_that_nobody_can_check_is_only_told() -> None:
+def test_clock_without_a_reference_is_ok() -> None:
     (found,) = check_clock(read_clocks(Settings()))
     assert found.verdict is OK
-    assert "no other to compare" in found.found
+    assert "no other clock to compare" in found.found
 
 
-def test_clock_of_a_machine_that_has_none_is_wrong(set_clock: SetClock) -> None:
+def test_unset_clock_is_wrong(set_clock: SetClock) -> None:
     set_clock(timedelta(days=-20 * 365))
     (found,) = check_clock({})
     assert found.verdict is WRONG
 
 
-def test_clock_that_runs_at_another_pace_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drifting_clock_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     now, steps = clock.utc_now(), iter(range(100))
     monkeypatch.setattr(clock, "utc_now", lambda: now + timedelta(seconds=next(steps)))
     (found,) = check_clock({})
@@ -109,7 +109,7 @@ def test_clock_that_runs_at_another_pace_is_wrong(monkeypatch: pytest.MonkeyPatc
 def on_small_disk(folder: Path, size: str, files: int = 1000) -> tuple[str, str]:
     """Return verdict and finding of the check on a file system of *size*.
 
-    Which nobody but the check sees.
+    It is mounted in a namespace that only the check sees.
     """
     script = ON_SMALL_DISK.format(size=size, files=files)
     command = ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), sys.executable]
@@ -123,12 +123,12 @@ def on_small_disk(folder: Path, size: str, files: int = 1000) -> tuple[str, str]
     return verdict, found
 
 
-def test_disk_with_room_is_well(tmp_path: Path) -> None:
+def test_disk_with_room_is_ok(tmp_path: Path) -> None:
     assert on_small_disk(tmp_path, "4g")[0] == OK
 
 
 @pytest.mark.parametrize(("size", "verdict"), [("50m", WRONG), ("500m", WARNING)])
-def test_disk_without_room_is_told(tmp_path: Path, size: str, verdict: Verdict) -> None:
+def test_disk_without_room_is_reported(tmp_path: Path, size: str, verdict: Verdict) -> None:
     found = on_small_disk(tmp_path, size)
     assert found[0] == verdict
     assert f"are free for {tmp_path}" in found[1]
@@ -139,7 +139,7 @@ def test_disk_without_room_for_more_files_is_a_warning(tmp_path: Path) -> None:
     assert (verdict, "0 of 1 files" in found) == (WARNING, True)
 
 
-def test_each_disk_is_told_once(tmp_path: Path) -> None:
+def test_each_disk_is_reported_once(tmp_path: Path) -> None:
     def names(findings: Iterator[Finding]) -> list[str]:
         return [finding.found.rpartition("for ")[2] for finding in findings]
 
@@ -149,14 +149,14 @@ def test_each_disk_is_told_once(tmp_path: Path) -> None:
         assert sorted(names(check_space(two))) == sorted([str(tmp_path), "/dev/shm/images"])
 
 
-def test_workers_that_may_take_more_memory_than_there_is_are_a_warning() -> None:
+def test_workers_that_may_exceed_the_memory_are_a_warning() -> None:
     assert check_memory(Settings(worker_concurrency=1, job_memory_limit_mb=512)).verdict is OK
     found = check_memory(Settings(worker_concurrency=64, job_memory_limit_mb=65536))
     assert found.verdict is WARNING
     assert "Set WORKER_CONCURRENCY=" in found.fix
 
 
-def test_memory_of_a_container_is_what_it_is_given(
+def test_memory_of_a_container_is_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"

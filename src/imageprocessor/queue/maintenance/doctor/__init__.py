@@ -1,1 +1,1 @@
-"""Checks a set-up by trying it. Nothing is changed, and nothing is left behind."""
+"""Checks an installation by trying it, without changing it or leaving anything behind."""

@@ -1,4 +1,4 @@
-"""Checks of what runs the jobs: whether workers are there, and whether Redis keeps messages."""
+"""Checks of the queue: whether workers are running, and whether Redis keeps messages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning
 from imageprocessor.settings import Settings
 
 START_WORKER = (
-    "Start one: `imageprocessor worker` "
-    "(or `imageprocessor serve`, with WORKER_CONCURRENCY above 0)."
+    "Start one: `imageprocessor worker`, or `imageprocessor serve` with WORKER_CONCURRENCY above 0."
 )
 
 
@@ -33,7 +32,7 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
         yield from check_redis(broker.describe())
         yield check_workers(broker.count_workers())
     except BrokerUnavailableError as error:
-        fix = "Start Redis, or correct REDIS_URL. Uploads are taken meanwhile."
+        fix = "Start Redis, or correct REDIS_URL. Uploads are accepted meanwhile."
         yield wrong("broker", str(error), fix)
     finally:
         broker.close()
@@ -42,7 +41,7 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
 def check_redis(described: dict[str, str]) -> Iterator[Finding]:
     """Yield findings on what Redis reports about itself.
 
-    Only warnings: no job is lost with a message, as the sweep sends it again.
+    Warnings at most: a lost message loses no job, because the sweep sends it again.
     """
     yield ok("broker", f"Redis {described['redis_version']} answers")
     policy = described["maxmemory_policy"]
@@ -51,13 +50,13 @@ def check_redis(described: dict[str, str]) -> Iterator[Finding]:
     else:
         found = (
             f"maxmemory-policy {policy}: "
-            "Redis throws messages away when it is full, and jobs start late."
+            "Redis discards messages when it is full, so jobs start late."
         )
         yield warning("broker memory", found, "In redis.conf: maxmemory-policy noeviction")
     if described["aof_enabled"] == "1":
         yield ok("broker file", "appendonly yes")
     else:
-        found = "appendonly no: a restart of Redis forgets the messages, and jobs start late."
+        found = "appendonly no: Redis loses messages when it restarts, so jobs start late."
         yield warning("broker file", found, "In redis.conf: appendonly yes")
 
 
@@ -65,4 +64,4 @@ def check_workers(count: int) -> Finding:
     """Return the finding on *count* live worker processes."""
     if count:
         return ok("workers", f"{count} worker processes")
-    return warning("workers", "No worker runs: jobs wait.", START_WORKER)
+    return warning("workers", "No worker is running, so jobs wait.", START_WORKER)

@@ -1,4 +1,4 @@
-"""Checks of the decoders, which see what strangers send: their versions, and whether they work."""
+"""Checks of the decoders, which read untrusted files: their versions, and whether they work."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
 
 
 def check_codecs() -> Iterator[Finding]:
-    """Yield findings on the distributions in PIL/, their version, and each format."""
+    """Yield findings on the packages that share PIL/, their version, and each format."""
     distributions = packages_distributions().get("PIL", ())
     packages = {name.lower().replace("_", "-") for name in distributions}
     if len(packages) > 1:
         both = " and ".join(sorted(packages))
-        found = f"{both} lie in the same folder, PIL/: which file is whose is chance."
+        found = f"{both} share the folder PIL/, and may have overwritten each other's files."
         yield wrong("codec packages", found, REINSTALL)
     yield check_version(list_libraries(), pillow_version())
     broken = find_broken()
     for name, fault in broken.items():
-        found = f"An image of one pixel cannot be processed: {fault}"
+        found = f"A one-pixel image cannot be processed: {fault}"
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
         yield ok("codecs", f"{join_titles('and')} are decoded, {OUTPUT_FORMAT.title} is encoded")
@@ -35,7 +35,7 @@ def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Fin
     versions = ", ".join(f"{name} {number}" for name, number in libraries.items())
     if version >= FIXED_IN:
         return ok("codec versions", versions)
-    lacking = f"{versions}: the decoders lack security fixes, those of Pillow 13 among them."
+    lacking = f"{versions}: the decoders lack security fixes, including those of Pillow 13."
     if SIMD in libraries:
         return warning("codec versions", lacking, f"If strangers may upload: {REINSTALL}")
     return wrong("codec versions", lacking, "pip install --upgrade 'pillow>=13'")

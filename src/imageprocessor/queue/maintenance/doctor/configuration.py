@@ -1,4 +1,4 @@
-"""Checks of settings that are each valid but do not fit together, and of the keys for tokens."""
+"""Checks of settings that are valid alone but conflict, and of the keys that sign tokens."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from imageprocessor.queue.maintenance.backup import KEY_NAME
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
 from imageprocessor.settings import KEY_COMMAND, Settings
 
-LEAST_KEY_BITS = 80
-OTHERS_MODE = 0o077  #: the rights of all but the owner
+MIN_KEY_BITS = 80
+OTHERS_MODE = 0o077  #: the permissions of all but the owner
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Yield what does not fit together; a single finding where all of it does."""
+    """Yield a finding for each conflict, or a single one if there is none."""
     found = [*check_hosts(settings), *check_access(settings)]
-    yield from found or [ok("settings", "they fit together")]
+    yield from found or [ok("settings", "no conflicts")]
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:
-    """Yield what several hosts would not share.
+    """Yield findings on what several hosts would need to share, but do not.
 
-    A database server is taken as the sign that there are several.
+    A database server is taken to mean that there are several.
     """
     several = settings.sqlite_path is None
     if several and settings.jwt_secret_key is None:
         found = (
             "JWT_SECRET_KEY is unset: "
-            "each host makes a key of its own, and refuses the others' tokens."
+            "each host generates its own key, and rejects the other hosts' tokens."
         )
-        fix = f"Set the same JWT_SECRET_KEY everywhere; make one with: {KEY_COMMAND}"
+        fix = f"Set the same JWT_SECRET_KEY on every host; generate one with: {KEY_COMMAND}"
         yield wrong("settings", found, fix)
     if several and settings.storage_backend == "local":
         found = (
@@ -42,28 +42,28 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
         yield warning("settings", found, fix)
     if not several and settings.queue_backend == "celery":
         found = "QUEUE_BACKEND=celery with SQLite: all workers must be on this host."
-        fix = "For more hosts: DATABASE_URL=postgresql+psycopg://user:password@host/name"
+        fix = "For several hosts, set DATABASE_URL=postgresql+psycopg://user:password@host/name"
         yield warning("settings", found, fix)
 
 
 def check_access(settings: Settings) -> Iterator[Finding]:
-    """Yield settings that may admit more than was meant, or send clients where they get nothing."""
+    """Yield findings on settings that may allow more than intended, or misdirect clients."""
     if not settings.jwt_require_exp:
-        found = "JWT_REQUIRE_EXP=false: a token without expiry is good for as long as its key."
-        yield warning("settings", found, "JWT_REQUIRE_EXP=true")
+        found = "JWT_REQUIRE_EXP=false: a token without expiry is valid for as long as its key."
+        yield warning("settings", found, "Set JWT_REQUIRE_EXP=true.")
     if not settings.allowed_buckets:
         found = "ALLOWED_BUCKETS is empty: an upload may name any bucket."
-        yield warning("settings", found, "ALLOWED_BUCKETS=a,b")
+        yield warning("settings", found, "Set ALLOWED_BUCKETS, such as ALLOWED_BUCKETS=a,b")
     if settings.public_base_url and not settings.public_reads:
         found = (
             "PUBLIC_BASE_URL with PUBLIC_READS=false: "
-            "what answers there looks at no token, or gets no image."
+            "the server there either checks no tokens or gets no images."
         )
         yield warning("settings", found, "Unset PUBLIC_BASE_URL, or set PUBLIC_READS=true.")
 
 
 def check_keys(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on the keys that sign tokens, without a character of them."""
+    """Yield findings on the keys that sign tokens, without revealing any part of them."""
     if settings.jwt_secret_key:
         yield check_entropy("JWT_SECRET_KEY", settings.jwt_secret_key.get_secret_value())
     for previous in settings.jwt_previous_secret_keys:
@@ -73,27 +73,28 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
 
 
 def check_entropy(name: str, key: str) -> Finding:
-    """Return the finding on a key whose entropy is estimated from its repetitions.
+    """Return the finding on a key, whose entropy is estimated from its repetitions.
 
-    That is Shannon's entropy of a character, times the number of different runs of three.
+    The estimate is the Shannon entropy per character, times the number of distinct substrings of
+    three characters.
     """
     shares = [count / len(key) for count in Counter(key).values()]
     bits_each = -sum(share * math.log2(share) for share in shares)
     triples = {key[start : start + 3] for start in range(len(key))}
     bits = bits_each * len(triples)
-    if bits >= LEAST_KEY_BITS:
+    if bits >= MIN_KEY_BITS:
         return ok("key", f"{name} looks random")
-    found = f"{name} repeats itself: about {bits:.0f} bits, which can be guessed."
-    return wrong("key", found, f"Make one with: {KEY_COMMAND}")
+    found = f"{name} is repetitive: it has about {bits:.0f} bits of entropy, and can be guessed."
+    return wrong("key", found, f"Generate one with: {KEY_COMMAND}")
 
 
 def check_generated(settings: Settings) -> Finding:
-    """Return the finding on the key that the service makes where none is set."""
+    """Return the finding on the key that the service generates if none is set."""
     path = settings.data_dir / KEY_NAME
     if not path.exists():
-        return ok("key", "it is made at the first start")
+        return ok("key", "it is generated at the first start")
     mode = path.stat().st_mode
     if mode & OTHERS_MODE:
-        found = f"{path.resolve()} has mode {mode & 0o777:o}: others can sign tokens."
+        found = f"{path.resolve()} has mode {mode & 0o777:o}: other users can sign tokens."
         return wrong("key", found, f"chmod 600 {path.resolve()}")
-    return ok("key", f"{path.resolve()} is its owner's only")
+    return ok("key", f"only its owner can read {path.resolve()}")

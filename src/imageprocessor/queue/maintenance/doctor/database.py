@@ -1,4 +1,4 @@
-"""Checks of the database: can it be reached and written to, and does it keep what is committed."""
+"""Checks of the database: whether it can be reached and written to, and keeps commits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning
 from imageprocessor.settings import Settings
 
 OLDEST_POSTGRES = 13
-FULL = 2  # what `PRAGMA synchronous` answers
-WHERE_TO = "Check DATABASE_URL or DATABASE_PATH, and the server or the disk there."
-FREE = "Find who holds the lock, or who may not write: its owner, its disk, a standby server."
+FULL = 2  # as `PRAGMA synchronous` returns it
+CHECK_LOCATION = "Check DATABASE_URL or DATABASE_PATH, and the server or disk that it names."
+FIND_BLOCKER = (
+    "Find the process that holds the lock, or what prevents writing: "
+    "the file's owner, the disk, or a standby server."
+)
 
 
 def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]:
-    """Yield findings on the database. *integrity*: also read through all of a SQLite file."""
+    """Yield findings on the database. *integrity*: also check a whole SQLite file."""
     path = settings.sqlite_path
     if path and not path.exists():
         fix = (
-            "`imageprocessor serve` makes it. "
-            "If the service runs already: set DATA_DIR as it is set there."
+            "`imageprocessor serve` creates it. "
+            "If the service is running already, set DATA_DIR to the same folder."
         )
         yield warning("database", f"There is no {path.resolve()} yet.", fix)
         return
@@ -40,16 +43,16 @@ def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[F
                     yield check_integrity(connection)
             yield check_writes(database)
     except ImageProcessorError as error:
-        yield wrong("database", str(error), WHERE_TO)
+        yield wrong("database", str(error), CHECK_LOCATION)
 
 
 def check_sqlite(connection: Connection) -> Iterator[Finding]:
-    """Yield findings on the version of SQLite, and on how this file is written."""
+    """Yield findings on the version of SQLite, and on whether this file keeps commits."""
     module = sqlite_module()
     if has_wal_reset_bug(module.sqlite_version_info):
         found = (
-            f"SQLite {module.sqlite_version} can, rarely, damage a database "
-            "that several processes write to."
+            f"SQLite {module.sqlite_version} has a rare bug "
+            "that can damage a database which several processes write to."
         )
         yield warning("database version", found, "Use 3.51.3 or newer: pip install pysqlite3")
     else:
@@ -61,7 +64,7 @@ def check_sqlite(connection: Connection) -> Iterator[Finding]:
     else:
         found = (
             f"journal_mode={journal}, synchronous={synchronous}: "
-            "this file system does not let SQLite use its WAL."
+            "SQLite cannot use its WAL on this file system."
         )
         fix = "Put DATABASE_PATH on a local disk (ext4, xfs, btrfs, zfs)."
         yield wrong("durability", found, fix)
@@ -79,36 +82,36 @@ def check_postgres(connection: Connection) -> Iterator[Finding]:
     synchronous_commit = _ask(connection, "SHOW synchronous_commit")
     found = f"fsync={fsync}, synchronous_commit={synchronous_commit}"
     if "off" in {fsync, synchronous_commit}:
-        lost = f"{found}: a power cut loses uploads that were accepted."
+        lost = f"{found}: a power cut can lose accepted uploads."
         yield wrong("durability", lost, "Set both to on.")
     else:
         yield ok("durability", found)
 
 
 def check_schema(connection: Connection) -> Iterator[Finding]:
-    """Yield the finding on the tables; raise SettingsError if they are of a newer version."""
+    """Yield the finding on the tables; raise SettingsError if a newer version made them."""
     revision = read_revision(connection)
     if revision == HEAD:
         yield ok("tables", f"revision {revision}")
         return
-    found = "There are none yet."
+    found = "There are no tables yet."
     if revision:
-        found = f"They are at revision {revision}, this version needs {HEAD}."
-    fix = "`imageprocessor db upgrade`; `serve` and `worker` do it at their start, too."
+        found = f"They are at revision {revision}; this version needs {HEAD}."
+    fix = "Run `imageprocessor db upgrade`; `serve` and `worker` also do so when they start."
     yield warning("tables", found, fix)
 
 
 def check_integrity(connection: Connection) -> Finding:
-    """Return the finding on the whole file, with SQLite's description of the damage."""
+    """Return the finding on the whole file, with SQLite's description of any damage."""
     damage = str(_ask(connection, "PRAGMA quick_check(1)"))
     if damage == "ok":
         return ok("integrity", "quick_check finds no damage")
-    fix = "Stop the service, and restore a backup: imageprocessor restore DIR --replace"
+    fix = "Stop the service and restore a backup: imageprocessor restore DIR --replace"
     return wrong("integrity", damage, fix)
 
 
 def check_writes(database: Database) -> Finding:
-    """Return the finding on the write lock, which an upload needs; take it, and write nothing."""
+    """Return the finding on the write lock, which an upload needs; take it, but write nothing."""
     with database.read() as connection:
         if read_revision(connection) is None:
             return ok("writes", "not tried: there are no tables yet")
@@ -116,7 +119,7 @@ def check_writes(database: Database) -> Finding:
         with database.write() as connection:
             job_store.change_nothing(connection)
     except (DatabaseUnavailableError, StorageFullError) as error:
-        return wrong("writes", str(error), FREE)
+        return wrong("writes", str(error), FIND_BLOCKER)
     return ok("writes", "the write lock is free")
 
 

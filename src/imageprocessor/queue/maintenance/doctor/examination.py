@@ -1,4 +1,4 @@
-"""The examination: all checks, one after the other."""
+"""All checks, one after another."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from imageprocessor.settings import Settings
 
 
 def examine(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]:
-    """Yield what each check finds. The service may run meanwhile.
+    """Yield the findings of all checks. The service may run meanwhile.
 
-    *integrity*: also read through a SQLite file.
+    *integrity*: also check a whole SQLite file.
     """
     yield from check_database(settings, integrity=integrity)
     yield from check_storage(settings)

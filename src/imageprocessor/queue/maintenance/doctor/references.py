@@ -1,4 +1,4 @@
-"""The clocks of the servers that this set-up works with."""
+"""Reading the clocks of the servers that this installation uses."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _read_s3(settings: Settings) -> datetime | None:
     try:
         with urlopen(settings.s3_endpoint_url or AWS, timeout=ASK_SECONDS) as answer:  # noqa: S310 - the settings permit http and https only
             return _parse_date(answer.headers["Date"])
-    except HTTPError as error:  # a refusal has a date, too
+    except HTTPError as error:  # an error response has a date, too
         return _parse_date(error.headers["Date"])
     except (URLError, OSError, HTTPException):
         return None

@@ -1,4 +1,4 @@
-"""Checks of the storage of images and of uploads: a probe is written, read, listed and removed."""
+"""Checks of both storages, images and uploads: store, read, list and delete a probe."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ PROBE = b"imageprocessor doctor"
 FETCH_SECONDS = 10
 NAMES = ("image storage", "upload storage")
 SAME_DISK = (
-    "Let DATA_DIR/incoming and DATA_DIR/staging be on one file system: "
-    "each upload is copied otherwise."
+    "Put DATA_DIR/incoming and DATA_DIR/staging on the same file system; "
+    "otherwise each upload is copied."
 )
 MAKE_PRIVATE = (
-    "Forbid public access to the bucket: whoever guesses a key reads uploads with their metadata."
+    "Block public access to the bucket: "
+    "anybody who guesses a key can read an upload with its metadata."
 )
 PUBLIC_URL = (
-    "Set S3_PUBLIC_ENDPOINT_URL to the address under which clients reach S3, "
+    "Set S3_PUBLIC_ENDPOINT_URL to the address at which clients reach S3, "
     "with its real host and scheme."
 )
 PERMIT = (
-    "The message says what refused. The service needs to put, get, list and delete objects there."
+    "The message says what was refused. "
+    "The service must be allowed to put, get, list and delete objects there."
 )
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on both storages, and on how an upload gets into its storage."""
+    """Yield findings on both storages, and on how an upload gets into staging."""
     folders = list_folders(settings)
     missing = [str(folder.resolve()) for folder in folders if not folder.is_dir()]
     if missing:
         found = f"There is no {' and no '.join(missing)} yet."
         fix = (
-            "`imageprocessor serve` makes them. "
-            "If the service runs already: set DATA_DIR as it is set there."
+            "`imageprocessor serve` creates them. "
+            "If the service is running already, set DATA_DIR to the same folder."
         )
         yield warning("storage", found, fix)
         return
@@ -63,14 +65,14 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
 
 def list_folders(settings: Settings) -> list[Path]:
-    """Return the folders that the service would make at its start."""
+    """Return the folders that the service creates when it starts."""
     if settings.storage_backend != "local":
         return []
     return [settings.storage_path, settings.data_dir / "staging", settings.data_dir / "incoming"]
 
 
 def list_prefixes(settings: Settings) -> list[str]:
-    """Return what the keys of probes begin with: one for each S3 bucket to try."""
+    """Return the key prefixes of the probes: one for each S3 bucket to try."""
     if settings.storage_backend == "local":
         return [""]  # a prefix would leave a folder behind
     buckets = settings.allowed_buckets
@@ -80,7 +82,7 @@ def list_prefixes(settings: Settings) -> list[str]:
 
 
 def check_objects(name: str, storage: Storage, key: str) -> Iterator[Finding]:
-    """Yield findings on an object that is stored under *key* and removed in the end."""
+    """Store an object under *key*, yield findings on it, and delete it."""
     where = name
     if isinstance(storage, S3Storage):
         bucket = storage.bucket or key.partition("/")[0]
@@ -89,8 +91,8 @@ def check_objects(name: str, storage: Storage, key: str) -> Iterator[Finding]:
         storage.put(key, PROBE)
         yield from check_object(where, storage, key)
         storage.delete(key)
-        _require(not storage.exists(key), "An object that was removed is still there.")
-        yield ok(where, "an object was written, read and removed")
+        _require(not storage.exists(key), "A deleted object is still there.")
+        yield ok(where, "an object was written, read and deleted")
     except StorageError as error:
         yield wrong(where, str(error), PERMIT)
         with suppress(StorageError):
@@ -101,27 +103,28 @@ def check_object(where: str, storage: Storage, key: str) -> Iterator[Finding]:
     """Yield findings on the probe that was stored under *key*.
 
     Raises:
-        StorageUnavailableError: It is not there as it was written.
+        StorageUnavailableError: The probe is missing, or differs from what was written.
     """
-    _require(storage.get(key) == PROBE, "An object is read with other bytes than were written.")
+    _require(storage.get(key) == PROBE, "An object was read back with other bytes.")
     if isinstance(storage, S3Storage):
         listed = [found.key for found in storage.list(key)]
-        _require(listed == [key], "An object that was written is not listed.")
+        _require(listed == [key], "A stored object is not listed.")
         yield check_presigned(where, storage.url(key))
         yield check_private(where, storage.url(key))
 
 
 def check_presigned(where: str, url: str) -> Finding:
-    """Return the finding on fetching the probe as a client does."""
+    """Return the finding on fetching the probe by its presigned URL, as a client does."""
     name = f"{where}: URLs"
     try:
         with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - only http and https pass the settings
             data = answer.read()
-            encryption = answer.headers["x-amz-server-side-encryption"] or "S3 does not say"
+            encryption = answer.headers["x-amz-server-side-encryption"] or "not reported by S3"
     except (URLError, OSError, HTTPException) as error:
-        return wrong(name, f"A presigned URL cannot be fetched here ({error}).", PUBLIC_URL)
+        found = f"A presigned URL cannot be fetched from this machine ({error})."
+        return wrong(name, found, PUBLIC_URL)
     if data != PROBE:
-        found = "A presigned URL leads to other bytes than were written."
+        found = "A presigned URL returns other bytes than were written."
         return wrong(name, found, PUBLIC_URL)
     return ok(name, f"a presigned URL was fetched; encrypted at rest: {encryption}")
 
@@ -136,7 +139,7 @@ def check_private(where: str, url: str) -> Finding:
     except HTTPError as error:
         return ok(name, f"without a signature S3 answers {error.code}")
     except (URLError, OSError, HTTPException) as error:
-        return warning(name, f"It could not be tried ({error}).", PUBLIC_URL)
+        return warning(name, f"Unsigned access could not be tried ({error}).", PUBLIC_URL)
 
 
 def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
