@@ -16,7 +16,7 @@ UPLOAD_PATH = "/api/v1/images/upload"
 def describe_service(
     settings: Settings, listener: socket.socket, environ: Mapping[str, str]
 ) -> str:
-    """Return the banner, several lines."""
+    """Return the text of the banner."""
     url = reachable_url(listener)
     facts = {"listens on": url, "API docs": f"{url}/docs"}
     facts |= _list_places(settings)
