@@ -1,14 +1,14 @@
-# The service, its workers and its operator's commands are one image:
+# One image for the service, its workers and the operator's commands:
 #   docker build --tag imageprocessor .
-#   docker build --tag imageprocessor --build-arg IMAGING=simd .    see below what that gives up
+#   docker build --tag imageprocessor --build-arg IMAGING=simd .    less secure: see below
 #   docker build --tag imageprocessor-flower --target flower .
 
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
-# pillow: the default. simd: Pillow-SIMD, which needs an x86-64 processor with AVX2, and is made from Pillow 12.1.1: it
-# LACKS the security fixes to decoders of 12.2 and later. Choose it only for pictures that you trust. docs/deployment.md
-# has the figures: it resizes six times as fast, which is nothing to a fifth of a job.
+# pillow: the default. simd: Pillow-SIMD, which needs an x86-64 processor with AVX2. It is based on Pillow 12.1.1 and
+# LACKS the security fixes to decoders in 12.2 and later. Use it only for images that you trust. It resizes six times as
+# fast, which saves between nothing and a fifth of a job; docs/deployment.md has the figures.
 ARG IMAGING=pillow
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN case "$IMAGING" in \
@@ -22,8 +22,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-deps --wheel-dir dist . && pip install "$(echo dist/*.whl)[all]"
-# The package index serves Pillow-SIMD as source only. pip would take a wheel from its cache whatever CC made it, and the
-# build would do without WebP or colour profiles if their headers were missing.
+# The package index has Pillow-SIMD only as source. Without --no-cache-dir, pip could use a cached wheel that another CC
+# built. Without the config settings, a build without the headers for WebP or colour profiles would succeed.
 # hadolint ignore=DL3008
 RUN if [ "$IMAGING" = simd ]; then \
         apt-get update && \
@@ -39,7 +39,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install 'flower>=2,<3'
 
 FROM ${BASE} AS runtime
 ARG IMAGING=pillow
-# Pillow's wheel brings its libraries along; Pillow-SIMD was built against Debian's.
+# Pillow's wheel contains its libraries; Pillow-SIMD is built against Debian's.
 # hadolint ignore=DL3008
 RUN if [ "$IMAGING" = simd ]; then \
         apt-get update && \
@@ -49,8 +49,8 @@ RUN if [ "$IMAGING" = simd ]; then \
 RUN groupadd --gid 10001 imageprocessor && \
     useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin imageprocessor && \
     install --directory --owner=10001 --group=10001 --mode=0750 /data
-# All bytecode is compiled at the installation, and the root file system may be read-only.
-# Large pages for what a picture needs: a tenth less work in Celery's workers, too; embedded ones see to it themselves.
+# No bytecode is written at run time: the installation compiled it, and the root file system may be read-only.
+# Large memory pages save a tenth of a job's work. This is for Celery workers; embedded workers set it themselves.
 ENV PATH=/opt/imageprocessor/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -60,7 +60,7 @@ ENV PATH=/opt/imageprocessor/bin:$PATH \
 LABEL org.opencontainers.image.title="imageprocessor" \
       org.opencontainers.image.description="Turns untrusted uploads into clean, upright, metadata-free web images" \
       org.opencontainers.image.licenses="MIT"
-# By number, so that an orchestrator can see that this is not root.
+# Numeric, so that an orchestrator can see that the user is not root.
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
@@ -71,12 +71,12 @@ EXPOSE 5555
 ENTRYPOINT ["celery", "-A", "imageprocessor.queue.celery_app"]
 CMD ["flower", "--port=5555"]
 
-# The last stage is what `docker build` builds.
+# `docker build` builds the last stage by default.
 FROM runtime AS service
 COPY --from=build /opt/imageprocessor /opt/imageprocessor
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Alive, not ready: a restart does not mend a database that is away.
+# Checks liveness, not readiness: a restart does not repair an unavailable database.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["imageprocessor"]

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Backs up a running service: the database, the uploads that wait, the images. Run it where `imageprocessor serve` runs:
-# as its user, in its folder (.env) or with its environment. What it needs besides: rsync.
+# Backs up a running service: database, waiting uploads and images. Run it on the same machine as `imageprocessor serve`,
+# as the same user, and in its folder (because of .env) or with its environment. It also needs rsync.
 #
 #   deploy/backup.sh /backups                    0 2 * * *  cd /srv/imageprocessor && deploy/backup.sh /backups
 #
-# Each backup is a folder of its own, /backups/2026-11-22T02-00-00Z, and complete; what has not changed since the one
-# before takes no space again. KEEP=14 of them are kept.
+# Each backup is a complete folder, such as /backups/2026-11-22T02-00-00Z. Files that have not changed since the previous
+# backup are hard links and take no extra space. The newest KEEP=14 backups are kept.
 #
-# With PostgreSQL, pg_dump is used: set PGDATABASE, PGHOST, PGUSER … as for any of PostgreSQL's tools.
-# With S3, images are copied from S3_BUCKET to BACKUP_BUCKET by `aws s3 sync`; nothing is ever deleted there.
+# With PostgreSQL, set PGDATABASE, PGHOST, PGUSER … as for PostgreSQL's own tools: the script runs pg_dump.
+# With S3, `aws s3 sync` copies the images from S3_BUCKET to BACKUP_BUCKET; it never deletes anything there.
 #
-# Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 75 another backup is running.
+# Exit codes: 0 success, 1 failure, 2 wrong usage or settings, 75 another backup is running.
 set -euo pipefail
-umask 077 # uploads still hold their metadata, and the key that signs tokens may be here
+umask 077 # uploads still contain their metadata, and the backup may include the key that signs tokens
 
 fail() { # CODE MESSAGE
     echo "backup.sh: $2" >&2
     exit "$1"
 }
 
-setting() { # NAME: its value, as the service reads it
+setting() { # NAME: print the setting's value as the service reads it
     python3 -c 'import json, sys
 print(next(row["value"] or "" for row in json.load(sys.stdin) if row["name"] == sys.argv[1]))' "$1" <<<"${settings}"
 }
 
-copy() { # FOLDER NAME: mirror FOLDER to NAME of this backup
+copy() { # FOLDER NAME: mirror FOLDER to NAME in this backup
     mkdir -p "${draft}/$2"
     if [[ -d "$1" ]]; then
         rsync --archive --exclude=/.tmp --link-dest="${last}/$2" "$1/" "${draft}/$2/"
@@ -33,12 +33,12 @@ copy() { # FOLDER NAME: mirror FOLDER to NAME of this backup
 
 [[ $# -eq 1 && -n "$1" ]] || fail 2 "usage: backup.sh FOLDER"
 keep=${KEEP:-14}
-[[ "${keep}" =~ ^[1-9][0-9]*$ ]] || fail 2 "KEEP=${keep}: set it to how many backups to keep, 1 or more"
-settings=$(imageprocessor config --json) || fail 2 "the service's settings cannot be read"
+[[ "${keep}" =~ ^[1-9][0-9]*$ ]] || fail 2 "KEEP=${keep} is not a number of backups. Set it to 1 or more."
+settings=$(imageprocessor config --json) || fail 2 "cannot read the service's settings"
 backend=$(setting STORAGE_BACKEND)
 bucket=$(setting S3_BUCKET)
 if [[ "${backend}" == s3 && (-z "${bucket}" || -z "${BACKUP_BUCKET:-}") ]]; then
-    fail 2 "STORAGE_BACKEND=s3: this copies S3_BUCKET to BACKUP_BUCKET, so set both (or let S3 replicate the buckets)"
+    fail 2 "With STORAGE_BACKEND=s3, S3_BUCKET is copied to BACKUP_BUCKET. Set both, or let S3 replicate the buckets."
 fi
 
 mkdir -p "$1"
@@ -49,11 +49,12 @@ flock --nonblock 9 || fail 75 "another backup to ${folder} is running"
 draft="${folder}/.unfinished"
 last=$(find "${folder}" -mindepth 1 -maxdepth 1 -type d -name '20*Z' | sort | tail -n 1)
 last=${last:-${folder}/none}
-rm -rf "${draft}" # of a backup that was cut off
+rm -rf "${draft}" # left by an interrupted backup
 mkdir "${draft}"
 
-# The database before the images: what is newer than it is swept away after a restore, but nothing in it is missing.
-# Uploads before and after it: one that was waiting then may be processed, and removed, by now.
+# Copy the database before the images: after a restore, the sweep removes images that are newer than the database, but no
+# image in the database is missing. Copy the uploads before and after the database, because an upload that is waiting in
+# the database may be processed and deleted before the second copy.
 data_dir=$(setting DATA_DIR)
 copy "${data_dir}/staging" staging
 if [[ -n "${PGDATABASE:-}" ]]; then

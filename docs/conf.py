@@ -1,4 +1,4 @@
-"""Builds the documentation: `nox -s docs`. No internet is needed, to build or to read it."""
+"""Sphinx configuration; build with `nox -s docs`. Neither building nor reading needs internet."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Write the parts of the pages that the code knows best: settings, errors, commands.
+"""Generate the parts of the documentation that come from the code: settings, errors, commands.
 
-``python docs/generate.py`` brings them up to date in place; a test fails where that was forgotten.
+``python docs/generate.py`` updates them in place; a test fails if they are out of date.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PART = re.compile(
 
 
 def render_page(page: Path) -> str:
-    """Return the text of *page* with its generated parts made anew."""
+    """Return the text of *page* with its generated parts updated."""
 
     def render_part(part: re.Match[str]) -> str:
         make = PARTS[part["name"]]
@@ -40,7 +40,7 @@ def render_page(page: Path) -> str:
 
 
 def make_settings_table() -> str:
-    """Return a row for each setting."""
+    """Return a table with a row for each setting."""
     defaults = Settings()
     rows = []
     for name, field in Settings.model_fields.items():
@@ -51,18 +51,18 @@ def make_settings_table() -> str:
 
 
 def show_default(default: Any) -> str:
-    """Return *default* as one would write it in the environment; a dash for what is unset."""
+    """Return *default* as written in the environment, or a dash if it is unset."""
     if isinstance(default, dict):
         text = json.dumps(default, separators=(",", ":"))
     elif isinstance(default, SecretStr):
-        text = default.get_secret_value()  # written in the source: no secret
+        text = default.get_secret_value()  # a default from the source is no secret
     else:
         text = show_value(default)
     return f"`{text}`" if text else "–"
 
 
 def make_errors_table() -> str:
-    """Return a row for each error, in the order of the tree."""
+    """Return a table with a row for each error, in the order of the tree."""
     rows = []
     for error in walk_tree(ImageProcessorError):
         names = f"`{error.code}`", f"`{error.__name__}`"
@@ -72,12 +72,12 @@ def make_errors_table() -> str:
 
 
 def make_errors_tree() -> str:
-    """Return the tree of errors, its leaves side by side."""
+    """Return the tree of errors, with the leaves of a class on one line."""
     return "\n".join(["```text", *draw_branch(ImageProcessorError), "```"])
 
 
 def draw_branch(error: type[ImageProcessorError], depth: int = 0) -> Iterator[str]:
-    """Yield the lines of *error* and of all below it."""
+    """Yield the lines of *error* and of every class below it."""
     yield "  " * depth + error.__name__
     children = error.__subclasses__()
     indent = "  " * (depth + 1)
@@ -96,7 +96,7 @@ def walk_tree(error: type[ImageProcessorError]) -> Iterator[type[ImageProcessorE
 
 
 def show_status(error: type[ImageProcessorError]) -> str:
-    """Return the status of the answer; the cause of a failed job comes with that job's result."""
+    """Return the HTTP status; a job's error is part of the response to ``/result``."""
     if error is UnexpectedError:
         return "500, or 422 in `/result`"
     if find_problem(error) != PROBLEMS[ImageProcessorError]:
@@ -127,13 +127,13 @@ def walk_commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callab
 
 
 def describe_command(name: str, command: Callable[..., Any]) -> str:
-    """Return the section of one command: what it does, its arguments and options."""
+    """Return the section of one command: description, arguments and options."""
     rows = [describe_parameter(*parameter) for parameter in list_parameters(command)]
     text = re.sub(r"\[/?bold]", "`", inspect.getdoc(command) or "")
     table = (
         make_table(("Argument or option", "Meaning", "Default"), rows)
         if rows
-        else "It has no options."
+        else "This command has no options."
     )
     return f"## {name}\n\n{text}\n\n{table}"
 
@@ -141,7 +141,7 @@ def describe_command(name: str, command: Callable[..., Any]) -> str:
 def list_parameters(
     command: Callable[..., Any],
 ) -> Iterator[tuple[inspect.Parameter, ArgumentInfo | OptionInfo]]:
-    """Yield each parameter of *command* with its declaration for Typer."""
+    """Yield each parameter of *command* with its Typer declaration."""
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         (info,) = hints[parameter.name].__metadata__
@@ -151,14 +151,14 @@ def list_parameters(
 def describe_parameter(
     parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo
 ) -> tuple[str, str, str]:
-    """Return one row: how it is written, what it means, and its default."""
+    """Return the row of one parameter: how to write it, its meaning and its default."""
     cell = ", ".join(f"`{name}`" for name in list_names(parameter, info))
     accepted = f"{cell} {show_accepted(info)}".rstrip()
     return accepted, info.help or "", show_parameter_default(parameter.default, info)
 
 
 def list_names(parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo) -> list[str]:
-    """Return the names of a parameter as they are typed: DIR, or --out and -o."""
+    """Return the names of a parameter as a user types them: DIR, or --out and -o."""
     if isinstance(info, ArgumentInfo):
         return [info.metavar or parameter.name.upper()]
     declared = [info.default, *(info.param_decls or ())]
@@ -169,7 +169,7 @@ def list_names(parameter: inspect.Parameter, info: ArgumentInfo | OptionInfo) ->
 
 
 def show_accepted(info: ArgumentInfo | OptionInfo) -> str:
-    """Return what an option takes, where that is a form or numbers."""
+    """Return the form or the range of the values that an option takes, if it has one."""
     if isinstance(info, OptionInfo) and info.metavar:
         return f"`{info.metavar}`"
     if info.min is None:
@@ -178,7 +178,7 @@ def show_accepted(info: ArgumentInfo | OptionInfo) -> str:
 
 
 def show_parameter_default(default: Any, info: ArgumentInfo | OptionInfo) -> str:
-    """Return a parameter's default as the command's own help does; a dash where it has none."""
+    """Return a parameter's default as in the command's help, or a dash if it has none."""
     if default is inspect.Parameter.empty:
         return "required"
     if isinstance(info.show_default, str):
@@ -192,7 +192,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |" for line in lines)
 
 
-BAR = "\\|"  # a bar in a cell
+BAR = "\\|"  # an escaped bar in a cell
 PARTS = {
     "settings": make_settings_table,
     "errors": make_errors_table,

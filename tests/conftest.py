@@ -1,4 +1,4 @@
-"""Isolate every test: no settings from outside, and loopback without proxies."""
+"""Isolation of every test: no settings from the environment, no proxy for loopback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-# The machine's speed is no property of the code, and what failed once in CI must fail again there.
+# No deadlines: a slow machine is not a fault. In CI, examples are the same in every run, so that a
+# failure can be reproduced.
 hypothesis_settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis_settings.register_profile("local", deadline=None)
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -31,7 +32,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _loggers_follow_their_configuration() -> Iterator[None]:
-    """Let no logger cache its configuration: another test captures its lines."""
+    """Stop loggers from caching their configuration, so that other tests can capture lines."""
     if find_spec("structlog") is None:
         yield
         return
@@ -50,19 +51,19 @@ def _loggers_follow_their_configuration() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let started processes be interrupted, even if the shell that runs the tests forbids it."""
+    """Allow SIGINT in started processes, even if the shell that runs the tests ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test because of *reason*, or fail it where REQUIRE_SERVICES=1."""
+    """Skip the test because of *reason*, or fail it if REQUIRE_SERVICES=1."""
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(f"REQUIRE_SERVICES=1, but {reason}")
     pytest.skip(reason)
 
 
 def require_program(name: str) -> str:
-    """Return the path of the program *name*, or skip or fail the test as `missing` does."""
+    """Return the path of the program *name*; without it, skip or fail the test like `missing`."""
     return shutil.which(name) or missing(f"the program {name!r} is not installed")
 
 
@@ -76,7 +77,7 @@ def _setting_names() -> list[str]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a running PostgreSQL server, on which `create_database` makes a database."""
+    """The port of a running PostgreSQL server; `create_database` creates databases on it."""
     from tests.servers import run_postgres
 
     with run_postgres(tmp_path_factory.mktemp("postgres")) as server:
@@ -85,7 +86,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a running S3 server, without buckets; any keys open it."""
+    """The URL of a running S3 server without buckets; it accepts any keys."""
     from tests.servers import run_s3
 
     with run_s3(tmp_path_factory.mktemp("s3")) as server:

@@ -1,4 +1,4 @@
-"""The examples of the documentation run, its links lead somewhere, its tables are the code's."""
+"""The examples of the documentation run, its links exist and its tables match the code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COMMAND = re.compile(
 OPTION = re.compile(r"(?<=\s)--[a-z-]+")
 HOST = re.compile(r"https?://([\w.-]+)")
 KNOWN_HOSTS = {"127.0.0.1", "a", "b", "keepachangelog.com", "semver.org"}
-# Shell lines that are run, and the JSON that the last of them prints, if the document shows it.
+# Shell lines to run, and the JSON that the last line prints, if the document shows it.
 SHELL = re.compile(
     r"(?P<not_run><!-- not run: [^>]+ -->\n)?```bash\n(?P<lines>.*?)```\n"
     r"(?:\n```json\n(?P<answer>.*?)```)?",
@@ -74,7 +74,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_document
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with the photo of a phone: stored lying, with camera and place."""
+    """The current folder, with a phone's photo: stored rotated, with camera and GPS position."""
     exif = Image.Exif()
     exif[0x0112], exif[0x0110] = 6, "Phone"
     exif.get_ifd(0x8825).update({1: "N", 2: (43.0, 28.0, 2.8), 3: "E", 4: (11.0, 53.0, 6.4)})
@@ -102,7 +102,7 @@ def test_python_examples_run(document: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_library_examples_print_what_they_say() -> None:
+def test_library_examples_print_the_documented_output() -> None:
     sessions = "\n".join(SESSION.findall(read("docs/library.md")))
     runner = doctest.DocTestRunner()
     runner.run(doctest.DocTestParser().get_doctest(sessions, {}, "library.md", None, 0))
@@ -110,7 +110,7 @@ def test_library_examples_print_what_they_say() -> None:
     assert (results.failed, results.attempted > 20) == (0, True)
 
 
-def test_library_names_every_public_name() -> None:
+def test_library_page_mentions_every_public_name() -> None:
     named = set(re.findall(r"\w+", read("docs/library.md")))
     assert set(imageprocessor.__all__) - named == set()
 
@@ -124,7 +124,7 @@ def test_links_and_named_files_exist(document: Path) -> None:
 
 
 @each_document
-def test_no_unknown_host_or_path_of_this_machine_is_named(document: Path) -> None:
+def test_no_unknown_host_or_local_path_is_mentioned(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     hosts = {host for host in HOST.findall(text) if not host.endswith("example.com")}
     assert hosts <= KNOWN_HOSTS
@@ -154,9 +154,7 @@ def test_generated_parts_are_current(document: Path) -> None:
     )
 
 
-def test_settings_table_shows_defaults_and_never_a_set_value(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_table_shows_only_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:hidden-value@redis.example.com/0")
     (folder / ".env").write_text("JWT_SECRET_KEY=hidden-value\n")
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -167,7 +165,7 @@ def test_settings_table_shows_defaults_and_never_a_set_value(
     assert "***" not in table
 
 
-def test_server_names_every_endpoint() -> None:
+def test_server_page_lists_every_endpoint() -> None:
     documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
     paths = create_app(Settings()).openapi()["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
@@ -175,11 +173,11 @@ def test_server_names_every_endpoint() -> None:
     assert documented == served
 
 
-def test_quickstart_does_what_it_says(service: Service) -> None:
+def test_quickstart_commands_run(service: Service) -> None:
     check_shell_examples("docs/quickstart.md", service)
 
 
-def test_readme_does_what_it_says(service: Service) -> None:
+def test_readme_commands_run(service: Service) -> None:
     check_shell_examples("README.md", service)
 
 
@@ -201,7 +199,7 @@ def test_example_photo_is_the_one_that_the_script_draws() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs in *folder*; with *environment*, curl finds it at port 8000."""
+    """A service running in *folder*; with *environment*, curl finds it at port 8000."""
 
     folder: Path
     environment: dict[str, str]
@@ -227,9 +225,9 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def make_environment(programs: Path, port: int) -> dict[str, str]:
-    """Return an environment in which `imageprocessor` is this Python's and curl reaches *port*.
+    """Return an environment with this Python's `imageprocessor`, in which curl reaches *port*.
 
-    curl waits for a job, and fails where an answer does.
+    curl retries until a job has ended, and fails on an error response.
     """
     programs.mkdir()
     command = programs / "imageprocessor"
@@ -255,8 +253,8 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def check_shell_examples(name: str, service: Service) -> None:
-    """Run the shell lines of a document in one shell, and compare what they print."""
-    blocks = [block for block in SHELL.finditer(read(name)) if not is_set_up(block)]
+    """Run the shell lines of a document in one shell, and compare the JSON that they print."""
+    blocks = [block for block in SHELL.finditer(read(name)) if not is_setup(block)]
     assert len(blocks) > 2
     script = f"\necho '{NEXT}'\n".join(
         block["lines"].replace("/JOB_ID/", f"/{LAST_JOB}/") for block in blocks
@@ -295,8 +293,8 @@ def check_answer(printed: Any, shown: Any) -> None:
         assert printed == shown
 
 
-def is_set_up(block: re.Match[str]) -> bool:
-    """Return whether a block is marked as not run, or makes the environment."""
+def is_setup(block: re.Match[str]) -> bool:
+    """Return whether a block is marked as not run or creates the virtual environment."""
     return bool(block["not_run"]) or block["lines"].startswith("python3 -m venv")
 
 

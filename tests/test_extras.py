@@ -1,4 +1,4 @@
-"""What is not installed is named with the line that installs it."""
+"""An error about a missing package contains the command that installs it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_missing_backend_names_its_extra(
     assert "secret" not in done.stderr
 
 
-def test_storage_of_the_library_names_its_extra() -> None:
+def test_library_storage_names_its_missing_extra() -> None:
     program = "import sys; sys.modules['boto3'] = None; import imageprocessor as ip; ip.open_storage('s3://images')"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -51,7 +51,7 @@ def test_storage_of_the_library_names_its_extra() -> None:
     assert "pip install 'imageprocessor[s3]'" in done.stderr
 
 
-def test_worker_of_celery_names_its_extra(tmp_path: Path) -> None:
+def test_celery_worker_names_its_missing_extra(tmp_path: Path) -> None:
     program = "import sys; sys.modules['redis'] = None; import imageprocessor.queue.celery_app"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path

@@ -22,7 +22,7 @@ def load(**environ: str) -> Settings:
     return load_settings(environ, NO_FILE)
 
 
-def test_without_any_variable_the_defaults_are_the_documented_ones() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     settings = load()
     assert settings.image_sizes == DEFAULT_VARIANTS
     assert settings.database_path == Path("data/processor.db")
@@ -32,13 +32,13 @@ def test_without_any_variable_the_defaults_are_the_documented_ones() -> None:
     assert settings.public_reads
 
 
-def test_what_follows_data_dir_moves_with_it() -> None:
+def test_paths_in_data_dir_move_with_it() -> None:
     settings = load(DATA_DIR="/srv/images", STORAGE_PATH="/mnt/images")
     assert settings.database_path == Path("/srv/images/processor.db")
     assert settings.storage_path == Path("/mnt/images")
 
 
-def test_the_settings_of_the_specification_are_accepted_as_written() -> None:
+def test_settings_of_the_specification_are_accepted() -> None:
     settings = load(
         SERVICE_NAME="image-processor",
         VERSION="1.0.0",
@@ -65,7 +65,7 @@ def test_list_is_json_or_separated_by_commas(text: str) -> None:
     assert load(CORS_ORIGINS=text.replace("a", "https://a").replace("b", "http://b")).cors_origins
 
 
-def test_every_fault_is_told_at_once_with_variable_value_and_accepted_form() -> None:
+def test_all_faults_are_reported_with_variable_value_and_accepted_form() -> None:
     wrong = {
         "MAX_UPLOAD_SIZE_MB": "ten",
         "WEBP_QUALITY": "101",
@@ -89,7 +89,7 @@ def test_every_fault_is_told_at_once_with_variable_value_and_accepted_form() -> 
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "fault"),
     [
         ("[]", "not a JSON object"),
         ("{}", "at least one size"),
@@ -100,8 +100,8 @@ def test_every_fault_is_told_at_once_with_variable_value_and_accepted_form() -> 
         ('{"card": {"width": 1e9}}', "card"),
     ],
 )
-def test_wrong_size_is_told(sizes: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_wrong_size_is_reported(sizes: str, fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault):
         load(IMAGE_SIZES=sizes)
 
 
@@ -109,18 +109,16 @@ def test_wrong_size_is_told(sizes: str, told: str) -> None:
 @pytest.mark.parametrize(
     "key", ["CHANGE_THIS_IN_PRODUCTION", "dev-secret-change-in-production", "s3cr3t-but-short"]
 )
-def test_published_or_short_key_is_refused_with_the_command_for_a_good_one_and_not_shown(
-    name: str, key: str
-) -> None:
+def test_published_or_short_key_is_refused_but_not_shown(name: str, key: str) -> None:
     with pytest.raises(SettingsError, match=r"secrets\.token_hex") as caught:
         load(**{name: key})
     assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize(("algorithm", "min_bytes"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
-def test_key_must_be_as_long_as_what_its_algorithm_computes(algorithm: str, min_bytes: int) -> None:
+def test_key_must_be_as_long_as_the_hash_of_its_algorithm(algorithm: str, min_bytes: int) -> None:
     assert load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * min_bytes).jwt_secret_key
-    with pytest.raises(SettingsError, match=f"{min_bytes - 1} bytes are too few"):
+    with pytest.raises(SettingsError, match=f"{min_bytes - 1} bytes are too short"):
         load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * (min_bytes - 1))
 
 
@@ -133,7 +131,7 @@ def test_secret_may_come_from_a_file(tmp_path: Path) -> None:
         load(JWT_SECRET_KEY_FILE=str(tmp_path / "none"))
 
 
-def test_environment_wins_over_env_file_and_the_origin_is_told(tmp_path: Path) -> None:
+def test_environment_overrides_env_file_and_origins_are_reported(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("WEBP_QUALITY=70\nMAX_RETRIES=5\nUNKNOWN=1\nLOG_LEVEL=\n")
     environ = {"WEBP_QUALITY": "60"}
@@ -169,13 +167,13 @@ def test_secrets_are_in_neither_repr_nor_json() -> None:
     assert settings.without_secrets().jwt_secret_key is None
 
 
-def test_every_setting_says_what_it_means_and_accepts() -> None:
+def test_every_setting_has_a_meaning_and_an_accepted_form() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert accepted_form(name), name
 
 
-def test_logs_are_json_lines_with_what_is_bound_to_the_context(
+def test_logs_are_json_lines_with_bound_context_fields(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from imageprocessor.logs import configure_logs
@@ -207,9 +205,9 @@ def test_console_traceback_shows_no_local_variables(capsys: pytest.CaptureFixtur
     finally:
         logging.getLogger().handlers[:] = before
         structlog.reset_defaults()
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError" in told
-    assert "hidden-value" not in told
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "hidden-value" not in err
 
 
 def _fail_with_secret(secret: str) -> None:
@@ -219,6 +217,6 @@ def _fail_with_secret(secret: str) -> None:
         structlog.get_logger("here").exception("failed")
 
 
-def test_a_setting_that_is_missing_because_of_another_is_reported_as_unset() -> None:
-    with pytest.raises(SettingsError, match=r"ALLOWED_BUCKETS=\(unset\): needed"):
+def test_required_setting_that_is_missing_is_reported_as_unset() -> None:
+    with pytest.raises(SettingsError, match=r"ALLOWED_BUCKETS=\(unset\): required"):
         load(STORAGE_BACKEND="s3")

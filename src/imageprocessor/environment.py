@@ -1,4 +1,4 @@
-"""Build the settings from the environment and ``.env``.
+"""Reading the settings from the environment and ``.env``.
 
 Entry points call it; nothing else reads the environment.
 """
@@ -20,13 +20,13 @@ DEFAULT = "default"
 
 
 def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Settings:
-    """Build the settings from *environ*, then *env_file*, then the defaults.
+    """Return the settings from *environ*, *env_file* and the defaults, in this order.
 
     Empty values count as unset.
 
     Raises:
-        SettingsError: Lists every wrong setting: variable, value (secrets hidden) and accepted
-            form.
+        SettingsError: A setting is wrong. The message lists all wrong settings with variable, value
+            (secrets hidden) and accepted form.
     """
     found = _read_values(environ, env_file)
     values = {name: value.text for name, value in found.items() if value.text}
@@ -37,9 +37,9 @@ def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Sett
 
 
 def find_origins(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> dict[str, str]:
-    """Return where :func:`load_settings` takes each setting from, by the setting's name.
+    """Return the origin of each setting that :func:`load_settings` returns, by name.
 
-    An origin is ``environment``, ``NAME_FILE``, the path of *env_file*, or ``default``.
+    An origin is ``environment``, ``NAME_FILE``, the path of *env_file* or ``default``.
     """
     origins = dict.fromkeys(Settings.model_fields, DEFAULT)
     for name, value in _read_values(environ, env_file).items():
@@ -53,7 +53,7 @@ class _Value(NamedTuple):
 
 
 def _read_values(environ: Mapping[str, str], env_file: Path) -> dict[str, _Value]:
-    """Return the text and the origin of every setting that the environment or the file names."""
+    """Return text and origin of every setting that the environment or the file contains."""
     file_values = {name: value or "" for name, value in dotenv_values(env_file).items()}
     sources = [(environ, "environment"), (file_values, str(env_file))]
     found: dict[str, _Value] = {}
@@ -67,7 +67,7 @@ def _read_values(environ: Mapping[str, str], env_file: Path) -> dict[str, _Value
 
 
 def _read_value(variable: str, source: Mapping[str, str], origin: str) -> _Value | None:
-    """Return the value of *variable* in one source, or of the file that ``NAME_FILE`` names."""
+    """Return the value of *variable* in *source*, or the content of the file in ``NAME_FILE``."""
     if text := source.get(variable):
         return _Value(text, origin)
     path = source.get(f"{variable}_FILE")
@@ -77,16 +77,16 @@ def _read_value(variable: str, source: Mapping[str, str], origin: str) -> _Value
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{variable}_FILE={path}: cannot be read ({error}); name a readable text file"
+            f"{variable}_FILE={path}: the file cannot be read ({error}). Name a readable text file."
         ) from None
     return _Value(text, f"{variable}_FILE")
 
 
 def _describe_faults(error: ValidationError, values: Mapping[str, str]) -> str:
-    """Return one line for each wrong setting, below their number."""
+    """Return the number of wrong settings, then a line for each."""
     lines: dict[str, str] = {}
     for fault in error.errors():
-        # The default of one setting may depend on another, which is reported itself.
+        # The default depends on another wrong setting, which has its own line.
         if fault["type"] == "default_factory_not_called":
             continue
         name = str(fault["loc"][0])

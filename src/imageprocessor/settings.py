@@ -1,7 +1,8 @@
-"""Every setting: its environment name, default, accepted form and meaning.
+"""Every setting: its name, default, accepted form and meaning.
 
-The docs' table is made from here. A field's name in capitals is its variable;
-:func:`imageprocessor.environment.load_settings` reads them, and nothing else reads the environment.
+The table in the documentation is generated from this module. A field's name in capitals is its
+environment variable. :func:`imageprocessor.environment.load_settings` reads the variables; nothing
+else reads the environment.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DATABASE_SCHEMES = ("postgresql+psycopg://", "sqlite:///")
 SECRETS = {
     "jwt_secret_key",
     "jwt_previous_secret_keys",
-    "database_url",  # it holds a password
+    "database_url",  # contains a password
     "redis_url",
     "aws_secret_access_key",
     "aws_session_token",
@@ -45,7 +46,7 @@ PUBLISHED_KEYS = (
     "dev-secret-change-in-production",
     "your-secure-random-key-here",
 )
-#: The length of what the algorithms compute: RFC 7518, section 3.2.
+#: A key must be at least as long as the hash output: RFC 7518, section 3.2.
 MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
 
@@ -53,7 +54,7 @@ KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
 def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
     """Declare a setting by its *default*, accepted *form* and *meaning*.
 
-    The default may be a function of the settings before it.
+    The default may be a function of the settings declared before it.
     """
     source = {"default_factory": default} if callable(default) else {"default": default}
     return Field(
@@ -66,7 +67,7 @@ def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
 
 
 def parse_json(value: object) -> object:
-    """Return what the JSON text *value* means; anything but text passes unchanged."""
+    """Return the value of the JSON text *value*; anything but text is returned unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -76,7 +77,7 @@ def parse_json(value: object) -> object:
 
 
 def parse_list(value: object) -> object:
-    """Return the items of ``["a","b"]`` or ``a,b``; anything but text passes unchanged."""
+    """Return the items of ``["a","b"]`` or ``a,b``; anything but text is returned unchanged."""
     if not isinstance(value, str) or value.lstrip().startswith("["):
         return parse_json(value)
     items = [item.strip() for item in value.split(",")]
@@ -86,7 +87,7 @@ def parse_list(value: object) -> object:
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     """Return the variants of ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
 
-    Where a size names no quality, WEBP_QUALITY applies.
+    A size without a quality gets WEBP_QUALITY.
     """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
@@ -97,7 +98,7 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
 
 
 def build_variant(name: str, size: object, quality: int) -> VariantSpec:
-    """Return the variant that IMAGE_SIZES describes by *size*: a width in pixels, or an object."""
+    """Return the variant for one entry of IMAGE_SIZES; *size* is a width in pixels or an object."""
     options: dict[str, Any] = {"quality": quality}
     options |= size if isinstance(size, dict) else {"width": size}
     try:
@@ -115,31 +116,33 @@ Sizes = Annotated[SkipValidation[tuple[VariantSpec, ...]], BeforeValidator(parse
 
 
 class Settings(BaseModel):
-    """All settings of the service, checked together.
+    """All settings of the service, validated together.
 
-    Entry points build it with `load_settings`, tests directly.
+    Entry points create it with `load_settings`, tests directly.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     service_name: str = setting(
-        "image-processor", "text", "The name that `/docs` and the health check show."
+        "image-processor", "text", "Name shown in `/docs` and the health check."
     )
     version: str = setting(
-        "", "text", "The version that the health check shows; empty: this package's own."
+        "", "text", "Version shown in the health check; empty: the version of this package."
     )
     data_dir: Path = setting(
-        Path("data"), "a folder", "Where the service keeps what it must remember."
+        Path("data"),
+        "a folder",
+        "Folder for the service's data: database, images, waiting uploads and a generated key.",
     )
     database_path: Path = setting(
         lambda data: data["data_dir"] / "processor.db",
         "a file",
-        "The SQLite database; default in DATA_DIR.",
+        "File of the SQLite database; by default in DATA_DIR.",
     )
     database_url: SecretStr | None = setting(
         None,
         "`postgresql+psycopg://user:password@host/name` or `sqlite:////absolute/path`",
-        "The database, in the place of DATABASE_PATH; several hosts need PostgreSQL.",
+        "Database to use instead of DATABASE_PATH; running on several hosts needs PostgreSQL.",
     )
     storage_backend: Literal["local", "s3"] = setting(
         "local", "`local` or `s3`", "Where images are stored."
@@ -147,138 +150,150 @@ class Settings(BaseModel):
     storage_path: Path = setting(
         lambda data: data["data_dir"] / "storage",
         "a folder",
-        "The folder of `local` storage; default in DATA_DIR.",
+        "Folder of `local` storage; by default in DATA_DIR.",
     )
     s3_bucket: str | None = setting(
         None,
         "an S3 bucket's name",
-        "Holds every image, an upload's bucket being a prefix in it; "
-        "unset: the upload's bucket is the S3 bucket.",
+        "One S3 bucket for all images, with the upload's bucket as key prefix; "
+        "unset: each upload's bucket is an S3 bucket.",
     )
     s3_endpoint_url: str = setting(
-        "", "a URL", "Where S3 is spoken, such as MinIO or R2; empty: AWS."
+        "", "a URL", "URL of an S3 server other than AWS, such as MinIO or R2; empty: AWS."
     )
     s3_public_endpoint_url: str = setting(
-        "", "a URL", "The same for those who fetch images; empty: as S3_ENDPOINT_URL."
+        "", "a URL", "S3 URL for clients that download images; empty: same as S3_ENDPOINT_URL."
     )
     aws_region: str | None = setting(
-        None, "a region, such as `eu-west-1`", "Where the buckets are."
+        None, "a region, such as `eu-west-1`", "Region of the buckets."
     )
     aws_profile: str | None = setting(
-        None, "a name", "The profile of the AWS configuration files that holds the keys."
+        None, "a name", "Profile in the AWS configuration files that contains the keys."
     )
     aws_access_key_id: str | None = setting(
         None,
         "a key id",
-        "Who speaks to S3; unset: what boto3 finds, such as the role of the machine.",
+        "Access key for S3; unset: the credentials that boto3 finds, such as the machine's role.",
     )
     aws_secret_access_key: SecretStr | None = setting(
-        None, "a secret key", "Belongs to AWS_ACCESS_KEY_ID."
+        None, "a secret key", "Secret key that belongs to AWS_ACCESS_KEY_ID."
     )
-    aws_session_token: SecretStr | None = setting(None, "a token", "Belongs to temporary keys.")
+    aws_session_token: SecretStr | None = setting(
+        None, "a token", "Session token, if the keys are temporary."
+    )
     allowed_buckets: Names = setting(
         (),
         'names, as `a,b` or `["a","b"]`',
-        "The only buckets an upload may name; empty: any valid name, unless those are S3 buckets.",
+        "Buckets that uploads may name; empty: any valid name. "
+        "Required if each upload's bucket is an S3 bucket.",
     )
 
     queue_backend: Literal["embedded", "celery"] = setting(
-        "embedded", "`embedded` or `celery`", "What runs the jobs."
+        "embedded",
+        "`embedded` or `celery`",
+        "What runs the jobs: worker processes of the service, or Celery.",
     )
     redis_url: SecretStr = setting(
         SecretStr("redis://localhost:6379/0"),
         "`redis://host:6379/0` or `rediss://…`",
-        "The broker of `celery`.",
+        "Redis server that is Celery's broker.",
     )
     worker_concurrency: int = setting(
         2,
         "0 to 64",
-        "Worker processes of `serve` and `worker`, and the processors that they use together; "
+        "Number of worker processes of `serve` or `worker`, which together use as many processors; "
         "0: `serve` only answers requests.",
         ge=0,
         le=64,
     )
     job_timeout_seconds: int = setting(
-        60, "1 to 3600", "How long one attempt may run before its worker is killed.", ge=1, le=3600
+        60,
+        "1 to 3600",
+        "Seconds that one attempt may take before its worker is killed.",
+        ge=1,
+        le=3600,
     )
     job_memory_limit_mb: int = setting(
         3072,
         "512 to 65536",
-        "Address space of a worker process; above what the worst permitted image needs.",
+        "Limit on a worker process's address space; "
+        "must be more than the most demanding permitted image needs.",
         ge=512,
         le=65536,
     )
     max_retries: int = setting(
-        3, "0 to 20", "Attempts after the first one, for faults that may pass.", ge=0, le=20
+        3, "0 to 20", "Retries after the first attempt, for temporary faults.", ge=0, le=20
     )
     failed_source_hours: int = setting(
         168,
         "1 to 8760",
-        "How long the upload of a job that gave up is kept for `jobs retry`.",
+        "Hours that a failed job keeps its upload for `jobs retry`, unless the file itself is bad.",
         ge=1,
         le=8760,
     )
 
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(
-        "HS256", "`HS256`, `HS384` or `HS512`", "The one algorithm that is accepted."
+        "HS256", "`HS256`, `HS384` or `HS512`", "The only algorithm accepted in tokens."
     )
     jwt_secret_key: SecretStr | None = setting(
         None,
         "at least 32 bytes (HS384: 48, HS512: 64)",
-        "Signs and checks tokens; unset: one is generated and kept in DATA_DIR.",
+        "Key that signs and checks tokens; unset: a key is generated and kept in DATA_DIR.",
     )
     jwt_previous_secret_keys: Secrets = setting(
-        (), "keys, as `a,b`", "Older keys that are still accepted (rotation)."
+        (), "keys, as `a,b`", "Older keys whose tokens are still accepted, for key rotation."
     )
-    jwt_audience: str | None = setting(None, "text", "The `aud` that a token must carry.")
-    jwt_issuer: str | None = setting(None, "text", "The `iss` that a token must carry.")
+    jwt_audience: str | None = setting(None, "text", "The `aud` claim that tokens must have.")
+    jwt_issuer: str | None = setting(None, "text", "The `iss` claim that tokens must have.")
     jwt_require_exp: bool = setting(False, "`true` or `false`", "Refuse tokens that never expire.")
     public_reads: bool = setting(
-        True, "`true` or `false`", "Who holds an id may read; `false`: only the owner or an admin."
+        True,
+        "`true` or `false`",
+        "Anyone who knows an image's id may read it; `false`: only its owner and admins.",
     )
     cors_origins: Names = setting(
         (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )
     public_base_url: str = setting(
-        "", "a URL without path", "Put before every image URL, such as a CDN's address."
+        "", "a URL without path", "Prefix of every image URL, such as a CDN's address."
     )
 
     rate_limit_max_uploads: int = setting(
-        50, "1 to 1000000", "Uploads of one user in one window.", ge=1, le=1_000_000
+        50, "1 to 1000000", "Uploads that one user may make in a window.", ge=1, le=1_000_000
     )
     rate_limit_window_minutes: int = setting(
-        60, "1 to 10080", "Length of that window.", ge=1, le=10_080
+        60, "1 to 10080", "Length of the rate-limit window in minutes.", ge=1, le=10_080
     )
 
     max_upload_size_mb: int = setting(
-        10, "1 to 1024", "Largest file, in units of 1 048 576 bytes.", ge=1, le=1024
+        10, "1 to 1024", "Largest file accepted; 1 MB is 1 048 576 bytes.", ge=1, le=1024
     )
     max_image_pixels: int = setting(
         50_000_000,
         "1 to 178956970",
-        "Most pixels (width × height) an image may have.",
+        "Largest image accepted, in pixels (width × height).",
         ge=1,
         le=178_956_970,
     )
     allowed_mime_types: Names = setting(
-        MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats that are accepted."
+        MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats accepted."
     )
 
     webp_quality: int = setting(
-        DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that name none.", ge=1, le=100
+        DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that set none.", ge=1, le=100
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
         '`{"name":width}` or '
         '`{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
-        "The sizes made of every image; a number bounds the width in pixels.",
+        "Sizes made of every image; a number is the maximum width in pixels.",
     )
 
     log_format: Literal["console", "json"] = setting(
-        "console", "`console` or `json`", "How log lines look."
+        "console", "`console` or `json`", "Format of log lines."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting(
-        "INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`", "The least serious level that is logged."
+        "INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`", "Lowest level that is logged."
     )
 
     @field_validator("jwt_secret_key", "jwt_previous_secret_keys")
@@ -297,14 +312,14 @@ class Settings(BaseModel):
     @classmethod
     def _check_database_url(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.startswith(DATABASE_SCHEMES):
-            raise ValueError("not the URL of a database that is supported")
+            raise ValueError("not a supported database URL")
         return value
 
     @field_validator("redis_url", mode="before")
     @classmethod
     def _check_redis_url(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
-            raise ValueError("not the URL of a Redis server")
+            raise ValueError("not a Redis URL")
         return value
 
     @field_validator("s3_bucket")
@@ -328,8 +343,8 @@ class Settings(BaseModel):
         one_for_all = info.data.get("s3_bucket")
         if stores_in_s3 and not one_for_all and not value:
             raise ValueError(
-                "needed with STORAGE_BACKEND=s3 unless S3_BUCKET is set: "
-                "else an upload may name any bucket"
+                "required with STORAGE_BACKEND=s3 unless S3_BUCKET is set; "
+                "otherwise an upload could name any bucket"
             )
         refused = [name for name in value if not BUCKET_PATTERN.fullmatch(name)]
         _raise_if_any(refused, "not a bucket name")
@@ -346,7 +361,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         refused = [origin for origin in value if not _is_origin(origin)]
-        _raise_if_any(refused, "not an origin; * is refused because requests carry credentials")
+        _raise_if_any(refused, "not an origin; * is refused because requests contain credentials")
         return value
 
     @field_validator("public_base_url")
@@ -357,12 +372,12 @@ class Settings(BaseModel):
         return value.rstrip("/")
 
     def without_secrets(self) -> Settings:
-        """Return a copy for processes that decode what strangers sent."""
+        """Return a copy for processes that decode untrusted files."""
         return self.model_copy(update={"jwt_secret_key": None, "jwt_previous_secret_keys": ()})
 
     @property
     def sqlite_path(self) -> Path | None:
-        """The SQLite file, or None where DATABASE_URL names a server."""
+        """The SQLite file, or None if DATABASE_URL names a server."""
         if self.database_url is None:
             return self.database_path
         scheme, _, path = self.database_url.get_secret_value().partition(":///")
@@ -383,7 +398,7 @@ class Settings(BaseModel):
 
 
 def accepted_form(name: str) -> str:
-    """Return what the setting *name* accepts, in words."""
+    """Return a description of the values that the setting *name* accepts."""
     extra = Settings.model_fields[name].json_schema_extra
     return str(extra["form"]) if isinstance(extra, dict) else ""
 
@@ -395,12 +410,12 @@ def is_secret(name: str) -> bool:
 
 def _check_key(key: str, min_bytes: int) -> None:
     if "-----BEGIN" in key:
-        raise ValueError(f"this is a key in PEM form, not a secret; make one with: {KEY_COMMAND}")
+        raise ValueError(f"this is a PEM key, not a secret; make one with: {KEY_COMMAND}")
     if key in PUBLISHED_KEYS:
         raise ValueError(f"this key is published in documentation; make one with: {KEY_COMMAND}")
     size = len(key.encode())
     if size < min_bytes:
-        raise ValueError(f"{size} bytes are too few; make a key with: {KEY_COMMAND}")
+        raise ValueError(f"{size} bytes are too short for a key; make one with: {KEY_COMMAND}")
 
 
 def _raise_if_any(refused: list[str], fault: str) -> None:

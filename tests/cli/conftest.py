@@ -1,4 +1,4 @@
-"""Run the command line as a user does, in a folder of its own."""
+"""Run the command line as a user does, in an empty folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., "Ran"]
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a command ended."""
+    """A finished command: exit status and output."""
 
     status: object
     stdout: bytes
@@ -44,9 +44,9 @@ class Ran:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, empty.
+    """An empty folder, made the current one.
 
-    What the tests' own jobs log is dropped; afterwards logs go where they went before.
+    Log lines of jobs that the tests run are dropped; afterwards the log handlers are restored.
     """
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 
@@ -75,9 +76,9 @@ def test_every_job_command_shows_an_example(run: Run, command: str) -> None:
     )
 
 
-def test_garbage_is_collected_again_once_all_is_imported() -> None:
-    tell = "import atexit, gc; atexit.register(lambda: print(gc.isenabled()))"
-    ran = run_python(f"{tell}; from imageprocessor.cli import main; main()", "--version")
+def test_garbage_collection_is_enabled_after_imports() -> None:
+    report = "import atexit, gc; atexit.register(lambda: print(gc.isenabled()))"
+    ran = run_python(f"{report}; from imageprocessor.cli import main; main()", "--version")
     assert ran.stdout.split()[-1:] == [b"True"]
 
 
@@ -89,7 +90,9 @@ def test_version_is_that_of_the_package(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["process"], ["inspect", "--nonsense", "a.jpg"], ["jobs", "show"]]
 )
-def test_wrong_usage_exits_with_2_and_says_so_on_stderr(run: Run, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2_and_prints_usage_on_stderr(
+    run: Run, arguments: list[str]
+) -> None:
     ran = run(*arguments)
     assert (ran.status, ran.out) == (2, "")
     assert "Usage: imageprocessor" in ran.err
@@ -104,7 +107,7 @@ def test_error_is_one_line_on_stderr(run: Run) -> None:
     )
 
 
-def test_what_the_system_says_of_a_file_name_is_escaped(run: Run) -> None:
+def test_file_name_in_a_system_error_is_escaped(run: Run) -> None:
     ran = run("strip", "\x1b[2Jmissing.jpg", "-o", "clean.jpg")
     assert ran.err == "error: No such file or directory: \\x1b[2Jmissing.jpg\n"
 
@@ -118,13 +121,10 @@ def test_all_wrong_settings_are_listed_at_once(run: Run, monkeypatch: pytest.Mon
     assert "PUBLIC_READS='perhaps'" in ran.err
 
 
-def test_without_typer_the_install_line_is_shown() -> None:
+def test_missing_typer_shows_the_install_command() -> None:
     ran = run_python(WITHOUT.format(names=["typer"]), "--help")
     assert (ran.status, ran.out) == (1, "")
-    assert (
-        ran.err
-        == "error: The command line needs an extra: run  pip install 'imageprocessor[cli]'\n"
-    )
+    assert re.fullmatch(r"error: .*pip install 'imageprocessor\[cli\]'.*\n", ran.err)
 
 
 @pytest.mark.parametrize(
@@ -139,17 +139,15 @@ def test_without_typer_the_install_line_is_shown() -> None:
         ("structlog", ["worker"]),
     ],
 )
-def test_without_its_extra_a_service_command_shows_the_install_line(
-    missing: str, command: list[str]
-) -> None:
+def test_missing_extra_shows_the_install_command(missing: str, command: list[str]) -> None:
     ran = run_python(WITHOUT.format(names=[missing]), *command)
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.endswith(
-        f"(it uses {missing}) needs an extra: run  pip install 'imageprocessor[server]'\n"
-    )
+    assert f"(it uses {missing})" in ran.err
+    assert "pip install 'imageprocessor[server]'" in ran.err
+    assert "Traceback" not in ran.err
 
 
-def test_images_need_nothing_of_the_service() -> None:
+def test_image_commands_need_no_service_packages() -> None:
     absent = ["sqlalchemy", "alembic", "dotenv", "structlog", "fastapi", "uvicorn", "jwt"]
     program = "from PIL import Image\nImage.new('RGB', (40, 30)).save('a.png')\n" + WITHOUT.format(
         names=absent
@@ -160,7 +158,7 @@ def test_images_need_nothing_of_the_service() -> None:
     assert (ran.status, json.loads(ran.out)["width"]) == (0, 40)
 
 
-def test_reader_that_leaves_early_causes_no_traceback() -> None:
+def test_closed_pipe_causes_no_traceback() -> None:
     command = f"{sys.executable} -m imageprocessor config | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert done.stderr == b""

@@ -22,14 +22,14 @@ def test_url_reaches_the_listener_from_this_machine(host: str, shown: str) -> No
         assert reachable_url(listener) == f"http://{shown}:{listener.getsockname()[1]}"
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_url_of_ipv6_has_brackets(host: str) -> None:
     with listen(host, 0) as listener:
         assert reachable_url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
 
 
-def test_trial_lines_fit_the_shell() -> None:
+def test_trial_commands_with_default_settings() -> None:
     token, upload = try_lines(Settings(), URL, {})
     assert token == "TOKEN=$(imageprocessor token --sub me)"
     form = "-F file=@photo.jpg -F bucket=photos"
@@ -39,14 +39,14 @@ def test_trial_lines_fit_the_shell() -> None:
     )
 
 
-def test_trial_lines_work_where_data_dir_and_buckets_are_set(tmp_path: Path) -> None:
+def test_trial_commands_use_data_dir_and_bucket(tmp_path: Path) -> None:
     environ = {"DATA_DIR": str(tmp_path / "my data"), "ALLOWED_BUCKETS": "avatars,covers"}
     token, upload = try_lines(load_settings(environ), URL, environ)
     assert token == f"TOKEN=$(DATA_DIR='{tmp_path}/my data' imageprocessor token --sub me)"
     assert "-F bucket=avatars " in upload
 
 
-def test_banner_tells_places_and_workers(tmp_path: Path) -> None:
+def test_banner_shows_data_locations_and_workers(tmp_path: Path) -> None:
     environ = {"STORAGE_PATH": str(tmp_path / "images"), "WORKER_CONCURRENCY": "0"}
     with listen("127.0.0.1", 0) as listener:
         banner = describe_service(load_settings(environ), listener, environ)
@@ -54,4 +54,4 @@ def test_banner_tells_places_and_workers(tmp_path: Path) -> None:
     assert f"data        {Path('data').resolve()}" in banner
     assert f"images      {tmp_path / 'images'}" in banner
     assert "database" not in banner
-    assert "run 'imageprocessor worker' beside this" in banner
+    assert "none (WORKER_CONCURRENCY=0): also run 'imageprocessor worker'" in banner

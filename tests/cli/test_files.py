@@ -28,7 +28,7 @@ def plan(
     return {str(source.path): list(map(str, paths.values())) for source, paths in planned.items()}
 
 
-def test_folders_are_searched_for_image_endings_and_named_files_taken_as_they_are() -> None:
+def test_folders_are_searched_by_suffix_and_named_files_always_taken() -> None:
     touch("in/a.jpg", "in/b.JPEG", "in/deep/c.png", "in/d.webp", "in/notes.txt", "in/e.gif", "raw")
     assert found("in", "raw") == ["in/a.jpg", "in/b.JPEG", "in/d.webp", "in/deep/c.png", "raw"]
 
@@ -67,13 +67,13 @@ def test_sources_that_would_collide_keep_their_full_name() -> None:
 
 def test_sources_that_still_collide_are_refused() -> None:
     touch("x/a.jpg", "y/a.jpg")
-    with pytest.raises(typer.BadParameter, match=r"x/a\.jpg and y/a\.jpg both lay claim"):
+    with pytest.raises(typer.BadParameter, match=r"x/a\.jpg and y/a\.jpg would use"):
         plan("x", "y")
 
 
 def test_result_that_would_overwrite_a_source_is_refused() -> None:
     touch("a.jpg", "a_small.webp")
-    with pytest.raises(typer.BadParameter, match=r"a_small\.webp and a\.jpg both lay claim"):
+    with pytest.raises(typer.BadParameter, match=r"a_small\.webp and a\.jpg would use"):
         plan("a.jpg", "a_small.webp", out=".")
 
 

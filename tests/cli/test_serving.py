@@ -1,7 +1,4 @@
-"""`serve` and `worker` as processes of their own.
-
-What they say, how they stop, and that nothing stays behind.
-"""
+"""`serve` and `worker` in real processes: their output, and how they stop without leftovers."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ Start = Callable[..., "Running"]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A command in a session of its own, as under a terminal of its own."""
+    """A command in its own session, as in a terminal of its own."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -48,14 +45,14 @@ class Running:
 
     @property
     def url(self) -> str:
-        """The address in the banner, once it is there."""
+        """The address in the banner, which this waits for."""
         wait_for(lambda: "Try it" in self.err or self.process.poll() is not None)
         found = re.search(r"listens on  (\S+)", self.err)
         assert found, self.err
         return found[1]
 
     def members(self) -> list[int]:
-        """Return the processes of its session that live, whoever their parent is by now."""
+        """Return the live processes of the session, whoever their parent is now."""
         stats = [
             _read_stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()
         ]
@@ -66,7 +63,7 @@ class Running:
         ]
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal to all its processes, as Ctrl-C does, and return the exit status."""
+        """Send a signal to all processes of the session, as Ctrl-C does; return the exit status."""
         os.killpg(self.process.pid, number)
         return self.process.wait(40)
 
@@ -78,24 +75,24 @@ def _read_stat(pid: int) -> list[str]:
     return []
 
 
-def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it took too long"
+    while not condition():
+        assert time.monotonic() < until, "timed out"
         time.sleep(0.02)
 
 
 def wait_until_gone(running: Running) -> None:
-    """Wait for the end of all processes.
+    """Wait until all processes have ended.
 
-    What is still starting, or only keeps track of others, ends a little later.
+    A process that is just starting, or only tracks others, ends a little later than the rest.
     """
     wait_for(lambda: not running.members(), 20)
 
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Start a command with settings; whatever is left of it afterwards is killed."""
+    """Start a command with settings; after the test, kill the processes that are left."""
     started: list[Running] = []
 
     def run(*arguments: str, **settings: str) -> Running:
@@ -132,7 +129,7 @@ def upload(url: str, data: bytes) -> httpx.Response:
 
 
 def upload_and_wait(url: str) -> str:
-    """Upload a photo, wait for its end, and return its job's status."""
+    """Upload a photo, wait until its job has ended, and return the job's status."""
     answer = upload(url, encode(photo(200, 100), "JPEG"))
     assert answer.status_code == 202, answer.text
     status_url = f"{url}/api/v1/images/jobs/{answer.json()['job_id']}"
@@ -146,7 +143,7 @@ def only_job() -> Job:
     return job
 
 
-def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(
+def test_serve_works_in_an_empty_folder_and_stops_cleanly_on_interrupt(
     serve: Start, folder: Path
 ) -> None:
     running = serve()
@@ -165,7 +162,7 @@ def test_serve_does_its_job_from_nothing_and_stops_cleanly_on_interrupt(
     assert not list((data / "workers").iterdir())
 
 
-def test_serve_stops_cleanly_on_sigterm_to_itself_alone(serve: Start) -> None:
+def test_serve_stops_cleanly_on_sigterm_to_its_main_process(serve: Start) -> None:
     running = serve()
     assert get(f"{running.url}/livez").status_code == 200
     running.process.terminate()
@@ -185,7 +182,7 @@ def test_early_interrupt_leaves_neither_process_nor_traceback(
     assert "Traceback" not in running.err
 
 
-def test_job_in_hand_is_finished_before_the_end(serve: Start) -> None:
+def test_running_job_is_finished_before_serve_stops(serve: Start) -> None:
     running = serve(WORKER_CONCURRENCY="1", IMAGE_SIZES=SLOW)
     assert upload_and_wait(running.url) == "completed"
     answer = upload(running.url, encode(photo(2000, 1500), "JPEG"))
@@ -198,7 +195,7 @@ def test_job_in_hand_is_finished_before_the_end(serve: Start) -> None:
     assert (job.status.value, job.attempts) == ("completed", 1)
 
 
-def test_second_interrupt_ends_at_once_and_the_job_is_taken_up_again(serve: Start) -> None:
+def test_second_interrupt_ends_at_once_and_a_restart_finishes_the_job(serve: Start) -> None:
     running = serve(WORKER_CONCURRENCY="1", IMAGE_SIZES=SLOW)
     answer = upload(running.url, encode(photo(2000, 1500), "JPEG"))
     job_url = f"{running.url}/api/v1/images/jobs/{answer.json()['job_id']}"
@@ -215,9 +212,7 @@ def test_second_interrupt_ends_at_once_and_the_job_is_taken_up_again(serve: Star
 
 
 @pytest.mark.parametrize("arguments", [(), ("--api-processes", "2"), ("--reload",)])
-def test_killed_service_takes_all_its_processes_along(
-    serve: Start, arguments: tuple[str, ...]
-) -> None:
+def test_killed_service_leaves_no_process(serve: Start, arguments: tuple[str, ...]) -> None:
     running = serve(*arguments)
     assert upload_and_wait(running.url) == "completed"
     running.process.kill()
@@ -259,29 +254,29 @@ def test_reload_serves_and_stops_cleanly(serve: Start) -> None:
     wait_until_gone(running)
 
 
-def test_service_whose_workers_fail_does_not_go_on(serve: Start, folder: Path) -> None:
+def test_service_stops_if_its_workers_fail(serve: Start, folder: Path) -> None:
     (folder / "data").mkdir()
     (folder / "data/workers").write_text("a file where the folder of the workers should be")
     running = serve()
     assert running.process.wait(30) == 1
     wait_until_gone(running)
-    assert "the workers failed" in running.err
+    assert "workers_failed" in running.err
     assert running.err.endswith(
-        "error: The workers failed, so the service was stopped: the log has the cause.\n"
+        "error: The workers failed, so the service was stopped. The log has the cause.\n"
     )
 
 
-def test_port_in_use_is_told_with_the_way_out(start: Start) -> None:
+def test_port_in_use_is_an_error_with_a_remedy(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         running = start("serve", "--port", port)
         assert running.process.wait(30) == 1
-    assert f"error: Port {port} of 127.0.0.1 cannot be listened on" in running.err
+    assert f"error: Cannot listen on port {port} of 127.0.0.1" in running.err
     assert "--port" in running.err
     assert "Traceback" not in running.err
 
 
-def test_wrong_settings_stop_the_service_before_it_makes_anything(
+def test_wrong_settings_stop_the_service_before_it_creates_anything(
     start: Start, folder: Path
 ) -> None:
     running = start("serve", WEBP_QUALITY="900", JWT_SECRET_KEY="short")
@@ -291,7 +286,7 @@ def test_wrong_settings_stop_the_service_before_it_makes_anything(
     assert not (folder / "data").exists()
 
 
-def test_worker_processes_what_a_service_without_workers_takes(
+def test_worker_processes_uploads_of_a_service_without_workers(
     start: Start, serve: Start, run: Run
 ) -> None:
     api = serve(WORKER_CONCURRENCY="0")
@@ -303,7 +298,7 @@ def test_worker_processes_what_a_service_without_workers_takes(
     assert run("jobs", "list", "--json").json[0]["status"] == "completed"
 
 
-def test_killed_worker_command_takes_its_processes_along(start: Start) -> None:
+def test_killed_worker_command_leaves_no_process(start: Start) -> None:
     worker = start("worker")
     wait_for(lambda: len(worker.members()) >= 3)
     worker.process.kill()

@@ -1,4 +1,4 @@
-"""The compose files as Compose reads them: checked, merged, and with `.env` filled in."""
+"""The compose files as Compose reads them: validated, merged and with the values of `.env`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = "0123456789abcdef" * 4
 
 
 def make_project(folder: Path, *lines: str) -> Path:
-    """Copy what `docker compose` reads to *folder*, with *lines* added to the example's `.env`."""
+    """Copy the files that `docker compose` reads to *folder*, and add *lines* to its `.env`."""
     for name in ("Dockerfile", *PRODUCTION):
         shutil.copy(ROOT / name, folder)
     example = (ROOT / ".env.example").read_text()
@@ -29,7 +29,7 @@ def make_project(folder: Path, *lines: str) -> Path:
 def read_project(
     folder: Path, files: Sequence[str] = BASE, profiles: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the configuration that Compose makes of the project in *folder*."""
+    """Return Compose's configuration of the project in *folder*."""
     ran = compose(
         folder,
         files,

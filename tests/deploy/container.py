@@ -1,6 +1,6 @@
-"""A container without an engine: no rights, a read-only root, and one data folder.
+"""A container without an engine: no privileges, a read-only root and one data folder.
 
-The programs are those of this Python, mounted where that user may read them.
+The programs are those of this Python, mounted where the unprivileged user can read them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs \\
 
 
 def instruction(name: str) -> list[str]:
-    """Return the arguments of the Dockerfile's last *name*: that of the stage that is built."""
+    """Return the arguments of the Dockerfile's last *name*, which belongs to the default stage."""
     arguments: list[str] = json.loads(
         re.findall(rf"^ *{name} (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1]
     )
@@ -62,14 +62,14 @@ def health_check() -> list[str]:
 
 
 def contained(data: Path, environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
-    """Return the command that runs *command* as a container would, with its `/data` in *data*."""
+    """Return a command line that runs *command* as in a container whose `/data` is *data*."""
     if (
         os.geteuid() != 0
         or subprocess.run(
             ["unshare", "--mount", "true"], check=False, capture_output=True
         ).returncode
     ):
-        missing("only root may mount")
+        missing("mounting needs root")
     places = [sys.base_prefix, sysconfig.get_paths()["platlib"], str(ROOT / "src"), str(data)]
     variables = [
         f"{name}={value}".replace("/data", "/mnt/data") for name, value in environment.items()

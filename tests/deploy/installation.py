@@ -1,4 +1,4 @@
-"""An installation: a folder with a service's data, and what its operator types there."""
+"""An installation: a folder with a service's data, where the operator's commands run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BACKUP = str(ROOT / "deploy/backup.sh")
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A folder with the data of a service in `data`, and its operator's programs in `bin`."""
+    """A folder with a service's data in `data` and the operator's programs in `bin`."""
 
     folder: Path
 

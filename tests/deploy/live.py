@@ -1,4 +1,4 @@
-"""A service started as an operator starts it, and requests to it or to the proxy before it."""
+"""A service started as an operator starts it, and requests to it or to a proxy before it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where requests go: a port of this machine, with or without TLS."""
+    """The destination of requests: a port of this machine, with or without TLS."""
 
     port: int
     trust: ssl.SSLContext | None = None
@@ -49,18 +49,18 @@ class Place:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request whose path is exactly *path*."""
+        """Send a request with exactly this *path*."""
         with self.connect() as connection:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, names, response.read())
 
-    def upload(self, picture: bytes) -> Answer:
-        return self.ask(UPLOAD, "POST", form_body(picture), upload_headers())
+    def upload(self, image: bytes) -> Answer:
+        return self.ask(UPLOAD, "POST", form_body(image), upload_headers())
 
     def make_image(self) -> str:
-        """Upload a picture, wait until it is processed, and return its id."""
+        """Upload an image, wait until it is processed and return its id."""
         accepted = self.upload(encode(photo(320, 240), "JPEG"))
         assert accepted.status == 202, accepted
         ids = json.loads(accepted.body)

@@ -32,7 +32,7 @@ def test_files_are_valid_with_every_profile(project: Path, files: tuple[str, ...
     assert set(services) == {"api", "worker", "redis", "flower", "postgres", "s3", "s3-bucket"}
 
 
-def test_without_profile_it_is_sqlite_local_disk_and_celery(project: Path) -> None:
+def test_default_profile_is_sqlite_local_disk_and_celery(project: Path) -> None:
     config = read_project(project)
     assert set(config["services"]) == {"api", "worker", "redis", "flower"}
     settings = load_settings(config["services"]["api"]["environment"], project / "none")
@@ -47,19 +47,19 @@ def test_without_profile_it_is_sqlite_local_disk_and_celery(project: Path) -> No
         ] == [("data", "/data")]
 
 
-def test_example_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
+def test_example_without_a_key_shows_how_to_generate_one(tmp_path: Path) -> None:
     ran = compose(make_project(tmp_path), BASE, "config", "--quiet")
     assert (ran.returncode, "openssl rand -hex 32" in ran.stderr) == (1, True)
 
 
-def test_worker_has_no_key_to_sign_with(project: Path) -> None:
+def test_worker_has_no_signing_key(project: Path) -> None:
     worker = load_settings(
         read_project(project)["services"]["worker"]["environment"], project / "none"
     )
     assert worker.jwt_secret_key is None
 
 
-def test_nothing_that_would_clash_stops_workers_from_being_scaled(project: Path) -> None:
+def test_workers_can_be_scaled_without_conflicts(project: Path) -> None:
     worker = read_project(project)["services"]["worker"]
     assert {"ports", "container_name", "hostname"} & set(worker) == set()
 
@@ -84,7 +84,7 @@ def test_production_starts_no_flower(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_production_container_can_do_little(project: Path, name: str) -> None:
+def test_production_container_has_few_privileges(project: Path, name: str) -> None:
     service = read_project(project, PRODUCTION, PROFILES)["services"][name]
     assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (
         True,
@@ -95,7 +95,7 @@ def test_production_container_can_do_little(project: Path, name: str) -> None:
     assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
 
 
-def test_production_restarts_what_ends_and_rotates_its_logs(project: Path) -> None:
+def test_production_restarts_services_and_rotates_logs(project: Path) -> None:
     services = read_project(project, PRODUCTION, PROFILES)["services"]
     rotation = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
     assert [name for name, service in services.items() if service["logging"] != rotation] == []
@@ -105,7 +105,7 @@ def test_production_restarts_what_ends_and_rotates_its_logs(project: Path) -> No
 
 
 @pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
-def test_worker_may_finish_its_job_before_it_is_killed(
+def test_worker_can_finish_its_job_before_it_is_killed(
     project: Path, files: tuple[str, ...]
 ) -> None:
     services = read_project(project, files)["services"]
@@ -120,13 +120,13 @@ def parse_duration(text: str) -> int:
     return int(minutes or 0) * 60 + int(seconds or 0)
 
 
-def test_redis_evicts_nothing_and_outlives_a_restart(project: Path) -> None:
+def test_redis_evicts_nothing_and_keeps_data_across_restarts(project: Path) -> None:
     command = " ".join(read_project(project)["services"]["redis"]["command"])
     assert "--maxmemory-policy noeviction" in command
     assert "--appendonly yes" in command
 
 
-def test_bucket_of_the_trial_server_is_made_once(project: Path, s3: str) -> None:
+def test_bucket_of_the_trial_server_is_created_once(project: Path, s3: str) -> None:
     bucket = f"images-{uuid.uuid4().hex}"
     keys = ["AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"]
     make_project(
@@ -146,19 +146,19 @@ def list_buckets(url: str) -> list[str]:
     return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
 
 
-def test_every_name_in_the_example_is_a_setting_or_one_of_compose() -> None:
+def test_every_name_in_the_example_is_a_setting_or_used_by_compose() -> None:
     texts = [(ROOT / name).read_text() for name in PRODUCTION]
     compose_only = {"COMPOSE_PROFILES", *re.findall(r"\$\{(\w+):-", "".join(texts))}
     settings = {name.upper() for name in Settings.model_fields}
     assert {example["name"] for example in EXAMPLES} - settings - compose_only == set()
 
 
-def test_lines_of_the_example_are_the_defaults() -> None:
+def test_active_lines_of_the_example_are_the_defaults() -> None:
     given = load({example["name"]: example["value"] for example in EXAMPLES if not example["off"]})
     assert given == load({})
 
 
-def test_everything_that_the_example_offers_is_accepted() -> None:
+def test_all_lines_of_the_example_are_accepted() -> None:
     load({example["name"]: example["value"] for example in EXAMPLES})
 
 

@@ -1,4 +1,4 @@
-"""The commands of the image, with the environment that Compose gives them, but for the engine."""
+"""The commands of the image, with the environment from Compose, but without an engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stack:
     environments: dict[str, dict[str, str]]  #: by service
 
     def run(self, service: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run *command* beside a service, as `docker compose exec` would."""
+        """Run *command* in a service's container, as `docker compose exec` would."""
         line = contained(self.data, self.environments[service], command)
         return subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS)
 
@@ -56,19 +56,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         )
         with run_server(api, port, folder / "api.log"), (folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(worker, stdout=log, stderr=log)
-            # Before that, SIGTERM ends it without the orderly stop that is claimed below.
+            # Until then, SIGTERM would end it without the orderly stop that is checked below.
             wait_for(lambda: " ready." in (folder / "worker.log").read_text(), SECONDS)
             yield Stack(data, Place(port), environments)
             process.terminate()
             assert process.wait(SECONDS) == 0
 
 
-def test_compose_starts_what_the_image_starts(stack: Stack, tmp_path: Path) -> None:
+def test_compose_runs_the_same_command_as_the_image(stack: Stack, tmp_path: Path) -> None:
     config = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))
     assert config["services"]["api"]["command"] == instruction("CMD")
 
 
-def test_user_of_the_image_is_the_one_of_these_tests() -> None:
+def test_image_runs_as_the_user_of_these_tests() -> None:
     assert f"\nUSER {USER}:{USER}\n" in DOCKERFILE
 
 
@@ -78,7 +78,7 @@ def test_upload_is_processed_by_the_worker(stack: Stack) -> None:
     assert (stored.stat().st_uid, stored.read_bytes()[8:12]) == (USER, b"WEBP")
 
 
-def test_health_check_of_the_image_passes_while_it_answers_and_fails_otherwise(
+def test_health_check_of_the_image_passes_only_while_the_api_answers(
     stack: Stack,
 ) -> None:
     for port, passes in ((stack.api.port, True), (find_free_port(), False)):
@@ -87,19 +87,19 @@ def test_health_check_of_the_image_passes_while_it_answers_and_fails_otherwise(
 
 
 @pytest.mark.parametrize("place", ["/mnt/source", "/mnt/packages", "/mnt", "/", "/etc"])
-def test_nothing_but_data_and_tmp_is_written(stack: Stack, place: str) -> None:
+def test_only_data_and_tmp_are_writable(stack: Stack, place: str) -> None:
     assert "Read-only file system" in stack.run("api", "touch", f"{place}/new").stderr
     assert stack.run("api", "touch", "/tmp/new").returncode == 0
 
 
-def test_operators_commands_run_beside_the_service(stack: Stack) -> None:
+def test_operator_commands_run_next_to_the_service(stack: Stack) -> None:
     image_id = stack.api.make_image()
     ran = stack.run("api", "imageprocessor", "jobs", "list", "--limit", "1", "--json")
     assert [job["image_id"] for job in json.loads(ran.stdout)] == [image_id], ran.stderr
 
 
 def test_health_check_of_the_worker_passes(stack: Stack, tmp_path: Path) -> None:
-    stack.api.make_image()  # the worker is there
+    stack.api.make_image()  # wait until the worker runs
     check = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))["services"]["worker"][
         "healthcheck"
     ]["test"]

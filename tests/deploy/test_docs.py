@@ -1,4 +1,4 @@
-"""Follow the page on deployment as it stands, but for names, ports and folders."""
+"""Run the commands of the deployment page, with other names, ports and folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPOSE_LINE = re.compile(r"^docker compose (.*)$", re.MULTILINE)
 
 
 def block(name: str, part: int = 0) -> str:
-    """Return the lines of the block that is marked with *name*, or of that *part* of several."""
+    """Return the lines of the block marked with *name*; *part* selects one of several."""
     return [found["lines"] for found in BLOCK.finditer(PAGE) if found["name"] == name][part]
 
 
@@ -40,7 +40,7 @@ def installation(tmp_path: Path) -> Installation:
 
 
 def follow(installation: Installation, lines: str, **names: str) -> None:
-    """Run *lines* of the page in *installation*, with other values for the page's *names*."""
+    """Run *lines* of the page in *installation*, with the page's *names* replaced."""
     for name, value in {
         "/data/": "data/",
         "deploy/": f"{ROOT}/deploy/",
@@ -52,21 +52,21 @@ def follow(installation: Installation, lines: str, **names: str) -> None:
     assert ran.returncode == 0, f"{lines}\n{ran.stdout}\n{ran.stderr}"
 
 
-def test_every_command_is_run_or_says_why_not() -> None:
+def test_every_command_is_run_or_marked_as_not_run() -> None:
     assert UNMARKED.findall(PAGE) == []
 
 
 @pytest.mark.parametrize("arguments", COMPOSE_LINE.findall(PAGE))
-def test_compose_knows_the_commands_and_services(tmp_path: Path, arguments: str) -> None:
+def test_compose_commands_and_services_exist(tmp_path: Path, arguments: str) -> None:
     services = read_project(make_project(tmp_path, f"JWT_SECRET_KEY={KEY}"))["services"]
     words = shlex.split(arguments.partition(" > ")[0])
     end = next((index for index, word in enumerate(words) if word in services), len(words))
-    assert ("exec" in words) <= (end < len(words)), "it names no service"
+    assert ("exec" in words) <= (end < len(words)), "the command names no service"
     ran = compose(tmp_path, (), *words[:end], "--help")
     assert (ran.returncode, ran.stdout[:6]) == (0, "Usage:"), ran.stderr
 
 
-def test_key_is_put_into_the_example_by_the_line_on_the_page(tmp_path: Path) -> None:
+def test_command_on_the_page_sets_the_key(tmp_path: Path) -> None:
     make_project(tmp_path)
     lines = [
         line for line in PAGE.splitlines() if line.startswith("sed ") and line.endswith(" .env")
@@ -75,32 +75,32 @@ def test_key_is_put_into_the_example_by_the_line_on_the_page(tmp_path: Path) -> 
     assert compose(tmp_path, BASE, "config", "--quiet").returncode == 0
 
 
-def test_way_to_s3_keeps_every_image(installation: Installation, s3: str) -> None:
+def test_migration_to_s3_keeps_every_image(installation: Installation, s3: str) -> None:
     bucket = prepare_s3(installation, s3)
     with run_service(installation.data) as place:
         path = image_path(place.make_image())
-        picture = place.ask(path).body
+        image = place.ask(path).body
         follow(installation, block("first copy"), **{"my-images": bucket})
     follow(installation, block("last copy"), **{"my-images": bucket})
-    check_switched(installation, bucket, path, picture)
+    check_switched(installation, bucket, path, image)
 
 
-def test_way_to_s3_by_sync_keeps_every_image(installation: Installation, s3: str) -> None:
+def test_migration_to_s3_by_sync_keeps_every_image(installation: Installation, s3: str) -> None:
     aws = require_program("aws")
     bucket = prepare_s3(installation, s3)
     installation.add_program("aws", f"{aws} --endpoint-url {s3}")
     with run_service(installation.data) as place:
         path = image_path(place.make_image())
-        picture = place.ask(path).body
+        image = place.ask(path).body
     credentials = (
         "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
     )
     follow(installation, credentials + block("sync"), **{"my-images": bucket})
-    check_switched(installation, bucket, path, picture)
+    check_switched(installation, bucket, path, image)
 
 
 def prepare_s3(installation: Installation, url: str) -> str:
-    """Make a bucket and write into `.env` what the page says of it."""
+    """Create a bucket and write the page's settings for it to `.env`."""
     bucket = f"images-{uuid.uuid4().hex}"
     open_s3(url).create_bucket(
         Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
@@ -110,15 +110,15 @@ def prepare_s3(installation: Installation, url: str) -> str:
     return bucket
 
 
-def check_switched(installation: Installation, bucket: str, path: str, picture: bytes) -> None:
-    """Switch as the page says, take away the old files, and fetch the image where its URL leads."""
+def check_switched(installation: Installation, bucket: str, path: str, image: bytes) -> None:
+    """Switch as the page says, delete the old files and fetch the image from its URL."""
     with (installation.folder / ".env").open("a") as file:
         file.write(block("settings", 1).replace("my-images", bucket))
     shutil.rmtree(installation.data / "storage")
     with run_service(installation.data) as place:
         answer = place.ask(path)
         assert answer.status == 307
-        assert fetch(answer.headers["location"]) == picture
+        assert fetch(answer.headers["location"]) == image
         place.make_image()
 
 
@@ -134,7 +134,9 @@ def open_s3(url: str) -> Any:
     return boto3.client("s3", endpoint_url=url, **keys)
 
 
-def test_way_to_postgresql_keeps_every_image(installation: Installation, postgres: int) -> None:
+def test_migration_to_postgresql_keeps_every_image(
+    installation: Installation, postgres: int
+) -> None:
     with run_service(installation.data) as place:
         path = image_path(place.make_image())
     url = create_database(postgres)

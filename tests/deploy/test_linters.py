@@ -1,4 +1,4 @@
-"""The files of the deployment before those who know their mistakes."""
+"""Linters and other checks of the deployment files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_shellcheck_finds_nothing_in_the_scripts() -> None:
 
 
 @pytest.mark.parametrize(("imaging", "code"), [("pillow", 0), ("simd", 0), ("SIMD", 1), ("", 1)])
-def test_build_ends_at_an_unknown_imaging(imaging: str, code: int) -> None:
+def test_build_fails_with_an_unknown_imaging_value(imaging: str, code: int) -> None:
     check = re.search(r"^RUN (case .*?esac)$", DOCKERFILE, re.MULTILINE | re.DOTALL)
     assert check
     ran = run("sh", "-c", f"IMAGING={imaging}\n{check[1]}")
@@ -34,7 +34,7 @@ def test_build_ends_at_an_unknown_imaging(imaging: str, code: int) -> None:
     )
 
 
-def test_pillow_simd_is_built_alike_everywhere() -> None:
+def test_pillow_simd_is_built_with_the_same_options_everywhere() -> None:
     pages = {
         name: (ROOT / name).read_text()
         for name in ("Dockerfile", "noxfile.py", "docs/deployment.md")
@@ -49,7 +49,7 @@ def test_pillow_simd_is_built_alike_everywhere() -> None:
         assert [name for name, page in pages.items() if needed not in page] == []
 
 
-def test_build_sees_only_what_it_copies() -> None:
+def test_build_context_contains_only_what_is_copied() -> None:
     copied = {
         name
         for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE)

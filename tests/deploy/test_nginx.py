@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.compose import ROOT
 from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
 from tests.server.live import form_start
 from tests.servers import find_free_port
 from tests.servers.nginx import Nginx, run_nginx
 
 MEGABYTE = 1024 * 1024
+NGINX_CONF = (ROOT / "deploy/nginx.conf").read_text()
 SERVED_BY_NGINX = {"# include": "include"}
 SHORT_WAITS = {
     "client_header_timeout 10s": "client_header_timeout 1s",
@@ -22,14 +24,14 @@ SHORT_WAITS = {
 }
 SECRET = b"still with GPS"
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
-# What says who answered, when, and how to hang up; nginx makes its ETag from time and size, the
-# service a hash of them.
+# Headers that depend on who answered, when and on which connection. nginx makes its ETag from time
+# and size, the service from a hash of them.
 OWN_HEADERS = {"date", "server", "connection", "etag", "x-request-id"}
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A service with one image, behind an nginx that passes everything on and one that does not."""
+    """A service with one image, behind one nginx that passes all on and one that serves files."""
 
     data: Path
     service: Place
@@ -62,7 +64,7 @@ def secure(nginx: Nginx) -> Place:
 
 
 def plant_secrets(site: Site) -> None:
-    """Put what nobody may fetch where a proxy could find it."""
+    """Put files that nobody may fetch where a proxy could find them."""
     storage = site.data / "storage"
     for path in (
         site.data / "staging/photos/job",
@@ -83,7 +85,7 @@ Choice = Callable[[Site], Place]
 
 
 @each_nginx
-def test_upload_and_image_pass_through(site: Site, place: Choice) -> None:
+def test_uploads_and_images_pass_through(site: Site, place: Choice) -> None:
     image_id = place(site).make_image()
     direct = place(site).ask(f"/api/v1/images/{image_id}/direct?size=thumbnail")
     assert (direct.status, direct.body[8:12]) == (200, b"WEBP")
@@ -108,13 +110,13 @@ def test_file_has_the_headers_of_the_service(
 
 
 def shared_headers(headers: dict[str, str]) -> dict[str, str]:
-    own = OWN_HEADERS | (
-        {"accept-ranges"} if "content-range" in headers else set()
-    )  # which says the same
+    own = set(OWN_HEADERS)
+    if "content-range" in headers:  # implies accept-ranges
+        own.add("accept-ranges")
     return {name: value for name, value in headers.items() if name not in own}
 
 
-def test_nginx_sends_the_file_without_asking_the_service(site: Site) -> None:
+def test_nginx_serves_files_without_the_service(site: Site) -> None:
     assert (
         site.serving.ask(site.path).headers["etag"] != site.service.ask(site.path).headers["etag"]
     )
@@ -165,7 +167,7 @@ def test_range_beyond_the_end_is_a_problem(site: Site, place: Choice) -> None:
         image_path(UNKNOWN) + "%00.webp",
     ],
 )
-def test_what_is_no_image_is_not_found(site: Site, place: Choice, path: str) -> None:
+def test_other_paths_are_not_found(site: Site, place: Choice, path: str) -> None:
     answer = place(site).ask(path)
     assert (answer.status in {400, 404}, SECRET in answer.body) == (True, False)
     if answer.status == 404:
@@ -173,31 +175,30 @@ def test_what_is_no_image_is_not_found(site: Site, place: Choice, path: str) -> 
 
 
 @each_nginx
-def test_image_is_found_by_no_other_spelling_of_its_path(site: Site, place: Choice) -> None:
+def test_other_spellings_of_an_image_path_are_not_found(site: Site, place: Choice) -> None:
     assert place(site).ask(site.path.replace("/processed", "//processed")).status == 404
 
 
-def test_file_that_takes_no_post_is_a_problem(site: Site) -> None:
+def test_post_to_a_file_is_a_problem(site: Site) -> None:
     answer = site.serving.ask(site.path, "POST")
     assert (answer.status, problem(answer.body)["status"]) == (405, 405)
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "said_by"),
-    [(10.5, "The form"), (12, "The upload is larger than this server takes")],
-    ids=str,
+    ("megabytes", "by_nginx"), [(10.5, False), (12, True)], ids=["service", "nginx"]
 )
-def test_upload_that_is_too_large_is_a_problem_whoever_refuses_it(
-    site: Site, megabytes: float, said_by: str
+def test_too_large_upload_is_a_problem_from_service_and_nginx(
+    site: Site, megabytes: float, by_nginx: bool
 ) -> None:
     answer = site.passing.upload(b"x" * int(megabytes * MEGABYTE))
-    told = problem(answer.body)
-    assert (answer.status, told["code"], answer.headers["content-type"]) == (
+    refusal = problem(answer.body)
+    assert (answer.status, refusal["code"], answer.headers["content-type"]) == (
         413,
         "file_too_large",
         "application/problem+json",
     )
-    assert told["request_id"] == answer.headers["x-request-id"]
+    assert (f'"{refusal["detail"]}"' in NGINX_CONF) is by_nginx
+    assert refusal["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
@@ -207,21 +208,21 @@ def test_upload_without_token_is_refused_before_its_body_is_sent(site: Site) -> 
         assert connection.getresponse().status == 401
 
 
-def test_client_that_is_slow_with_its_header_is_cut_off(site: Site) -> None:
+def test_client_with_a_slow_header_is_disconnected(site: Site) -> None:
     with site.passing.connect() as connection:
         connection.connect()
         connection.send(b"GET / HTTP/1.1\r\nHost: a")
-        assert_hung_up_soon(connection)
+        assert_disconnected_soon(connection)
 
 
-def test_client_that_stops_within_its_body_is_cut_off_and_leaves_nothing(site: Site) -> None:
+def test_client_that_stalls_in_its_body_is_disconnected_and_leaves_nothing(site: Site) -> None:
     with site.passing.connect() as connection:
         start_upload(
             connection,
             {**upload_headers(), "Content-Length": str(MEGABYTE)},
             form_start() + b"x" * 1000,
         )
-        assert_hung_up_soon(connection)
+        assert_disconnected_soon(connection)
     assert list((site.data / "incoming").iterdir()) == []
 
 
@@ -232,27 +233,27 @@ def start_upload(connection: HTTPConnection, headers: dict[str, str], beginning:
     connection.endheaders(beginning)
 
 
-def assert_hung_up_soon(connection: HTTPConnection) -> None:
+def assert_disconnected_soon(connection: HTTPConnection) -> None:
     started = time.monotonic()
     while connection.sock.recv(4096):
         pass
     assert 0.5 < time.monotonic() - started < 5
 
 
-def test_plain_http_leads_to_https(site: Site, tmp_path: Path) -> None:
+def test_http_redirects_to_https(site: Site, tmp_path: Path) -> None:
     with run_nginx(tmp_path / "nginx", site.service.port, tmp_path) as nginx:
         answer = Place(nginx.http_port).ask("/docs?a=b")
     assert (answer.status, answer.headers["location"]) == (301, "https://img.example.com/docs?a=b")
 
 
-def test_service_that_is_away_is_a_problem_that_says_when_to_come_back(tmp_path: Path) -> None:
+def test_unavailable_service_is_a_problem_with_retry_after(tmp_path: Path) -> None:
     with run_nginx(tmp_path / "nginx", find_free_port(), tmp_path) as nginx:
         answer = secure(nginx).ask("/api/v1/health")
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert problem(answer.body)["code"] == "service_unavailable"
 
 
-def test_private_image_is_not_given_to_strangers(tmp_path: Path) -> None:
+def test_private_image_needs_a_token(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with (
         run_service(data, PUBLIC_READS="false") as service,
@@ -262,6 +263,6 @@ def test_private_image_is_not_given_to_strangers(tmp_path: Path) -> None:
 
 
 def problem(body: bytes) -> dict[str, object]:
-    told: dict[str, object] = json.loads(body)
-    assert set(told) == {"type", "title", "status", "detail", "code", "request_id"}
-    return told
+    fields: dict[str, object] = json.loads(body)
+    assert set(fields) == {"type", "title", "status", "detail", "code", "request_id"}
+    return fields

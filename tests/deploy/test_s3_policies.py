@@ -18,13 +18,12 @@ ACTIONS = {
 }
 
 
-def test_access_policy_permits_what_the_storage_calls_and_no_more() -> None:
+def test_access_policy_permits_only_what_the_storage_calls() -> None:
     called = re.findall(
         r"client\.(\w+_\w+)\(", (ROOT / "src/imageprocessor/storage/s3.py").read_text()
     )
-    needed = {
-        ACTIONS[name] for name in called if name != "generate_presigned_url"
-    }  # which asks nobody
+    # generate_presigned_url sends no request.
+    needed = {ACTIONS[name] for name in called if name != "generate_presigned_url"}
     permitted = [statement["Action"] for statement in read("access-policy")["Statement"]]
     assert {
         action for entry in permitted for action in ([entry] if isinstance(entry, str) else entry)
@@ -40,7 +39,7 @@ def test_lifecycle_keeps_uploads_longer_than_the_service_does() -> None:
     )
 
 
-def test_lifecycle_expires_no_image() -> None:
+def test_lifecycle_expires_only_uploads() -> None:
     assert [
         rule["Filter"]["Prefix"] for rule in read("lifecycle")["Rules"] if "Expiration" in rule
     ] == [STAGING_PREFIX]
@@ -52,7 +51,7 @@ def test_bucket_policy_denies_uploads_to_everyone_else() -> None:
     assert statement["Resource"].endswith(f"/{STAGING_PREFIX}*")
 
 
-def test_s3_accepts_both(s3: str) -> None:
+def test_s3_accepts_the_policies(s3: str) -> None:
     import boto3
 
     client = boto3.client(

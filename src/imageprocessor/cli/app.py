@@ -1,4 +1,4 @@
-"""The Typer application, and the one boundary where errors become a line and an exit code."""
+"""The Typer application, and the one place that turns errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ operations.register(app)
 
 
 def print_version(asked: bool) -> None:
-    """Print the version and end, if *asked*."""
+    """Print the version and exit, if *asked*."""
     if asked:
         typer.echo(imageprocessor.__version__)
         raise typer.Exit
@@ -46,15 +46,17 @@ Version = Annotated[
 
 @app.callback()
 def describe(version: Version = False) -> None:
-    """Turn untrusted uploads into clean, upright, metadata-free web images, here or as a service.
+    """Turn untrusted uploads into clean, upright, metadata-free web images.
 
-    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong
-    usage or settings.
+    Process files on this machine, or run a service that accepts uploads.
+
+    Results go to stdout, everything else to stderr.
+    Exit codes: 0 success, 1 failure, 2 wrong usage or settings, 130 interrupted.
     """
 
 
 def run() -> NoReturn:
-    """Run the command that the arguments name, and exit."""
+    """Run the command named in the arguments, then exit."""
     try:
         status = app(prog_name="imageprocessor")
     except KeyboardInterrupt:
@@ -67,7 +69,7 @@ def run() -> NoReturn:
         package = (error.name or "imageprocessor").partition(".")[0]
         if package == "imageprocessor":
             raise
-        # The extra `server` has all that any command uses.
+        # The `server` extra contains everything that any command needs.
         missing = MissingExtraError(f"This command (it uses {error.name})", "server")
         status = _fail(str(missing), FAILED)
     except OSError as error:

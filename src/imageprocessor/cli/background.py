@@ -1,8 +1,8 @@
-"""What runs beside the API or alone: the workers or the sweep, and how they stop.
+"""Running the workers or the sweep, next to the API or alone, and stopping them.
 
-The first SIGINT or SIGTERM stops the API, then the workers, and lets both finish what they have in
-hand. The next one ends the process at once. No child outlives it in either case: workers watch for
-its end.
+The first SIGINT or SIGTERM stops the API, then the workers; both finish their current work. The
+next signal ends the process at once. Either way no child process is left: workers exit when their
+parent does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_background(service: Service) -> Supervisor | Sweeper | None:
-    """Return what runs beside the API: the workers, or the sweep where Celery has the workers."""
+    """Return what to run next to the API: the workers; only the sweep with Celery; or nothing."""
     settings = service.settings
     if settings.queue_backend == "celery":
         return Sweeper(service)
@@ -41,12 +41,12 @@ def choose_background(service: Service) -> Supervisor | Sweeper | None:
 
 
 def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> None:
-    """Run *body* beside *background* until it is interrupted, then stop *background*.
+    """Run *body* while *background* runs in a thread; at the end, stop *background*.
 
-    A signal interrupts it, or a failure of *background*.
+    A signal or a failure of *background* interrupts *body*.
 
     Raises:
-        ImageProcessorError: The workers failed.
+        ImageProcessorError: *background* failed.
     """
     faults: list[Exception] = []
     thread = threading.Thread(
@@ -64,32 +64,32 @@ def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> 
             background.stop()
         if thread.is_alive():
             thread.join()
-        # There are some only if the supervisor failed; they ignore SIGTERM.
+        # Children remain only if the supervisor failed; they ignore SIGTERM.
         for child in multiprocessing.active_children():
             child.kill()
     if faults:
         raise ImageProcessorError(
-            "The workers failed, so the service was stopped: the log has the cause."
+            "The workers failed, so the service was stopped. The log has the cause."
         )
 
 
 def _run_background(background: Supervisor | Sweeper, faults: list[Exception]) -> None:
-    """Run the background; on a failure, append it to *faults* and stop the service."""
+    """Run *background*; if it fails, append the error to *faults* and stop the service."""
     try:
         background.run()
-    except Exception as error:  # this thread's boundary: a service must not go on without workers
-        log.exception("the workers failed")
+    except Exception as error:  # top of this thread: without workers the service must stop
+        log.exception("workers_failed")
         faults.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
 def blocked_in_children(*numbers: int) -> Iterator[None]:
-    """Block these signals in the threads and processes that are started meanwhile.
+    """Block these signals in threads and processes started inside the context.
 
-    Ctrl-C sends SIGINT to the whole process group.
+    Otherwise Ctrl-C would reach them too: it sends SIGINT to the whole process group.
     """
-    # Started now, because its start unblocks SIGINT and SIGTERM.
+    # Start the tracker first, because its start unblocks SIGINT and SIGTERM.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -99,35 +99,35 @@ def blocked_in_children(*numbers: int) -> Iterator[None]:
 
 
 def become_celery(settings: Settings) -> NoReturn:
-    """Replace this process by Celery's worker.
+    """Replace this process with a Celery worker.
 
     Raises:
-        ImageProcessorError: The service cannot be opened, which Celery would report at greater
-            length.
+        ImageProcessorError: The service cannot be opened.
     """
+    # Celery would report the same error with a long traceback.
     with open_service(settings):
         pass
     command = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker"]
-    # Gossip and mingle serve nothing here, and workers that had them did not come back after Redis
-    # was restarted.
+    # Gossip and mingle are not needed here, and workers that used them did not recover after a
+    # restart of Redis.
     command += ["--without-gossip", "--without-mingle"]
     command.append(f"--concurrency={settings.worker_concurrency}")
-    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, command)  # noqa: S606 - no shell needed
 
 
 def wait_for_interrupt() -> NoReturn:
-    """Sleep until a signal's handler raises."""
+    """Sleep until a signal handler raises."""
     while True:
         time.sleep(1)
 
 
 def stop_by_interrupt() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt in the main thread."""
+    """Make SIGINT and SIGTERM raise KeyboardInterrupt in the main thread."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
 
 
 def end_at_next_signal() -> None:
-    """Let SIGINT and SIGTERM end the process at once."""
+    """Make SIGINT and SIGTERM end the process at once."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(130))

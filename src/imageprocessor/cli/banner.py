@@ -1,4 +1,4 @@
-"""The banner of ``serve``: its address, where it keeps things, and two lines to try it."""
+"""The start-up banner of ``serve``: its address, data locations and two commands to try it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ UPLOAD_PATH = "/api/v1/images/upload"
 def describe_service(
     settings: Settings, listener: socket.socket, environ: Mapping[str, str]
 ) -> str:
-    """Return the banner, several lines."""
+    """Return the text of the banner."""
     url = reachable_url(listener)
     facts = {"listens on": url, "API docs": f"{url}/docs"}
     facts |= _list_places(settings)
     if settings.queue_backend == "celery":
-        workers = "Celery's: run 'imageprocessor worker' beside this, here or on other hosts"
+        workers = "Celery: also run 'imageprocessor worker', on this host or others"
     elif settings.worker_concurrency:
         workers = str(settings.worker_concurrency)
     else:
-        workers = "none here (WORKER_CONCURRENCY=0): run 'imageprocessor worker' beside this"
+        workers = "none (WORKER_CONCURRENCY=0): also run 'imageprocessor worker'"
     facts["workers"] = workers
     lines = [f"imageprocessor {imageprocessor.__version__}"]
     lines += [f"  {name:<11} {value}" for name, value in facts.items()]
@@ -35,9 +35,9 @@ def describe_service(
 
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return two lines for a shell: get a token, upload a photo."""
+    """Return two shell commands: get a token, upload a photo."""
     prefix = ""
-    if environ.get("DATA_DIR"):  # another terminal does not have this variable
+    if environ.get("DATA_DIR"):  # not set in the other terminal
         data_dir = str(settings.data_dir.resolve())
         prefix = f"DATA_DIR={shlex.quote(data_dir)} "
     bucket = settings.allowed_buckets[0] if settings.allowed_buckets else "photos"
@@ -61,7 +61,7 @@ def reachable_url(listener: socket.socket) -> str:
 
 
 def _list_places(settings: Settings) -> dict[str, str]:
-    """Return the folder of all data, and the places of what is kept outside it."""
+    """Return the data folder, and the location of the database and images if outside it."""
     data_dir = settings.data_dir.resolve()
     places = {"data": str(data_dir)}
     if settings.sqlite_path is None:

@@ -1,4 +1,4 @@
-"""Process many images at once, each in a thread: one that fails does not stop the others."""
+"""Processing many images in threads; an image that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import ImageProcessorError, MemoryLimitError
 
-WAITING_PER_THREAD = 2
+TASKS_PER_THREAD = 2  # one runs, one waits
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one image: a *report*, ready for JSON, or the *error* that it met."""
+    """The result of one image: a JSON-ready *report*, or an *error*."""
 
     path: Path
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -42,14 +42,14 @@ class Outcome:
 def process_each(
     plan: Plan, variants: Sequence[VariantSpec], limits: Limits, threads: int
 ) -> Iterator[Outcome]:
-    """Process the images of *plan*, write their results, and yield each outcome when it is there.
+    """Process the images of *plan*, write the results and yield each outcome when it is ready.
 
-    The threads only compute. This one writes, so that an interruption finds no other in the middle
-    of a file.
+    The threads only compute. The calling thread writes, so that an interrupt never leaves another
+    thread in the middle of a file.
     """
     waiting = iter(plan.items())
     running: dict[Future[ProcessedImage], tuple[Source, Mapping[str, Path]]] = {}
-    most_running = threads * WAITING_PER_THREAD
+    most_running = threads * TASKS_PER_THREAD
     with ThreadPoolExecutor(threads) as pool:
         while True:
             free = most_running - len(running)
@@ -66,7 +66,7 @@ def process_each(
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """Draw a bar of *total* files on stderr if that is a terminal; yield its advance."""
+    """Show a progress bar if stderr is a terminal; yield the function that advances it."""
     console = Console(stderr=True)
     columns = TextColumn("processing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -76,12 +76,12 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def report_error(error: Exception) -> dict[str, str]:
-    """Return ``error``, a sentence on why an image failed, and ``error_code``."""
+    """Return ``error`` (why the image failed, in a sentence) and ``error_code``."""
     message, code = str(error), "file_error"
     if isinstance(error, ImageProcessorError):
         code = error.code
     elif isinstance(error, MemoryError):
-        message = "There is not enough memory for this picture: lower --jobs."
+        message = "There is not enough memory to process this image. Lower --jobs."
         code = MemoryLimitError.code
     elif isinstance(error, OSError) and error.strerror:
         message = error.strerror
@@ -89,12 +89,12 @@ def report_error(error: Exception) -> dict[str, str]:
 
 
 def end_now(status: int) -> NoReturn:
-    """End the process without waiting for its threads: they cannot be interrupted, nor write."""
+    """End the process without waiting for its threads: they cannot be interrupted or write."""
     os._exit(status)
 
 
 def _finish(future: Future[ProcessedImage], source: Source, paths: Mapping[str, Path]) -> Outcome:
-    """Write the results of an image, and return its outcome."""
+    """Write the results of an image and return its outcome."""
     try:
         image = future.result()
         for name, path in paths.items():

@@ -1,4 +1,4 @@
-"""The settings in force: value, origin and meaning of each."""
+"""The current settings: value, origin and meaning of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[s
 
 
 def show_value(value: Any) -> str:
-    """Return a setting's value in a form that the setting accepts; nothing for what is unset.
+    """Return a setting's value in a form that the setting accepts; an empty string if unset.
 
     >>> show_value((VariantSpec("card", width=400),))
     '{"card": {"width": 400, "fit": "inside", "quality": 85}}'

@@ -1,4 +1,4 @@
-"""Find the images that a command names, name their results, and write files atomically."""
+"""Finding the images to process, naming the results and writing files atomically."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from imageprocessor.storage.files import replace_file
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image to process, and the folder of its results below the folder of all results."""
+    """An image to process, and the subfolder of ``--out`` for its results."""
 
     path: Path
     folder: Path = Path()
 
     def outputs(self, stem: str, sizes: Sequence[str], out: Path) -> dict[str, Path]:
-        """Return the path of each size."""
+        """Return the result path of each size."""
         folder = out / self.folder
         suffix = OUTPUT_FORMAT.suffix
         return {size: folder / f"{stem}_{size}{suffix}" for size in sizes}
@@ -32,27 +32,29 @@ Plan = Mapping[Source, Mapping[str, Path]]
 
 
 def find_sources(named: Sequence[Path], out: Path) -> list[Source]:
-    """Return the files *named* and the images in the folders *named*, each once.
+    """Return the *named* files and the images in the *named* folders, each once.
 
-    A file may have any name; in folders, the ending decides. What is below *out* is skipped: these
-    are results, which would be processed again.
+    A named file may have any name; in folders, only files with an image suffix count. Files below
+    *out* are skipped, because results must not be processed again.
     """
     found: dict[str, Source] = {}
     for path in named:
         sources = _walk(path, out) if path.is_dir() else [Source(path)]
         for source in sources:
-            absolute = os.path.abspath(source.path)  # noqa: PTH100 - resolve() would merge links
+            absolute = os.path.abspath(source.path)  # noqa: PTH100 - resolve() follows links
             found.setdefault(absolute, source)
     return list(found.values())
 
 
 def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> Plan:
-    """Return the paths of each source's results.
+    """Return the result paths of each source.
 
-    They are called ``{stem}_{size}.webp``, or by the full file name where two would collide.
+    Results are named ``{stem}_{size}.webp``. Where two sources would collide, the full file name
+    replaces the stem.
 
     Raises:
-        typer.BadParameter: Two sources would still write one file, or one would overwrite a source.
+        typer.BadParameter: Two sources would still write the same file, or a result would overwrite
+            a source.
     """
     plan = {source: source.outputs(source.path.stem, sizes, out) for source in sources}
     uses: Counter[Path] = Counter()
@@ -66,13 +68,13 @@ def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> 
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write *data* at *path*, whole or not at all; a file that was there keeps its mode."""
-    # A link is followed, not replaced. A result can be made again: no need to wait for the disk.
+    """Write *data* to *path* atomically; an existing file keeps its mode."""
+    # A symbolic link is followed, not replaced. Results can be recomputed: no need for an fsync.
     replace_file(path.resolve(), data, durable=False)
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Source]:
-    """Yield the images below *folder*, in the order of their names, but not those below *out*."""
+    """Yield the images below *folder*, sorted by name, except those below *out*."""
     results = out.resolve()
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -86,15 +88,15 @@ def _walk(folder: Path, out: Path) -> Iterator[Source]:
 
 
 def _refuse_overwriting(plan: Plan) -> None:
-    """Raise ``typer.BadParameter`` if a result would be written over a source or another result."""
+    """Raise ``typer.BadParameter`` if a result would overwrite a source or another result."""
     claims = {source.path.resolve(): source for source in plan}
     for source, paths in plan.items():
         for path in paths.values():
             target = path.resolve()
             if target in claims:
                 raise typer.BadParameter(
-                    f"{claims[target].path} and {source.path} both lay claim to {target}: "
-                    "choose another folder, or process them one by one.",
+                    f"{claims[target].path} and {source.path} would use the same file, {target}. "
+                    "Choose another folder, or process them separately.",
                     param_hint="'--out'",
                 )
             claims[target] = source

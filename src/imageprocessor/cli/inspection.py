@@ -1,4 +1,4 @@
-"""Report what an image is and what it gives away, for people and for programs."""
+"""Reports on an image and the personal data in it, as text or JSON."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import ImageProcessorError
 
-#: Nothing is decoded here, so nothing needs to be bounded.
+#: No pixels are decoded here, so no limits are needed.
 NO_LIMITS = Limits(max_bytes=sys.maxsize, max_pixels=sys.maxsize, max_side=sys.maxsize)
 
-#: Fields of the metadata that say something of a person, besides the place, and their names.
+#: Metadata fields that reveal personal data, other than the location, and their names.
 PERSONAL_FIELDS = {"taken_at": "time", "camera": "camera", "software": "software"}
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return all that is known of the image at *path*, ready for JSON.
+    """Return everything known about the image at *path*, ready for JSON.
 
-    Where it cannot be read: ``file``, ``error`` and ``error_code``.
+    If it cannot be read, return ``file``, ``error`` and ``error_code``.
     """
     file = str(path)
     try:
@@ -56,7 +56,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print a report for people; an error goes to stderr."""
+    """Print a report as text; an error goes to stderr."""
     if "error" in report:
         print_error(f"{report['file']}: {report['error']}")
         return
@@ -81,7 +81,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def list_removed(before: bytes, after: bytes) -> list[str]:
-    """Return what *before* gives away and *after* does not: kinds of metadata, then facts."""
+    """Return what *before* reveals and *after* does not: kinds of metadata, then personal data."""
     had, has = read_metadata(before), read_metadata(after)
     removed = [kind for kind in had.kinds if kind not in has.kinds]
     if "exif" in has.kinds and before != after:

@@ -1,4 +1,4 @@
-"""Print results on stdout and all else on stderr, without what a terminal would obey."""
+"""Printing results on stdout and messages on stderr, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATUS_STYLES = {
 
 
 def print_error(message: str) -> None:
-    """Print *message* on stderr, marked as the reason why the command ends."""
+    """Print *message* on stderr, marked as the error that ends the command."""
     print_note(f"error: {message}")
 
 
@@ -38,7 +38,7 @@ def print_note(message: str) -> None:
 
 
 def print_json(value: Any, *, lines: bool = False) -> None:
-    """Print *value* as JSON, in ASCII: indented, or on one line if it is one of JSON Lines."""
+    """Print *value* as JSON in ASCII: indented, or on one line for JSON *lines*."""
     typer.echo(json.dumps(value, indent=None if lines else 2))
 
 
@@ -49,7 +49,7 @@ def print_table(
     title: str | None = None,
     whole: str | None = None,
 ) -> None:
-    """Print a table whose cells wrap where they are too wide, except in the column *whole*."""
+    """Print a table; cells that are too wide wrap, except in the column *whole*."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
@@ -61,7 +61,7 @@ def print_table(
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
-    """Print names and values below a title; what has no value is left out."""
+    """Print names and values below a title; values of None are left out."""
     grid = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
         if value is not None:
@@ -72,7 +72,7 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return *text* with an escape for each character that a terminal might obey or cannot show.
+    r"""Return *text* with every non-printable character, such as a control character, escaped.
 
     >>> printable("cat\x1b[2J.jpg")
     'cat\\x1b[2J.jpg'
@@ -82,7 +82,7 @@ def printable(text: str) -> str:
 
 
 def show_bytes(count: int) -> str:
-    """Return a number of bytes as people read it.
+    """Return a number of bytes in readable form.
 
     >>> show_bytes(2_345_678)
     '2.3 MB'
@@ -91,22 +91,22 @@ def show_bytes(count: int) -> str:
 
 
 def show_color(color: str) -> Text:
-    """Return a swatch of the ``#RRGGBB`` *color* and its name."""
+    """Return a swatch of the ``#RRGGBB`` *color*, followed by its code."""
     return Text.assemble(("██ ", color), color)
 
 
 def show_status(status: str) -> Text:
-    """Return the status of a job, or the verdict of a check, in its colour."""
+    """Return a job's status or a check's verdict in its colour."""
     return Text(status, STATUS_STYLES.get(status, ""))
 
 
 def show_failure(message: str) -> Text:
-    """Return an error's message as a cell."""
+    """Return an error message as a table cell."""
     return Text(printable(message), "red")
 
 
 def _open_stdout() -> Console:
-    """Return stdout as wide as the terminal; a file or a pipe is wide enough not to wrap."""
+    """Return a console for stdout: as wide as the terminal, or too wide to wrap if in a pipe."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 

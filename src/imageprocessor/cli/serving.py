@@ -1,7 +1,7 @@
-"""The running API: its socket, the processes that answer, and how they stop.
+"""The running API: its socket, its processes and how they stop.
 
-The first SIGINT or SIGTERM lets requests finish; the next one ends the process at once. No API
-process outlives this one: each watches for its end.
+On the first SIGINT or SIGTERM, requests are finished; the next one ends the process at once. No API
+process outlives this one: each exits when its parent does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from imageprocessor.cli.background import blocked_in_children, end_at_next_signa
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.server.process import run_api_process, run_reloading
 
-BACKLOG = 2048  # connections that wait to be accepted
+BACKLOG = 2048  # connections waiting to be accepted
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on *host* and *port*.
 
     Raises:
-        ImageProcessorError: The port is in use, or the address is not this machine's.
+        ImageProcessorError: The port is in use, or the address does not belong to this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -35,8 +35,8 @@ def listen(host: str, port: int) -> socket.socket:
         cause = error.strerror or str(error)
         reason, _, _ = cause.partition(" (")  # the rest repeats the address
         raise ImageProcessorError(
-            f"Port {port} of {host} cannot be listened on ({reason}): "
-            "stop what uses it, or choose others with --port and --host."
+            f"Cannot listen on port {port} of {host} ({reason}). "
+            "Stop the program that uses it, or choose others with --port and --host."
         ) from None
 
 
@@ -54,11 +54,11 @@ def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> N
         try:
             run_api_process([listener])
         except SystemExit:
-            raise ImageProcessorError("The API did not start: the log has the cause.") from None
+            raise ImageProcessorError("The API did not start. The log has the cause.") from None
 
 
 def _supervise_processes(listener: socket.socket, count: int) -> None:
-    """Keep *count* API processes running until a signal comes, then stop them."""
+    """Keep *count* API processes running until a signal arrives, then stop them."""
     processes = [_start_process(listener) for _ in range(count)]
     try:
         while True:
@@ -81,18 +81,22 @@ def _start_process(listener: socket.socket) -> BaseProcess:
     process = context.Process(
         target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True
     )
-    # Ctrl-C is for this process, which then sends SIGTERM to the others.
+    # Only this process handles Ctrl-C; it then sends SIGTERM to the others.
     with blocked_in_children(signal.SIGINT):
         process.start()
     return process
 
 
 def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
-    """Start another in place of a process that was killed; one that gave up would do so again."""
+    """Replace a process that a signal killed.
+
+    Raises:
+        ImageProcessorError: The process exited by itself, and a new one would do the same.
+    """
     exit_code = process.exitcode or 0
     if exit_code >= 0:
         raise ImageProcessorError(
-            f"An API process ended with exit code {process.exitcode}: the log has the cause."
+            f"An API process ended with exit code {process.exitcode}. The log has the cause."
         )
-    log.warning("API process %s was killed by signal %s: starting another", process.pid, -exit_code)
+    log.warning("API process %s was killed by signal %s; restarting it", process.pid, -exit_code)
     return _start_process(listener)

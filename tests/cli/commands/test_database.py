@@ -20,7 +20,7 @@ from tests.uploads import submit_to
 
 @pytest.fixture
 def done(folder: Path) -> Job:
-    """A completed image of the service in the current folder, which is stopped."""
+    """A completed image of a stopped service in the current folder."""
     with open_service(load_settings({"IMAGE_SIZES": '{"thumbnail": 20}'})) as service:
         job = submit_to(service)
         run_job(service, job.job_id, "worker")
@@ -28,13 +28,13 @@ def done(folder: Path) -> Job:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_upgrade_says_from_where_to_where(
+def test_upgrade_prints_old_and_new_revision(
     kind: str, run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "postgres":
         monkeypatch.setenv("DATABASE_URL", create_database(request.getfixturevalue("postgres")))
-    assert f"was empty; now it is at {HEAD}" in run("db", "upgrade").out
-    assert f"at revision {HEAD} already" in run("db", "upgrade").out
+    assert f"was empty; it is now at revision {HEAD}" in run("db", "upgrade").out
+    assert f"already at revision {HEAD}" in run("db", "upgrade").out
     assert run("db", "upgrade", "--json").json == {"from": HEAD, "to": HEAD}
 
 
@@ -49,7 +49,7 @@ def test_backup_and_restore_bring_everything_back(run: Run, done: Job) -> None:
     assert run("jobs", "show", done.job_id, "--json").json["job"]["status"] == "completed"
 
 
-def test_backup_says_what_is_in_it_and_what_comes_next(run: Run, done: Job) -> None:
+def test_backup_prints_its_contents_and_the_next_step(run: Run, done: Job) -> None:
     ran = run("backup", "saved")
     assert "1 completed" in ran.out
     assert "Now copy the storage" in ran.err
@@ -58,30 +58,30 @@ def test_backup_says_what_is_in_it_and_what_comes_next(run: Run, done: Job) -> N
     )
 
 
-def test_restore_lists_what_is_missing_and_fails(run: Run, done: Job) -> None:
+def test_restore_lists_missing_files_and_fails(run: Run, done: Job) -> None:
     run("backup", "saved")
     shutil.rmtree("data/storage")
     ran = run("restore", "saved", "--replace")
     assert ran.status == 1
     assert ran.out.split() == list((done.variant_keys or {}).values())
-    assert "1 of 1 files that the backup names are not in the storage" in ran.err
-    assert "Kept aside: data/processor.db.before-" in ran.err
+    assert "1 of 1 files of the backup are missing from the storage" in ran.err
+    assert "The previous database was kept: data/processor.db.before-" in ran.err
 
 
-def test_restore_over_a_database_has_to_be_asked_for(run: Run, done: Job) -> None:
+def test_restore_over_a_database_needs_replace(run: Run, done: Job) -> None:
     run("backup", "saved")
     ran = run("restore", "saved")
     assert (ran.status, ran.out) == (1, "")
     assert "--replace" in ran.err
 
 
-def test_backup_in_a_wrong_folder_makes_nothing(run: Run, folder: Path) -> None:
+def test_backup_in_a_wrong_folder_creates_nothing(run: Run, folder: Path) -> None:
     assert run("backup", "saved").status == 2
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_postgres_is_left_to_its_own_tools(
+def test_postgres_backup_refers_to_its_own_tools(
     command: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:secret-word@db/images")

@@ -31,7 +31,7 @@ def list_all(settings: Settings) -> list[Job]:
         return job_store.list_jobs(connection, None, 100)
 
 
-def test_rows_of_sqlite_are_those_of_postgresql_afterwards(
+def test_import_copies_all_rows_to_postgresql(
     run: Run, images: list[Job], postgres: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = create_database(postgres)
@@ -42,26 +42,27 @@ def test_rows_of_sqlite_are_those_of_postgresql_afterwards(
     assert list_all(load_settings({"DATABASE_URL": url})) == images
     again = run("db", "import", "data/processor.db")
     assert again.status == 2
-    assert "has rows: name an empty database" in again.err
+    assert again.err.startswith("error: ")
 
 
-def test_database_is_not_copied_onto_itself(run: Run, images: list[Job]) -> None:
+def test_database_is_not_imported_into_itself(run: Run, images: list[Job]) -> None:
     ran = run("db", "import", "data/processor.db")
     assert ran.status == 2
-    assert "set DATABASE_URL to the one to copy it to" in ran.err
+    assert "DATABASE_URL" in ran.err
 
 
 def test_missing_file_is_named(run: Run) -> None:
     ran = run("db", "import", "nowhere.db")
     assert ran.status == 2
-    assert f"There is no SQLite database at {Path('nowhere.db').resolve()}" in ran.err
+    assert str(Path("nowhere.db").resolve()) in ran.err
 
 
-def test_service_that_runs_is_not_copied(
+def test_database_of_a_running_service_is_not_imported(
     run: Run, images: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://postgres@127.0.0.1:1/nowhere")
     with presence.announce(workers_directory(load_settings({})), 1):
         ran = run("db", "import", "data/processor.db")
     assert ran.status == 2
-    assert "Workers are running on data: stop the service first." in ran.err
+    assert ran.err.startswith("error: ")
+    assert "nowhere" not in ran.err

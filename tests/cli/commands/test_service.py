@@ -21,24 +21,24 @@ KEY = "k" * 40
     ("text", "lifetime"),
     [("30m", timedelta(minutes=30)), ("24h", timedelta(days=1)), ("7d", timedelta(days=7))],
 )
-def test_lifetimes_are_read(text: str, lifetime: timedelta) -> None:
+def test_lifetimes_are_parsed(text: str, lifetime: timedelta) -> None:
     assert parse_lifetime(text) == lifetime
 
 
 @pytest.mark.parametrize("text", ["", "7", "h", "0h", "-1h", "1.5h", "1w", "1h30m", "999999999d"])
-def test_other_lifetimes_are_refused(text: str) -> None:
+def test_invalid_lifetimes_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="such as 30m, 24h or 7d"):
         parse_lifetime(text)
 
 
 def check(ran: Ran) -> tuple[str | None, bool]:
-    """Return the user that the printed token speaks for, and whether that is an admin."""
+    """Return the user that the printed token identifies, and whether that is an admin."""
     settings = load_settings({})
     caller = check_token(ran.out.strip(), load_keys(settings), settings)
     return caller.user_id, caller.admin
 
 
-def test_token_is_accepted_and_all_that_stdout_shows(run: Run) -> None:
+def test_token_is_valid_and_the_only_output(run: Run) -> None:
     ran = run("token", "--sub", "me")
     assert ran.status == 0
     assert ran.out.count("\n") == 1
@@ -46,10 +46,8 @@ def test_token_is_accepted_and_all_that_stdout_shows(run: Run) -> None:
     assert "exp" not in jwt.decode(ran.out.strip(), options={"verify_signature": False})
 
 
-def test_token_that_makes_a_key_says_where(run: Run) -> None:
-    assert (
-        f"{Path('data').resolve()} and a key in it are made now" in run("token", "--sub", "me").err
-    )
+def test_token_prints_where_it_creates_a_key(run: Run) -> None:
+    assert f"creating {Path('data').resolve()} and a key" in run("token", "--sub", "me").err
     assert run("token", "--sub", "me").err == ""
 
 
@@ -72,12 +70,12 @@ def test_token_of_an_admin_that_expires(run: Run) -> None:
         ["--sub", "a", "--expires", "1w"],
     ],
 )
-def test_token_that_no_service_accepts_is_wrong_usage(run: Run, arguments: list[str]) -> None:
+def test_invalid_token_arguments_are_wrong_usage(run: Run, arguments: list[str]) -> None:
     ran = run("token", *arguments)
     assert (ran.status, ran.out) == (2, "")
 
 
-def test_token_without_expiry_is_refused_where_one_is_required(
+def test_token_without_expiry_is_refused_if_one_is_required(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JWT_REQUIRE_EXP", "true")
@@ -107,7 +105,7 @@ def test_config_shows_value_origin_and_meaning_of_every_setting(
     assert KEY not in ran.out + run("config").out
 
 
-def test_what_config_shows_is_accepted_as_settings(run: Run) -> None:
+def test_config_output_is_accepted_as_settings(run: Run) -> None:
     environ = {
         row["name"]: row["value"]
         for row in run("config", "--json").json
@@ -141,5 +139,5 @@ def test_worker_without_processes_is_a_wrong_setting(
     assert "WORKER_CONCURRENCY=0" in ran.err
 
 
-def test_reload_goes_with_one_process_only(run: Run) -> None:
+def test_reload_works_only_with_one_process(run: Run) -> None:
     assert run("serve", "--reload", "--api-processes", "2").status == 2

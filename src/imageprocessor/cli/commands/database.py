@@ -1,6 +1,6 @@
 """``db upgrade``, ``db import``, ``backup`` and ``restore``."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+# ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 from contextlib import closing
@@ -30,18 +30,20 @@ if TYPE_CHECKING:
 
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]
 Backup = Annotated[
-    Path, typer.Argument(metavar="DIR", help="What `backup` made.", show_default=False)
+    Path, typer.Argument(metavar="DIR", help="A folder made by `backup`.", show_default=False)
 ]
 SqliteFile = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="The SQLite database, processor.db.", show_default=False),
+    typer.Argument(
+        metavar="FILE", help="The SQLite database file, processor.db.", show_default=False
+    ),
 ]
 Replace = Annotated[
     bool,
-    typer.Option("--replace", help="Put it in the place of the database, which is kept aside."),
+    typer.Option("--replace", help="Replace an existing database; it is renamed, not deleted."),
 ]
 
-db = typer.Typer(no_args_is_help=True, help="Upgrade the database, or move to another one.")
+db = typer.Typer(no_args_is_help=True, help="Upgrade the database, or copy it to another one.")
 
 
 def register(app: typer.Typer) -> None:
@@ -55,11 +57,11 @@ def register(app: typer.Typer) -> None:
 
 @db.callback()
 def describe() -> None:
-    """Upgrade the database, or move to another one."""
+    """Upgrade the database, or copy it to another one."""
 
 
 def upgrade(as_json: AsJson = False) -> None:
-    """Bring the database to this version's tables, as `serve` and `worker` do when they start.
+    """Upgrade the tables of the database to this version, as `serve` and `worker` do at start.
 
     Example: [bold]imageprocessor db upgrade[/bold]
     """
@@ -71,19 +73,19 @@ def upgrade(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"from": before, "to": HEAD})
     elif before == HEAD:
-        typer.echo(f"The database is at revision {HEAD} already: nothing was done.")
+        typer.echo(f"The database is already at revision {HEAD}. Nothing was done.")
     else:
         state = f"at revision {before}" if before else "empty"
-        typer.echo(f"The database was {state}; now it is at {HEAD}.")
+        typer.echo(f"The database was {state}; it is now at revision {HEAD}.")
 
 
 def import_(file: SqliteFile, as_json: AsJson = False) -> None:
-    """Copy all rows of a SQLite database into the empty one that DATABASE_URL names.
+    """Copy all rows of a SQLite database into the empty database at DATABASE_URL.
 
     Stop the service first.
 
     Example: [bold]DATABASE_URL=postgresql+psycopg://me@db/images imageprocessor db import data/processor.db[/bold]
-    """  # noqa: E501 - an example stays on one line
+    """  # noqa: E501 - an example must be one line
     from imageprocessor.queue.maintenance.database_import import import_database
 
     counts = import_database(file, read_settings(quiet=True))
@@ -94,9 +96,10 @@ def import_(file: SqliteFile, as_json: AsJson = False) -> None:
 
 
 def backup(directory: NewFolder, as_json: AsJson = False) -> None:
-    """Copy the SQLite database to DIR while the service runs. Copy the images after it, not before.
+    """Copy the SQLite database to DIR. The service may be running.
 
-    What is deleted or made between the two copies is the sweep's to put right.
+    Copy the images afterwards, not before. After a restore, the sweep cleans up
+    what was created or deleted between the two copies.
 
     Example: [bold]imageprocessor backup /backups/$(date +%F)[/bold]
     """
@@ -113,13 +116,14 @@ def backup(directory: NewFolder, as_json: AsJson = False) -> None:
             "files": len(manifest.storage_keys),
         }
         print_pairs(f"Backup in {directory}", facts)
-        print_note("Now copy the storage: the manifest names the files that belong to it.")
+        print_note("Now copy the storage. The manifest lists the files that belong to the backup.")
 
 
 def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False) -> None:
-    """Put a backup in the place of the SQLite database, while the service is stopped.
+    """Restore the SQLite database from a backup. Stop the service first.
 
-    Put the storage back first: images that are missing are named, and make the exit code 1.
+    Restore the storage before this: the command lists missing files and then
+    exits with code 1.
 
     Example: [bold]imageprocessor restore /backups/2024-11-08 --replace[/bold]
     """
@@ -131,23 +135,21 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
     if as_json:
         print_json({**_summarize(manifest), "kept_aside": aside, "missing": restored.missing})
     else:
-        print_note(f"Restored as of {manifest.created_at}.")
+        print_note(f"Restored the database as of {manifest.created_at}.")
         for path in aside:
-            print_note(f"Kept aside: {path}")
+            print_note(f"The previous database was kept: {path}")
         print_note(
-            "Images that were taken after that are unknown now: "
-            "imageprocessor fsck names their files."
+            "Images uploaded after that are no longer in the database. "
+            "Run 'imageprocessor fsck' to list their files."
         )
         for key in restored.missing:
             typer.echo(key)
     if restored.missing:
         count = f"{len(restored.missing)} of {len(manifest.storage_keys)}"
-        print_error(
-            f"{count} files that the backup names are not in the storage: put them back too."
-        )
+        print_error(f"{count} files of the backup are missing from the storage. Restore them too.")
         raise typer.Exit(1)
 
 
 def _summarize(manifest: Manifest) -> dict[str, object]:
-    """Return the manifest with the number of its storage keys instead of the keys."""
+    """Return the manifest with the number of storage keys in place of the keys."""
     return {**asdict(manifest), "storage_keys": len(manifest.storage_keys)}

@@ -1,6 +1,6 @@
-"""``process``, ``strip`` and ``inspect``: the core on files, with neither database nor service."""
+"""``process``, ``strip`` and ``inspect``: work on local files, without database or service."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: --help waits for no decoder
+# ruff: noqa: PLC0415 - commands import when they run, so that --help does not load decoders
 from __future__ import annotations
 
 import os
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PANEL = "Images"
 
 Files = Annotated[
-    list[Path], typer.Argument(help="Images, and folders to look through.", show_default=False)
+    list[Path], typer.Argument(help="Images, and folders to search.", show_default=False)
 ]
 Images = Annotated[list[Path], typer.Argument(help="Images.", show_default=False)]
 Image = Annotated[Path, typer.Argument(help="The image.", show_default=False)]
@@ -44,7 +44,7 @@ OutFolder = Annotated[
 OutFile = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", help="File or folder for the result; - for stdout.", show_default=False
+        "--out", "-o", help="File or folder for the result; - is stdout.", show_default=False
     ),
 ]
 Sizes = Annotated[
@@ -52,24 +52,24 @@ Sizes = Annotated[
     typer.Option(
         "--size",
         metavar="NAME=WIDTH",
-        help="A size to make, in pixels; may be repeated.",
+        help="A size to make and its maximum width in pixels; may be repeated.",
         show_default=" ".join(f"{name}={width}" for name, width in DEFAULT_SIZES.items()),
     ),
 ]
 Quality = Annotated[int, typer.Option(min=1, max=100, help=f"{OUTPUT_FORMAT.title} quality.")]
-MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger pictures.")]
+MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Reject larger images.")]
 MaxSize = Annotated[
-    float, typer.Option("--max-size-mb", min=0.001, help="Refuse larger files; 1 MB is 2^20 bytes.")
+    float, typer.Option("--max-size-mb", min=0.001, help="Reject larger files; 1 MB is 2^20 bytes.")
 ]
 Jobs = Annotated[
     int,
     typer.Option(
-        "--jobs", "-j", min=0, max=256, help="Images at a time; 0: as many as there are processors."
+        "--jobs", "-j", min=0, max=256, help="Images to process at once; 0: one per processor."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file that is there.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing file.")]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON: one object for each file, on a line of its own.")
+    bool, typer.Option("--json", help="Print one JSON object per file, each on its own line.")
 ]
 
 
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=PANEL)(command)
 
 
-def process(  # noqa: PLR0913 - one parameter an option
+def process(  # noqa: PLR0913 - one parameter for each option
     files: Files,
     out: OutFolder,
     *,
@@ -90,10 +90,10 @@ def process(  # noqa: PLR0913 - one parameter an option
     jobs: Jobs = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make clean WebP files: upright, sRGB, without metadata, in several sizes.
+    """Convert images to clean WebP files: upright, sRGB, no metadata, several sizes.
 
-    The results are called NAME_SIZE.webp; folders are mirrored below --out.
-    A bad file costs only its own row, and makes the exit code 1.
+    The results are named NAME_SIZE.webp; subfolders are mirrored below --out.
+    A file that fails does not stop the others; the exit code is then 1.
 
     Example: [bold]imageprocessor process photos/ --out web[/bold]
 
@@ -127,9 +127,10 @@ def process(  # noqa: PLR0913 - one parameter an option
 
 
 def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = False) -> None:
-    """Remove the metadata of an image without re-encoding it: not a pixel changes.
+    """Remove the metadata of an image without re-encoding it. No pixel changes.
 
-    Orientation and colour profile stay, because the picture would look different.
+    Orientation and colour profile are kept: without them, the image would look
+    different.
 
     Example: [bold]imageprocessor strip photo.jpg -o clean.jpg[/bold]
 
@@ -147,7 +148,7 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
     target = out / file.name if out.is_dir() else out
     if not to_stdout and not force and target.exists():
         raise typer.BadParameter(
-            f"{target} exists: name another file, or add --force", param_hint="'--out'"
+            f"{target} exists. Choose another file, or add --force.", param_hint="'--out'"
         )
     data = file.read_bytes()
     clean = strip_metadata(data, NO_LIMITS)
@@ -171,7 +172,7 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
 
 
 def inspect(files: Images, as_json: AsJson = False) -> None:
-    """Tell what an image is, and what it gives away: place, time, camera and more.
+    """Show what an image is and what it reveals: place, time, camera and more.
 
     Example: [bold]imageprocessor inspect photo.jpg[/bold]
 
@@ -192,11 +193,10 @@ def inspect(files: Images, as_json: AsJson = False) -> None:
 
 
 def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
-    """Return the variants of *sizes*, each ``NAME=WIDTH``; none means the default ones.
+    """Return the variants of *sizes*, each ``NAME=WIDTH``, or the default ones if there are none.
 
     Raises:
-        typer.BadParameter: One is not of that form, has a name or width out of range, or a name
-            comes twice.
+        typer.BadParameter: A size has another form, an invalid name or width, or a repeated name.
     """
     from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 
@@ -209,7 +209,7 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
             fault = f"{size!r} is not NAME=WIDTH, such as card=400"
             raise typer.BadParameter(fault, param_hint="'--size'")
         if name in variants:
-            raise typer.BadParameter("two sizes have the same name", param_hint="'--size'")
+            raise typer.BadParameter(f"two sizes are named {name!r}", param_hint="'--size'")
         try:
             variants[name] = VariantSpec(name, width=int(width), quality=quality)
         except InvalidVariantError as error:
@@ -218,7 +218,7 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
 
 
 def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
-    """Print each outcome as it comes, or all in a table at the end; return whether one failed."""
+    """Print each outcome as JSON, or all in a table at the end; return whether any failed."""
     from imageprocessor.cli.batch import progress_bar
 
     done = []

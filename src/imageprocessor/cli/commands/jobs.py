@@ -1,6 +1,6 @@
 """``jobs list``, ``jobs show`` and ``jobs retry``."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+# ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 import json
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Status = Annotated[
     Literal["pending", "processing", "completed", "failed", "retrying"] | None,
-    typer.Option(help="Only jobs of this status."),
+    typer.Option(help="List only jobs with this status."),
 ]
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs to list.")]
 AnyId = Annotated[
     str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)
 ]
@@ -37,11 +37,11 @@ JobIds = Annotated[
     typer.Argument(metavar="ID...", help="Ids of failed jobs.", show_default=False),
 ]
 AllFailed = Annotated[
-    bool, typer.Option("--all-failed", help="Every failed job whose upload is still kept.")
+    bool, typer.Option("--all-failed", help="Retry every failed job whose upload is still kept.")
 ]
 
 jobs = typer.Typer(
-    no_args_is_help=True, help="List jobs, show one with its audit trail, try failed ones again."
+    no_args_is_help=True, help="List jobs, show a job and its audit trail, or retry failed jobs."
 )
 
 
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """List the newest jobs.
+    """List jobs, newest first.
 
     Example: [bold]imageprocessor jobs list --status failed[/bold]
     """
@@ -80,9 +80,10 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
-    """Show what happened to a job or an image: when, who, which attempt, how long each step took.
+    """Show a job and its audit trail: every event, its time and who caused it.
 
-    The audit trail outlives the image: of a deleted one, it is what there is to show.
+    The trail also shows each attempt and how long each step took. It outlives the
+    image: for a deleted image, only the trail is shown.
 
     Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
     """
@@ -98,21 +99,21 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         return
     if found:
         facts = describe_job(found)
-        # Objects, of which an empty one is left out
+        # Show these objects as JSON; leave empty ones out.
         for name in ("context", "result", "storage_keys"):
             facts[name] = json.dumps(facts[name]) if facts[name] else None
         print_pairs(f"Job {found.job_id}", facts)
     else:
-        print_note("The image is deleted; this is what happened to it.")
+        print_note("The image was deleted. Its audit trail:")
         first = trail[0]
         print_pairs(f"Job {first['job_id']}", {"image_id": first["image_id"]})
     print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
 
 
 def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events of a job, each with the seconds since the one before.
+    """Return the events of a job, each with the seconds since the previous one.
 
-    They are fewer than 0 if the clock was set back.
+    The seconds are negative if the clock was set back.
 
     >>> times = "2024-11-08T14:00:00.000000Z", "2024-11-08T14:00:01.500000Z"
     >>> trace([{"created_at": time} for time in times])[1]
@@ -131,9 +132,9 @@ def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
-    """Try failed jobs again, with all their attempts.
+    """Retry failed jobs, with their full number of attempts.
 
-    Jobs that failed because of a bad file keep no upload to try.
+    A job that failed because of a bad file cannot be retried: it has no upload.
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
@@ -141,7 +142,7 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
     from imageprocessor.queue.service import open_service
 
     if bool(ids) == all_failed:
-        raise typer.BadParameter("name the jobs, or say --all-failed", param_hint="'ID...'")
+        raise typer.BadParameter("give either job ids or --all-failed", param_hint="'ID...'")
     outcomes = []
     with open_service(read_settings_of_service()) as service:
         for job_id in ids or list_retryable(service):
@@ -157,13 +158,13 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
     elif outcomes:
         print_table(("job", "outcome"), map(_outcome_row, outcomes))
     else:
-        print_note("There is no failed job whose upload is still kept.")
+        print_note("No failed job has an upload that is still kept.")
     if any("error" in outcome for outcome in outcomes):
         raise typer.Exit(1)
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """Return what an operator may want to know of a job, ready for JSON; None where unknown."""
+    """Return what an operator may want to know about a job, ready for JSON; None if unknown."""
     from imageprocessor.queue.database.clock import to_text
 
     moments: dict[str, str | None] = {}

@@ -1,6 +1,6 @@
-"""``doctor`` and ``fsck``: is the set-up sound, and do database and storage agree."""
+"""``doctor`` and ``fsck``: check the installation, and compare database and storage."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+# ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 from collections import Counter
@@ -21,13 +21,13 @@ from imageprocessor.cli.output import print_json, print_note, print_table, show_
 if TYPE_CHECKING:
     from imageprocessor.queue.maintenance.fsck import Discrepancy
 
-MOST_SHOWN = 1000
+MAX_SHOWN = 1000
 
 Integrity = Annotated[
-    bool, typer.Option("--integrity", help="Read through all of a SQLite database, too.")
+    bool, typer.Option("--integrity", help="Also check the integrity of the whole SQLite database.")
 ]
 Repair = Annotated[
-    bool, typer.Option("--repair", help="Mend what can be mended. Default: only tell.")
+    bool, typer.Option("--repair", help="Repair what can be repaired. Default: only report.")
 ]
 
 
@@ -38,10 +38,11 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
-    """Try everything that the service stands on, and say how to mend what is wrong.
+    """Check everything that the service depends on, and show how to fix problems.
 
-    Database, storage, broker, codecs, clock, disks, memory, keys, settings. It may run beside the
-    service, and leaves nothing behind. Exit code 1: something is wrong; warnings do not count.
+    It checks database, storage, broker, codecs, clock, disks, memory, keys and
+    settings. The service may be running; the checks leave nothing behind.
+    Exit code 1: something is wrong; warnings do not count.
 
     Example: [bold]imageprocessor doctor[/bold]
     """
@@ -61,13 +62,18 @@ def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
 
 
 def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
-    """Compare database and storage: what a row names must be there, what is there must have a row.
+    """Compare database and storage: every row needs its files, every file its row.
 
-    Only tells, unless --repair is said. That removes files without a row (uploads after two hours,
-    images after a day, nothing from before the database's first upload), and ends jobs whose upload
-    is gone or altered. An image whose files are gone is only named: put them back from a backup, or
-    delete the image. Every waiting upload is read.
-    Exit code 1: something was found and is left as it is.
+    Without --repair, problems are only reported. With it, the command
+
+    - removes files without a row: uploads older than two hours, images older
+      than a day, but nothing older than the database's first upload;
+
+    - fails jobs whose upload is missing or changed.
+
+    An image with missing files is only reported: restore them from a backup, or
+    delete the image. Every waiting upload is read and checked.
+    Exit code 1: at least one problem was found and not repaired.
 
     Example: [bold]imageprocessor fsck --repair[/bold]
     """
@@ -92,13 +98,13 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
 
 
 def summarize(discrepancies: Iterable[Discrepancy]) -> dict[str, Any]:
-    """Return how many were ``found`` of each kind, how many are ``left``, and the first 1000."""
+    """Return counts by kind (``found``), the unrepaired (``left``) and the first 1000 in full."""
     found: Counter[str] = Counter()
     left = 0
     first: list[dict[str, Any]] = []
     for discrepancy in discrepancies:
         found[discrepancy.kind] += 1
         left += not discrepancy.mended
-        if len(first) < MOST_SHOWN:
+        if len(first) < MAX_SHOWN:
             first.append(asdict(discrepancy))
     return {"found": dict(found), "left": left, "discrepancies": first}

@@ -1,6 +1,6 @@
-"""``serve``, ``worker``, ``sweep``, ``token`` and ``config``, and the options of several groups."""
+"""``serve``, ``worker``, ``sweep``, ``token`` and ``config``, and options that groups share."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+# ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 import os
@@ -20,50 +20,52 @@ if TYPE_CHECKING:
 
 PANEL = "Service"
 HOURS_PER_UNIT = {"m": 1 / 60, "h": 1, "d": 24}
-A_CENTURY_IN_HOURS = 24 * 36_525
+HOURS_PER_CENTURY = 24 * 36_525
 
 
 def parse_lifetime(text: str) -> timedelta:
-    """Read ``30m``, ``24h`` or ``7d``.
+    """Parse a lifetime such as ``30m``, ``24h`` or ``7d``.
 
     >>> parse_lifetime("7d")
     datetime.timedelta(days=7)
 
     Raises:
-        typer.BadParameter: *text* is not of that form, or the time is nought or beyond a century.
+        typer.BadParameter: *text* has another form, or the time is zero or more than a century.
     """
     match = re.fullmatch(r"(\d{1,9})([mhd])", text)
     hours = 0.0
     if match:
         number, unit = match.groups()
         hours = int(number) * HOURS_PER_UNIT[unit]
-    if not 0 < hours <= A_CENTURY_IN_HOURS:
+    if not 0 < hours <= HOURS_PER_CENTURY:
         raise typer.BadParameter(f"{text!r} is not a time such as 30m, 24h or 7d")
     return timedelta(hours=hours)
 
 
 Host = Annotated[
-    str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    str, typer.Option(help="Address to listen on; 0.0.0.0 is all addresses of this machine.")
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port.")]
 ApiProcesses = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer requests.")]
 Reload = Annotated[
-    bool, typer.Option("--reload", help="Start the API anew when its code changes (development).")
+    bool, typer.Option("--reload", help="Restart the API when its code changes (development).")
 ]
 Subject = Annotated[
-    str, typer.Option("--sub", help="The user that the token speaks for.", show_default=False)
+    str, typer.Option("--sub", help="User id that the token identifies.", show_default=False)
 ]
-Admin = Annotated[bool, typer.Option("--admin", help="Let it see and delete everybody's images.")]
+Admin = Annotated[bool, typer.Option("--admin", help="Allow reading and deleting all images.")]
 Expires = Annotated[
     timedelta | None,
     typer.Option(
         parser=parse_lifetime,
         metavar="TIME",
-        help="Such as 30m, 24h or 7d. Default: never.",
+        help="Lifetime, such as 30m, 24h or 7d. Default: never expires.",
         show_default=False,
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count what would be done; change nothing.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -74,9 +76,9 @@ def register(app: typer.Typer) -> None:
 
 
 def read_settings(*, quiet: bool = False) -> Settings:
-    """Return the settings of the environment and ``.env``, and set up logs.
+    """Read the settings from the environment and ``.env``, set up logging and return them.
 
-    If *quiet*, only warnings are logged, so that a command's own output stands out.
+    If *quiet*, only warnings and errors are logged, so that the command's output stands out.
     """
     from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
@@ -87,17 +89,18 @@ def read_settings(*, quiet: bool = False) -> Settings:
 
 
 def read_settings_of_service() -> Settings:
-    """Return the settings of a service that is there already, quietly.
+    """Return the settings of an existing service, with quiet logging.
 
     Raises:
-        SettingsError: There is no database. In a wrong folder, none must be made.
+        SettingsError: The SQLite database does not exist. A command in a wrong folder must not
+            create one.
     """
     settings = read_settings(quiet=True)
     path = settings.sqlite_path
     if path and not path.exists():
         raise SettingsError(
-            f"There is no database at {path.resolve()}: run this in the folder that the service "
-            "was started in, or set DATA_DIR as it is set there."
+            f"There is no database at {path.resolve()}. Run this command in the folder where the "
+            "service was started, or set DATA_DIR to the same value as there."
         )
     return settings
 
@@ -108,10 +111,10 @@ def serve(
     api_processes: ApiProcesses = 1,
     reload: Reload = False,
 ) -> None:
-    """Start the service: the HTTP API, and the workers that process what it takes.
+    """Start the service: the HTTP API, and the workers that process the uploads.
 
-    Settings come from the environment and .env; see [bold]imageprocessor config[/bold].
-    Ctrl-C stops it: requests and jobs in hand are finished first.
+    Settings come from the environment and .env; [bold]imageprocessor config[/bold] shows them.
+    Ctrl-C stops the service after running requests and jobs are finished.
 
     Example: [bold]imageprocessor serve[/bold]
 
@@ -123,7 +126,7 @@ def serve(
     from imageprocessor.queue.service import open_service
 
     if reload and api_processes > 1:
-        raise typer.BadParameter("it goes with one API process only", param_hint="'--reload'")
+        raise typer.BadParameter("works only with one API process", param_hint="'--reload'")
     settings = read_settings()
     stop_by_interrupt()
     with (
@@ -138,10 +141,11 @@ def serve(
 
 
 def worker() -> None:
-    """Run workers only, for the jobs that API processes with the same settings take.
+    """Run only workers. They process the jobs of every API with the same settings.
 
-    WORKER_CONCURRENCY says how many. Ctrl-C stops them: jobs in hand are finished first.
-    With QUEUE_BACKEND=celery this is Celery's own worker, with the flags that suit it.
+    WORKER_CONCURRENCY sets their number.
+    Ctrl-C stops them after running jobs are finished.
+    With QUEUE_BACKEND=celery, this starts a Celery worker with suitable options.
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
@@ -158,7 +162,7 @@ def worker() -> None:
     count = settings.worker_concurrency
     if count == 0:
         raise SettingsError(
-            "WORKER_CONCURRENCY=0: a worker without processes does nothing. Set it to 1 or more."
+            "WORKER_CONCURRENCY=0: there would be no worker process. Set it to 1 or more."
         )
     if settings.queue_backend == "celery":
         become_celery(settings)
@@ -169,9 +173,9 @@ def worker() -> None:
 
 
 def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Put right what crashes left behind, as the service does by itself now and then.
+    """Clean up after crashes now, as the service itself does regularly.
 
-    Lost jobs are given back, deletions finished, files that belong to nothing removed.
+    Releases lost jobs, finishes interrupted deletions and removes orphaned files.
 
     Example: [bold]imageprocessor sweep --dry-run[/bold]
     """
@@ -185,15 +189,15 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"dry_run": dry_run, "found": found, "oldest_open_seconds": oldest})
         return
-    title = "Found, and left as it is" if dry_run else "Found and put right"
+    title = "Found, not cleaned up" if dry_run else "Found and cleaned up"
     rows = [(name.replace("_", " "), count) for name, count in found.items()]
     print_table(("what", "count"), rows, title=title)
     if oldest is not None:
-        print_note(f"The oldest job that has not ended is {oldest:.0f} s old.")
+        print_note(f"The oldest unfinished job is {oldest:.0f} s old.")
 
 
 def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
-    """Print a token that the service accepts, signed with JWT_SECRET_KEY or the key in DATA_DIR.
+    """Print an access token, signed with JWT_SECRET_KEY or the key in DATA_DIR.
 
     Example: [bold]TOKEN=$(imageprocessor token --sub me)[/bold]
 
@@ -205,22 +209,22 @@ def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
     settings = read_settings(quiet=True)
     if settings.jwt_secret_key is None and not settings.data_dir.exists():
         print_note(
-            f"note: {settings.data_dir.resolve()} and a key in it are made now. "
-            "A service that runs with another DATA_DIR has another key."
+            f"note: creating {settings.data_dir.resolve()} and a key in it. "
+            "A service with another DATA_DIR uses another key."
         )
     signed = sign_token(settings, sub, admin=admin, lifetime=expires)
     try:
         check_token(signed, load_keys(settings), settings)
     except UnauthorizedError:
         raise typer.BadParameter(
-            "the service would refuse this token: --sub takes 1 to 255 printable characters, "
-            "and JWT_REQUIRE_EXP=true asks for --expires"
+            "the service would refuse this token: --sub must be 1 to 255 printable characters, "
+            "and JWT_REQUIRE_EXP=true requires --expires"
         ) from None
     typer.echo(signed)
 
 
 def config(as_json: AsJson = False) -> None:
-    """Show every setting: its value, where that comes from, and what it means. Secrets are hidden.
+    """Show every setting: value, origin and meaning. Secrets are hidden.
 
     Example: [bold]imageprocessor config[/bold]
     """

@@ -1,6 +1,6 @@
-"""``migrate-storage``: from the local disk to S3, or back."""
+"""``migrate-storage``: copy images from the local disk to S3, or back."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: the extra may be missing, and --help is quick
+# ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,8 @@ Target = Annotated[
     typer.Option(
         "--to",
         metavar="PLACE",
-        help="s3://BUCKET (one for all), s3:// (one for each of ALLOWED_BUCKETS) or local:///absolute/path.",
+        help="s3://BUCKET (one bucket for all images), s3:// (one for each of ALLOWED_BUCKETS) "
+        "or local:///absolute/path.",
         show_default=False,
     ),
 ]
@@ -31,15 +32,14 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Copy every image and every waiting upload to another storage.
+    """Copy all images and waiting uploads to another storage.
 
-    At the end it names the settings to switch to.
+    S3_ENDPOINT_URL and AWS_… say how to reach S3. Objects that are already there
+    with the same bytes are skipped, so that an interrupted run continues.
+    The source is not changed.
 
-    S3 is reached as S3_ENDPOINT_URL and AWS_… say. What is there with the same bytes is not copied
-    again, so that a run that broke off goes on where it was. The source is left as it is.
-
-    First run it while the service works. Then stop the service, run it again for what came
-    meanwhile, and switch.
+    Run it first while the service is running. Then stop the service, run it again
+    for uploads since then, and switch to the settings that it prints.
 
     Example: [bold]imageprocessor migrate-storage --to s3://my-images --dry-run[/bold]
     """
@@ -72,7 +72,7 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
 
 
 def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yield *outcomes*; meanwhile draw a bar of bytes on stderr if that is a terminal."""
+    """Yield *outcomes* while showing a progress bar in bytes if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -105,7 +105,7 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return how many objects were ``copied`` or ``there`` already, and those that ``failed``."""
+    """Return the number of objects ``copied`` and already ``there``, and the ``failed`` ones."""
     report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "there": 0, "failed": []}
     for outcome in outcomes:
         if error := outcome.error:
@@ -120,12 +120,12 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print the counts and failures, then why not to switch yet, or the settings to switch to."""
-    title, copied = ("Would be done", "to copy") if report["dry_run"] else ("Done", "copied")
+    """Print counts and failures, then the settings to switch to or why it is too early for that."""
+    title, copied = ("Dry run", "to copy") if report["dry_run"] else ("Done", "copied")
     size = show_bytes(report["copied_bytes"])
     counts = {
         copied: f"{report['copied']} ({size})",
-        "there already": report["there"],
+        "already there": report["there"],
         "failed": len(report["failed"]),
     }
     print_pairs(title, counts)
@@ -133,17 +133,17 @@ def print_report(report: dict[str, Any]) -> None:
         print_note(f"{failure['key']}: {failure['error']}")
     if report["failed"]:
         print_error(
-            "not everything could be copied. Do not switch: mend the cause and run this again."
+            "Some objects could not be copied. Do not switch yet. Fix the cause and run this again."
         )
     elif report["unrest"]:
         print_error(
-            f"{report['unrest']}. More may come to the old place: do not switch yet. "
-            "Stop the API, let the workers finish the open jobs, stop them too, and run this again."
+            f"{report['unrest']}. The old storage may still change: do not switch yet. "
+            "Stop the API, let the workers finish the open jobs, stop them too and run this again."
         )
     elif not report["dry_run"]:
         print_note(
-            "Everything is there. "
-            "While the service is stopped, switch to these settings, then start it:"
+            "All objects are in the new storage. "
+            "With the service stopped, change these settings, then start it:"
         )
         for name, value in report["settings"].items():
             typer.echo(f"{name}={value}")
