@@ -16,7 +16,7 @@ import httpx
 from redis import Redis
 
 from benchmarks.photo import encode_photo
-from benchmarks.workers import count_open, run_workers, submit_picture
+from benchmarks.workers import count_open, run_workers, submit_image
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
@@ -45,11 +45,11 @@ def main() -> None:
 def cost_of_jobs(service: Service, folder: Path) -> float:
     """Return the CPU seconds that a worker and its supervisor use for a 12 MP job."""
     with run_workers(folder, 1) as process:
-        submit_picture(service, encode_photo())
+        submit_image(service, encode_photo())
         wait_for(lambda: not count_open(service))
         before = cpu_seconds(process.pid)
         for _ in range(JOBS):
-            submit_picture(service, encode_photo())
+            submit_image(service, encode_photo())
         wait_for(lambda: not count_open(service))
         return (cpu_seconds(process.pid) - before) / JOBS
 
@@ -102,11 +102,11 @@ def count_redis_commands() -> float:
             open_service(settings) as service,
             run_process(command, Path(name, "worker.log"), env=environ, cwd=name),
         ):
-            submit_picture(service, encode_photo(400, 300))
+            submit_image(service, encode_photo(400, 300))
             wait_for(lambda: not count_open(service))
             before = count_commands(url)
             for _ in range(REQUESTS):
-                submit_picture(service, encode_photo(400, 300))
+                submit_image(service, encode_photo(400, 300))
             wait_for(lambda: not count_open(service))
             return (count_commands(url) - before) / REQUESTS
 

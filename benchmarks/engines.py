@@ -33,11 +33,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=main.__doc__)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
     parser.add_argument(
-        "--picture", type=Path, help="a JPEG (default: a generated one of 12 megapixels)"
+        "--image", type=Path, help="a JPEG (default: a generated one of 12 megapixels)"
     )
     parser.add_argument("--rounds", type=int, default=7, help="how often each runs (default: 7)")
     options = parser.parse_args(arguments)
-    data = options.picture.read_bytes() if options.picture else encode_photo()
+    data = options.image.read_bytes() if options.image else encode_photo()
     runs = interleave(
         {python: partial(measure_in, python, data) for python in options.pythons}, options.rounds
     )

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import find_obstacle, node, start
 from benchmarks.photo import draw_photo, encode_photo
-from benchmarks.workers import count_open, run_workers, submit_picture
+from benchmarks.workers import count_open, run_workers, submit_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
@@ -88,7 +88,7 @@ def peaks_after(few: int, many: int) -> tuple[float, float]:
 
 def peak_after(service: Service, images: Iterable[bytes]) -> float:
     """Return the peak memory of the one worker of *service* after processing *images*."""
-    job_ids = [submit_picture(service, image) for image in images]
+    job_ids = [submit_image(service, image) for image in images]
     wait_for(lambda: not count_open(service), MANY_SECONDS)
     return read_peak(find_worker(service, job_ids[-1]))
 

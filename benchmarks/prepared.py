@@ -69,7 +69,7 @@ def store_job(service: Service) -> Job:
         max_retries=3,
     )
     with service.database.write() as connection:
-        rate_limits.take_upload(connection, "ann", now, 1_000_000, timedelta(hours=1))
+        rate_limits.count_upload(connection, "ann", now, 1_000_000, timedelta(hours=1))
         job_store.insert_job(connection, job)
         job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, now, by="ann")
     return job

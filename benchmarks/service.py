@@ -22,7 +22,7 @@ from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.photo import encode_photo
 from benchmarks.requests import SECRET, get, upload
 from benchmarks.statements import count_statements
-from benchmarks.workers import submit_picture
+from benchmarks.workers import submit_image
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
@@ -137,7 +137,7 @@ def prepare(folder: Path, photo: bytes) -> tuple[str, Job]:
     """Create the service's data; return the id of a waiting job, and a completed job."""
     configure_logs("console", "WARNING")
     with open_service(Settings(data_dir=folder / "data")) as service:
-        waiting, done = submit_picture(service, photo), submit_picture(service, photo)
+        waiting, done = submit_image(service, photo), submit_image(service, photo)
         run_job(service, done, "benchmark")
         return waiting, read_job(service, done, OPERATOR)
 

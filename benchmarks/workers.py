@@ -59,7 +59,7 @@ def run_batch(image: bytes, worker_count: int) -> float:
         settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=JOBS)
         with open_service(settings) as service:
             for _ in range(JOBS):
-                submit_picture(service, image)
+                submit_image(service, image)
             with run_workers(Path(folder), worker_count) as process:
                 while process.poll() is None and count_open(service):
                     time.sleep(POLL_SECONDS)
@@ -69,7 +69,7 @@ def run_batch(image: bytes, worker_count: int) -> float:
     return (JOBS - worker_count) / seconds
 
 
-def submit_picture(service: Service, image: bytes) -> str:
+def submit_image(service: Service, image: bytes) -> str:
     """Submit *image* to the service as an upload, and return its job's id."""
     path = service.incoming / uuid.uuid4().hex
     path.write_bytes(image)

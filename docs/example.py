@@ -1,4 +1,4 @@
-"""Draw the example photo of README and quick start, and the picture that shows what becomes of it.
+"""Draw the example photo of README and quick start, and a diagram of what becomes of it.
 
 ``python docs/example.py`` writes docs/photo.jpg, as a phone would: stored sideways, with camera,
 place and preview in its EXIF block. Then it processes that file and draws
@@ -21,7 +21,7 @@ import imageprocessor as ip
 
 DOCS = Path(__file__).parent
 PHOTO = DOCS / "photo.jpg"
-PICTURE = DOCS / "_static" / "before-after.svg"
+DIAGRAM = DOCS / "_static" / "before-after.svg"
 TEMPLATE = DOCS / "before-after.svg.template"
 
 WIDTH, HEIGHT = 1500, 2000  #: of the upright photo, in pixels
@@ -188,10 +188,10 @@ def show_size(size_bytes: int) -> str:
 
 
 def main() -> None:
-    """Write the photo and the picture."""
+    """Write the photo and the diagram."""
     photo = encode_as_phone(draw_landscape())
     PHOTO.write_bytes(photo)
-    PICTURE.write_text(draw_before_and_after(photo), "utf-8")
+    DIAGRAM.write_text(draw_before_and_after(photo), "utf-8")
 
 
 if __name__ == "__main__":

@@ -40,14 +40,15 @@ def render_page(page: Path) -> str:
 
 
 def make_settings_table() -> str:
-    """Return a table with a row for each setting."""
+    """Return a row for each setting: its name and default, its meaning and what it accepts."""
     defaults = Settings()
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default if field.default_factory is None else getattr(defaults, name)
-        meaning = field.description or ""
-        rows.append((f"`{name.upper()}`", meaning, show_default(default), accepted_form(name)))
-    return make_table(("Setting", "Meaning", "Default", "Accepted"), rows)
+        setting = f"`{name.upper()}`<br>{show_default(default)}"
+        meaning = f"{field.description or ''}<br>*{accepted_form(name)}*"
+        rows.append((setting, meaning))
+    return make_table(("Setting, default", "Meaning, *accepted values*"), rows)
 
 
 def show_default(default: Any) -> str:
@@ -62,13 +63,13 @@ def show_default(default: Any) -> str:
 
 
 def make_errors_table() -> str:
-    """Return a table with a row for each error, in the order of the tree."""
+    """Return a row for each error, in the order of the tree."""
     rows = []
     for error in walk_tree(ImageProcessorError):
-        names = f"`{error.code}`", f"`{error.__name__}`"
-        retryable = "yes" if error.retryable else ""
-        rows.append((*names, show_status(error), retryable, meaning(error)))
-    return make_table(("Code", "Class", "HTTP status", "Retryable", "Meaning"), rows)
+        names = f"`{error.code}`<br>{error.__name__}"
+        status = show_status(error) + (", retryable" if error.retryable else "")
+        rows.append((names, status, meaning(error)))
+    return make_table(("Code, class", "HTTP status", "Meaning"), rows)
 
 
 def make_errors_tree() -> str:
@@ -120,7 +121,8 @@ def walk_commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callab
     """Yield the full name and the function of each command in *group*."""
     for command in group.registered_commands:
         assert command.callback
-        yield f"{prefix} {command.name or command.callback.__name__}", command.callback
+        name = command.name or command.callback.__name__.replace("_", "-")
+        yield f"{prefix} {name}", command.callback
     for inner in group.registered_groups:
         assert inner.typer_instance
         yield from walk_commands(inner.typer_instance, f"{prefix} {inner.name}")

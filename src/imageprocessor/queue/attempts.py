@@ -78,7 +78,7 @@ def run_job(
         log.info("attempt_ended", attempt=job.attempts, seconds=seconds)
 
 
-def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> None:
+def fail_attempts(service: Service, worker_id: str, error: ImageProcessorError) -> None:
     """Fail, with *error*, the attempts that the worker or supervisor *worker_id* left unfinished.
 
     Raises:
@@ -91,7 +91,7 @@ def give_back(service: Service, worker_id: str, error: ImageProcessorError) -> N
         fail_attempt(service, job, error)
 
 
-def give_up(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
+def fail_waiting(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
     """Fail a waiting job with *error*. Return False if it is not due or a worker holds it."""
     job = _claim(service, job_id, worker_id)
     if job is None:

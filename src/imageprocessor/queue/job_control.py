@@ -107,10 +107,10 @@ def check_completed(job: Job) -> None:
             job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
         )
     if job.status is not JobStatus.COMPLETED:
-        raise JobNotReadyError(f"Job {job.job_id} is {shown_status(job)}. Ask again in a moment.")
+        raise JobNotReadyError(f"Job {job.job_id} is {public_status(job)}. Ask again in a moment.")
 
 
-def shown_status(job: Job) -> str:
+def public_status(job: Job) -> str:
     """Return the status shown to clients: a job that waits for its next attempt is pending."""
     if job.status is JobStatus.RETRYING:
         return JobStatus.PENDING.value

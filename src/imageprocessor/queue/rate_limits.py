@@ -51,7 +51,7 @@ def read_quota(
     return Quota(max_uploads, max(0, max_uploads - used), start + window, window)
 
 
-def take_upload(
+def count_upload(
     connection: Connection, user_id: str, now: datetime, max_uploads: int, window: timedelta
 ) -> Quota:
     """Count one upload of *user_id*.

@@ -55,7 +55,7 @@ def open_service(settings: Settings, *, migrates: bool = True) -> Iterator[Servi
         if migrates:
             migrate(database)
             if settings.sqlite_path:
-                _warn_if_sqlite_is_old()
+                _warn_if_sqlite_is_outdated()
         storage, staging = open_storages(settings)
         local = [store for store in (storage, staging) if isinstance(store, LocalStorage)]
         scratch = [store.scratch_directory for store in local]
@@ -106,7 +106,7 @@ def s3_access(settings: Settings) -> S3Access:
     )
 
 
-def _warn_if_sqlite_is_old() -> None:
+def _warn_if_sqlite_is_outdated() -> None:
     module = sqlite_module()
     if has_wal_reset_bug(module.sqlite_version_info):
         log.warning(

@@ -136,7 +136,7 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
         return repeated, _read_quota(service, sender)
     settings = service.settings
     with service.database.write() as connection:
-        quota = rate_limits.take_upload(
+        quota = rate_limits.count_upload(
             connection,
             job.user_id,
             job.created_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.job_control import shown_status
+from imageprocessor.queue.job_control import public_status
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 
@@ -15,7 +15,7 @@ def represent_job(job: Job, caller: Caller) -> JobState:
     state: dict[str, Any] = {
         "job_id": job.job_id,
         "image_id": job.image_id,
-        "status": shown_status(job),
+        "status": public_status(job),
         "created_at": job.created_at,
         "completed_at": job.completed_at,
         "error": job.error,

@@ -69,7 +69,7 @@ def read(service: Service, job: Job) -> Job:
     return found
 
 
-def give_up(service: Service, job: Job) -> Job:
+def fail_job(service: Service, job: Job) -> Job:
     """Fail the job for good by a storage error, after which its upload is kept."""
     with service.database.write() as connection:
         connection.execute(processing_jobs.update().values(max_retries=0))
@@ -91,7 +91,7 @@ def test_healthy_service_has_no_discrepancies(
     service: Service, submit_image: Submit, completed: Job
 ) -> None:
     submit_image()
-    give_up(service, submit_image())
+    fail_job(service, submit_image())
     assert list(find_discrepancies(service, repair=True)) == []
 
 
@@ -139,7 +139,7 @@ def test_waiting_job_with_missing_or_altered_upload_fails(
 def test_missing_upload_of_a_failed_job_is_forgotten(
     service: Service, submit_image: Submit
 ) -> None:
-    failed = give_up(service, submit_image())
+    failed = fail_job(service, submit_image())
     service.staging.delete(failed.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
     assert (found.kind, found.mended) == ("upload_missing", True)

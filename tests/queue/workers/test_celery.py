@@ -213,7 +213,7 @@ def test_dispatcher_has_no_room_while_many_messages_wait(
     job = submit_image()
     for _ in range(100):
         service.dispatcher.dispatch(job.job_id)
-    wait_for(lambda: service.dispatcher.count_room() == 0)
+    wait_for(lambda: service.dispatcher.count_redispatchable() == 0)
 
 
 def test_killed_child_costs_one_attempt_at_once(
@@ -283,7 +283,7 @@ def test_upload_does_not_wait_for_a_hanging_broker(
 def test_other_sqlite_database_on_the_same_redis_is_refused(
     service: Service, start: Start, tmp_path: Path, settings: Settings
 ) -> None:
-    service.dispatcher.count_room()  # claims this Redis, as the sweep does
+    service.dispatcher.count_redispatchable()  # claims this Redis, as the sweep does
     elsewhere = start(waits=False, DATA_DIR=str(tmp_path / "elsewhere"))
     assert elsewhere.process.wait(60) != 0
     log = elsewhere.log.read_text()

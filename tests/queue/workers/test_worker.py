@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.memory import find_worker, peaks_after, run_one_worker
-from benchmarks.workers import count_open, submit_picture
+from benchmarks.workers import count_open, submit_image
 from imageprocessor.queue.service import Service
 from tests.images import encode, photo, truncated
 from tests.servers.processes import wait_for
@@ -17,7 +17,7 @@ from tests.servers.processes import wait_for
 FEW_MEGABYTES_LEFT = """
 import os, resource, signal, sys
 from pathlib import Path
-from benchmarks.workers import submit_picture
+from benchmarks.workers import submit_image
 from imageprocessor import process
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import open_service
@@ -28,7 +28,7 @@ from tests.images import encode, photo
 image = encode(photo(400, 300), "JPEG")
 process(image)
 with open_service(Settings(data_dir=Path(sys.argv[1]))) as service:
-    jobs = [submit_picture(service, image) for _ in range(12)]
+    jobs = [submit_image(service, image) for _ in range(12)]
     used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for left, job_id in enumerate(jobs):
         if os.fork() == 0:
@@ -68,7 +68,7 @@ def test_worker_returns_memory_only_after_a_failed_job(
 
 def resident_mb_after(service: Service, image: bytes) -> int:
     """Let the single worker process *image*, and return its memory afterwards."""
-    job_id = submit_picture(service, image)
+    job_id = submit_image(service, image)
     wait_for(lambda: not count_open(service))
     pages = int(Path(f"/proc/{find_worker(service, job_id)}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.sqlite import give_identity, read_identity
+from imageprocessor.queue.database.sqlite import assign_identity, read_identity
 
 HEAD = "0001"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
 #: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
@@ -41,7 +41,7 @@ def migrate(database: Database) -> str | None:
     # One transaction: a second process waits, then finds nothing to do.
     with database.write() as connection:
         if connection.dialect.name == "sqlite":  # allows one writer at a time anyway
-            give_identity(connection)
+            assign_identity(connection)
         else:
             for statement in LOCK:
                 connection.exec_driver_sql(statement)

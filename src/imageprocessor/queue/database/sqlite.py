@@ -167,11 +167,11 @@ def find_file_system(path: Path, mounts: str) -> str:
 
 
 def read_identity(connection: Connection) -> int:
-    """Return the number that identifies the file; 0 before :func:`give_identity`."""
+    """Return the number that identifies the file; 0 before :func:`assign_identity`."""
     return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
-def give_identity(connection: Connection) -> None:
+def assign_identity(connection: Connection) -> None:
     """Give the file a random number if it has none.
 
     SQLite reserves 31 bits for the application's use; copies of the file keep them.
@@ -199,7 +199,7 @@ def copy_database(connection: Connection, path: Path) -> None:
         ) from error
 
 
-def fold_wal(path: Path) -> bool:
+def checkpoint_wal(path: Path) -> bool:
     """Merge the WAL into the file at *path*, so that the file alone holds the database.
 
     Return False if another process has it open. A damaged file is left as it is.

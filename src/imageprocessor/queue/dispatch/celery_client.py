@@ -16,7 +16,7 @@ except ModuleNotFoundError:
     raise MissingExtraError("QUEUE_BACKEND=celery", "celery") from None
 
 RUN_JOB = "imageprocessor.run_job"
-GIVE_BACK = "imageprocessor.give_back"
+END_ATTEMPTS = "imageprocessor.end_attempts"
 KILL_MARGIN_SECONDS = 10  #: from the time limit to SIGKILL; the lease lasts 5 s longer
 SOFT_SHUTDOWN_SECONDS = 30
 REDELIVERY_MARGIN_SECONDS = 230

@@ -21,7 +21,7 @@ class Dispatcher(Protocol):
     def count_workers(self) -> int:
         """Return how many worker processes can take jobs."""
 
-    def count_room(self) -> int:
+    def count_redispatchable(self) -> int:
         """Return how many jobs may be dispatched again, in case their wake-up was lost."""
 
     def check(self) -> str:
@@ -40,7 +40,7 @@ class EmbeddedDispatcher:
     def count_workers(self) -> int:
         return sum(presence.list_live(self.directory).values())
 
-    def count_room(self) -> int:
+    def count_redispatchable(self) -> int:
         return 0  # supervisors look for due jobs every second
 
     def check(self) -> str:

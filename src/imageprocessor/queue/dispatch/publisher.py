@@ -59,7 +59,7 @@ class Publisher:
         except BrokerUnavailableError:
             return 0
 
-    def count_room(self) -> int:
+    def count_redispatchable(self) -> int:
         try:
             self._broker.claim_broker()  # the sweep calls this every 5 s, which renews the claim
             return max(0, MAX_WAITING - self._broker.count_waiting())

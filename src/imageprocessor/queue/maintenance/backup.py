@@ -20,7 +20,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.postgres import name_database
 from imageprocessor.queue.database.schema import check_revision, read_revision
-from imageprocessor.queue.database.sqlite import copy_database, find_damage, fold_wal
+from imageprocessor.queue.database.sqlite import checkpoint_wal, copy_database, find_damage
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import inventory, job_store
@@ -129,7 +129,7 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
         revision = read_revision(connection)
         jobs = job_store.count_by_status(connection)
         keys = inventory.list_storage_keys(connection)
-    fold_wal(copy)
+    checkpoint_wal(copy)
     if damage := find_damage(copy):
         raise ImageProcessorError(
             f"The database is damaged ({damage}). Keep your older backups, and restore one of them."
@@ -176,7 +176,7 @@ def _check_target(settings: Settings, path: Path, *, replace: bool) -> None:
             "Add --replace to restore the backup in its place; the old one is renamed."
         )
     supervisors = presence.list_live(workers_directory(settings))
-    if supervisors or (exists and not fold_wal(path)):  # another process has it open
+    if supervisors or (exists and not checkpoint_wal(path)):  # another process has it open
         raise ImageProcessorError(
             f"The service is running on {path}. Stop everything that uses it (serve, worker) first."
         )

@@ -18,7 +18,7 @@ from imageprocessor.errors import (
     SourceCorruptError,
     SourceMissingError,
 )
-from imageprocessor.queue.attempts import give_up, load_source
+from imageprocessor.queue.attempts import fail_waiting, load_source
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.inventory import READABLE, UPLOAD_KEPT, find_beginning, iterate_jobs
 from imageprocessor.queue.jobs.job import Job, JobStatus
@@ -172,7 +172,7 @@ def _end_without_upload(
         drop_source(service, current)
         mended = True
     elif repair:
-        mended = give_up(service, current.job_id, WORKER_ID, error)
+        mended = fail_waiting(service, current.job_id, WORKER_ID, error)
 
     if mended:
         remedy = f"Done: {end}."

@@ -90,7 +90,7 @@ def end_lost(service: Service, job: Job) -> None:
 
 def find_overlooked(service: Service) -> list[str]:
     """Return waiting jobs whose wake-up may be lost, at most as many as the dispatcher takes."""
-    room = service.dispatcher.count_room()
+    room = service.dispatcher.count_redispatchable()
     if room == 0:
         return []
     now = clock.utc_now()

@@ -26,10 +26,10 @@ from imageprocessor.errors import (
     WorkerLostError,
 )
 from imageprocessor.logs import configure_logs
-from imageprocessor.queue.attempts import give_back
+from imageprocessor.queue.attempts import fail_attempts
 from imageprocessor.queue.dispatch.broker import Broker
 from imageprocessor.queue.dispatch.celery_client import (
-    GIVE_BACK,
+    END_ATTEMPTS,
     KILL_MARGIN_SECONDS,
     RUN_JOB,
     create_celery,
@@ -74,7 +74,7 @@ class CeleryWorker:
             self._run_job(task.request.id, job_id)
 
         self.app.task(run_job, name=RUN_JOB, bind=True)
-        self.app.task(self._give_back, name=GIVE_BACK)
+        self.app.task(self._end_attempts, name=END_ATTEMPTS)
         # In the main process: at start, before the fork, every two seconds, after a failed task.
         signals.setup_logging.connect(self._set_up_logs, weak=False)
         signals.celeryd_after_setup.connect(self._prepare, weak=False)
@@ -114,7 +114,7 @@ class CeleryWorker:
         if isinstance(exception, ChildLostError | TimeLimitExceeded):
             timed_out = isinstance(exception, TimeLimitExceeded)
             worker_id = name_attempt(task_id, self._name)
-            self.app.send_task(GIVE_BACK, [worker_id], {"timed_out": timed_out})
+            self.app.send_task(END_ATTEMPTS, [worker_id], {"timed_out": timed_out})
 
     def _open_child(self, **_: Any) -> None:
         self._note_job_end = bound_memory(self._settings.job_memory_limit_mb)
@@ -130,14 +130,14 @@ class CeleryWorker:
         run_job_or_wait(self._service, job_id, worker_id, lambda: time_limit(seconds))
         self._note_job_end()
 
-    def _give_back(self, worker_id: str, *, timed_out: bool) -> None:
+    def _end_attempts(self, worker_id: str, *, timed_out: bool) -> None:
         """End, in this child, the attempt of another that died or was killed."""
         assert self._service
         seconds = self._settings.job_timeout_seconds
         error: JobError = WorkerLostError("The worker ended during the job.")
         if timed_out:
             error = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
-        give_back(self._service, worker_id, error)
+        fail_attempts(self._service, worker_id, error)
 
 
 def name_attempt(task_id: str, worker_name: str) -> str:

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 import structlog
 
 from imageprocessor.errors import DecodeTimeoutError, JobError, WorkerLostError
-from imageprocessor.queue.attempts import give_back
+from imageprocessor.queue.attempts import fail_attempts
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import DATABASE_FAULTS
 from imageprocessor.queue.dispatch import presence
@@ -145,7 +145,7 @@ class Supervisor:
         while self._lost:
             slot, error = self._lost[0]
             try:
-                give_back(self._service, slot.worker_id, error)
+                fail_attempts(self._service, slot.worker_id, error)
             except DATABASE_FAULTS as fault:
                 log.warning("attempt_not_ended", job_id=slot.job_id, cause=str(fault))
                 return
