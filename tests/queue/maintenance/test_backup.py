@@ -264,7 +264,7 @@ def test_backup_under_load_can_be_restored(
     """
     jobs = [submit_image() for _ in range(30)]
     until = time.monotonic() + 30
-    while not (count(service)["completed"] and time.monotonic() < until):
+    while not count(service)["completed"] and time.monotonic() < until:
         time.sleep(0.01)
     back_up(service.settings, tmp_path / "saved")
     shutil.copytree(
