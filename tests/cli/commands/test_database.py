@@ -45,7 +45,7 @@ def test_backup_and_restore_bring_everything_back(run: Run, done: Job) -> None:
     shutil.rmtree("data")
     shutil.copytree("images", "data/storage")
     restored = run("restore", "saved", "--json")
-    assert (restored.status, restored.json["missing"], restored.json["kept_aside"]) == (0, [], [])
+    assert (restored.status, restored.json["missing"], restored.json["replaced"]) == (0, [], [])
     assert run("jobs", "show", done.job_id, "--json").json["job"]["status"] == "completed"
 
 

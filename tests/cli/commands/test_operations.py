@@ -27,7 +27,7 @@ CHECKS = [
     "writes",
     "image storage",
     "upload storage",
-    "taking in uploads",
+    "accepting uploads",
 ]
 CHECKS += [
     "workers",
@@ -148,7 +148,9 @@ def test_fsck_in_a_wrong_folder_creates_nothing(run: Run, folder: Path) -> None:
 
 
 def test_report_counts_all_and_keeps_the_first_ones() -> None:
-    found = (Discrepancy("abandoned_file", str(n), "", mended=n > 0) for n in range(MAX_SHOWN + 5))
+    found = (
+        Discrepancy("abandoned_file", str(n), "", repaired=n > 0) for n in range(MAX_SHOWN + 5)
+    )
     report = summarize(found)
     assert (report["found"], report["left"]) == ({"abandoned_file": MAX_SHOWN + 5}, 1)
     assert len(report["discrepancies"]) == MAX_SHOWN

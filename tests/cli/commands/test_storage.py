@@ -138,11 +138,11 @@ def test_second_run_copies_what_the_first_did_not(run: Run, s3: str) -> None:
     with open_current() as service:
         process(service)
     first = run("migrate-storage", "--to", f"s3://{bucket}", "--json").json
-    assert (first["copied"], first["there"]) == (2, 0)
+    assert (first["copied"], first["already_there"]) == (2, 0)
     with open_current() as service:
         process(service)
     second = run("migrate-storage", "--to", f"s3://{bucket}", "--json").json
-    assert (second["copied"], second["there"], second["failed"], second["unrest"]) == (
+    assert (second["copied"], second["already_there"], second["failed"], second["open_work"]) == (
         2,
         2,
         [],

@@ -169,7 +169,7 @@ def test_database_is_replaced_only_on_request_and_kept(
     service.database.close()
     with pytest.raises(ImageProcessorError, match="--replace"):
         restore(settings, saved)
-    (aside,) = restore(settings, saved, replace=True).kept_aside
+    (aside,) = restore(settings, saved, replace=True).replaced
     with sqlite_module().connect(aside) as kept:
         assert kept.execute(
             "SELECT count(*) FROM processing_jobs WHERE job_id = ?", [later.job_id]
@@ -207,7 +207,7 @@ def test_wal_of_a_lost_database_is_not_applied_to_the_restored_one(
     service.database.close()
     settings.database_path.unlink()
     settings.database_path.with_name("processor.db-wal").write_bytes(wal)
-    (aside,) = restore(settings, saved).kept_aside
+    (aside,) = restore(settings, saved).replaced
     assert aside.read_bytes() == wal
     with open_service(settings) as restored, restored.database.read() as connection:
         assert len(job_store.list_jobs(connection, None, 9)) == 1

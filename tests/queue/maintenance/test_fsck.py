@@ -99,7 +99,7 @@ def test_missing_variant_is_only_reported(service: Service, completed: Job) -> N
     key = (completed.variant_keys or {})["medium"]
     service.storage.delete(key)
     (found,) = find_discrepancies(service, repair=True)
-    assert (found.kind, found.where, found.job_id, found.mended) == (
+    assert (found.kind, found.where, found.job_id, found.repaired) == (
         "variant_missing",
         key,
         completed.job_id,
@@ -126,11 +126,14 @@ def test_waiting_job_with_missing_or_altered_upload_fails(
         service.staging.delete(job.staging_key or "")
     before = snapshot(service)
     (found,) = find_discrepancies(service)
-    assert (found.kind, found.mended) == ("upload_altered" if altered else "upload_missing", False)
+    assert (found.kind, found.repaired) == (
+        "upload_altered" if altered else "upload_missing",
+        False,
+    )
     assert f"With --repair, the job ends as failed ({code})." in found.remedy
     assert snapshot(service) == before, "a dry run changes nothing"
     (found,) = find_discrepancies(service, repair=True)
-    assert found.mended
+    assert found.repaired
     ended = read(service, job)
     assert (ended.status, ended.error_code, ended.staging_key) == (JobStatus.FAILED, code, None)
     assert list(find_discrepancies(service)) == []
@@ -142,7 +145,7 @@ def test_missing_upload_of_a_failed_job_is_forgotten(
     failed = fail_job(service, submit_image())
     service.staging.delete(failed.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
-    assert (found.kind, found.mended) == ("upload_missing", True)
+    assert (found.kind, found.repaired) == ("upload_missing", True)
     assert "can no longer be retried" in found.remedy
     forgotten = read(service, failed)
     assert (forgotten.status, forgotten.staging_key) == (JobStatus.FAILED, None)
@@ -155,7 +158,7 @@ def test_running_job_is_left_to_its_worker(service: Service, submit_image: Submi
         job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
     service.staging.delete(job.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
-    assert not found.mended
+    assert not found.repaired
     assert "is processing. Once its next attempt detects this" in found.remedy
     assert read(service, job).status is JobStatus.PROCESSING
 
@@ -177,7 +180,7 @@ def test_objects_without_a_row_are_removed_after_a_grace_period(
     }
     assert {found.kind: found.where for found in find_discrepancies(service)} == orphans
     assert draft.exists()
-    assert all(found.mended for found in find_discrepancies(service, repair=True))
+    assert all(found.repaired for found in find_discrepancies(service, repair=True))
     assert list(find_discrepancies(service)) == []
     assert all(map(service.storage.exists, (completed.variant_keys or {}).values()))
 
@@ -194,7 +197,7 @@ def test_wrong_database_costs_no_image(
         for _ in range(2):
             found = list(find_discrepancies(wrong, repair=True))
             assert {discrepancy.where for discrepancy in found} == stored
-            assert not any(discrepancy.mended for discrepancy in found)
+            assert not any(discrepancy.repaired for discrepancy in found)
             assert "Check DATABASE_URL or DATABASE_PATH" in found[0].remedy
             submit_to(wrong)  # repeat after it has accepted its own upload
     assert {found.kind for found in find_discrepancies(service)} == {"upload_without_row"}, (

@@ -131,9 +131,9 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
 
     restored = restore_backup(read_settings(quiet=True), directory, replace=replace)
     manifest = restored.manifest
-    aside = [str(path) for path in restored.kept_aside]
+    aside = [str(path) for path in restored.replaced]
     if as_json:
-        print_json({**_summarize(manifest), "kept_aside": aside, "missing": restored.missing})
+        print_json({**_summarize(manifest), "replaced": aside, "missing": restored.missing})
     else:
         print_note(f"Restored the database as of {manifest.created_at}.")
         for path in aside:

@@ -104,7 +104,7 @@ def summarize(discrepancies: Iterable[Discrepancy]) -> dict[str, Any]:
     first: list[dict[str, Any]] = []
     for discrepancy in discrepancies:
         found[discrepancy.kind] += 1
-        left += not discrepancy.mended
+        left += not discrepancy.repaired
         if len(first) < MAX_SHOWN:
             first.append(asdict(discrepancy))
     return {"found": dict(found), "left": left, "discrepancies": first}

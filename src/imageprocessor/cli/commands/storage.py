@@ -62,7 +62,7 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
         outcomes = migrate(sources, targets, dry_run=dry_run)
         report = summarize(show_progress(sources, outcomes))
         open_work = None if dry_run else find_open_work(service, before)
-    report |= {"dry_run": dry_run, "unrest": open_work, "settings": list_variables(changed)}
+    report |= {"dry_run": dry_run, "open_work": open_work, "settings": list_variables(changed)}
     if as_json:
         print_json(report)
     else:
@@ -106,7 +106,7 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Return the number of objects ``copied`` and already ``there``, and the ``failed`` ones."""
-    report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "there": 0, "failed": []}
+    report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "already_there": 0, "failed": []}
     for outcome in outcomes:
         if error := outcome.error:
             failure = {"key": outcome.stored.key, "error": str(error), "error_code": error.code}
@@ -115,7 +115,7 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
             report["copied"] += 1
             report["copied_bytes"] += outcome.stored.size_bytes
         else:
-            report["there"] += 1
+            report["already_there"] += 1
     return report
 
 
@@ -125,7 +125,7 @@ def print_report(report: dict[str, Any]) -> None:
     size = show_bytes(report["copied_bytes"])
     counts = {
         copied: f"{report['copied']} ({size})",
-        "already there": report["there"],
+        "already there": report["already_there"],
         "failed": len(report["failed"]),
     }
     print_pairs(title, counts)
@@ -135,9 +135,9 @@ def print_report(report: dict[str, Any]) -> None:
         print_error(
             "Some objects could not be copied. Do not switch yet. Fix the cause and run this again."
         )
-    elif report["unrest"]:
+    elif report["open_work"]:
         print_error(
-            f"{report['unrest']}. The old storage may still change: do not switch yet. "
+            f"{report['open_work']}. The old storage may still change: do not switch yet. "
             "Stop the API, let the workers finish the open jobs, stop them too and run this again."
         )
     elif not report["dry_run"]:

@@ -52,7 +52,7 @@ class Restored:
     """The result of a restore."""
 
     manifest: Manifest
-    kept_aside: tuple[Path, ...]  #: the replaced files, under their new names
+    replaced: tuple[Path, ...]  #: the replaced files, under their new names
     missing: tuple[str, ...]  #: keys in the manifest that are not in the storage
 
 
@@ -104,11 +104,11 @@ def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Re
     _check_backup(directory, manifest)
     _check_target(settings, path, replace=replace)
     targets = {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME}
-    kept_aside = _put_back(directory, targets)
+    replaced = _put_back(directory, targets)
     images, _ = open_storages(settings)
     stored = {found.key for found in images.list()}
     missing = tuple(key for key in manifest.storage_keys if key not in stored)
-    return Restored(manifest, kept_aside, missing)
+    return Restored(manifest, replaced, missing)
 
 
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
@@ -184,7 +184,7 @@ def _check_target(settings: Settings, path: Path, *, replace: bool) -> None:
 
 def _put_back(directory: Path, targets: dict[str, Path]) -> tuple[Path, ...]:
     """Copy a backup's files to *targets*; return the new names of the files that were there."""
-    kept_aside: list[Path] = []
+    replaced: list[Path] = []
     suffix = f".before-{clock.utc_now():%Y%m%dT%H%M%SZ}"
     for name, target in targets.items():
         source = directory / name
@@ -195,10 +195,10 @@ def _put_back(directory: Path, targets: dict[str, Path]) -> tuple[Path, ...]:
             old = target.with_name(target.name + ending)
             if old.exists():
                 new_name = target.name + suffix + ending
-                kept_aside.append(old.rename(target.with_name(new_name)))
+                replaced.append(old.rename(target.with_name(new_name)))
         target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         _copy_file(source, target)
-    return tuple(kept_aside)
+    return tuple(replaced)
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -50,7 +50,7 @@ class Discrepancy:
     kind: str
     where: str  #: a storage key, or a file's path
     remedy: str  #: what was done, or what to do
-    mended: bool = False
+    repaired: bool = False
     job_id: str | None = None
 
 
@@ -88,7 +88,7 @@ def find_discrepancies(service: Service, *, repair: bool = False) -> Iterator[Di
         if repair:
             path.unlink(missing_ok=True)
         remedy = REMOVED if repair else TO_REMOVE
-        yield Discrepancy("abandoned_file", str(path), remedy, mended=repair)
+        yield Discrepancy("abandoned_file", str(path), remedy, repaired=repair)
 
 
 def _record(
@@ -120,7 +120,7 @@ def _check_unknown(
         if repair:
             storage.delete(stored.key)
         remedy = REMOVED if repair else TO_REMOVE
-        yield Discrepancy(kind, stored.key, remedy, mended=repair)
+        yield Discrepancy(kind, stored.key, remedy, repaired=repair)
 
 
 def _check_variants(service: Service, catalogue: sqlite3.Connection) -> Iterator[Discrepancy]:
@@ -167,21 +167,21 @@ def _end_without_upload(
     if failed:
         end = "the job can no longer be retried"
 
-    mended = False
+    repaired = False
     if repair and failed:
         drop_source(service, current)
-        mended = True
+        repaired = True
     elif repair:
-        mended = fail_waiting(service, current.job_id, WORKER_ID, error)
+        repaired = fail_waiting(service, current.job_id, WORKER_ID, error)
 
-    if mended:
+    if repaired:
         remedy = f"Done: {end}."
     elif repair:
         status = current.status.value
         remedy = f"The job is {status}. Once its next attempt detects this, {end}."
     else:
         remedy = f"With --repair, {end}."
-    yield Discrepancy(kind, current.staging_key, remedy, mended, current.job_id)
+    yield Discrepancy(kind, current.staging_key, remedy, repaired, current.job_id)
 
 
 def _read_again(service: Service, job: Job) -> Job | None:

@@ -54,7 +54,7 @@ def only_wrong(settings: Settings) -> Finding:
 
 def test_folders_are_ok_and_left_unchanged(local: Settings) -> None:
     before = sorted(local.data_dir.rglob("*"))
-    assert verdicts(local) == {"image storage": OK, "upload storage": OK, "taking in uploads": OK}
+    assert verdicts(local) == {"image storage": OK, "upload storage": OK, "accepting uploads": OK}
     assert sorted(local.data_dir.rglob("*")) == before
 
 

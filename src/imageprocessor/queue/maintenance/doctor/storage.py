@@ -153,13 +153,13 @@ def check_rename(staging: LocalStorage, incoming: Path) -> Finding:
         renamed = (staging.root / key).stat().st_ino == before
     except (StorageError, OSError) as error:
         fix = f"Check the owner and the disk of {incoming.resolve()}."
-        return wrong("taking in uploads", str(error), fix)
+        return wrong("accepting uploads", str(error), fix)
     finally:
         path.unlink(missing_ok=True)
         staging.delete(key)
     if renamed:
-        return ok("taking in uploads", "a file is renamed from incoming to staging")
-    return warning("taking in uploads", "A file is copied from incoming to staging.", SAME_DISK)
+        return ok("accepting uploads", "a file is renamed from incoming to staging")
+    return warning("accepting uploads", "A file is copied from incoming to staging.", SAME_DISK)
 
 
 def _require(met: bool, fault: str) -> None:
