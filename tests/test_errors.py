@@ -51,5 +51,5 @@ def test_every_class_has_its_own_code() -> None:
 
 
 def test_errors_page_lists_every_code_once() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)`<br>(\w+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert rows == [(found.code, found.__name__) for found in CLASSES]
