@@ -165,8 +165,9 @@ class UnauthorizedError(RequestError):
 
     code = "token_invalid"
 
-    def __init__(self) -> None:
+    def __init__(self, cause: str | None = None) -> None:
         super().__init__("A valid bearer token is required. Send 'Authorization: Bearer <token>'.")
+        self.cause = cause  #: why the token was refused, for the log; None if no token was sent
 
 
 class AdminRequiredError(RequestError):

@@ -19,6 +19,7 @@ from imageprocessor.errors import (
     JobFailedError,
     RateLimitedError,
     RequestError,
+    UnauthorizedError,
 )
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
@@ -95,6 +96,8 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     code = error.job_code if isinstance(error, JobFailedError) else error.code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request_failed", code=code, cause=str(error))
+    if isinstance(error, UnauthorizedError):
+        log.info("token_refused", cause=error.cause or "no bearer token was sent")
     fault = Fault(status, code, title, str(error))
     return make_problem(request, fault, _make_headers(request, error, status))
 
@@ -105,8 +108,9 @@ def _make_headers(request: Request, error: ImageProcessorError, status: int) -> 
         limit, window = settings.rate_limit_max_uploads, settings.rate_limit_window
         quota = Quota(limit, remaining=0, reset_at=error.reset_at, window=window)
         return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
-    if status == HTTPStatus.UNAUTHORIZED:
-        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, UnauthorizedError):  # RFC 6750, section 3
+        was_sent = error.cause is not None
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if was_sent else "Bearer"}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
         return describe_delay(status)
     return {}
