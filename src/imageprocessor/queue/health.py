@@ -11,22 +11,24 @@ from imageprocessor.queue.service import Service
 
 PROBE_NAME = "health-probe"  #: part of a key that is looked up but never stored
 
-
-def check_health(service: Service) -> dict[str, str]:
-    """Return ``ok`` or an error message for each part of the service."""
-    checks = check_readiness(service)
-    checks["queue"] = service.dispatcher.check()
-    return checks
+Faults = dict[str, ImageProcessorError | None]
 
 
-def check_readiness(service: Service) -> dict[str, str]:
-    """Return ``ok`` or an error message for each part that an upload needs.
+def check_health(service: Service) -> Faults:
+    """Return what is wrong with each part of the service, or None."""
+    faults = check_readiness(service)
+    faults["queue"] = _find_fault(_check_broker, service)
+    return faults
+
+
+def check_readiness(service: Service) -> Faults:
+    """Return what is wrong with each part that an upload needs, or None.
 
     The queue is not one of them: while it is down, uploads are accepted and their jobs wait.
     """
     return {
-        "database": _describe(_check_database, service),
-        "storage": _describe(_check_storage, service),
+        "database": _find_fault(_check_database, service),
+        "storage": _find_fault(_check_storage, service),
     }
 
 
@@ -39,12 +41,12 @@ def oldest_open_seconds(service: Service) -> float | None:
     return (clock.utc_now() - created_at).total_seconds()
 
 
-def _describe(check: Callable[[Service], None], service: Service) -> str:
+def _find_fault(check: Callable[[Service], None], service: Service) -> ImageProcessorError | None:
     try:
         check(service)
     except ImageProcessorError as error:
-        return str(error)
-    return "ok"
+        return error
+    return None
 
 
 def _check_database(service: Service) -> None:
@@ -55,3 +57,7 @@ def _check_database(service: Service) -> None:
 def _check_storage(service: Service) -> None:
     bucket = next(iter(service.settings.allowed_buckets), "any")
     service.storage.exists(f"{bucket}/{PROBE_NAME}")
+
+
+def _check_broker(service: Service) -> None:
+    service.dispatcher.check()

@@ -20,8 +20,10 @@ from imageprocessor.errors import (
     RateLimitedError,
     RequestError,
     UnauthorizedError,
+    describe_publicly,
 )
 from imageprocessor.queue.rate_limits import Quota
+from imageprocessor.server.auth import is_admin
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 
 MEDIA_TYPE = "application/problem+json"
@@ -98,7 +100,10 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
         log.error("request_failed", code=code, cause=str(error))
     if isinstance(error, UnauthorizedError):
         log.info("token_refused", cause=error.cause or "no bearer token was sent")
-    fault = Fault(status, code, title, str(error))
+    detail = describe_publicly(code, str(error))
+    if detail != str(error) and await is_admin(request):
+        detail = str(error)
+    fault = Fault(status, code, title, detail)
     return make_problem(request, fault, _make_headers(request, error, status))
 
 
