@@ -15,7 +15,7 @@
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
-      DatabaseUnavailableError · BrokerUnavailableError
+      DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
       InvalidVariantError · SettingsError · MissingExtraError
 
 Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
@@ -330,6 +330,14 @@ class BrokerUnavailableError(ImageProcessorError):
     code = "broker_unavailable"
     retryable = True
     public_message = "The queue is unavailable. Jobs wait until it is back."
+
+
+class NoWorkerError(ImageProcessorError):
+    """Jobs wait, but no worker is running."""
+
+    code = "worker_missing"
+    retryable = True
+    public_message = "No worker is running. Uploads are accepted, but their jobs wait."
 
 
 class InvalidVariantError(ImageProcessorError, ValueError):

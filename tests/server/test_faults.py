@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
+from imageprocessor.queue import write_faults
 from imageprocessor.queue.service import Service
+from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from tests.server.conftest import UPLOAD
 from tests.servers.faults import FaultyProxy, run_faulty_proxy
@@ -134,3 +137,69 @@ def test_fault_of_redis_is_described_to_admins_only(
         "REDIS_URL"
         in client.get(HEALTH, headers=token("root", admin=True)).json()["checks"]["queue"]
     )
+
+
+@pytest.fixture
+def puts(proxy: FaultyProxy) -> Callable[[], int]:
+    """Return a function that counts the writes that S3 was asked for so far."""
+    return lambda: sum(head.startswith("PUT ") for head in proxy.heads)
+
+
+@IN_S3
+def test_readiness_fails_after_three_failed_writes_until_a_write_succeeds(
+    client: TestClient,
+    service: Service,
+    proxy: FaultyProxy,
+    upload: Ask,
+    puts: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_faults, "PROBE_EVERY_SECONDS", 0.3)
+    proxy.fail(403, only="PUT ")
+    for data, status in ((None, 503), (None, 503), (b"no image", 415)):
+        assert upload(data).status_code == status
+        assert client.get("/readyz").status_code == 200
+    assert upload().status_code == 503
+
+    before, until = puts(), time.monotonic() + 0.8
+    while time.monotonic() < until:
+        for path in ("/readyz", HEALTH):
+            checks = client.get(path).json()["checks"]
+            assert checks["storage"].startswith("storage_unavailable: ")
+    assert 1 <= puts() - before <= 3, "one probe in 0.3 s, however often somebody asks"
+
+    proxy.fail("none")
+    time.sleep(0.3)
+    assert client.get("/readyz").status_code == 200
+    healed = puts()
+    time.sleep(0.3)
+    assert client.get(HEALTH).status_code == 200
+    assert puts() == healed, "there is no probe while all is well"
+    assert list(service.staging.list()) == []
+
+
+@IN_S3
+def test_accepted_upload_makes_the_service_ready_at_once(
+    client: TestClient, proxy: FaultyProxy, upload: Ask
+) -> None:
+    proxy.fail(403, only="PUT ")
+    assert {upload().status_code for _ in range(3)} == {503}
+    assert client.get("/readyz").status_code == 503
+    proxy.fail("none")
+    assert upload().status_code == 202
+    assert client.get("/readyz").status_code == 200
+
+
+@IN_S3
+def test_worker_that_cannot_store_makes_the_service_unhealthy_but_ready(
+    settings: Settings, proxy: FaultyProxy, upload: Ask, run: Callable[[str], None]
+) -> None:
+    proxy.fail(403, only="/processed/")
+    run(upload().json()["job_id"])
+    with TestClient(create_app(settings)) as restarted:
+        checks = restarted.get(HEALTH).json()["checks"]
+        assert checks["storage"].startswith("storage_unavailable: ")
+        assert restarted.get("/readyz").status_code == 200
+        proxy.fail("none")
+        run(upload().json()["job_id"])
+        assert restarted.get(HEALTH).status_code == 200
