@@ -297,3 +297,4 @@ def test_only_an_admin_sees_failed_jobs(
     ]
     assert [answer.status_code for answer in answers] == [401, 403, 200]
     assert answers[1].json()["code"] == "admin_required"
+    assert answers[1].headers["www-authenticate"] == 'Bearer error="insufficient_scope"'

@@ -24,7 +24,7 @@ HEALTH = "/api/v1/health"
 S3_BUCKET = "secret-bucket"
 #: What answers must not contain, whatever fails.
 INSIDE = {S3_BUCKET, "127.0.0.1", "localhost", "AccessDenied", "S3", "http:", "Errno", "SELECT"}
-INSIDE |= {"processing_jobs", "sqlite", "redis", "_URL", "_PATH", "boto", "Traceback"}
+INSIDE |= {"processing_jobs", "sqlite", "redis", "_URL", "_PATH", "boto", "directory", "Traceback"}
 
 Ask = Callable[..., Any]
 

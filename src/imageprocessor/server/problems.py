@@ -15,6 +15,7 @@ from starlette.routing import Match
 
 from imageprocessor import errors
 from imageprocessor.errors import (
+    AdminRequiredError,
     ImageProcessorError,
     JobFailedError,
     RateLimitedError,
@@ -116,6 +117,8 @@ def _make_headers(request: Request, error: ImageProcessorError, status: int) -> 
     if isinstance(error, UnauthorizedError):  # RFC 6750, section 3
         was_sent = error.cause is not None
         return {"WWW-Authenticate": 'Bearer error="invalid_token"' if was_sent else "Bearer"}
+    if isinstance(error, AdminRequiredError):
+        return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
         return describe_delay(status)
     return {}
