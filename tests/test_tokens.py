@@ -12,11 +12,12 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.exceptions import InvalidSubjectError
 
 from imageprocessor.errors import UnauthorizedError
 from imageprocessor.queue.access import Caller
 from imageprocessor.settings import Settings
-from imageprocessor.tokens import check_token, load_keys, sign_token
+from imageprocessor.tokens import CAUSES, MALFORMED, check_token, load_keys, sign_token
 
 KEY, OLD_KEY = "k" * 32, "o" * 32
 
@@ -77,7 +78,7 @@ def test_previous_key_is_accepted_but_not_used_for_new_tokens(
         unsigned({"alg": "HS256"}, {"sub": "ann"}),
         encode({"sub": "ann"}, "another key of thirty-two bytes!!"),
         encode({"sub": "ann"}, KEY * 2, algorithm="HS512"),
-        encode({"sub": "ann", "exp": time.time() - 1}),
+        encode({"sub": "ann", "exp": time.time() - 11}),
         encode({"sub": "ann", "nbf": time.time() + 36_000}),
         encode({"sub": "ann", "aud": "another service"}),
         encode({}),
@@ -87,14 +88,12 @@ def test_previous_key_is_accepted_but_not_used_for_new_tokens(
         encode({"sub": "\ud800"}),
         encode({"sub": "ann"}, headers={"crit": ["b64"], "b64": False}),
         encode({"sub": "ann"}, headers={"crit": ["unknown"], "unknown": 1}),
-        encode({"sub": "ann", "iat": time.time() + 36_000}),
         encode({"sub": "ann", "x": "y" * 1_000_000}),
         *[
             signed(f'{{"sub":"ann",{claim}}}')
             for claim in (
                 '"exp":1e999',
                 '"nbf":1e999',
-                '"iat":1e999',
                 '"exp":NaN',
                 '"exp":"never"',
                 '"exp":null',
@@ -217,11 +216,69 @@ def test_audience_issuer_and_expiry_are_required_if_set(settings: Settings) -> N
 def test_accepted_token_is_refused_after_it_expires(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token, now = encode({"sub": "ann", "exp": int(time.time()) + 60}), time.time()
-    assert check(token, settings) == Caller("ann")
-    monkeypatch.setattr(time, "time", lambda: now + 60)
-    with pytest.raises(UnauthorizedError):
+    expires_at = int(time.time()) + 60
+    token = encode({"sub": "ann", "exp": expires_at})
+    last_accepted_at = expires_at + settings.jwt_leeway_seconds - 0.01
+    for now in (time.time(), last_accepted_at):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert check(token, settings) == Caller("ann")
+    monkeypatch.setattr(time, "time", lambda: last_accepted_at + 0.02)
+    with pytest.raises(UnauthorizedError) as caught:
         check(token, settings)
+    assert caught.value.cause == CAUSES[jwt.ExpiredSignatureError]
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf"])
+@pytest.mark.parametrize("leeway_seconds", [0, 10, 120])
+def test_clocks_may_differ_by_the_leeway(
+    settings: Settings, claim: str, leeway_seconds: int
+) -> None:
+    lenient = settings.model_copy(update={"jwt_leeway_seconds": leeway_seconds})
+    direction = -1 if claim == "exp" else 1
+    for seconds, is_accepted in ((leeway_seconds - 3, True), (leeway_seconds + 3, False)):
+        token = encode({"sub": "ann", claim: int(time.time()) + direction * seconds})
+        if is_accepted:
+            assert check(token, lenient) == Caller("ann")
+        else:
+            with pytest.raises(UnauthorizedError):
+                check(token, lenient)
+
+
+def test_token_accepted_with_leeway_is_refused_without(settings: Settings) -> None:
+    token = encode({"sub": "ann", "exp": int(time.time()) - 3})
+    assert check(token, settings) == Caller("ann")
+    with pytest.raises(UnauthorizedError):
+        check(token, settings.model_copy(update={"jwt_leeway_seconds": 0}))
+
+
+@pytest.mark.parametrize("issued_at", ["4102444800", "1e999", "NaN", '"yesterday"', "null", "[]"])
+def test_time_of_issue_is_no_reason_to_refuse_a_token(settings: Settings, issued_at: str) -> None:
+    assert check(signed(f'{{"sub":"ann","iat":{issued_at}}}'), settings) == Caller("ann")
+
+
+@pytest.mark.parametrize(
+    ("token", "cause"),
+    [
+        (encode({"sub": "ann", "exp": 1}), CAUSES[jwt.ExpiredSignatureError]),
+        (encode({"sub": "ann", "nbf": 4102444800}), CAUSES[jwt.ImmatureSignatureError]),
+        (encode({"sub": "ann", "aud": "hush"}), CAUSES[jwt.InvalidAudienceError]),
+        (encode({"sub": "hush\n"}), CAUSES[InvalidSubjectError]),
+        (encode({"sub": "hush"}, KEY * 2, algorithm="HS512"), CAUSES[jwt.InvalidAlgorithmError]),
+        (encode({"scope": "hush"}), "has no sub"),
+        (encode({"sub": "hush"}, "k" * 33), "signed with another key than JWT_SECRET_KEY"),
+        (encode({"sub": "ann"}, headers={"crit": ["hush"], "hush": 1}), MALFORMED),
+        (signed('{"sub":"ann","exp":"hush"}'), MALFORMED),
+        ("hush.hush.hush", MALFORMED),
+        ("hush" * 3000, "longer than 8192 characters"),
+    ],
+)
+def test_cause_of_a_refusal_is_known_and_quotes_nothing_of_the_token(
+    settings: Settings, token: str, cause: str
+) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        check(token, settings)
+    assert caught.value.cause == cause
+    assert "hush" not in f"{caught.value} {cause}"
 
 
 def test_accepted_token_is_refused_after_its_key_is_removed(settings: Settings) -> None:

@@ -15,17 +15,22 @@
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
-      DatabaseUnavailableError · BrokerUnavailableError
+      DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
       InvalidVariantError · SettingsError · MissingExtraError
 
 Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
 work may succeed later. The message states the problem, the value and the remedy. No error carries
 an HTTP status.
+
+A message may name hosts, folders and buckets, which clients of the service must not learn. They
+read ``public_message``, or the message itself where that is None: see :func:`describe_publicly`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from typing import ClassVar
 
 
@@ -34,12 +39,16 @@ class ImageProcessorError(Exception):
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
+    public_message: ClassVar[str | None] = (
+        "The service failed. Try again later, or send its operator the request id."
+    )
 
 
 class InputError(ImageProcessorError):
     """The bytes are not an acceptable image; the same bytes will fail again."""
 
     code = "input_invalid"
+    public_message = None
 
 
 class EmptyFileError(InputError):
@@ -88,6 +97,7 @@ class RequestError(ImageProcessorError):
     """The request cannot be accepted, although the image may be fine."""
 
     code = "request_invalid"
+    public_message = None
 
 
 class InvalidFormError(RequestError):
@@ -165,8 +175,9 @@ class UnauthorizedError(RequestError):
 
     code = "token_invalid"
 
-    def __init__(self) -> None:
+    def __init__(self, cause: str | None = None) -> None:
         super().__init__("A valid bearer token is required. Send 'Authorization: Bearer <token>'.")
+        self.cause = cause  #: why the token was refused, for the log; None if no token was sent
 
 
 class AdminRequiredError(RequestError):
@@ -188,12 +199,14 @@ class ObjectNotFoundError(StorageError):
     """Nothing is stored under this key."""
 
     code = "object_not_found"
+    public_message = "There is no such file."
 
 
 class InvalidKeyError(StorageError):
     """The key is empty, too long or absolute, or contains ``..`` or forbidden characters."""
 
     code = "key_invalid"
+    public_message = "There is no such file."
 
 
 class StorageUnavailableError(StorageError):
@@ -201,6 +214,7 @@ class StorageUnavailableError(StorageError):
 
     code = "storage_unavailable"
     retryable = True
+    public_message = "The storage is unavailable. Try again later."
 
 
 class StorageFullError(StorageError):
@@ -208,6 +222,7 @@ class StorageFullError(StorageError):
 
     code = "storage_full"
     retryable = True
+    public_message = "The storage is full. Try again later."
 
 
 class JobError(ImageProcessorError):
@@ -220,24 +235,28 @@ class JobNotFoundError(JobError):
     """The job does not exist or is not visible to the caller."""
 
     code = "job_not_found"
+    public_message = None
 
 
 class ImageNotFoundError(JobError):
     """The image does not exist, was deleted, or is not visible to the caller."""
 
     code = "image_not_found"
+    public_message = None
 
 
 class JobNotReadyError(JobError):
     """The job has not finished yet; ask again later."""
 
     code = "job_not_ready"
+    public_message = None
 
 
 class JobFailedError(JobError):
     """The job failed; ``job_code`` is the error code of the cause."""
 
     code = "job_failed"
+    public_message = "The job failed. Send the image again."
 
     def __init__(self, message: str, *, job_code: str) -> None:
         super().__init__(message)
@@ -248,18 +267,21 @@ class JobNotRetryableError(JobError):
     """Only a failed job whose source is still stored can be retried."""
 
     code = "job_not_retryable"
+    public_message = None
 
 
 class SourceMissingError(JobError):
     """The uploaded file is no longer in staging."""
 
     code = "source_missing"
+    public_message = "The upload is no longer stored. Send the image again."
 
 
 class SourceCorruptError(JobError):
     """The staged file is not the one that was uploaded: its SHA-256 differs."""
 
     code = "source_corrupt"
+    public_message = "The stored upload differs from what was received. Send the image again."
 
 
 class WorkerLostError(JobError):
@@ -267,6 +289,7 @@ class WorkerLostError(JobError):
 
     code = "worker_lost"
     retryable = True
+    public_message = "The worker ended during the job. Send the image again."
 
 
 class DecodeTimeoutError(JobError):
@@ -274,6 +297,7 @@ class DecodeTimeoutError(JobError):
 
     code = "decode_timeout"
     retryable = True
+    public_message = "The image takes too long to process. Send a smaller one."
 
 
 class MemoryLimitError(JobError):
@@ -281,6 +305,7 @@ class MemoryLimitError(JobError):
 
     code = "memory_exceeded"
     retryable = True
+    public_message = "The image needs too much memory. Send a smaller one."
 
 
 class UnexpectedError(JobError):
@@ -288,6 +313,7 @@ class UnexpectedError(JobError):
 
     code = "internal_error"
     retryable = True
+    public_message = "An unexpected error stopped the job. Send the image again."
 
 
 class DatabaseUnavailableError(ImageProcessorError):
@@ -295,6 +321,7 @@ class DatabaseUnavailableError(ImageProcessorError):
 
     code = "database_unavailable"
     retryable = True
+    public_message = "The database is unavailable. Try again later."
 
 
 class BrokerUnavailableError(ImageProcessorError):
@@ -302,6 +329,15 @@ class BrokerUnavailableError(ImageProcessorError):
 
     code = "broker_unavailable"
     retryable = True
+    public_message = "The queue is unavailable. Jobs wait until it is back."
+
+
+class NoWorkerError(ImageProcessorError):
+    """Jobs wait, but no worker is running."""
+
+    code = "worker_missing"
+    retryable = True
+    public_message = "No worker is running. Uploads are accepted, but their jobs wait."
 
 
 class InvalidVariantError(ImageProcessorError, ValueError):
@@ -324,3 +360,25 @@ class MissingExtraError(ImageProcessorError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an extra: run  pip install 'imageprocessor[{extra}]'")
         self.extra = extra
+
+
+def describe_publicly(code: str | None, message: str) -> str:
+    """Return what clients may read of the error with *code* and *message*."""
+    public_message = find_class(code).public_message
+    return message if public_message is None else public_message
+
+
+def find_class(code: str | None) -> type[ImageProcessorError]:
+    """Return the class with *code*, or the base class if there is none."""
+    return _index_classes().get(code, ImageProcessorError)
+
+
+@cache
+def _index_classes() -> dict[str | None, type[ImageProcessorError]]:
+    return {error_class.code: error_class for error_class in _walk_tree(ImageProcessorError)}
+
+
+def _walk_tree(error_class: type[ImageProcessorError]) -> Iterator[type[ImageProcessorError]]:
+    yield error_class
+    for child in error_class.__subclasses__():
+        yield from _walk_tree(child)

@@ -246,6 +246,13 @@ class Settings(BaseModel):
     jwt_audience: str | None = setting(None, "text", "The `aud` claim that tokens must have.")
     jwt_issuer: str | None = setting(None, "text", "The `iss` claim that tokens must have.")
     jwt_require_exp: bool = setting(False, "`true` or `false`", "Refuse tokens that never expire.")
+    jwt_leeway_seconds: int = setting(
+        10,
+        "0 to 300",
+        "Seconds by which the signer's clock may differ when `exp` and `nbf` are checked.",
+        ge=0,
+        le=300,
+    )
     public_reads: bool = setting(
         True,
         "`true` or `false`",

@@ -8,9 +8,10 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
+from jwt.exceptions import InvalidSubjectError
 
 from imageprocessor.errors import UnauthorizedError
 from imageprocessor.queue.access import Caller
@@ -22,6 +23,16 @@ MAX_SUBJECT_CHARACTERS = 255
 #: Proxies forward no header beyond this; reading a longer token would only delay the rejection.
 MAX_TOKEN_CHARACTERS = 8 * 1024
 REMEMBERED_TOKENS = 1024
+#: Why a token is refused, for the log. PyJWT's own messages may quote the token.
+CAUSES: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "exp is in the past",
+    jwt.ImmatureSignatureError: "nbf is in the future",
+    jwt.InvalidAlgorithmError: "alg is not JWT_ALGORITHM",
+    jwt.InvalidAudienceError: "aud is not JWT_AUDIENCE",
+    jwt.InvalidIssuerError: "iss is not JWT_ISSUER",
+    InvalidSubjectError: f"sub is not 1 to {MAX_SUBJECT_CHARACTERS} printable characters",
+}
+MALFORMED = "not a well-formed JWT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,16 @@ class TokenKeys:
 
     signing: str
     accepted: tuple[str, ...]
+
+
+class TokenRules(NamedTuple):
+    """What the settings require of a token, besides its signature."""
+
+    algorithm: str
+    audience: str | None
+    issuer: str | None
+    require_exp: bool
+    leeway_seconds: int
 
 
 def load_keys(settings: Settings) -> TokenKeys:
@@ -73,55 +94,58 @@ def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
 
     Raises:
         UnauthorizedError: The signature, algorithm, expiry, audience, issuer or subject is not
-            valid. The message is the same for every cause.
+            valid. The message is the same for every cause; the attribute ``cause`` names it.
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
-        raise UnauthorizedError
-    rules = (
+        raise UnauthorizedError(f"longer than {MAX_TOKEN_CHARACTERS} characters")
+    rules = TokenRules(
         settings.jwt_algorithm,
         settings.jwt_audience,
         settings.jwt_issuer,
         settings.jwt_require_exp,
+        settings.jwt_leeway_seconds,
     )
     for key in keys.accepted:
         try:
-            caller, expires_at = _verify(token, key, *rules)
+            caller, refused_from = _verify(token, key, rules)
         except jwt.InvalidSignatureError:
             continue
-        except (jwt.PyJWTError, ValueError):
-            break
-        if time.time() < expires_at:
+        except (jwt.PyJWTError, ValueError) as error:
+            raise UnauthorizedError(_explain(error)) from None
+        if time.time() < refused_from:
             return caller
-        break
-    raise UnauthorizedError
+        raise UnauthorizedError(CAUSES[jwt.ExpiredSignatureError])
+    raise UnauthorizedError("signed with another key than JWT_SECRET_KEY")
 
 
 @lru_cache(REMEMBERED_TOKENS)
-def _verify(
-    token: str,
-    key: str,
-    algorithm: str,
-    audience: str | None,
-    issuer: str | None,
-    require_exp: bool,
-) -> tuple[Caller, float]:
-    """Return the caller that *token* identifies, and the time at which the token expires.
+def _verify(token: str, key: str, rules: TokenRules) -> tuple[Caller, float]:
+    """Return the caller that *token* identifies, and the time from which the token is refused.
 
     Results for valid tokens are cached, because clients send the same token many times.
     """
-    required = ["sub", "exp"] if require_exp else ["sub"]
+    required = ["sub", "exp"] if rules.require_exp else ["sub"]
     claims = jwt.decode(
         token,
         key,
-        algorithms=[algorithm],
-        audience=audience,
-        issuer=issuer,
-        options={"require": required},
+        algorithms=[rules.algorithm],
+        audience=rules.audience,
+        issuer=rules.issuer,
+        leeway=rules.leeway_seconds,
+        # `nbf` and `exp` limit when a token is valid; `iat` only informs (RFC 7519, section 4.1.6).
+        options={"require": required, "verify_iat": False},
     )
-    expires_at = int(claims["exp"]) if "exp" in claims else math.inf
+    refused_from = int(claims["exp"]) + rules.leeway_seconds if "exp" in claims else math.inf
     subject = claims["sub"]
     if not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS or not subject.isprintable():
-        raise ValueError("sub is empty, too long or not printable")
+        raise InvalidSubjectError
     scope = claims.get("scope", "")
     is_admin = isinstance(scope, str) and ADMIN_SCOPE in scope.split()
-    return Caller(subject, is_admin), expires_at
+    return Caller(subject, is_admin), refused_from
+
+
+def _explain(error: Exception) -> str:
+    """Return why a token is refused, without anything that the token contains."""
+    if isinstance(error, jwt.MissingRequiredClaimError):
+        return f"has no {error.claim}"  # a claim that the settings require
+    return CAUSES.get(type(error), MALFORMED)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from imageprocessor.queue import write_faults
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.jobs import job_store
@@ -68,7 +69,7 @@ def post(client: TestClient, settings: Settings) -> Any:
 
 @pytest.mark.parametrize("place", ["data_dir", "database_path"])
 def test_upload_to_a_full_disk_is_a_507_and_leaves_nothing(
-    disk: Path, tmp_path: Path, place: str
+    disk: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = (
         {"data_dir": disk / "data"}
@@ -83,10 +84,15 @@ def test_upload_to_a_full_disk_is_a_507_and_leaves_nothing(
             answer = post(client, settings)
             assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
             assert list_leftovers(service) == []
+            assert client.get("/readyz").status_code == 200
+            monkeypatch.setattr(write_faults, "PROBE_EVERY_SECONDS", 0.0)
+            assert {post(client, settings).status_code for _ in range(2)} == {507}
+            assert client.get("/readyz").status_code == 503, "a probe cannot be written"
             assert client.get("/api/v1/health/stats").status_code == 200, "reads still work"
         with service.database.read() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert sum(job_store.count_by_status(connection).values()) == 0
+        assert client.get("/readyz").status_code == 200, "the probe could be written"
         accepted = post(client, settings)
         assert accepted.status_code == 202, "the refused upload should not be counted"
         run_job(service, accepted.json()["job_id"], "worker")

@@ -76,8 +76,9 @@ def test_refused_upload_leaves_no_row_and_no_staged_file_and_spends_no_quota(
 def test_bucket_must_be_an_allowed_one(service: Service, receive: Receive) -> None:
     service = with_settings(service, allowed_buckets=("photos",))
     submit(service, receive(bucket="photos"), Sender("ann"))
-    with pytest.raises(InvalidBucketError, match="photos"):
+    with pytest.raises(InvalidBucketError) as caught:
         submit(service, receive(bucket="others"), Sender("ann"))
+    assert "photos" not in str(caught.value), "other users' buckets are not listed"
 
 
 @pytest.mark.parametrize("max_uploads", [50, 1])

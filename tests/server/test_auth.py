@@ -10,6 +10,7 @@ from typing import Any
 import jwt
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from imageprocessor.queue.service import Service
 from imageprocessor.server.app import create_app
@@ -69,7 +70,7 @@ def _forged(header: dict[str, str], settings: Settings) -> str:
         lambda settings: sign(settings, "HS512"),
         lambda settings: _forged({"alg": "RS256", "typ": "JWT"}, settings),
         lambda settings: _forged({"alg": "HS256", "crit": "x"}, settings),
-        lambda settings: sign(settings, exp=datetime.now(UTC) - timedelta(seconds=1)),
+        lambda settings: sign(settings, exp=datetime.now(UTC) - timedelta(seconds=11)),
         lambda settings: sign(settings, sub=""),
         lambda settings: sign(settings, sub="x" * 300),
         lambda settings: sign(settings, aud="elsewhere"),
@@ -79,15 +80,22 @@ def _forged(header: dict[str, str], settings: Settings) -> str:
 def test_every_bad_token_gets_the_same_401(
     client: TestClient, settings: Settings, make: Callable[[Settings], str]
 ) -> None:
-    none, bad = (
-        client.post(UPLOAD, headers=headers).json()
-        for headers in (
-            {"X-Request-ID": "1"},
-            {"X-Request-ID": "1", "Authorization": f"Bearer {make(settings)}"},
+    token = make(settings)
+    with capture_logs() as logs:
+        none, bad = (
+            client.post(UPLOAD, headers=headers)
+            for headers in (
+                {"X-Request-ID": "1"},
+                {"X-Request-ID": "1", "Authorization": f"Bearer {token}"},
+            )
         )
-    )
-    assert bad == none
-    assert bad["status"] == 401
+    assert bad.content == none.content
+    assert bad.status_code == none.status_code == 401
+    assert bad.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    assert none.headers["www-authenticate"] == "Bearer"
+    causes = [line["cause"] for line in logs if line["event"] == "token_refused"]
+    assert len(set(causes)) == 2
+    assert token not in str(logs)
 
 
 def test_numeric_subject_is_a_401(client: TestClient, settings: Settings) -> None:
@@ -100,7 +108,11 @@ def test_numeric_subject_is_a_401(client: TestClient, settings: Settings) -> Non
     "header", ["Basic YW5uOmFubg==", "Bearer", "Bearer ", "bearer\tx", "Bearer \x7f"]
 )
 def test_other_authentication_scheme_is_a_401(client: TestClient, header: str) -> None:
-    assert client.post(UPLOAD, headers={"Authorization": header}).status_code == 401
+    answer = client.post(UPLOAD, headers={"Authorization": header})
+    assert answer.status_code == 401
+    was_sent = header == "Bearer \x7f"
+    challenge = 'Bearer error="invalid_token"' if was_sent else "Bearer"
+    assert answer.headers["www-authenticate"] == challenge
 
 
 @pytest.mark.parametrize("settings", [{"jwt_previous_secret_keys": [OLD_KEY]}], indirect=True)
@@ -285,3 +297,4 @@ def test_only_an_admin_sees_failed_jobs(
     ]
     assert [answer.status_code for answer in answers] == [401, 403, 200]
     assert answers[1].json()["code"] == "admin_required"
+    assert answers[1].headers["www-authenticate"] == 'Bearer error="insufficient_scope"'

@@ -27,6 +27,7 @@ ELSEWHERE = {
     errors.SettingsError,
     errors.MissingExtraError,
     errors.BrokerUnavailableError,  # /health reports it
+    errors.NoWorkerError,  # as above
     errors.SourceMissingError,
     errors.SourceCorruptError,
     errors.WorkerLostError,

@@ -81,6 +81,11 @@ def require_remaining(quota: Quota) -> None:
     )
 
 
+def forget_user(connection: Connection, user_id: str) -> None:
+    """Delete all counts of *user_id*."""
+    connection.execute(delete(limits).where(limits.c.user_id == user_id))
+
+
 def list_old_windows(connection: Connection, now: datetime, window: timedelta) -> list[str]:
     """Return the starts of the windows that ended at least an hour ago."""
     oldest_kept = window_start(now - STEP_GRACE, window)

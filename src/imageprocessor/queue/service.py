@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -13,6 +13,7 @@ from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import migrate
 from imageprocessor.queue.database.sqlite import has_wal_reset_bug, sqlite_module
 from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
+from imageprocessor.queue.write_faults import WriteFaults
 from imageprocessor.settings import Settings
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Storage
@@ -36,6 +37,7 @@ class Service:
     #: folders of unfinished files: old files in them were left by a crash
     drafts: tuple[Path, ...]
     dispatcher: Dispatcher
+    write_faults: WriteFaults = field(default_factory=WriteFaults)  #: of uploads in this process
 
 
 @contextmanager

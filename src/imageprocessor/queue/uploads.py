@@ -100,7 +100,8 @@ def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
     allowed = service.settings.allowed_buckets
     if allowed and upload.bucket not in allowed:
         raise InvalidBucketError(
-            f"bucket {upload.bucket!r} is not one of the allowed buckets: {', '.join(allowed)}."
+            f"bucket {upload.bucket!r} is not one of the allowed buckets. "
+            "Ask the service's operator for their names."
         )
     context = parse_context(upload.metadata)
     validate(upload.file, service.settings.limits)

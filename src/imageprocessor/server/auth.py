@@ -63,3 +63,12 @@ async def read_caller(request: Request) -> Caller:
         if not public:
             raise
         return ANYONE
+
+
+async def is_admin(request: Request) -> bool:
+    """Return whether the request has an admin's token."""
+    try:
+        caller = await require_user(request, await bearer(request))
+    except UnauthorizedError:
+        return False
+    return caller.admin

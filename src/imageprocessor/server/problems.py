@@ -15,12 +15,16 @@ from starlette.routing import Match
 
 from imageprocessor import errors
 from imageprocessor.errors import (
+    AdminRequiredError,
     ImageProcessorError,
     JobFailedError,
     RateLimitedError,
     RequestError,
+    UnauthorizedError,
+    describe_publicly,
 )
 from imageprocessor.queue.rate_limits import Quota
+from imageprocessor.server.auth import is_admin
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 
 MEDIA_TYPE = "application/problem+json"
@@ -95,7 +99,12 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     code = error.job_code if isinstance(error, JobFailedError) else error.code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request_failed", code=code, cause=str(error))
-    fault = Fault(status, code, title, str(error))
+    if isinstance(error, UnauthorizedError):
+        log.info("token_refused", cause=error.cause or "no bearer token was sent")
+    detail = describe_publicly(code, str(error))
+    if detail != str(error) and await is_admin(request):
+        detail = str(error)
+    fault = Fault(status, code, title, detail)
     return make_problem(request, fault, _make_headers(request, error, status))
 
 
@@ -105,8 +114,11 @@ def _make_headers(request: Request, error: ImageProcessorError, status: int) -> 
         limit, window = settings.rate_limit_max_uploads, settings.rate_limit_window
         quota = Quota(limit, remaining=0, reset_at=error.reset_at, window=window)
         return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
-    if status == HTTPStatus.UNAUTHORIZED:
-        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, UnauthorizedError):  # RFC 6750, section 3
+        was_sent = error.cause is not None
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if was_sent else "Bearer"}
+    if isinstance(error, AdminRequiredError):
+        return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
         return describe_delay(status)
     return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from imageprocessor.errors import describe_publicly
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.job_control import public_status
 from imageprocessor.queue.jobs.job import Job
@@ -11,14 +12,20 @@ from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, 
 
 
 def represent_job(job: Job, caller: Caller) -> JobState:
-    """Return the state of *job*, including its context if *caller* owns it."""
+    """Return the state of *job*, including its context if *caller* owns it.
+
+    Only admins read the whole error, which may describe the inside of the service.
+    """
+    error = job.error
+    if error and not caller.admin:
+        error = describe_publicly(job.error_code, error)
     state: dict[str, Any] = {
         "job_id": job.job_id,
         "image_id": job.image_id,
         "status": public_status(job),
         "created_at": job.created_at,
         "completed_at": job.completed_at,
-        "error": job.error,
+        "error": error,
         "error_code": job.error_code,
         "attempts": job.attempts,
     }

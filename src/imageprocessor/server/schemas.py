@@ -181,7 +181,7 @@ class Health(BaseModel):
     status: Literal["healthy", "unhealthy"]
     service: str
     version: str
-    checks: dict[str, str] = Field(description="`ok`, or what is wrong.")
+    checks: dict[str, str] = Field(description="`ok`, or the code and text of an error.")
     oldest_open_job_seconds: float | None = Field(
         description="Age of the oldest job that has not finished."
     )

@@ -43,8 +43,9 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
     sender = await admit(request, service, user)
     file = IncomingFile(service.incoming)
     try:
-        fields = await receive(request, service, file)
-        return await storage_threads.run(submit_file, service, sender, file, fields)
+        with service.write_faults.watch():
+            fields = await receive(request, service, file)
+            return await storage_threads.run(submit_file, service, sender, file, fields)
     finally:
         file.remove()
 

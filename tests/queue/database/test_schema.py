@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database, open_database
@@ -94,18 +94,31 @@ def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
         migrate(database)
 
 
+def list_due(connection: Connection) -> None:
+    job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
+
+
+def find_storage_fault(connection: Connection) -> None:
+    job_store.find_storage_fault(connection, datetime.now(UTC))
+
+
 @pytest.mark.parametrize(
     ("settings", "explain", "index_use"),
     [
-        ("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_due"),
-        ("postgres", "EXPLAIN", "ix_jobs_due"),
+        ("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_"),
+        ("postgres", "EXPLAIN", "ix_jobs_"),
     ],
     indirect=["settings"],
 )
-def test_due_jobs_are_found_through_an_index(
-    service: Service, explain: str, index_use: str
+@pytest.mark.parametrize(("find", "query_count"), [(list_due, 2), (find_storage_fault, 3)])
+def test_jobs_are_found_through_an_index(
+    service: Service,
+    explain: str,
+    index_use: str,
+    find: Callable[[Connection], None],
+    query_count: int,
 ) -> None:
-    """No step of the query plans scans the table or sorts, however many jobs wait."""
+    """No step of the query plans scans the table or sorts, however many jobs there are."""
     plans: list[str] = []
 
     def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -119,9 +132,9 @@ def test_due_jobs_are_found_through_an_index(
             connection.exec_driver_sql("SET enable_seqscan = off")
             connection.exec_driver_sql("SET enable_bitmapscan = off")
         plans.clear()  # the PostgreSQL dialect runs queries of its own on connect
-        job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
+        find(connection)
         connection.invalidate()
-    assert len(plans) == 2
+    assert len(plans) == query_count
     assert all(
         index_use in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans
     ), plans

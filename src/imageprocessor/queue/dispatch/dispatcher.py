@@ -24,8 +24,8 @@ class Dispatcher(Protocol):
     def count_redispatchable(self) -> int:
         """Return how many jobs may be dispatched again, in case their wake-up was lost."""
 
-    def check(self) -> str:
-        """Return ``ok``, or why wake-ups do not reach the workers."""
+    def check(self) -> None:
+        """Raise BrokerUnavailableError if wake-ups do not reach the workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class EmbeddedDispatcher:
     def count_redispatchable(self) -> int:
         return 0  # supervisors look for due jobs every second
 
-    def check(self) -> str:
-        return "ok"
+    def check(self) -> None:
+        """Do nothing: supervisors find due jobs without wake-ups, too."""
 
 
 def workers_directory(settings: Settings) -> Path:

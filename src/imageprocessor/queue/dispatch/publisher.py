@@ -66,12 +66,8 @@ class Publisher:
         except BrokerUnavailableError:
             return 0
 
-    def check(self) -> str:
-        try:
-            self._broker.ping()
-        except BrokerUnavailableError as error:
-            return str(error)
-        return "ok"
+    def check(self) -> None:
+        self._broker.ping()
 
     def _has_started(self) -> bool:
         return self._thread.ident is not None

@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 
+from imageprocessor.errors import StorageFullError, StorageUnavailableError
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
@@ -39,6 +40,8 @@ from imageprocessor.queue.jobs.job import (
     JobStatus,
 )
 
+NEWEST_JOBS = 20  #: how many jobs tell whether workers can store
+STORAGE_CODES = {StorageUnavailableError.code, StorageFullError.code}
 CLOCK_TOLERANCE = timedelta(minutes=1)  #: how much the clocks of several hosts may differ
 LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
 
@@ -344,6 +347,36 @@ def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
     query = select(events).where(is_about).order_by(events.c.created_at)
     rows = connection.execute(query).mappings()
     return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+
+def find_storage_fault(connection: Connection, since: datetime) -> tuple[str, str] | None:
+    """Return code and message of a worker's storage fault, if no job has completed meanwhile.
+
+    Attempts that began before *since* do not count. This reads a few entries of two indexes,
+    however many jobs there are.
+    """
+    columns = (jobs.c.status, jobs.c.error_code, jobs.c.last_error, jobs.c.started_at)
+    query = select(*columns, jobs.c.completed_at).limit(NEWEST_JOBS)
+    ended = query.where(jobs.c.completed_at > "").order_by(jobs.c.completed_at.desc())
+    attempted = list(connection.execute(ended))
+    completed = [row.completed_at for row in attempted if row.status == JobStatus.COMPLETED]
+    after = max([clock.to_text(since), *completed])
+
+    open_ = query.where(jobs.c.deleted_at.is_(None)).order_by(jobs.c.next_attempt_at)
+    for status in (JobStatus.RETRYING, JobStatus.PROCESSING):
+        attempted += connection.execute(open_.where(jobs.c.status == status))
+    for row in attempted:
+        if row.error_code in STORAGE_CODES and row.started_at > after:
+            return row.error_code, row.last_error
+    return None
+
+
+def is_any_processed(connection: Connection, now: datetime) -> bool:
+    """Return whether a worker holds a lease that has not expired."""
+    query = select(jobs.c.job_id).where(
+        jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at > clock.to_text(now)
+    )
+    return connection.scalar(query.limit(1)) is not None
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:

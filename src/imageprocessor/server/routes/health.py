@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from imageprocessor import errors
-from imageprocessor.queue.health import check_health, check_readiness, oldest_open_seconds
+from imageprocessor.errors import ImageProcessorError, describe_publicly
+from imageprocessor.queue.health import Faults, check_health, check_readiness, oldest_open_seconds
 from imageprocessor.queue.job_control import list_jobs
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.statistics import collect_statistics
+from imageprocessor.server.auth import is_admin
 from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
@@ -25,14 +28,16 @@ API = "/api/v1/health"
 #: Longer than any check needs to notice an outage; shorter than a prober's timeout.
 CHECK_SECONDS = 5.0
 
-Check = Callable[[Service], dict[str, str]]
+Check = Callable[[Service], Faults]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The result of each check, and the age of the oldest open job."""
+    """The fault that each check found, if any, and the age of the oldest open job."""
 
-    checks: dict[str, str]
+    faults: Faults
     oldest_open_job_seconds: float | None = None
 
 
@@ -52,7 +57,10 @@ async def get_liveness() -> Liveness:
     responses={503: {"model": Health}},
 )
 async def get_readiness(request: Request, response: Response, service: CurrentService) -> Health:
-    """Return 503 if any check is not `ok`; send no uploads until it passes."""
+    """Return 503 if any check is not `ok`; send no uploads until it passes.
+
+    The log has the cause, and an admin's token shows it.
+    """
     return await _answer(request, response, service, check_readiness)
 
 
@@ -62,22 +70,34 @@ async def get_readiness(request: Request, response: Response, service: CurrentSe
 async def get_health(request: Request, response: Response, service: CurrentService) -> Health:
     """Return 503 if any check is not `ok`.
 
-    While only the queue is unavailable, uploads are still accepted and their jobs wait.
+    While only the queue is unavailable, uploads are still accepted and their jobs wait. The log has
+    the cause, and an admin's token shows it.
     """
     return await _answer(request, response, service, check_health)
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
     findings = await _run_shared(request.state.running_checks, service, check)
-    is_healthy = all(result == "ok" for result in findings.checks.values())
-    response.status_code = 200 if is_healthy else 503
+    faults = {name: fault for name, fault in findings.faults.items() if fault is not None}
+    checks = dict.fromkeys(findings.faults, "ok")
+    if faults:
+        response.status_code = 503
+        shows_cause = await is_admin(request)
+        for name, fault in faults.items():
+            log.warning("check_failed", check=name, code=fault.code, cause=str(fault))
+            checks[name] = _describe(fault, shows_cause=shows_cause)
     return Health(
-        status="healthy" if is_healthy else "unhealthy",
+        status="unhealthy" if faults else "healthy",
         service=service.settings.service_name,
         version=request.app.version,
-        checks=findings.checks,
+        checks=checks,
         oldest_open_job_seconds=findings.oldest_open_job_seconds,
     )
+
+
+def _describe(fault: ImageProcessorError, *, shows_cause: bool) -> str:
+    cause = str(fault)
+    return f"{fault.code}: {cause if shows_cause else describe_publicly(fault.code, cause)}"
 
 
 async def _run_shared(
@@ -94,14 +114,14 @@ async def _run_shared(
         return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
     except TimeoutError:
         fault = f"The checks did not finish within {CHECK_SECONDS:g} s. One of them hangs."
-        return Findings({"service": fault})
+        return Findings({"service": ImageProcessorError(fault)})
 
 
 def _run_check(service: Service, check: Check) -> Findings:
-    checks = check(service)
-    if checks["database"] != "ok":
-        return Findings(checks)
-    return Findings(checks, oldest_open_seconds(service))
+    faults = check(service)
+    if faults["database"] is not None:
+        return Findings(faults)
+    return Findings(faults, oldest_open_seconds(service))
 
 
 @router.get(
