@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO, NamedTuple, Protocol
 
-from imageprocessor.core.position import read_position, xmp_has_position
+from imageprocessor.core.position import exif_has_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 MAX_PIECES = 65_536
@@ -76,7 +76,7 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
     """Return a piece to drop, with the kinds of metadata found inside it."""
     kinds = [kind]
     if kind == "exif":
-        if read_position(payload) is not None:
+        if exif_has_position(payload):
             kinds.append("gps")
         if b"\xff\xd8\xff" in payload:  # a JPEG
             kinds.append("thumbnail")
