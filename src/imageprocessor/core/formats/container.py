@@ -39,13 +39,14 @@ class Piece(NamedTuple):
     ``kinds`` names the metadata in it. ``payload`` is the content of EXIF (from its byte order mark
     on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
     file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
-    need.
+    need. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space.
     """
 
     clean: bytes = b""
     kinds: tuple[str, ...] = ()
     payload: bytes = b""
     is_animation: bool = False
+    color_chunk: bytes = b""
 
     @property
     def exif(self) -> bytes:
@@ -99,6 +100,18 @@ def find_profile(pieces: Iterable[Piece], container: Container) -> bytes | None:
     """Return the ICC profile in the pieces, or None; a damaged profile may be empty bytes."""
     payloads = [piece.payload for piece in pieces if "icc" in piece.kinds]
     return container.decode_icc(payloads) if payloads else None
+
+
+def find_color_chunks(pieces: Iterable[Piece]) -> dict[bytes, bytes]:
+    """Return the content of a PNG's chunks that declare a colour space, by name; the first counts.
+
+    It is empty for other formats.
+    """
+    chunks: dict[bytes, bytes] = {}
+    for piece in pieces:
+        if piece.color_chunk:
+            chunks.setdefault(piece.color_chunk[:4], piece.color_chunk[4:])
+    return chunks
 
 
 def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:
