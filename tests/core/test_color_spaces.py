@@ -198,6 +198,7 @@ def test_the_next_declaration_counts_if_the_profile_is_unusable(damaged: bytes) 
         png_chunk(b"cHRM", bytes(31)),
         chrm(D65, D65, D65, D65),
         png_chunk(b"sRGB", b""),
+        gama(1.0)[:-1] + b"!",
     ],
 )
 def test_a_declaration_that_cannot_be_applied_is_ignored(chunk: bytes) -> None:

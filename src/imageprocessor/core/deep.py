@@ -66,7 +66,9 @@ def decode_16_bits(
     band_rows = max(1, _BAND_PIXELS // decoder.width)
     for top in range(0, decoder.height, band_rows):
         box = (0, top, decoder.width, min(top + band_rows, decoder.height))
-        samples, alpha = _join_bytes(decoder.crop(box), low.crop(box) if low else None, mode)
+        samples, alpha = _join_bytes(
+            decoder.crop(box), None if low is None else low.crop(box), mode
+        )
         if keys is not None:
             alpha = _mask_other_colors(samples, keys)
         channels = [deep.point(table, "L") for deep, table in zip(samples, tables, strict=True)]

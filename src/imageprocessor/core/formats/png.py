@@ -77,7 +77,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     end = 0
     for name, start, end in _read_chunks(file):
         if name in _COLOUR_SPACE and end - start <= _MAX_COLOUR_SPACE_BYTES:
-            yield _color_piece(name, read_range(file, start - 8, end + 4))
+            yield from _color_pieces(read_range(file, start - 8, end + 4))
         elif name in _NEEDED:
             yield from _needed_pieces(file, name, start, end)
         else:
@@ -155,11 +155,11 @@ def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterato
     yield Piece(stored, is_animation=is_animation)
 
 
-def _color_piece(name: bytes, chunk: bytes) -> Piece:
-    """Return a chunk that declares a colour space."""
-    checksum = zlib.crc32(chunk[4:-4])
-    _check_checksum(name, checksum, stored=chunk[-4:])
-    return Piece(chunk, color_chunk=chunk[4:-4])
+def _color_pieces(chunk: bytes) -> Iterator[Piece]:
+    """Yield a chunk that declares a colour space, unless it is damaged."""
+    name_and_payload = chunk[4:-4]
+    if zlib.crc32(name_and_payload) == int.from_bytes(chunk[-4:]):
+        yield Piece(chunk, color_chunk=name_and_payload)
 
 
 def _classify(name: bytes, chunk: bytes) -> Piece:
