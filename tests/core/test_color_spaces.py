@@ -126,7 +126,14 @@ def test_gamma_and_primaries_count_together() -> None:
 
 @pytest.mark.parametrize(
     "chunks",
-    [[gama(2.2)], [gama(2.2), chrm(*BT_709)], [chrm(*BT_709)], [png_chunk(b"sRGB", b"\0")]],
+    [
+        [gama(2.2)],
+        [gama(1 / 0.45)],
+        [chrm(*BT_709)],
+        [gama(2.2), chrm(*BT_709)],
+        [gama(2.2), chrm((0.31269, 0.32899), (0.63999, 0.33001), (0.3, 0.6), (0.15, 0.05999))],
+        [png_chunk(b"sRGB", b"\0")],
+    ],
 )
 def test_values_that_srgb_files_have_change_nothing(chunks: list[bytes]) -> None:
     pixels, _ = converted(png(*chunks))
