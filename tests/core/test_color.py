@@ -114,8 +114,10 @@ def row(data: bytes) -> list[tuple[int, ...]]:
             id="tRNS on 1 bit",
         ),
         pytest.param(
-            row_png(2, 16, GRAY, samples16(0x8000, 0x1000), transparency(samples16(0x8000))),
-            [(128, 128, 128, 0), (16, 16, 16, OPAQUE)],
+            row_png(
+                3, 16, GRAY, samples16(0x1234, 0x1235, 0x1334), transparency(samples16(0x1234))
+            ),
+            [(18, 18, 18, 0), (18, 18, 18, OPAQUE), (19, 19, 19, OPAQUE)],
             id="tRNS on 16-bit gray",
         ),
         pytest.param(
@@ -125,9 +127,13 @@ def row(data: bytes) -> list[tuple[int, ...]]:
         ),
         pytest.param(
             row_png(
-                2, 16, RGB, samples16(0x1234, 0, 0, 0, 0, 0), transparency(samples16(0x1234, 0, 0))
+                4,
+                16,
+                RGB,
+                samples16(0x1234, 0, 7, 0x1235, 0, 7, 0x1234, 0, 8, 0x1234, 1, 7),
+                transparency(samples16(0x1234, 0, 7)),
             ),
-            [(0x12, 0, 0, 0), (0, 0, 0, OPAQUE)],
+            [(0x12, 0, 0, 0), *[(0x12, 0, 0, OPAQUE)] * 3],
             id="tRNS on 16-bit RGB",
         ),
     ],
@@ -188,7 +194,7 @@ def test_converted_images_have_empty_info() -> None:
 def test_broken_profile_is_ignored_with_a_warning(profile: bytes, mode: str) -> None:
     plain = photo(16, 16).convert(mode)
     expected, _ = to_srgb(plain.copy())
-    plain.info["icc_profile"] = profile
+    plain.info["profiles"] = (profile,)
     converted, lost = to_srgb(plain)
     assert lost == ("icc_invalid",)
     assert (converted.mode, converted.tobytes()) == (expected.mode, expected.tobytes())
@@ -197,13 +203,14 @@ def test_broken_profile_is_ignored_with_a_warning(profile: bytes, mode: str) -> 
 @pytest.mark.parametrize("mode", ["L", "LA", "CMYK"])
 def test_profile_for_another_colour_space_is_ignored_with_a_warning(mode: str) -> None:
     image = photo(16, 16).convert(mode)
-    image.info["icc_profile"] = SRGB_PROFILE
+    image.info["profiles"] = (SRGB_PROFILE,)
     assert to_srgb(image)[1] == ("icc_invalid",)
 
 
 def test_lab_profile_is_not_used_for_rgb() -> None:
     image = photo(16, 16)
-    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image.info["profiles"] = (lab,)
     assert to_srgb(image)[1] == ("icc_invalid",)
 
 
@@ -251,7 +258,7 @@ def test_missing_part_of_a_jpeg_profile_makes_it_invalid() -> None:
 def test_srgb_profile_changes_no_pixel() -> None:
     image = photo(64, 64)
     before = image.tobytes()
-    image.info["icc_profile"] = SRGB_PROFILE
+    image.info["profiles"] = (SRGB_PROFILE,)
     converted, lost = to_srgb(image)
     assert (converted.tobytes(), lost) == (before, ())
 

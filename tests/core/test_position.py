@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import zlib
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.pipeline import process
-from imageprocessor.core.position import read_position, xmp_has_position
+from imageprocessor.core.position import exif_has_position, read_position, xmp_has_position
 from tests.images import encode, insert_chunks, insert_segments, jpeg_segment, photo, png_chunk
 
 PLAIN_PNG = encode(photo(9, 9), "PNG")
@@ -28,6 +29,15 @@ RAW_PROFILE = (
 )
 
 
+def unknown(exif: bytes, *values: int) -> bytes:
+    """Return an EXIF block in which the rational numbers of these values are 0/0."""
+    for value in values:
+        for order in "<>":
+            known = struct.pack(f"{order}II", value, 1)
+            exif = exif.replace(known, bytes(8))
+    return exif
+
+
 def unannounced(webp: bytes) -> bytes:
     """Clear the flag with which a WebP announces EXIF.
 
@@ -46,6 +56,18 @@ def test_position_in_signed_rationals_is_read() -> None:
     )
     assert signed != HERE
     assert read_position(signed) == read_position(HERE)
+
+
+def test_unknown_minutes_and_seconds_count_as_0() -> None:
+    assert read_position(unknown(HERE, 36, 42)) == pytest.approx((-33.85, 151.2), abs=1e-4)
+    assert read_position(unknown(HERE, 51, 36, 12, 42)) == (-33.0, 151.0)
+
+
+def test_unknown_degrees_are_no_position_but_known_minutes_are_reported() -> None:
+    minutes = unknown(HERE, 33, 151)
+    assert read_position(minutes) is None
+    assert exif_has_position(minutes)
+    assert not exif_has_position(unknown(HERE, 33, 51, 36))
 
 
 @pytest.mark.parametrize("exif", [b"", b"nonsense", NOWHERE, HERE[: len(HERE) // 2]])
@@ -81,6 +103,8 @@ def test_xmp_has_a_position_if_it_has_both_numbers(xmp: bytes, expected: bool) -
     "data",
     [
         insert_segments(PLAIN_JPEG, jpeg_segment(0xE1, b"Exif\0\0" + HERE)),
+        insert_segments(PLAIN_JPEG, jpeg_segment(0xE1, b"Exif\0\0" + unknown(HERE, 36, 42))),
+        insert_segments(PLAIN_JPEG, jpeg_segment(0xE1, b"Exif\0\0" + unknown(HERE, 33, 151))),
         insert_segments(PLAIN_JPEG, jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
         insert_chunks(PLAIN_PNG, png_chunk(b"eXIf", HERE)),
         insert_chunks(PLAIN_PNG, png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),

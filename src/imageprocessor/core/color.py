@@ -26,9 +26,10 @@ _MAX_SAMPLED_PIXELS = 10_000
 def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the image as 8-bit sRGB with an empty ``info``, and warnings.
 
-    *image* has mode L, LA, RGB, RGBA or CMYK, and its profile in ``image.info["icc_profile"]``. The
-    result has mode RGB, or RGBA if some pixel is not opaque. Do not use *image* afterwards: its
-    pixels may be changed in place, because copying a large image costs hundreds of megabytes.
+    *image* has mode L, LA, RGB, RGBA or CMYK, and its profiles in ``image.info["profiles"]``, of
+    which the first usable one counts. The result has mode RGB, or RGBA if some pixel is not opaque.
+    Do not use *image* afterwards: its pixels may be changed in place, because copying a large image
+    costs hundreds of megabytes.
 
     A profile that is broken, is for another colour space, or is longer than 8 MiB is ignored with
     the warning ``"icc_invalid"``. CMYK without a usable profile is converted as
@@ -42,9 +43,10 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     profiles made of a matrix and curves, such as Display P3 and Adobe RGB, all agree within 0.25.
     """
     warnings: tuple[str, ...] = ()
-    if "icc_profile" in image.info:
+    for profile in image.info.get("profiles", ()):
         try:
-            image = _apply_profile(image, image.info["icc_profile"])
+            image = _apply_profile(image, profile)
+            break
         except (OSError, TypeError, ValueError):
             warnings = ("icc_invalid",)
     is_translucent = False
@@ -56,6 +58,15 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         image = image.convert(mode)
     image.info = {}
     return image, warnings
+
+
+def is_usable(profile: bytes, mode: str) -> bool:
+    """Return whether ``to_srgb`` can apply the profile to an image of *mode*."""
+    try:
+        _transform_to_srgb(profile, mode.removesuffix("A"))
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
 
 
 def dominant_color_of(image: Image.Image) -> str:
@@ -89,7 +100,7 @@ def dominant_color_of(image: Image.Image) -> str:
     return f"#{red:02X}{green:02X}{blue:02X}"
 
 
-def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """Return the image converted from *profile* to sRGB, in place if its mode stays the same.
 
     Raises:
@@ -101,13 +112,24 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         image.putalpha(alpha)
         return image
     transform = _transform_to_srgb(profile, image.mode)
+    if image.mode == "L":
+        return _apply_to_gray(image, transform)
     if image.mode != "CMYK" and _changes_nothing(transform, image.mode):
         return image
     target = image if image.mode == transform.output_mode else None
     return transform.apply(image, target)
 
 
-def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform:
+def _apply_to_gray(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    """Return an image of mode L converted level by level, which is exact and fast."""
+    if _changes_nothing(transform, "L"):
+        return image
+    converted = transform.apply(_probe_colors("L"))
+    channels = [image.point(list(band.tobytes())) for band in converted.split()]
+    return Image.merge("RGB", channels)
+
+
+def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     """Return the transform from *profile* to sRGB for pixels of *mode*.
 
     Raises:
@@ -121,7 +143,11 @@ def _transform_to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTra
         raise ValueError("the colour profile is for another colour space")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     output_mode = "RGBA" if mode == "RGBA" else "RGB"
-    return ImageCms.ImageCmsTransform(source, srgb, mode, output_mode, ImageCms.Intent.PERCEPTUAL)
+    # For gray, LittleCMS would optimise the curve to a few samples, 10 levels off in the dark.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    return ImageCms.ImageCmsTransform(
+        source, srgb, mode, output_mode, ImageCms.Intent.PERCEPTUAL, flags=flags
+    )
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -9,7 +9,15 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageFile
 
-from imageprocessor.core.formats.container import Piece, file_size, find_exif, find_profile
+from imageprocessor.core.color_spaces import DeclaredColors, list_declared_colors, list_profiles
+from imageprocessor.core.deep import decode_16_bits, has_16_bits
+from imageprocessor.core.formats.container import (
+    Piece,
+    file_size,
+    find_color_chunks,
+    find_exif,
+    find_profile,
+)
 from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits, check_dimensions
@@ -21,7 +29,7 @@ from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooMan
 # No decoder uses more than 20 bytes per pixel (lossless WebP); the rest is a margin.
 _MAX_BYTES_PER_PIXEL = 24
 _MAX_OTHER_BYTES = 64 << 20
-_KEY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 256, "RGB;16B": 1 / 256}
+_KEY_SCALES = {"L;2": 85, "L;4": 17}
 """The factor that scales a level to 8 bits, by Pillow's raw mode."""
 
 # Import the decoders with this module, so that a worker's first job does not wait for them.
@@ -32,13 +40,12 @@ for _image_format in FORMATS.values():
 class Unpacked(NamedTuple):
     """The first image of a file, still encoded, separated from its metadata.
 
-    ``orientation`` is EXIF's, 1 to 8; ``profile`` is the ICC profile; ``kinds`` names the metadata
-    as in ``Metadata.kinds``.
+    ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata as in ``Metadata.kinds``.
     """
 
     image: BytesIO
     orientation: int
-    profile: bytes | None
+    colors: DeclaredColors
     kinds: frozenset[str]
 
 
@@ -56,9 +63,11 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     kinds: set[str] = set()
     for piece in metadata:
         kinds.update(piece.kinds)
-    orientation = read_orientation(find_exif(metadata))
-    profile = find_profile(metadata, container)
-    return Unpacked(BytesIO(image), orientation, profile, frozenset(kinds))
+    exif = find_exif(metadata)
+    colors = list_declared_colors(
+        find_color_chunks(metadata), find_profile(metadata, container), exif
+    )
+    return Unpacked(BytesIO(image), read_orientation(exif), colors, frozenset(kinds))
 
 
 def decode(
@@ -67,8 +76,9 @@ def decode(
     """Return the image as stored, before orientation and sRGB, in L, LA, RGB, RGBA or CMYK.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale if the result is still at least *at_least*, which
-    saves most of the decoder's work. The profile is in ``info["icc_profile"]``. The decoder gets
-    the image without its metadata, so that metadata cannot make it fail or warn.
+    saves most of the decoder's work. The ICC profiles that the image may have, the preferred one
+    first, are in ``info["profiles"]``. The decoder gets the image without its metadata, so that
+    metadata cannot make it fail or warn.
 
     Raises:
         InvalidImageError: The pixels do not follow the format.
@@ -86,9 +96,13 @@ def decode(
         decoder: ImageFile.ImageFile = resolve_name(image_format.decoder)(unpacked.image)
         check_dimensions(*decoder.size, limits)
         decoder.draft(None, at_least)
-        _scale_transparent_key(decoder)
-        decoder.load()
-        image = _to_8_bits(decoder)
+        if has_16_bits(decoder):
+            image, profiles = decode_16_bits(decoder, unpacked.image, unpacked.colors)
+        else:
+            _scale_transparent_key(decoder)
+            decoder.load()
+            image = _to_8_bits(decoder)
+            profiles = list_profiles(unpacked.colors, image.mode)
     except (ImageProcessorError, MemoryError):  # from check_dimensions or a time limit
         raise
     except Image.DecompressionBombError as error:
@@ -107,20 +121,20 @@ def decode(
         ) from error
     if image_format.keeps_buffers:
         image = image.copy()
-    if unpacked.profile is not None:
-        image.info["icc_profile"] = unpacked.profile
+    image.info["profiles"] = profiles
     return image
 
 
 def _keep_image(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
-    """Yield the file without its metadata, its profile and, in a PNG, its animation.
+    """Yield the file without its metadata, its colour space and, in a PNG, its animation.
 
-    Append the pieces that have metadata to *metadata*.
+    Append the pieces that have metadata or declare a colour space to *metadata*.
     """
     for piece in pieces:
-        if piece.kinds:
+        if piece.kinds or piece.color_chunk:
             metadata.append(piece._replace(clean=b""))
-        if "icc" not in piece.kinds and not piece.is_animation:
+        declares_colors = piece.color_chunk or "icc" in piece.kinds
+        if not declares_colors and not piece.is_animation:
             yield piece.clean
 
 
@@ -142,9 +156,6 @@ def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK":
         return image
-    if image.mode == "I;16":
-        # Without the scaling, convert would clip at 255.
-        image = image.point(lambda level: level * (1 / 256)).convert("L")
     mode = "L" if image.mode in {"1", "L", "LA"} else "RGB"
     if image.has_transparency_data:
         mode += "A"

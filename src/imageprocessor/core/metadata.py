@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
+from imageprocessor.core.color_spaces import adobe_rgb_exif, is_adobe_rgb
 from imageprocessor.core.exif import Value, read_tags
 from imageprocessor.core.formats.container import (
     Container,
@@ -55,7 +56,7 @@ class Metadata:
 def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
     """Return the same file without its metadata; no pixel is decoded or changed.
 
-    Orientation and the ICC profile are kept, because the image would look different without them.
+    Orientation and the colour space are kept, because the image would look different without them.
     Text, previews, positions, names, edit history, further images and all bytes after the image are
     removed. This costs as much as copying the file. The file is read in blocks, so it takes about
     as much memory as the result.
@@ -107,9 +108,9 @@ def read_metadata(data: ImageSource) -> Metadata:
 
 
 def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
-    """Yield the clean part of each piece; reduce the first EXIF block to its orientation.
+    """Yield the clean part of each piece; reduce the first EXIF block to what changes the look.
 
-    An orientation of 1 needs no EXIF block.
+    This is its orientation, unless that is 1, and the mark of Adobe RGB.
     """
     is_first_exif = True
     for piece in container.read_pieces(file):
@@ -117,7 +118,9 @@ def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
         if piece.exif and is_first_exif:
             is_first_exif = False
             orientation = read_orientation(piece.exif)
-            if orientation != 1:
+            if is_adobe_rgb(piece.exif):
+                yield container.exif_piece(adobe_rgb_exif(orientation))
+            elif orientation != 1:
                 yield container.exif_piece(orientation_exif(orientation))
 
 

@@ -40,6 +40,7 @@ WARNINGS = (
     "animation_flattened",
     "icc_invalid",
     "hdr_gain_map_dropped",
+    "hdr_flattened",
     "not_enlarged",
 )
 """All warnings, in the order in which a result lists them."""
@@ -52,10 +53,11 @@ class ProcessedImage:
     ``variants`` is in the requested order. ``original_dimensions`` is the size of the upright image
     in pixels. ``warnings`` names what was lost: "animation_flattened" (only the first frame is
     kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
-    (only the standard-range image is kept), "not_enlarged" (the image is smaller than at least two
-    of the requested sizes, or than the only one). ``removed`` names, in alphabetical order, the
-    metadata that was in the source and is in no variant; ``Metadata`` lists the names. It includes
-    a colour profile, because the colours were converted to sRGB.
+    (only the standard-range image is kept), "hdr_flattened" (light brighter than white paper became
+    white), "not_enlarged" (the image is smaller than at least two of the requested sizes, or than
+    the only one). ``removed`` names, in alphabetical order, the metadata that was in the source and
+    is in no variant; ``Metadata`` lists the names. It includes a colour profile, because the
+    colours were converted to sRGB.
     """
 
     variants: Mapping[str, Variant]

@@ -9,6 +9,7 @@ from math import ceil
 from PIL import Image
 
 from imageprocessor.core.color import dominant_color_of, to_srgb
+from imageprocessor.core.color_spaces import declares_hdr
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.encode import Encoders
 from imageprocessor.core.geometry import Crop, Dimensions
@@ -60,6 +61,8 @@ def decode_once(work: Work) -> None:
         work.warnings.add("animation_flattened")
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")
+    if declares_hdr(unpacked.colors):
+        work.warnings.add("hdr_flattened")
 
     largest_scale = max(crop.scale for crop in work.crops)
     scale = min(1.0, REDUCING_GAP * largest_scale)

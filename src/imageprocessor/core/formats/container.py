@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO, NamedTuple, Protocol
 
-from imageprocessor.core.position import read_position, xmp_has_position
+from imageprocessor.core.position import exif_has_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 MAX_PIECES = 65_536
@@ -39,13 +39,14 @@ class Piece(NamedTuple):
     ``kinds`` names the metadata in it. ``payload`` is the content of EXIF (from its byte order mark
     on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
     file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
-    need.
+    need. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space.
     """
 
     clean: bytes = b""
     kinds: tuple[str, ...] = ()
     payload: bytes = b""
     is_animation: bool = False
+    color_chunk: bytes = b""
 
     @property
     def exif(self) -> bytes:
@@ -76,7 +77,7 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
     """Return a piece to drop, with the kinds of metadata found inside it."""
     kinds = [kind]
     if kind == "exif":
-        if read_position(payload) is not None:
+        if exif_has_position(payload):
             kinds.append("gps")
         if b"\xff\xd8\xff" in payload:  # a JPEG
             kinds.append("thumbnail")
@@ -99,6 +100,18 @@ def find_profile(pieces: Iterable[Piece], container: Container) -> bytes | None:
     """Return the ICC profile in the pieces, or None; a damaged profile may be empty bytes."""
     payloads = [piece.payload for piece in pieces if "icc" in piece.kinds]
     return container.decode_icc(payloads) if payloads else None
+
+
+def find_color_chunks(pieces: Iterable[Piece]) -> dict[bytes, bytes]:
+    """Return the content of a PNG's chunks that declare a colour space, by name; the first counts.
+
+    It is empty for other formats.
+    """
+    chunks: dict[bytes, bytes] = {}
+    for piece in pieces:
+        if piece.color_chunk:
+            chunks.setdefault(piece.color_chunk[:4], piece.color_chunk[4:])
+    return chunks
 
 
 def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:

@@ -28,6 +28,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 _IMAGE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"} | _ANIMATION
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
+_COLOUR_SPACE = {b"cICP", b"sRGB", b"gAMA", b"cHRM"}
+_MAX_COLOUR_SPACE_BYTES = 32  # cHRM
 _NEEDED = _IMAGE | _COLOUR | {b"pHYs"}
 _KINDS = {b"caBX": "c2pa", b"tIME": "time"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
@@ -74,7 +76,9 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     yield Piece(_SIGNATURE)
     end = 0
     for name, start, end in _read_chunks(file):
-        if name in _NEEDED:
+        if name in _COLOUR_SPACE and end - start <= _MAX_COLOUR_SPACE_BYTES:
+            yield from _color_pieces(read_range(file, start - 8, end + 4))
+        elif name in _NEEDED:
             yield from _needed_pieces(file, name, start, end)
         else:
             yield _classify(name, read_range(file, start - 8, end + 4))
@@ -149,6 +153,13 @@ def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterato
     stored = read_range(file, end, end + 4)
     _check_checksum(name, checksum, stored)
     yield Piece(stored, is_animation=is_animation)
+
+
+def _color_pieces(chunk: bytes) -> Iterator[Piece]:
+    """Yield a chunk that declares a colour space, unless it is damaged."""
+    name_and_payload = chunk[4:-4]
+    if zlib.crc32(name_and_payload) == int.from_bytes(chunk[-4:]):
+        yield Piece(chunk, color_chunk=name_and_payload)
 
 
 def _classify(name: bytes, chunk: bytes) -> Piece:
