@@ -158,6 +158,21 @@ def test_image_commands_need_no_service_packages() -> None:
     assert (ran.status, json.loads(ran.out)["width"]) == (0, 40)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_encoding_lacks_are_printed_as_question_marks(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    program = "from PIL import Image\nImage.new('RGB', (4, 3)).save('\\u732b.png')\n"
+    ran = run_python(f"{program}from imageprocessor.cli import main; main()", *ARGUMENTS)
+    assert ran.status == 0
+    assert ran.stdout.decode(encoding).startswith("?.png\n")
+    assert ("4×3" if encoding == "latin-1" else "4?3") in ran.stdout.decode(encoding)
+
+
+ARGUMENTS = ["inspect", "\u732b.png"]
+
+
 def test_closed_pipe_causes_no_traceback() -> None:
     command = f"{sys.executable} -m imageprocessor config | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)

@@ -236,4 +236,5 @@ def config(as_json: AsJson = False) -> None:
     else:
         keys = ("name", "value", "origin", "meaning")
         rows = [[setting[key] for key in keys] for setting in settings]
-        print_table(("setting", "value", "from", "meaning"), rows)
+        columns = ("setting", "value", "from", "meaning")
+        print_table(columns, rows, whole=("setting",), optional=("meaning", "from"))
