@@ -67,11 +67,13 @@ def test_words_and_ids_are_never_broken_in_any_terminal_that_is_wide_enough(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     in_terminal(monkeypatch, width)
-    print_table(COLUMNS, [ROW], whole=("job",), optional=("tries", "created"))
+    print_table(COLUMNS, [ROW], optional=("tries", "created"))
     assert "completed" in printed(capsys, width)
     row = ("completed", ID, "after three rounds")
-    print_table(("status", "job", "error"), [row], title="job", whole=("job",))
+    print_table(("status", "job", "error"), [row], title="job")
     assert ID in printed(capsys, width)
+    print_table(("job", "error"), [("status", f"error={ID}")] * 2)
+    assert f"error={ID}"[:width] in capsys.readouterr().out
     print_pairs("job", {"created": ID, "error": ROW[-1]})
     assert ID in printed(capsys, width)
 
@@ -82,7 +84,7 @@ def test_optional_columns_are_left_out_of_a_narrow_terminal_one_by_one(
     shown = {}
     for width in (120, 85, 70, 40):
         in_terminal(monkeypatch, width)
-        print_table(COLUMNS, [ROW], whole=("job",), optional=("tries", "created"))
+        print_table(COLUMNS, [ROW], optional=("tries", "created"))
         out = printed(capsys, width)
         shown[width] = [name for name in COLUMNS if name in out.split()]
     assert shown[120] == list(COLUMNS)

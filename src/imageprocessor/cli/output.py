@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
@@ -18,7 +19,8 @@ from rich.text import Text
 
 PIPE_WIDTH = 1000
 EDGES, GAP = 2, 3  #: columns that a table needs beside its first and last cell, and between cells
-LONG_WORD = 16  #: a longer one, such as a path, may be broken
+LONG_WORD = 16  #: a longer one without an id, such as a path, may be broken
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 STATUS_STYLES = {
     "completed": "green",
     "failed": "red",
@@ -57,8 +59,8 @@ def print_table(
     """Print a table, or one record per row if the columns do not fit beside each other.
 
     The items of a list are lines of a cell, but in a pipe, each row has one line. Cells that are
-    too wide wrap between words, except in the columns *whole*. A narrow terminal gets fewer of the
-    *optional* columns; the first ones go first.
+    too wide wrap between words, except in the columns *whole*; ids are never broken. A narrow
+    terminal gets fewer of the *optional* columns; the first ones go first.
     """
     console = _open_stdout()
     cells = [[_cell(value) for value in row] for row in rows]
@@ -145,9 +147,8 @@ def _make_table(
     for index in shown:
         cells = [Text(columns[index]), *(row[index] for row in rows)]
         lines = [cell_len(line) for cell in cells for line in cell.plain.split("\n")]
-        words = [cell_len(word) for cell in cells for word in cell.plain.split()]
-        longest_word = min(max(words, default=0), LONG_WORD)
-        least.append(max(lines) if columns[index] in whole else longest_word)
+        words = [_least_width(word) for cell in cells for word in cell.plain.split()]
+        least.append(max(lines) if columns[index] in whole else max(words, default=0))
         most.append(max(lines))
     left = width - EDGES - GAP * (len(shown) - 1) - sum(least)
     if left < 0:
@@ -160,6 +161,11 @@ def _make_table(
     for row in rows:
         table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _least_width(word: str) -> int:
+    """Return the width that *word* needs: all of it, or of LONG_WORD if it may be broken."""
+    return cell_len(word) if ID.search(word) else min(cell_len(word), LONG_WORD)
 
 
 def _print_records(

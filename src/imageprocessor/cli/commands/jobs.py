@@ -72,7 +72,6 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
         print_table(
             ("job", "status", "tries", "user", "bucket", "created", "error"),
             map(_job_row, found),
-            whole=("job",),
             optional=("tries", "bucket", "user", "created"),
         )
     else:
@@ -157,7 +156,7 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
     if as_json:
         print_json(outcomes)
     elif outcomes:
-        print_table(("job", "outcome"), map(_outcome_row, outcomes), whole=("job",))
+        print_table(("job", "outcome"), map(_outcome_row, outcomes))
     else:
         print_note("No failed job has an upload that is still kept.")
     if any("error" in outcome for outcome in outcomes):

@@ -92,7 +92,7 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
         print_table(("what", "count"), counts)
         columns = ("kind", "where", "job_id", "remedy")
         rows = [[found[column] for column in columns] for found in report["discrepancies"]]
-        print_table(columns, rows, whole=("where", "job_id"))
+        print_table(columns, rows)
     else:
         print_note("Database and storage agree.")
     if report["left"]:
