@@ -109,6 +109,8 @@ def open_input(path: Path, max_bytes: int = sys.maxsize) -> tuple[Path | bytes, 
     """
     if path != STREAM:
         return path, path.stat().st_size
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "Standard input is closed")
     data = bytearray()
     while len(data) <= max_bytes and (block := sys.stdin.buffer.read(BLOCK_BYTES)):
         data += block

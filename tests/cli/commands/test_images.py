@@ -252,6 +252,12 @@ def test_process_names_the_results_of_stdin(run: Run, album: Path, connect: Conn
     assert {path.name for path in Path("web").iterdir()} == {"stdin_card.webp", "stdin_page.webp"}
 
 
+def test_closed_stdin_is_an_error_of_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python starts with `<&-`
+    ran = run("inspect", "-", "--json")
+    assert (ran.status, ran.json["error_code"]) == (1, "file_error")
+
+
 def test_process_stops_reading_stdin_at_its_limit(run: Run, connect: Connect) -> None:
     connect(Path("/dev/zero"))
     ran = run("process", "-", "--out", "web", "--json", "--max-size-mb", "2")
