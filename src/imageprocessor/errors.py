@@ -316,17 +316,6 @@ class SettingsError(ImageProcessorError):
     code = "settings_invalid"
 
 
-class MissingExtraError(ImageProcessorError):
-    """A feature needs an optional dependency; the message has the install command."""
-
-    code = "extra_missing"
-
-    def __init__(self, feature: str, extra: str) -> None:
-        self.extra = extra
-        self.command = find_install_command(extra)
-        super().__init__(f"{feature} needs an extra: run  {self.command}")
-
-
 def find_install_command(extra: str) -> str:
     """Return the shell command that adds *extra* to this installation.
 
@@ -349,3 +338,14 @@ def find_install_command(extra: str) -> str:
         return f"pip install 'imageprocessor[{extra}]'"
     option = "-e " if location["dir_info"].get("editable") else ""
     return f"cd {shlex.quote(folder)} && pip install {option}'.[{extra}]'"
+
+
+class MissingExtraError(ImageProcessorError):
+    """A feature needs an optional dependency; the message has the install command."""
+
+    code = "extra_missing"
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.command = find_install_command(extra)
+        super().__init__(f"{feature} needs an extra: run  {self.command}")
+        self.extra = extra
