@@ -113,7 +113,7 @@ def tests_base(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "auto", *WITHOUT_EXTRAS, *session.posargs)
     out = session.run("python", "-m", "imageprocessor", "serve", success_codes=[1, 2], silent=True)
-    if "pip install 'imageprocessor[" not in str(out):
+    if "pip install -e '.[cli]'" not in str(out):
         session.error(f"`imageprocessor serve` without extras must print what to install: {out}")
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image, ImageOps
 
 import imageprocessor
+from imageprocessor.cli.app import app
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from tests.conftest import require_program
@@ -118,6 +121,17 @@ def test_links_and_named_files_exist(document: Path) -> None:
 
 
 @each_document
+def test_source_archive_has_each_document_and_what_it_links_to(document: Path) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        targets = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]
+    packed = [ROOT / name.lstrip("/") for name in targets["sdist"]["include"]]
+    text = document.read_text(encoding="utf-8")
+    linked = [(document.parent / target).resolve() for target in LINK.findall(text)]
+    for path in (document, *linked):
+        assert any(path.is_relative_to(place) for place in packed), path
+
+
+@each_document
 def test_no_unknown_host_or_local_path_is_mentioned(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     hosts = {host for host in HOST.findall(text) if not host.endswith("example.com")}
@@ -138,6 +152,23 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         assert ran.returncode == 0, f"{command[0]}: {ran.stderr}"
         unknown = set(OPTION.findall(command["rest"])) - set(re.findall(r"--[a-z-]+", ran.stdout))
         assert not unknown, f"{command[0]}: unknown {unknown}"
+
+
+def test_headings_of_commands_are_their_names() -> None:
+    headings = re.findall(r"^## imageprocessor (.*)", read("docs/cli.md"), re.MULTILINE)
+    named = set(list_commands(typer.main.get_command(app)))
+    assert set(headings) == named
+    assert len(headings) == len(named)
+
+
+def list_commands(command: Any, prefix: str = "") -> Iterator[str]:
+    """Yield each command below *command* as a user types it."""
+    commands = getattr(command, "commands", None)
+    if commands is None:
+        yield prefix.strip()
+        return
+    for name, child in commands.items():
+        yield from list_commands(child, f"{prefix} {name}")
 
 
 @pytest.mark.parametrize("document", GENERATED, ids=name_document)

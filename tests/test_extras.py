@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from imageprocessor.errors import find_install_command
 
 POSTGRES = "postgresql+psycopg://user:secret@127.0.0.1/name"
 WITHOUT = "import sys; sys.modules[{module!r}] = None; from imageprocessor.cli import main; main()"
@@ -37,7 +40,7 @@ def test_missing_backend_names_its_extra(
         timeout=60,
     )
     assert done.returncode == 1, done.stderr
-    assert f"pip install 'imageprocessor[{extra}]'" in done.stderr
+    assert find_install_command(extra) in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
 
@@ -48,7 +51,7 @@ def test_library_storage_names_its_missing_extra() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert "MissingExtraError" in done.stderr
-    assert "pip install 'imageprocessor[s3]'" in done.stderr
+    assert find_install_command("s3") in done.stderr
 
 
 def test_celery_worker_names_its_missing_extra(tmp_path: Path) -> None:
@@ -56,4 +59,36 @@ def test_celery_worker_names_its_missing_extra(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    assert "pip install 'imageprocessor[celery]'" in done.stderr
+    assert find_install_command("celery") in done.stderr
+
+
+INSTALLED = {
+    "pip install .": ({"dir_info": {}}, "pip install '.[celery]'"),
+    "pip install -e .": ({"dir_info": {"editable": True}}, "pip install -e '.[celery]'"),
+    "pip install FILE.whl": ({"archive_info": {}}, None),
+    "pip install imageprocessor": (None, None),
+}
+
+
+@pytest.mark.parametrize(("origin", "command"), INSTALLED.values(), ids=INSTALLED)
+def test_install_command_fits_how_the_package_was_installed(
+    origin: dict[str, object] | None,
+    command: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkout = tmp_path / "my checkout"
+    checkout.mkdir()
+    (checkout / "pyproject.toml").touch()
+    installed = tmp_path / "site-packages/imageprocessor-9.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: imageprocessor\nVersion: 9\n")
+    if origin:
+        url = {"url": checkout.as_uri()}
+        (installed / "direct_url.json").write_text(json.dumps(url | origin))
+    monkeypatch.syspath_prepend(installed.parent)
+    plain = "pip install 'imageprocessor[celery]'"
+    expected = f"cd '{checkout}' && {command}" if command else plain
+    assert find_install_command("celery") == expected
+    (checkout / "pyproject.toml").unlink()
+    assert find_install_command("celery") == plain

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import structlog
 from dotenv import dotenv_values
 
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
-from imageprocessor.environment import find_origins, load_settings
+from imageprocessor.environment import find_misspelt_names, find_origins, load_settings
 from imageprocessor.errors import SettingsError
 from imageprocessor.settings import Settings, accepted_form
 
@@ -141,6 +142,32 @@ def test_environment_overrides_env_file_and_origins_are_reported(tmp_path: Path)
     assert origins["webp_quality"] == "environment"
     assert origins["max_retries"] == str(env_file)
     assert origins["log_level"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("WEBP_QUALTY", "WEBP_QUALITY"),
+        ("webp_quality", "WEBP_QUALITY"),
+        ("JWT_SECRET", "JWT_SECRET_KEY"),
+        ("MAX_UPLOAD_SIZE", "MAX_UPLOAD_SIZE_MB"),
+        ("CORS_ORIGIN", "CORS_ORIGINS"),
+    ],
+)
+def test_name_in_env_file_that_resembles_a_setting_is_found(
+    tmp_path: Path, name: str, setting: str
+) -> None:
+    (tmp_path / ".env").write_text(f"{name}=1\nWEBP_QUALITY=70\nJWT_SECRET_KEY_FILE=key\n")
+    assert find_misspelt_names(tmp_path / ".env") == {name: setting}
+
+
+def test_names_for_other_programs_are_not_taken_for_settings(tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent / ".env.example"
+    names = re.findall(r"^#?([A-Z]\w+)=", example.read_text(), re.MULTILINE)
+    foreign = [*names, "PATH", "HOME", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "DEBUG", "HOST"]
+    (tmp_path / ".env").write_text("".join(f"{name}=1\n" for name in foreign))
+    assert find_misspelt_names(tmp_path / ".env") == {}
+    assert find_misspelt_names(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("read", [load_settings, find_origins])

@@ -6,6 +6,7 @@ Entry points call it; nothing else reads the environment.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from imageprocessor.settings import Settings, accepted_form, is_secret
 
 ENV_FILE = Path(".env")
 DEFAULT = "default"
+#: JWT_SECRET resembles JWT_SECRET_KEY; no name in .env.example for other programs resembles any.
+SIMILARITY = 0.8
 
 
 def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Settings:
@@ -45,6 +48,21 @@ def find_origins(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> dict[
     for name, value in _read_values(environ, env_file).items():
         origins[name] = value.origin
     return origins
+
+
+def find_misspelt_names(env_file: Path = ENV_FILE) -> dict[str, str]:
+    """Return each name in *env_file* that is no setting but resembles one, with that setting.
+
+    The environment is not searched, because it has many names of other programs.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    accepted = {*known, *(f"{name}_FILE" for name in known)}
+    misspelt = {}
+    for name in dotenv_values(env_file):
+        similar = get_close_matches(name.upper(), known, n=1, cutoff=SIMILARITY)
+        if name not in accepted and similar:
+            misspelt[name] = similar[0]
+    return misspelt
 
 
 class _Value(NamedTuple):

@@ -352,13 +352,38 @@ class SettingsError(ImageProcessorError):
     code = "settings_invalid"
 
 
+def find_install_command(extra: str) -> str:
+    """Return the shell command that adds *extra* to this installation.
+
+    A package that was installed from a checkout, with or without ``-e``, is installed so again.
+    """
+    # Only an error needs these, and each would delay every import of this package.
+    import json  # noqa: PLC0415
+    import shlex  # noqa: PLC0415
+    from importlib import metadata  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415
+
+    try:
+        origin = metadata.distribution("imageprocessor").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:  # it runs from its source
+        origin = None
+    location = json.loads(origin or "{}")
+    folder = unquote(urlsplit(location.get("url", "")).path)
+    if "dir_info" not in location or not Path(folder, "pyproject.toml").exists():
+        return f"pip install 'imageprocessor[{extra}]'"
+    option = "-e " if location["dir_info"].get("editable") else ""
+    return f"cd {shlex.quote(folder)} && pip install {option}'.[{extra}]'"
+
+
 class MissingExtraError(ImageProcessorError):
     """A feature needs an optional dependency; the message has the install command."""
 
     code = "extra_missing"
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an extra: run  pip install 'imageprocessor[{extra}]'")
+        self.command = find_install_command(extra)
+        super().__init__(f"{feature} needs an extra: run  {self.command}")
         self.extra = extra
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import subprocess
 import sys
 
 import pytest
 
+from imageprocessor.errors import find_install_command
 from tests.cli.conftest import Run, run_python
 
 WITHOUT = """
@@ -124,7 +124,7 @@ def test_all_wrong_settings_are_listed_at_once(run: Run, monkeypatch: pytest.Mon
 def test_missing_typer_shows_the_install_command() -> None:
     ran = run_python(WITHOUT.format(names=["typer"]), "--help")
     assert (ran.status, ran.out) == (1, "")
-    assert re.fullmatch(r"error: .*pip install 'imageprocessor\[cli\]'.*\n", ran.err)
+    assert ran.err.endswith(f"run  {find_install_command('cli')}\n")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_missing_extra_shows_the_install_command(missing: str, command: list[str
     ran = run_python(WITHOUT.format(names=[missing]), *command)
     assert (ran.status, ran.out) == (1, "")
     assert f"(it uses {missing})" in ran.err
-    assert "pip install 'imageprocessor[server]'" in ran.err
+    assert find_install_command("server") in ran.err
     assert "Traceback" not in ran.err
 
 
@@ -156,6 +156,21 @@ def test_image_commands_need_no_service_packages() -> None:
     assert run_python(program, "strip", "a.png", "-o", "b.png").status == 0
     ran = run_python(program, "process", "a.png", "--out", "web", "--json")
     assert (ran.status, json.loads(ran.out)["width"]) == (0, 40)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_encoding_lacks_are_printed_as_question_marks(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    program = "from PIL import Image\nImage.new('RGB', (4, 3)).save('\\u732b.png')\n"
+    ran = run_python(f"{program}from imageprocessor.cli import main; main()", *ARGUMENTS)
+    assert ran.status == 0
+    assert ran.stdout.decode(encoding).startswith("?.png\n")
+    assert ("4×3" if encoding == "latin-1" else "4?3") in ran.stdout.decode(encoding)
+
+
+ARGUMENTS = ["inspect", "\u732b.png"]
 
 
 def test_closed_pipe_causes_no_traceback() -> None:

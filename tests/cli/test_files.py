@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 import stat
 from pathlib import Path
 
@@ -17,13 +19,14 @@ def touch(*names: str) -> list[Path]:
 
 
 def found(*named: str, out: str = "web") -> list[str]:
-    return [str(source.path) for source in find_sources([Path(name) for name in named], Path(out))]
+    sources, _ = find_sources([Path(name) for name in named], Path(out))
+    return [str(source.path) for source in sources]
 
 
 def plan(
     *named: str, sizes: tuple[str, ...] = ("small",), out: str = "web"
 ) -> dict[str, list[str]]:
-    sources = find_sources([Path(name) for name in named], Path(out))
+    sources, _ = find_sources([Path(name) for name in named], Path(out))
     planned = plan_outputs(sources, sizes, Path(out))
     return {str(source.path): list(map(str, paths.values())) for source, paths in planned.items()}
 
@@ -43,9 +46,35 @@ def test_missing_file_stays_in_the_list_to_be_reported() -> None:
 
 
 @pytest.mark.parametrize("out", ["in/web", "in/../in/web"])
-def test_results_inside_a_searched_folder_are_not_processed_again(out: str) -> None:
-    touch("in/a.jpg", "in/web/a_small.webp", "in/web/deep/a_small.webp")
-    assert found("in", out=out) == ["in/a.jpg"]
+def test_results_inside_a_searched_folder_are_skipped(out: str) -> None:
+    results = touch("in/web/a_small.webp", "in/web/deep/a_small.webp")
+    touch("in/a.jpg")
+    sources, skipped = find_sources([Path("in")], Path(out))
+    assert [source.path for source in sources] == [Path("in/a.jpg")]
+    assert [source.path for source in skipped] == results
+
+
+def test_named_result_is_processed_and_not_skipped() -> None:
+    (named,) = touch("web/a.webp")
+    sources, skipped = find_sources([named, Path("web")], Path("web"))
+    assert ([source.path for source in sources], skipped) == ([named], [])
+
+
+def test_folders_yield_neither_apple_double_files_nor_pipes_sockets_and_devices() -> None:
+    touch("in/a.jpg", "in/._a.jpg")
+    os.mkfifo("in/pipe.jpg")
+    Path("in/device.png").symlink_to(os.devnull)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("in/socket.webp")
+    assert found("in") == ["in/a.jpg"]
+    assert found("in", "in/._a.jpg") == ["in/a.jpg", "in/._a.jpg"]
+
+
+def test_link_that_leads_nowhere_or_in_a_loop_stays_in_the_list_to_be_reported() -> None:
+    touch("in/a.jpg")
+    Path("in/loop.jpg").symlink_to("loop.jpg")
+    Path("in/nowhere.jpg").symlink_to("missing.jpg")
+    assert list(plan("in")) == ["in/a.jpg", "in/loop.jpg", "in/nowhere.jpg"]
 
 
 def test_folders_are_mirrored() -> None:
@@ -100,6 +129,16 @@ def test_replaced_file_keeps_its_mode_and_a_link_to_it_stays_a_link(folder: Path
     assert (folder / "link").is_symlink()
     assert (folder / "file").read_bytes() == b"new"
     assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["pipe", os.devnull, "link"])
+def test_pipe_or_device_is_never_replaced_by_a_file(folder: Path, name: str) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("pipe")
+    with pytest.raises(OSError, match="Not a regular file"):
+        write_file(folder / name, b"bytes")
+    assert (folder / "pipe").is_fifo()
+    assert Path(os.devnull).is_char_device()
 
 
 def test_failed_write_leaves_nothing(folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ def test_a_path_is_opened_and_closed_again(kind: type[str] | type[Path], tmp_pat
 def test_a_missing_path_is_a_plain_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), open_source(tmp_path / "absent"):
         pass
+
+
+def test_pipes_sockets_and_devices_are_refused_without_opening_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path(os.devnull)):
+            with pytest.raises(OSError, match="Not a regular file"), open_source(path):
+                pass
 
 
 def test_a_strided_view_is_read_as_the_bytes_it_shows() -> None:

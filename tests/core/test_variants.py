@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from imageprocessor.core.geometry import Dimensions
+from imageprocessor.core.pipeline import ProcessedImage
 from imageprocessor.core.variants import (
     DEFAULT_VARIANTS,
     Variant,
@@ -144,6 +145,12 @@ def test_default_variants_are_the_documented_ones() -> None:
     assert {(spec.height, spec.fit, spec.quality, spec.effort) for spec in DEFAULT_VARIANTS} == {
         (None, "inside", 85, None)
     }
+
+
+def test_repr_of_a_result_leaves_out_the_encoded_files() -> None:
+    result = ProcessedImage({"a": Variant(b"RIFF" * 1000, 1, 2)}, "#000000", Dimensions(1, 2))
+    assert "Variant(width=1, height=2, format='webp')" in repr(result)
+    assert "RIFF" not in repr(result)
 
 
 def test_variant_has_its_aspect_ratio_and_size() -> None:

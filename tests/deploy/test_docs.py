@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
 from tests.conftest import require_program
 from tests.deploy.compose import BASE, KEY, ROOT, compose, make_project, read_project
 from tests.deploy.installation import Installation, make_installation
 from tests.deploy.live import Place, image_path, run_service
 from tests.servers import create_database
+from tests.uploads import submit_to
 
 PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 BLOCK = re.compile(
@@ -73,6 +76,19 @@ def test_command_on_the_page_sets_the_key(tmp_path: Path) -> None:
     ]
     subprocess.run(["sh", "-c", lines[0]], cwd=tmp_path, check=True)
     assert compose(tmp_path, BASE, "config", "--quiet").returncode == 0
+
+
+def test_command_on_the_page_resets_the_count_of_one_user(installation: Installation) -> None:
+    (line,) = [line for line in PAGE.splitlines() if "DELETE FROM upload_rate_limits" in line]
+    *_, program = shlex.split(line)
+    with open_service(Settings(data_dir=installation.data)) as service:
+        for user in ("user-17", "another"):
+            submit_to(service, user_id=user)
+        ran = installation.run(sys.executable, "-c", program.replace("/data/", "data/"))
+        assert ran.returncode == 0, ran.stderr
+        with service.database.read() as connection:
+            left = connection.exec_driver_sql("SELECT user_id FROM upload_rate_limits")
+            assert left.scalars().all() == ["another"]
 
 
 def test_migration_to_s3_keeps_every_image(installation: Installation, s3: str) -> None:

@@ -18,7 +18,9 @@ def main() -> None:
     # `python -m benchmarks startup`).
     gc.disable()
     try:
-        from imageprocessor.cli.app import run  # noqa: PLC0415 - the extra `cli` may be missing
+        # The extra `cli` may be missing.
+        from imageprocessor.cli.app import run  # noqa: PLC0415
+        from imageprocessor.cli.output import replace_unknown_letters  # noqa: PLC0415
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"typer", "rich"}:
@@ -26,4 +28,5 @@ def main() -> None:
         sys.exit(f"error: {MissingExtraError('The command line', 'cli')}")
     gc.freeze()
     gc.enable()
+    replace_unknown_letters()
     run()

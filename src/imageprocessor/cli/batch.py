@@ -14,13 +14,15 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from imageprocessor.cli.files import Plan, Source, write_file
+from imageprocessor.cli.files import Plan, Source, open_input, write_file
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import ImageProcessorError, MemoryLimitError
 
 TASKS_PER_THREAD = 2  # one runs, one waits
+
+Processed = tuple[ProcessedImage, int]  #: the result, and the size of its source in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,13 @@ def process_each(
     thread in the middle of a file.
     """
     waiting = iter(plan.items())
-    running: dict[Future[ProcessedImage], tuple[Source, Mapping[str, Path]]] = {}
+    running: dict[Future[Processed], tuple[Source, Mapping[str, Path]]] = {}
     most_running = threads * TASKS_PER_THREAD
     with ThreadPoolExecutor(threads) as pool:
         while True:
             free = most_running - len(running)
             for source, paths in islice(waiting, free):
-                future = pool.submit(process, source.path, variants, limits)
+                future = pool.submit(_process, source.path, variants, limits)
                 running[future] = source, paths
             if not running:
                 return
@@ -93,14 +95,18 @@ def end_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _finish(future: Future[ProcessedImage], source: Source, paths: Mapping[str, Path]) -> Outcome:
+def _process(path: Path, variants: Sequence[VariantSpec], limits: Limits) -> Processed:
+    data, size_bytes = open_input(path, limits.max_bytes)
+    return process(data, variants, limits), size_bytes
+
+
+def _finish(future: Future[Processed], source: Source, paths: Mapping[str, Path]) -> Outcome:
     """Write the results of an image and return its outcome."""
     try:
-        image = future.result()
+        image, size_bytes = future.result()
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, image.variants[name].data)
-        size_bytes = source.path.stat().st_size
     except (ImageProcessorError, OSError, MemoryError) as error:
         return Outcome(source.path, error=error)
     facts = image.describe()

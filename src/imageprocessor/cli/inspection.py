@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imageprocessor.cli.batch import report_error
+from imageprocessor.cli.files import open_input
 from imageprocessor.cli.output import print_error, print_pairs, show_bytes
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.metadata import read_metadata
@@ -22,15 +23,15 @@ PERSONAL_FIELDS = {"taken_at": "time", "camera": "camera", "software": "software
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return everything known about the image at *path*, ready for JSON.
+    """Return everything known about the image at *path*, or on stdin for ``-``, ready for JSON.
 
     If it cannot be read, return ``file``, ``error`` and ``error_code``.
     """
     file = str(path)
     try:
-        info = validate(path, NO_LIMITS)
-        metadata = read_metadata(path)
-        size_bytes = path.stat().st_size
+        data, size_bytes = open_input(path)
+        info = validate(data, NO_LIMITS)
+        metadata = read_metadata(data)
     except (ImageProcessorError, OSError) as error:
         return {"file": file, **report_error(error)}
     gps = None

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 import typer
 from rich import filesize
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
-PIPE_WIDTH = 250
+PIPE_WIDTH = 1000
+EDGES, GAP = 2, 3  #: columns that a table needs beside its first and last cell, and between cells
+LONG_WORD = 16  #: a longer one without an id, such as a path, may be broken
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 STATUS_STYLES = {
     "completed": "green",
     "failed": "red",
@@ -47,28 +53,31 @@ def print_table(
     rows: Iterable[Sequence[object]],
     *,
     title: str | None = None,
-    whole: str | None = None,
+    whole: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
 ) -> None:
-    """Print a table; cells that are too wide wrap, except in the column *whole*."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == whole)
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    _open_stdout().print(table)
+    """Print a table, or one record per row if the columns do not fit beside each other.
+
+    The items of a list are lines of a cell, but in a pipe, each row has one line. Cells that are
+    too wide wrap between words, except in the columns *whole*; ids are never broken. A narrow
+    terminal gets fewer of the *optional* columns; the first ones go first.
+    """
+    console = _open_stdout()
+    cells = [[_cell(value) for value in row] for row in rows]
+    for count in range(len(optional) + 1):
+        shown = [index for index, column in enumerate(columns) if column not in optional[:count]]
+        table = _make_table(columns, cells, shown, whole, console.width)
+        if table:
+            table.title = title
+            console.print(table)
+            return
+    _print_records(console, columns, cells, title)
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """Print names and values below a title; values of None are left out."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in pairs.items():
-        if value is not None:
-            grid.add_row(Text(f"  {name}", "dim"), _cell(value))
-    console = _open_stdout()
-    console.print(Text(printable(title), "bold"))
-    console.print(grid)
+    shown = {name: _cell(value) for name, value in pairs.items() if value is not None}
+    _print_pairs(_open_stdout(), Text(printable(title), "bold"), shown)
 
 
 def printable(text: str) -> str:
@@ -105,12 +114,83 @@ def show_failure(message: str) -> Text:
     return Text(printable(message), "red")
 
 
+def replace_unknown_letters() -> None:
+    """Print ``?`` for each character that the encoding of stdout or stderr lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _open_stdout() -> Console:
     """Return a console for stdout: as wide as the terminal, or too wide to wrap if in a pipe."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def _cell(value: object) -> RenderableType:
+def _cell(value: object) -> Text:
     if isinstance(value, Text):
         return value
+    if isinstance(value, list):
+        separator = "\n" if sys.stdout.isatty() else ", "
+        return Text(separator.join(printable(str(item)) for item in value))
     return Text("" if value is None else printable(str(value)))
+
+
+def _make_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    shown: Sequence[int],
+    whole: tuple[str, ...],
+    width: int,
+) -> Table | None:
+    """Return a table of the columns *shown*, or None if it would be wider than *width*."""
+    least, most = [], []
+    for index in shown:
+        cells = [Text(columns[index]), *(row[index] for row in rows)]
+        lines = [cell_len(line) for cell in cells for line in cell.plain.split("\n")]
+        words = [_least_width(word) for cell in cells for word in cell.plain.split()]
+        least.append(max(lines) if columns[index] in whole else max(words, default=0))
+        most.append(max(lines))
+    left = width - EDGES - GAP * (len(shown) - 1) - sum(least)
+    if left < 0:
+        return None
+    # Each column gets what its words need, and a share of the rest by what its lines need.
+    share = min(1.0, left / max(1, sum(most) - sum(least)))
+    table = Table(title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, low, high in zip(shown, least, most, strict=True):
+        table.add_column(columns[index], overflow="fold", width=low + int(share * (high - low)))
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
+    return table
+
+
+def _least_width(word: str) -> int:
+    """Return the width that *word* needs: all of it, or of LONG_WORD if it may be broken."""
+    return cell_len(word) if ID.search(word) else min(cell_len(word), LONG_WORD)
+
+
+def _print_records(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[Text]], title: str | None
+) -> None:
+    """Print each row as its first cell, with the others below it; empty cells are left out."""
+    if title:
+        console.print(Text(title, "bold"))
+    for first, *others in rows:
+        shown = {column: cell for column, cell in zip(columns[1:], others, strict=True) if cell}
+        first.stylize_before("bold")
+        _print_pairs(console, first, shown)
+
+
+def _print_pairs(console: Console, title: Text, pairs: Mapping[str, Text]) -> None:
+    """Print a title, then each name with its value beside it, or below it if a word is too long."""
+    console.print(title)
+    longest = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        label = Text(f"  {name:<{longest}}  ", "dim")
+        room = console.width - len(label)
+        if all(cell_len(word) <= room for word in value.plain.split()):
+            grid = Table.grid(Column(width=len(label)), Column(overflow="fold"))
+            grid.add_row(label, value)
+            console.print(grid)
+        else:
+            console.print(label)
+            console.print(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -25,11 +27,15 @@ def open_source(data: ImageSource) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: The path does not exist.
+        OSError: The path is a pipe, a device or a socket, or cannot be opened.
         TypeError: ``data`` is not an ``ImageSource``, for example a file opened as text.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         yield BytesIO(bytes(data))
     elif isinstance(data, str | os.PathLike):
+        if is_special_file(data):
+            reason = "Not a regular file; pass its content instead"
+            raise OSError(errno.EINVAL, reason, os.fspath(data))
         with Path(data).open("rb") as file:
             yield file
     else:
@@ -46,3 +52,15 @@ def open_source(data: ImageSource) -> Iterator[BinaryIO]:
             yield data
         finally:
             data.seek(position)
+
+
+def is_special_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether *path* is a pipe, a device or a socket.
+
+    To open one may block for ever or have other effects, and none can be read twice.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - *path* may be text
+    except OSError:  # opening it raises the same
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT
@@ -120,11 +120,13 @@ class VariantSpec:
 class Variant:
     """One finished size of an image: an encoded file and its dimensions in pixels.
 
+    The repr leaves out the file, which may have megabytes.
+
     >>> Variant(b"RIFF...", width=150, height=200).aspect_ratio
     0.75
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     width: int
     height: int
     format: str = OUTPUT_FORMAT.name.lower()

@@ -11,7 +11,11 @@ import structlog
 
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import migrate
-from imageprocessor.queue.database.sqlite import has_wal_reset_bug, sqlite_module
+from imageprocessor.queue.database.sqlite import (
+    find_newer_sqlite,
+    has_wal_reset_bug,
+    sqlite_module,
+)
 from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
 from imageprocessor.queue.write_faults import WriteFaults
 from imageprocessor.settings import Settings
@@ -114,6 +118,5 @@ def _warn_if_sqlite_is_outdated() -> None:
         log.warning(
             "sqlite_outdated",
             version=module.sqlite_version,
-            remedy="It can, rarely, damage the database. Use 3.51.3 or newer, for example with pip"
-            " install pysqlite3.",
+            remedy=f"It can, rarely, damage the database. {find_newer_sqlite()}",
         )

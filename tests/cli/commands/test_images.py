@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import imageprocessor as ip
+from imageprocessor.cli.output import show_bytes
 from imageprocessor.core.metadata import read_metadata
-from tests.cli.conftest import Run
+from tests.cli.conftest import Ran, Run
+from tests.conftest import require_program
 from tests.images import encode, photo, planted_jpeg, planted_png, truncated
 
 GPS_DIRECTORY = 0x8825
@@ -53,13 +57,19 @@ def test_process_writes_the_same_bytes_as_the_library(run: Run, album: Path) -> 
     } == expected
 
 
-def test_process_shows_a_row_for_each_file(run: Run, album: Path) -> None:
-    ran = run("process", "album", "--out", "web")
-    assert "album/a.jpg" in ran.out
-    assert "900×600" in ran.out
-    assert ip.dominant_color(album / "a.jpg") in ran.out
-    assert "not_enlarged" in ran.out
-    assert "image/jpeg" in ran.out
+def test_process_shows_the_source_each_result_and_what_was_removed(
+    run: Run, album: Path, photo_with_gps: Path
+) -> None:
+    ran = run("process", "album", photo_with_gps.name, "--out", "web")
+    rows = {line.split()[0]: line for line in ran.out.splitlines()[3:] if line.strip()}
+    result = ip.process(album / "a.jpg")
+    sizes = [f"{name} {show_bytes(made.size_bytes)}" for name, made in result.variants.items()]
+    source = f"900×600, {show_bytes((album / 'a.jpg').stat().st_size)}"
+    row = re.split(r"\s{3,}", rows["album/a.jpg"].strip())
+    assert row[1:3] == [source, ", ".join(sizes)]
+    assert row[3:] == [f"██ {result.dominant_color}", "nothing", "not_enlarged"]
+    assert "exif, gps" in rows["photo.jpg"]
+    assert "image/jpeg" in rows["album/notes.jpg"]
     assert ran.err == ""
 
 
@@ -139,6 +149,156 @@ def test_process_reports_missing_and_unwritable_files_in_their_rows(run: Run, al
         "album/a.jpg": "file_error",
         "missing.jpg": "file_error",
     }
+
+
+def test_process_reports_what_may_not_be_read_in_a_row_each(album: Path) -> None:
+    (album / "closed").mkdir()
+    for path in (album / "shut.jpg", album / "closed/c.jpg"):
+        path.write_bytes(b"")
+    for path in (album / "shut.jpg", album / "closed"):
+        path.chmod(0)
+    command = [sys.executable, "-m", "imageprocessor", "process", "album", "album/closed/c.jpg"]
+    if os.geteuid() == 0:  # root may read everything, unless it gives up that right
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        command = [require_program("setpriv"), rights, *command]
+    options = ["--out", "web", "--size", "card=40", "--json"]
+    ran = subprocess.run([*command, *options], capture_output=True, check=False)
+    (album / "closed").chmod(0o700)
+    reports = {report["file"]: report for report in map(json.loads, ran.stdout.splitlines())}
+    closed = ("album/closed", "album/closed/c.jpg", "album/shut.jpg")
+    assert [reports[file]["error"] for file in closed] == ["Permission denied"] * 3
+    assert "error" not in reports["album/a.jpg"]
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("command", ["process", "inspect"])
+def test_pipe_is_refused_in_its_row_without_waiting(run: Run, album: Path, command: str) -> None:
+    os.mkfifo("pipe.jpg")
+    options = ["--out", "web", "--json"] if command == "process" else ["--json"]
+    bad, good = sorted(
+        run(command, "pipe.jpg", "album/a.jpg", *options).json_lines,
+        key=lambda report: "error" not in report,
+    )
+    assert (bad["file"], bad["error_code"]) == ("pipe.jpg", "file_error")
+    assert good["file"] == "album/a.jpg"
+
+
+def test_strip_of_a_pipe_fails_without_waiting(run: Run) -> None:
+    os.mkfifo("pipe.jpg")
+    assert run("strip", "pipe.jpg", "-o", "clean.jpg").status == 1
+    assert not Path("clean.jpg").exists()
+
+
+def test_process_overwrites_only_with_force(run: Run, album: Path) -> None:
+    options = [album / "a.jpg", album / "a.png", "--out", "web", "--size", "card=40"]
+    assert run("process", *options).status == 0
+    Path("web/a.jpg_card.webp").unlink()
+    Path("web/a.png_card.webp").write_bytes(b"mine")
+    ran = run("process", *options)
+    assert ran.status == 2
+    assert not Path("web/a.jpg_card.webp").exists()
+    assert Path("web/a.png_card.webp").read_bytes() == b"mine"
+    stripped = run("strip", album / "a.png", "-o", "web/a.png_card.webp")
+    assert (stripped.status, end_of(stripped)) == (2, end_of(ran))
+    assert end_of(ran).endswith("web/a.png_card.webp exists. Choose another place, or add --force.")
+    assert run("process", *options, "--force").status == 0
+    assert Path("web/a.png_card.webp").read_bytes().startswith(b"RIFF")
+
+
+def end_of(ran: Ran) -> str:
+    """Return the message in the box that ends *ran*, on one line."""
+    return " ".join(word for word in ran.err.partition("Error")[2].split() if word.strip("─│╭╮╰╯"))
+
+
+def test_process_into_the_same_folder_names_what_it_skips(run: Run, album: Path) -> None:
+    ran = run("process", "album", "--out", "album")
+    assert ran.status == 2
+    assert "all images in album are in album" in end_of(ran)
+    (album / "web").mkdir()
+    (album / "web/a_card.webp").write_bytes(b"")
+    ran = run("process", "album", "--out", "album/web", "--size", "card=40")
+    assert ran.err == "Skipped 1 image(s) in album/web, the folder for the results.\n"
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Connect stdin to a file."""
+    with ExitStack() as opened:
+
+        def open_stdin(path: Path) -> None:
+            monkeypatch.setattr(sys, "stdin", opened.enter_context(path.open()))
+
+        yield open_stdin
+
+
+Connect = Callable[[Path], None]
+
+
+def test_process_reads_stdin_and_writes_stdout(run: Run, album: Path, connect: Connect) -> None:
+    connect(album / "a.jpg")
+    ran = run("process", "-", "--out", "-", "--size", "card=40")
+    data = (album / "a.jpg").read_bytes()
+    card = ip.process(data, [ip.VariantSpec("card", width=40)]).variants["card"]
+    assert ran.stdout == card.data
+    sizes = f"{show_bytes(len(data))} → card {show_bytes(card.size_bytes)}"
+    assert ran.err == f"-: 900×600, {sizes}; removed nothing\n"
+
+
+def test_process_names_the_results_of_stdin(run: Run, album: Path, connect: Connect) -> None:
+    connect(album / "a.jpg")
+    options = ["--out", "web", "--size", "card=40", "--size", "page=80", "--json"]
+    report = run("process", "-", *options).json
+    assert (report["file"], report["size_bytes"]) == ("-", (album / "a.jpg").stat().st_size)
+    assert {path.name for path in Path("web").iterdir()} == {"stdin_card.webp", "stdin_page.webp"}
+
+
+def test_closed_stdin_is_an_error_of_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python starts with `<&-`
+    ran = run("inspect", "-", "--json")
+    assert (ran.status, ran.json["error_code"]) == (1, "file_error")
+
+
+def test_process_stops_reading_stdin_at_its_limit(run: Run, connect: Connect) -> None:
+    connect(Path("/dev/zero"))
+    ran = run("process", "-", "--out", "web", "--json", "--max-size-mb", "2")
+    assert (ran.status, ran.json["error_code"]) == (1, "file_too_large")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.jpg", "--size", "a=9", "--size", "b=8"],
+        ["a.jpg"],
+        ["a.jpg", "a.png", "--size", "a=9"],
+        ["a.jpg", "--size", "a=9", "--json"],
+    ],
+)
+def test_stdout_takes_one_image_in_one_size(run: Run, album: Path, arguments: list[str]) -> None:
+    os.chdir(album)
+    ran = run("process", *arguments, "--out", "-")
+    assert (ran.status, ran.out) == (2, "")
+
+
+def test_failure_to_write_stdout_leaves_it_empty(run: Run, album: Path) -> None:
+    ran = run("process", album / "cut.jpg", "--out", "-", "--size", "card=40")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: {album / 'cut.jpg'}: ")
+
+
+def test_strip_and_inspect_work_in_a_pipeline(photo_with_gps: Path) -> None:
+    program = f"{sys.executable} -m imageprocessor"
+    pipeline = f"cat photo.jpg | {program} strip - -o - | {program} inspect - --json"
+    ran = subprocess.run(["bash", "-c", pipeline], capture_output=True, check=True)
+    report = json.loads(ran.stdout)
+    clean = ip.strip_metadata(photo_with_gps)
+    assert (report["file"], report["size_bytes"]) == ("-", len(clean))
+    assert (report["gps"], report["orientation"]) == (None, 6)
+    assert ran.stderr == b"-: removed gps, exif except orientation, camera\n"
+
+
+def test_strip_of_stdin_into_a_folder_needs_a_name(run: Run, folder: Path) -> None:
+    (folder / "clean").mkdir()
+    assert run("strip", "-", "-o", "clean").status == 2
 
 
 def test_control_characters_in_file_names_are_escaped(run: Run, folder: Path) -> None:

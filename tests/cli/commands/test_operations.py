@@ -113,6 +113,15 @@ def test_doctor_on_a_fresh_machine_only_warns_and_creates_nothing(run: Run, fold
     assert list_names(folder) == set()
 
 
+def test_doctor_warns_of_a_misspelt_name_without_its_value(run: Run) -> None:
+    Path(".env").write_text("JWT_SECRT_KEY=hidden-value\n")
+    rows = run("doctor", "--json").json
+    (row,) = [row for row in rows if "JWT_SECRT_KEY" in row["found"]]
+    assert row["verdict"] == "warning"
+    assert "JWT_SECRET_KEY" in row["fix"]
+    assert "hidden-value" not in str(rows)
+
+
 def test_doctor_checks_database_integrity_when_asked(run: Run, service: Service) -> None:
     assert "integrity" in [row["name"] for row in run("doctor", "--integrity", "--json").json]
 

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from imageprocessor.cli.output import (
+    print_error,
     print_json,
     print_note,
     print_table,
@@ -26,19 +26,25 @@ from imageprocessor.errors import InvalidVariantError
 
 if TYPE_CHECKING:
     from imageprocessor.cli.batch import Outcome
+    from imageprocessor.cli.files import Plan
     from imageprocessor.core.variants import VariantSpec
 
 PANEL = "Images"
 
 Files = Annotated[
-    list[Path], typer.Argument(help="Images, and folders to search.", show_default=False)
+    list[Path],
+    typer.Argument(help="Images, and folders to search; - is stdin.", show_default=False),
 ]
-Images = Annotated[list[Path], typer.Argument(help="Images.", show_default=False)]
-Image = Annotated[Path, typer.Argument(help="The image.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(help="Images; - is stdin.", show_default=False)]
+Image = Annotated[Path, typer.Argument(help="The image; - is stdin.", show_default=False)]
 OutFolder = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", help="Folder for the results.", file_okay=False, show_default=False
+        "--out",
+        "-o",
+        help="Folder for the results; - is stdout, for one image and one --size.",
+        file_okay=False,
+        show_default=False,
     ),
 ]
 OutFile = Annotated[
@@ -67,7 +73,7 @@ Jobs = Annotated[
         "--jobs", "-j", min=0, max=256, help="Images to process at once; 0: one per processor."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing file.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object per file, each on its own line.")
 ]
@@ -88,6 +94,7 @@ def process(  # noqa: PLR0913 - one parameter for each option
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
     jobs: Jobs = 0,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert images to clean WebP files: upright, sRGB, no metadata, several sizes.
@@ -98,9 +105,10 @@ def process(  # noqa: PLR0913 - one parameter for each option
     Example: [bold]imageprocessor process photos/ --out web[/bold]
 
     Example: [bold]imageprocessor process a.jpg b.png --out web --size card=400 --json[/bold]
+
+    Example: [bold]curl … | imageprocessor process - --out - --size card=400 > card.webp[/bold]
     """
     from imageprocessor.cli.batch import end_now, process_each
-    from imageprocessor.cli.files import find_sources, plan_outputs
     from imageprocessor.core.limits import Limits
 
     variants = parse_sizes(size or [], quality)
@@ -108,18 +116,11 @@ def process(  # noqa: PLR0913 - one parameter for each option
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
     limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels)
-    sources = find_sources(files, out)
-    if not sources:
-        *others, last = list_suffixes()
-        searched = ", ".join(map(str, files))
-        raise typer.BadParameter(
-            f"no {', '.join(others)} or {last} in {searched}", param_hint="'FILES'"
-        )
-    plan = plan_outputs(sources, size_names, out)
+    plan = make_plan(files, size_names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
     try:
-        failed = show_outcomes(outcomes, len(plan), as_json=as_json)
+        failed = show_outcomes(outcomes, len(plan), out, as_json=as_json)
     except KeyboardInterrupt:
         end_now(130)
     if failed:
@@ -135,28 +136,31 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
     Example: [bold]imageprocessor strip photo.jpg -o clean.jpg[/bold]
 
     Example: [bold]imageprocessor strip photo.jpg -o photo.jpg --force[/bold]  (in place)
+
+    Example: [bold]curl … | imageprocessor strip - -o - > clean.jpg[/bold]
     """
-    from imageprocessor.cli.files import write_file
+    from imageprocessor.cli.files import STREAM, open_input, refuse_to_overwrite, write_file
     from imageprocessor.cli.inspection import NO_LIMITS, list_removed
     from imageprocessor.core.metadata import strip_metadata
+    from imageprocessor.core.source import open_source
 
-    to_stdout = str(out) == "-"
-    if to_stdout and as_json:
-        raise typer.BadParameter(
-            "--json and the image cannot both go to stdout", param_hint="'--out'"
-        )
-    target = out / file.name if out.is_dir() else out
-    if not to_stdout and not force and target.exists():
-        raise typer.BadParameter(
-            f"{target} exists. Choose another file, or add --force.", param_hint="'--out'"
-        )
-    data = file.read_bytes()
+    if out == STREAM and as_json:
+        refuse_json_on_stdout()
+    target = out
+    if out != STREAM and out.is_dir():
+        if file == STREAM:
+            raise typer.BadParameter(
+                f"{out} is a folder, and stdin has no name. Name a file.", param_hint="'--out'"
+            )
+        target = out / file.name
+    if target != STREAM and not force:
+        refuse_to_overwrite([target])
+    source, _ = open_input(file)
+    with open_source(source) as opened:
+        data = opened.read()
     clean = strip_metadata(data, NO_LIMITS)
     removed = list_removed(data, clean)
-    if to_stdout:
-        sys.stdout.buffer.write(clean)
-    else:
-        write_file(target, clean)
+    write_file(target, clean)
     if as_json:
         report = {
             "file": str(file),
@@ -217,9 +221,60 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
     return list(variants.values())
 
 
-def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> bool:
-    """Print each outcome as JSON, or all in a table at the end; return whether any failed."""
+def make_plan(
+    files: Sequence[Path], sizes: Sequence[str], out: Path, *, force: bool, as_json: bool
+) -> Plan:
+    """Return the images that *files* name, each with the paths of its results; say what is skipped.
+
+    Raises:
+        typer.BadParameter: There is no image, a result cannot go to *out*, or it exists already.
+    """
+    from imageprocessor.cli.files import STREAM, find_sources, plan_outputs, refuse_to_overwrite
+
+    sources, skipped = find_sources(files, out)
+    searched = ", ".join(map(str, files))
+    if skipped and not sources:
+        raise typer.BadParameter(
+            f"all images in {searched} are in {out}, the folder for the results, and are skipped. "
+            "Choose another folder.",
+            param_hint="'--out'",
+        )
+    if skipped:
+        print_note(f"Skipped {len(skipped)} image(s) in {out}, the folder for the results.")
+    if not sources:
+        *others, last = list_suffixes()
+        raise typer.BadParameter(
+            f"no {', '.join(others)} or {last} in {searched}", param_hint="'FILES'"
+        )
+    if out == STREAM:
+        if as_json:
+            refuse_json_on_stdout()
+        if (len(sources), len(sizes)) != (1, 1):
+            raise typer.BadParameter(
+                f"stdout takes one image in one size, not {len(sources)} in {len(sizes)}. "
+                "Choose a folder, or name one --size.",
+                param_hint="'--out'",
+            )
+        return {sources[0]: {sizes[0]: STREAM}}
+    plan = plan_outputs(sources, sizes, out)
+    if not force:
+        for paths in plan.values():
+            refuse_to_overwrite(paths.values())
+    return plan
+
+
+def refuse_json_on_stdout() -> NoReturn:
+    """Raise ``typer.BadParameter``: the image itself goes to stdout."""
+    raise typer.BadParameter("--json and the image cannot both go to stdout", param_hint="'--out'")
+
+
+def show_outcomes(outcomes: Iterable[Outcome], total: int, out: Path, *, as_json: bool) -> bool:
+    """Print each outcome as JSON, or all in a table at the end; return whether any failed.
+
+    If the image itself went to stdout, print its outcome on stderr.
+    """
     from imageprocessor.cli.batch import progress_bar
+    from imageprocessor.cli.files import STREAM
 
     done = []
     with progress_bar(total) as advance:
@@ -228,22 +283,40 @@ def show_outcomes(outcomes: Iterable[Outcome], total: int, *, as_json: bool) -> 
             advance()
             if as_json:
                 print_json(outcome.to_json(), lines=True)
-    if not as_json:
-        columns = ("file", "size", "colour", "variants", "bytes", "notes")
-        done.sort(key=lambda outcome: outcome.path)
-        print_table(columns, map(_outcome_row, done))
+    done.sort(key=lambda outcome: outcome.path)
+    if out == STREAM:
+        for outcome in done:
+            _note_outcome(outcome)
+    elif not as_json:
+        columns = ("file", "source", "results", "colour", "removed", "notes")
+        whole = ("source", "results", "colour")
+        print_table(columns, map(_outcome_row, done), whole=whole, optional=("colour",))
     return any(outcome.error for outcome in done)
+
+
+def _note_outcome(outcome: Outcome) -> None:
+    """Print what became of an image that went to stdout."""
+    if outcome.error:
+        print_error(f"{outcome.path}: {outcome.to_json()['error']}")
+        return
+    source, results, removed = _describe(outcome.report)
+    print_note(f"{outcome.path}: {', '.join(source)} → {', '.join(results)}; removed {removed}")
 
 
 def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
     if outcome.error:
         return outcome.path, "", "", "", "", show_failure(outcome.to_json()["error"])
-    report = outcome.report
-    variants = report["variants"]
-    size = f"{report['width']}×{report['height']}"
-    color = show_color(report["dominant_color"])
-    names = ", ".join(variants)
-    bytes_in = show_bytes(report["size_bytes"])
-    bytes_out = show_bytes(sum(variant["size_bytes"] for variant in variants.values()))
-    notes = ", ".join(report["warnings"])
-    return outcome.path, size, color, names, f"{bytes_in} → {bytes_out}", notes
+    source, results, removed = _describe(outcome.report)
+    color = show_color(outcome.report["dominant_color"])
+    notes = ", ".join(outcome.report["warnings"])
+    return outcome.path, source, results, color, removed, notes
+
+
+def _describe(report: Mapping[str, Any]) -> tuple[list[str], list[str], str]:
+    """Return facts about the source and about each result, and the metadata that was removed."""
+    source = [f"{report['width']}×{report['height']}", show_bytes(report["size_bytes"])]
+    results = []
+    for name, variant in report["variants"].items():
+        results.append(f"{name} {show_bytes(variant['size_bytes'])}")
+    removed = ", ".join(report["removed"]) or "nothing"
+    return source, results, removed

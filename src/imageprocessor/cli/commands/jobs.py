@@ -72,7 +72,7 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
         print_table(
             ("job", "status", "tries", "user", "bucket", "created", "error"),
             map(_job_row, found),
-            whole="job",
+            optional=("tries", "bucket", "user", "created"),
         )
     else:
         kind = f"{status} jobs" if status else "jobs"

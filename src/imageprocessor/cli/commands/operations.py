@@ -46,9 +46,11 @@ def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
 
     Example: [bold]imageprocessor doctor[/bold]
     """
+    from imageprocessor.environment import find_misspelt_names
     from imageprocessor.queue.maintenance.doctor.examination import examine
 
-    findings = list(examine(read_settings(quiet=True), integrity=integrity))
+    settings = read_settings(quiet=True)
+    findings = list(examine(settings, find_misspelt_names(), integrity=integrity))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -90,7 +92,7 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
         print_table(("what", "count"), counts)
         columns = ("kind", "where", "job_id", "remedy")
         rows = [[found[column] for column in columns] for found in report["discrepancies"]]
-        print_table(columns, rows, whole="where")
+        print_table(columns, rows)
     else:
         print_note("Database and storage agree.")
     if report["left"]:

@@ -79,13 +79,24 @@ def read_settings(*, quiet: bool = False) -> Settings:
     """Read the settings from the environment and ``.env``, set up logging and return them.
 
     If *quiet*, only warnings and errors are logged, so that the command's output stands out.
+    Otherwise, also print a warning for each name in ``.env`` that is probably misspelt.
     """
     from imageprocessor.environment import load_settings
     from imageprocessor.logs import configure_logs
 
     settings = load_settings(os.environ)
     configure_logs(settings.log_format, "WARNING" if quiet else settings.log_level)
+    if not quiet:
+        warn_of_misspelt_names()
     return settings
+
+
+def warn_of_misspelt_names() -> None:
+    """Print a warning for each name in ``.env`` that is not a setting but resembles one."""
+    from imageprocessor.environment import ENV_FILE, find_misspelt_names
+
+    for name, similar in find_misspelt_names().items():
+        print_note(f"warning: {name} in {ENV_FILE} is not a setting. Did you mean {similar}?")
 
 
 def read_settings_of_service() -> Settings:
@@ -231,9 +242,11 @@ def config(as_json: AsJson = False) -> None:
     from imageprocessor.cli.configuration import list_settings
 
     settings = list_settings(read_settings(quiet=True), os.environ)
+    warn_of_misspelt_names()
     if as_json:
         print_json(settings)
     else:
         keys = ("name", "value", "origin", "meaning")
         rows = [[setting[key] for key in keys] for setting in settings]
-        print_table(("setting", "value", "from", "meaning"), rows)
+        columns = ("setting", "value", "from", "meaning")
+        print_table(columns, rows, whole=("setting",), optional=("meaning", "from"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import re
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ BUSY_TIMEOUT_SECONDS = 5
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+#: Platforms for which pysqlite3 has a wheel. On others, such as Linux on arm64, pip would compile
+#: it with the system's SQLite, which is no newer than Python's.
+PYSQLITE3_WHEELS = {("linux", "x86_64"), ("darwin", "arm64"), ("win32", "AMD64")}
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # Linux only
 #: On these, hosts share neither file locks nor the memory that the index of the WAL is mapped to.
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs"}
@@ -124,11 +129,24 @@ def open_sqlite(path: Path) -> SqliteConnections:
 
 
 def sqlite_module() -> ModuleType:
-    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else ``sqlite3``."""
+    """Return ``pysqlite3``, whose wheel bundles a current SQLite, or else Python's ``sqlite3``."""
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ModuleNotFoundError:
         return sqlite3
+
+
+def find_newer_sqlite() -> str:
+    """Return how this machine gets a SQLite without the bug that :func:`has_wal_reset_bug` finds.
+
+    The platforms with a wheel are those of the dependency in pyproject.toml.
+    """
+    if (sys.platform, platform.machine()) in PYSQLITE3_WHEELS:
+        return "Run pip install pysqlite3, which brings SQLite 3.51.3 or newer."
+    return (
+        f"pysqlite3 has no wheel for {platform.machine()}: use a Python with SQLite 3.51.3 or "
+        "newer, or PostgreSQL (DATABASE_URL)."
+    )
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:

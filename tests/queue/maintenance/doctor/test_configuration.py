@@ -18,7 +18,7 @@ SERVER = {"database_url": "postgresql+psycopg://me:hunter2@db/images"}
 
 
 def test_settings_without_conflicts_are_ok() -> None:
-    (found,) = check_settings(Settings.model_validate(GOOD))
+    (found,) = check_settings(Settings.model_validate(GOOD), {})
     assert found.verdict is OK
 
 
@@ -44,7 +44,7 @@ def test_settings_without_conflicts_are_ok() -> None:
 def test_conflicting_settings_are_reported(
     changes: dict[str, Any], verdict: Verdict, named: str
 ) -> None:
-    (found,) = check_settings(Settings.model_validate(GOOD | changes))
+    (found,) = check_settings(Settings.model_validate(GOOD | changes), {})
     assert found.verdict is verdict
     assert named in found.found
     assert "hunter2" not in str(found)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import sqlite3
 import sys
+import tomllib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from sqlalchemy import create_engine, text
 
 from imageprocessor.queue.database import sqlite
@@ -100,12 +103,34 @@ def test_system_sqlite_is_reported_with_its_version(
     )
 
 
+@pytest.mark.parametrize(
+    ("machine", "fix"), [("x86_64", "pip install pysqlite3"), ("aarch64", "no wheel for aarch64")]
+)
 def test_sqlite_with_the_wal_reset_bug_is_a_warning(
-    sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch, machine: str, fix: str
 ) -> None:
-    monkeypatch.setattr(sqlite.sqlite_module(), "sqlite_version_info", (3, 51, 2))
+    monkeypatch.setitem(sys.modules, "pysqlite3.dbapi2", None)  # as where there is no wheel
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(sys, "platform", "linux")
     found = by_name(check_database(sqlite_settings))["database version"]
-    assert (found.verdict, found.fix) == (WARNING, "Use 3.51.3 or newer: pip install pysqlite3")
+    assert found.verdict is WARNING
+    assert fix in found.fix
+
+
+def test_platforms_with_a_wheel_are_those_of_the_dependency() -> None:
+    with (Path(__file__).parents[4] / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    (line,) = [line for line in extras["queue"] if line.startswith("pysqlite3")]
+    marker = Requirement(line).marker
+    assert marker
+    required = set()
+    for system in ("linux", "darwin", "win32"):
+        for machine in ("x86_64", "aarch64", "arm64", "AMD64", "ARM64", "armv7l"):
+            where = {"sys_platform": system, "platform_machine": machine}
+            if marker.evaluate({**where, "python_version": "3.11"}):
+                required.add((system, machine))
+    assert required == sqlite.PYSQLITE3_WHEELS
 
 
 def test_file_without_wal_is_wrong(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
 
         broker = Broker(settings.redis_url.get_secret_value())
     except MissingExtraError as error:
-        yield wrong("broker", str(error), "pip install 'imageprocessor[celery]'")
+        yield wrong("broker", str(error), error.command)
         return
     try:
         yield from check_redis(broker.describe())

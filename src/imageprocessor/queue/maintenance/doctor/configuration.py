@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from imageprocessor.queue.maintenance.backup import KEY_NAME
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
@@ -14,10 +14,20 @@ MIN_KEY_BITS = 80
 OTHERS_MODE = 0o077  #: the permissions of all but the owner
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for each conflict, or a single one if there is none."""
-    found = [*check_hosts(settings), *check_access(settings)]
+def check_settings(settings: Settings, misspelt: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each misspelt name and each conflict, or a single one if there is none.
+
+    *misspelt* maps names in ``.env`` to the settings that they resemble.
+    """
+    found = [*check_names(misspelt), *check_hosts(settings), *check_access(settings)]
     yield from found or [ok("settings", "no conflicts")]
+
+
+def check_names(misspelt: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each name in ``.env`` that is not a setting but resembles one."""
+    for name, similar in misspelt.items():
+        found = f"{name} in .env is not a setting, and has no effect."
+        yield warning("settings", found, f"If {similar} is meant, rename it.")
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:

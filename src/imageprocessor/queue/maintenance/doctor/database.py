@@ -10,7 +10,11 @@ from sqlalchemy import Connection
 from imageprocessor.errors import DatabaseUnavailableError, ImageProcessorError, StorageFullError
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import HEAD, read_revision
-from imageprocessor.queue.database.sqlite import has_wal_reset_bug, sqlite_module
+from imageprocessor.queue.database.sqlite import (
+    find_newer_sqlite,
+    has_wal_reset_bug,
+    sqlite_module,
+)
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
 from imageprocessor.settings import Settings
@@ -54,7 +58,7 @@ def check_sqlite(connection: Connection) -> Iterator[Finding]:
             f"SQLite {module.sqlite_version} has a rare bug "
             "that can damage a database which several processes write to."
         )
-        yield warning("database version", found, "Use 3.51.3 or newer: pip install pysqlite3")
+        yield warning("database version", found, find_newer_sqlite())
     else:
         yield ok("database version", f"SQLite {module.sqlite_version}")
     journal = _ask(connection, "PRAGMA journal_mode")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from imageprocessor.queue.maintenance.doctor.broker import check_queue
 from imageprocessor.queue.maintenance.doctor.codecs import check_codecs
@@ -20,10 +20,13 @@ from imageprocessor.queue.maintenance.doctor.storage import check_storage
 from imageprocessor.settings import Settings
 
 
-def examine(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]:
+def examine(
+    settings: Settings, misspelt: Mapping[str, str], *, integrity: bool = False
+) -> Iterator[Finding]:
     """Yield the findings of all checks. The service may run meanwhile.
 
-    *integrity*: also check a whole SQLite file.
+    *misspelt* maps names in ``.env`` to the settings that they resemble. *integrity*: also check a
+    whole SQLite file.
     """
     yield from check_database(settings, integrity=integrity)
     yield from check_storage(settings)
@@ -34,4 +37,4 @@ def examine(settings: Settings, *, integrity: bool = False) -> Iterator[Finding]
     yield check_memory(settings)
     yield check_open_files()
     yield from check_keys(settings)
-    yield from check_settings(settings)
+    yield from check_settings(settings, misspelt)
