@@ -55,7 +55,7 @@ def read_images(
     """
     if not 0 < len(image_ids) <= MAX_BATCH:
         raise TooManyIdsError(
-            f"image_ids has {len(image_ids)} ids. Send 1 to {MAX_BATCH}, separated by commas."
+            f"image_ids has {len(image_ids)} ids. Send 1 to {MAX_BATCH}."
         )
     canonical_ids = [parse_id(image_id) for image_id in image_ids]
     with service.database.read() as connection:

@@ -40,12 +40,14 @@ Reader = Annotated[Caller, Depends(read_caller)]
 JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
 ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
 ImageIds = Annotated[
-    str,
+    list[str],
     Query(
-        description=f"1 to {MAX_BATCH} ids, separated by commas.",
+        description=f"1 to {MAX_BATCH} ids: repeat the parameter, or separate ids by commas.",
         json_schema_extra={
-            "pattern": f"^{UUID_PATTERN}(,{UUID_PATTERN}){{0,{MAX_BATCH - 1}}}$",
-            "examples": [IMAGE_ID],
+            "items": {"type": "string", "pattern": f"^{UUID_PATTERN}$"},
+            "minItems": 1,
+            "maxItems": MAX_BATCH,
+            "examples": [[IMAGE_ID]],
         },
     ),
 ]

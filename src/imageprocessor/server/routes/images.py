@@ -112,7 +112,7 @@ def get_images(
     service: CurrentService, caller: Reader, image_ids: ImageIds, size: Size = "medium"
 ) -> ImageBatch:
     """Images are in the order requested; ids without an available image are in `missing`."""
-    stripped = (image_id.strip() for image_id in image_ids.split(","))
+    stripped = (image_id.strip() for image_id in ",".join(image_ids).split(","))
     wanted = [image_id for image_id in stripped if image_id]
     jobs, missing = read_images(service, wanted, caller, size)
     base_url = service.settings.public_base_url
