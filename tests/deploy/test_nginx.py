@@ -92,10 +92,15 @@ def test_uploads_and_images_pass_through(site: Site, place: Choice) -> None:
 
 
 @each_nginx
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
-    "headers",
-    [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=0-1,4-5"}, {"Range": "bytes=-5"}],
+    ("method", "headers"),
+    [
+        ("HEAD", {}),  # not with a Range: nginx would apply it, which RFC 9110, 14.2, forbids
+        ("GET", {}),
+        ("GET", {"Range": "bytes=10-19"}),
+        ("GET", {"Range": "bytes=0-1,4-5"}),
+        ("GET", {"Range": "bytes=-5"}),
+    ],
     ids=str,
 )
 def test_file_has_the_headers_of_the_service(
