@@ -42,6 +42,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.DimensionTooLargeError: (422, "The image is too wide or too tall"),
     errors.InvalidImageError: (422, "The image is damaged"),
     errors.TruncatedImageError: (422, "The image is truncated"),
+    errors.UnsupportedEncodingError: (415, "The encoding of the body is not accepted"),
     errors.InvalidFormError: (400, "The form is invalid"),
     errors.MissingFileError: (422, "The file is missing"),
     errors.TooManyFilesError: (400, "The form has more than one file"),
@@ -107,6 +108,8 @@ def _make_headers(request: Request, error: ImageProcessorError, status: int) -> 
         return {"Retry-After": str(seconds_to_reset(quota)), **describe_quota(quota)}
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, errors.UnsupportedEncodingError):
+        return {"Accept-Encoding": "identity"}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
         return describe_delay(status)
     return {}

@@ -77,6 +77,7 @@ router.add_api_route(
         **problem_responses(
             errors.UnauthorizedError,
             errors.RateLimitedError,
+            errors.UnsupportedEncodingError,
             errors.InvalidFormError,
             errors.TooManyFilesError,
             errors.FileTooLargeError,
