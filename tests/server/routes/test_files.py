@@ -63,17 +63,20 @@ def test_file_headers_state_its_type_and_allow_caching(
             headers["content-disposition"] == f'inline; filename="{image["image_id"]}_medium.webp"'
         )
         assert headers["cache-control"] == f"public, {IMMUTABLE}"
+        assert headers["cross-origin-resource-policy"] == "cross-origin"
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "sandbox" in headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
-def test_private_file_forbids_shared_caching(
+def test_private_file_forbids_shared_caching_and_embedding(
     client: TestClient, paths: list[str], token: Callable[..., dict[str, str]]
 ) -> None:
     for path in paths:
-        assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
+        headers = client.get(path, headers=token()).headers
+        assert headers["cache-control"] == f"private, {IMMUTABLE}"
+        assert headers["cross-origin-resource-policy"] == "same-site"
 
 
 def test_large_and_small_files_get_the_same_headers(
@@ -257,6 +260,7 @@ def test_remote_file_is_an_uncached_redirect(
     for path in paths:
         answer = client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
         assert answer.headers["location"].startswith("https://s3.test/photos/processed/medium/")
         assert answer.headers["location"].endswith("?signature=a%2Fb")
 

@@ -107,21 +107,21 @@ def respond_with_variant(request: Request, service: Service, job: Job, size: str
     """
     key = _variant_key(job, size)
     location = urlsplit(service.storage.url(key))
+    public = service.settings.public_reads
+    headers = {"Cross-Origin-Resource-Policy": "cross-origin" if public else "same-site"}
     if location.scheme == "file":
-        audience = "public" if service.settings.public_reads else "private"
-        headers = {"Cache-Control": f"{audience}, max-age=31536000, immutable"}
+        audience = "public" if public else "private"
+        headers["Cache-Control"] = f"{audience}, max-age=31536000, immutable"
         try:
             return respond_with_file(request, Path(unquote(location.path)), headers)
         except FileNotFoundError:
             raise _not_found(key) from None
-    uncached = {"Cache-Control": "no-store"}
+    headers["Cache-Control"] = "no-store"
     if request.method == "HEAD":  # the URL is signed for GET only; S3 would return 403
         variants = (job.generated or {})["variants"]
-        length = str(variants[size]["size_bytes"])
-        return Response(
-            media_type=OUTPUT_FORMAT.mime_type, headers={**uncached, "Content-Length": length}
-        )
-    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, uncached)
+        headers["Content-Length"] = str(variants[size]["size_bytes"])
+        return Response(media_type=OUTPUT_FORMAT.mime_type, headers=headers)
+    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, headers)
 
 
 def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
