@@ -90,6 +90,15 @@ def test_all_faults_are_reported_with_variable_value_and_accepted_form() -> None
 
 
 @pytest.mark.parametrize(
+    "url",
+    ["example.com", "ftp://a", "https://", "https://*.a", "https://a/b?c", "https://a/b c", "//a"],
+)
+def test_base_url_without_scheme_or_with_a_query_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="PUBLIC_BASE_URL"):
+        load(PUBLIC_BASE_URL=url)
+
+
+@pytest.mark.parametrize(
     ("sizes", "fault"),
     [
         ("[]", "not a JSON object"),

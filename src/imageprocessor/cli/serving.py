@@ -42,14 +42,21 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve_api(
-    settings: Settings, listener: socket.socket, process_count: int, *, reload: bool
+    settings: Settings,
+    listener: socket.socket,
+    process_count: int,
+    *,
+    root_path: str,
+    reload: bool,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM.
+
+    *root_path* is the path at which clients find the service, without which its requests arrive.
 
     Raises:
         ImageProcessorError: The API could not start.
     """
-    options = ServerOptions(keep_alive_seconds=settings.keep_alive_seconds)
+    options = ServerOptions(root_path, settings.keep_alive_seconds)
     if reload:
         run_reloading([listener], options)
     elif process_count > 1:

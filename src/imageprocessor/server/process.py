@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
 class ServerOptions:
     """Options of the server itself, which the application cannot read from its settings."""
 
+    root_path: str
     keep_alive_seconds: int
 
 
@@ -75,6 +76,7 @@ def configure(options: ServerOptions, **reloading: Any) -> uvicorn.Config:
         access_log=False,  # RequestLog writes one line per request, with its id
         server_header=False,
         timeout_graceful_shutdown=FINISH_REQUESTS_SECONDS,
+        root_path=options.root_path,
         timeout_keep_alive=options.keep_alive_seconds,
         **reloading,
     )
