@@ -54,6 +54,7 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
     response, body = line.answer()
+    assert body.endswith(b"}\n")
     assert line.connection.recv(1) == b"", "the connection is closed"
     return response, json.loads(body)
 

@@ -19,6 +19,7 @@ from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
+from imageprocessor.server.responses import JsonLine
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
@@ -36,7 +37,7 @@ class Findings:
     oldest_open_job_seconds: float | None = None
 
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], default_response_class=JsonLine)
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Check whether the process responds")

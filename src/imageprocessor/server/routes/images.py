@@ -19,7 +19,7 @@ from imageprocessor.server.dependencies import (
     Size,
     User,
 )
-from imageprocessor.server.direct_route import DirectRoute, make_json
+from imageprocessor.server.direct_route import DirectRoute
 from imageprocessor.server.openapi import (
     READER_SECURITY,
     describe_accepted,
@@ -28,6 +28,7 @@ from imageprocessor.server.openapi import (
 )
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import represent_result, represent_variant
+from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import (
     ACCEPTED,
     ImageBatch,
@@ -42,7 +43,7 @@ JOBS_URL = "/api/v1/images/jobs"
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)
 
-router = APIRouter(prefix="/api/v1/images", tags=["images"])
+router = APIRouter(prefix="/api/v1/images", tags=["images"], default_response_class=JsonLine)
 
 
 async def upload_image(request: Request) -> Response:

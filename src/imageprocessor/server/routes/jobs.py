@@ -8,15 +8,16 @@ from imageprocessor import errors
 from imageprocessor.queue.job_control import read_job, read_result
 from imageprocessor.server.auth import read_caller
 from imageprocessor.server.dependencies import BaseUrl, CurrentService, JobId, Reader
-from imageprocessor.server.direct_route import DirectRoute, make_json
+from imageprocessor.server.direct_route import DirectRoute
 from imageprocessor.server.openapi import READER_SECURITY, problem_responses
 from imageprocessor.server.representations import represent_job, represent_result
+from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import ImageResult, JobState
 from imageprocessor.server.threads import run_read
 
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.JobNotFoundError)
 
-router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"])
+router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"], default_response_class=JsonLine)
 
 
 async def get_job(request: Request, job_id: JobId) -> Response:
