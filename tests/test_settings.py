@@ -31,6 +31,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert settings.limits.max_bytes == 10 * 1024 * 1024
     assert settings.limits.max_pixels == 50_000_000
     assert settings.public_reads
+    assert settings.keep_alive_seconds == 75, "more than the 60 s of nginx and AWS load balancers"
 
 
 def test_paths_in_data_dir_move_with_it() -> None:
@@ -87,6 +88,15 @@ def test_all_faults_are_reported_with_variable_value_and_accepted_form() -> None
         line = next(line for line in message.splitlines() if line.startswith(f"  {name}="))
         assert repr(value) in line
         assert line.endswith("Accepted: " + accepted_form(name.lower()).replace("`", ""))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["example.com", "ftp://a", "https://", "https://*.a", "https://a/b?c", "https://a/b c", "//a"],
+)
+def test_base_url_without_scheme_or_with_a_query_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="PUBLIC_BASE_URL"):
+        load(PUBLIC_BASE_URL=url)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
         DimensionTooLargeError · InvalidImageError · TruncatedImageError
       RequestError             the request is wrong; the image may be fine
-        InvalidFormError · MissingFileError · TooManyFilesError · InvalidBucketError
-        InvalidMetadataError · UnknownSizeError · TooManyIdsError · InvalidIdError
-        InvalidIdempotencyKeyError · IdempotencyKeyReusedError · RateLimitedError
-        UnauthorizedError · AdminRequiredError
+        UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
+        InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
+        InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
+        RateLimitedError · UnauthorizedError · AdminRequiredError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
       JobError
@@ -98,6 +98,12 @@ class RequestError(ImageProcessorError):
 
     code = "request_invalid"
     public_message = None
+
+
+class UnsupportedEncodingError(RequestError):
+    """The request's ``Content-Encoding`` is not ``identity``: its body is compressed."""
+
+    code = "encoding_unsupported"
 
 
 class InvalidFormError(RequestError):

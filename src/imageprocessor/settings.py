@@ -262,7 +262,18 @@ class Settings(BaseModel):
         (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )
     public_base_url: str = setting(
-        "", "a URL without path", "Prefix of every image URL, such as a CDN's address."
+        "",
+        "a URL, as `https://cdn.example.com` or `https://example.com/images`",
+        "Prefix of every image URL, such as a CDN's address.",
+    )
+
+    keep_alive_seconds: int = setting(
+        75,
+        "1 to 3600",
+        "Seconds that `serve` keeps an idle connection open; "
+        "must be more than a proxy in front keeps it.",
+        ge=1,
+        le=3600,
     )
 
     rate_limit_max_uploads: int = setting(
@@ -336,11 +347,11 @@ class Settings(BaseModel):
             raise ValueError("not 3 to 63 lower-case letters, digits, hyphens and dots")
         return value
 
-    @field_validator("s3_endpoint_url", "s3_public_endpoint_url")
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "public_base_url")
     @classmethod
-    def _check_endpoint(cls, value: str) -> str:
-        if value and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", value):
-            raise ValueError("not a URL of the form https://host")
+    def _check_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/?#*@\s]+(/[^?#@\s]*)?", value):
+            raise ValueError("not a URL of the form https://host or https://host/path")
         return value.rstrip("/")
 
     @field_validator("allowed_buckets")
@@ -370,13 +381,6 @@ class Settings(BaseModel):
         refused = [origin for origin in value if not _is_origin(origin)]
         _raise_if_any(refused, "not an origin; * is refused because requests contain credentials")
         return value
-
-    @field_validator("public_base_url")
-    @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        if value and not _is_origin(value.rstrip("/")):
-            raise ValueError("not a URL of the form https://host")
-        return value.rstrip("/")
 
     def without_secrets(self) -> Settings:
         """Return a copy for processes that decode untrusted files."""

@@ -51,6 +51,8 @@ def test_banner_shows_data_locations_and_workers(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as listener:
         banner = describe_service(load_settings(environ), listener, environ)
         assert f"API docs    {reachable_url(listener)}/docs" in banner
+        under_a_path = describe_service(load_settings(environ), listener, environ, "/images")
+    assert "API docs    /images/docs, through the proxy" in under_a_path
     assert f"data        {Path('data').resolve()}" in banner
     assert f"images      {tmp_path / 'images'}" in banner
     assert "database" not in banner

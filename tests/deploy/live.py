@@ -85,10 +85,10 @@ def image_path(image_id: str, size: str = "thumbnail") -> str:
 
 
 @contextmanager
-def run_service(folder: Path, **environment: str) -> Iterator[Place]:
+def run_service(folder: Path, *options: str, **environment: str) -> Iterator[Place]:
     """Run ``imageprocessor serve`` with its data in *folder* until the end of the context."""
     port = find_free_port()
-    command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "imageprocessor", "serve", "--port", str(port), *options]
     settings = {
         "DATA_DIR": str(folder),
         "JWT_SECRET_KEY": KEY,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,13 +12,20 @@ import pytest
 
 from tests.deploy.compose import ROOT
 from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
-from tests.server.live import form_start
+from tests.images import encode, photo
+from tests.server.live import form_body, form_start
 from tests.servers import find_free_port
 from tests.servers.nginx import Nginx, run_nginx
+from tests.servers.processes import wait_for
 
 MEGABYTE = 1024 * 1024
 NGINX_CONF = (ROOT / "deploy/nginx.conf").read_text()
 SERVED_BY_NGINX = {"# include": "include"}
+UNDER_A_PATH = {
+    "location / {\n        proxy_pass http://imageprocessor;": (
+        "location /images/ {\n        proxy_pass http://imageprocessor/;"
+    )
+}
 SHORT_WAITS = {
     "client_header_timeout 10s": "client_header_timeout 1s",
     "client_body_timeout 20s": "client_body_timeout 1s",
@@ -92,10 +100,15 @@ def test_uploads_and_images_pass_through(site: Site, place: Choice) -> None:
 
 
 @each_nginx
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
-    "headers",
-    [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=0-1,4-5"}, {"Range": "bytes=-5"}],
+    ("method", "headers"),
+    [
+        ("HEAD", {}),  # not with a Range: nginx would apply it, which RFC 9110, 14.2, forbids
+        ("GET", {}),
+        ("GET", {"Range": "bytes=10-19"}),
+        ("GET", {"Range": "bytes=0-1,4-5"}),
+        ("GET", {"Range": "bytes=-5"}),
+    ],
     ids=str,
 )
 def test_file_has_the_headers_of_the_service(
@@ -260,6 +273,32 @@ def test_private_image_needs_a_token(tmp_path: Path) -> None:
         run_nginx(tmp_path / "nginx", service.port, data / "storage") as nginx,
     ):
         assert secure(nginx).ask(image_path(UNKNOWN)).status == 401
+
+
+def test_service_under_a_path_keeps_it_in_every_address(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with (
+        run_service(data, "--root-path", "/images") as service,
+        run_nginx(tmp_path / "nginx", service.port, data / "storage", UNDER_A_PATH) as nginx,
+    ):
+        place = secure(nginx)
+        image = encode(photo(320, 240), "JPEG")
+        accepted = place.ask(f"/images{UPLOAD}", "POST", form_body(image), upload_headers())
+        assert accepted.status == 202, accepted
+        ids = json.loads(accepted.body)
+        assert ids["status_url"] == f"/images/api/v1/images/jobs/{ids['job_id']}"
+        wait_for(lambda: place.ask(f"{ids['status_url']}/result").status == 200)
+        result = json.loads(place.ask(f"{ids['status_url']}/result").body)
+        one_size = json.loads(place.ask(f"/images/api/v1/images/{ids['image_id']}").body)
+        assert one_size["url"] == result["urls"]["medium"]
+        assert {place.ask(url).status for url in result["urls"].values()} == {200}
+        document = json.loads(place.ask("/images/openapi.json").body)
+        assert document["servers"] == [{"url": "/images"}]
+        docs = place.ask("/images/docs")
+        assert "script-src 'self'" in docs.headers["content-security-policy"]
+        linked = re.findall(r"""(?:src=|href=|url: )["'](.*?)["']""", docs.body.decode())
+        assert len(linked) >= 4
+        assert {place.ask(path).status for path in linked} == {200}
 
 
 def problem(body: bytes) -> dict[str, object]:

@@ -276,15 +276,14 @@ def test_ten_thousand_ranges_are_ignored_cheaply(target: Target, ranges: str) ->
 
 
 def test_unexpected_body_is_not_read_as_the_next_request(target: Target) -> None:
-    smuggled = b"DELETE /api/v1/images/1 HTTP/1.1\r\n\r\n"
+    smuggled = b"DELETE /api/v1/images/1 HTTP/1.1\r\nHost: test\r\n\r\n"
     with wire(target.port) as line:
         for method in ("GET", "HEAD", "DELETE", "OPTIONS"):
-            line.send(
-                f"{method} /livez HTTP/1.1\r\nContent-Length: {len(smuggled)}\r\n\r\n".encode()
-                + smuggled
-            )
+            length = f"Content-Length: {len(smuggled)}"
+            head = f"{method} /livez HTTP/1.1\r\nHost: test\r\n{length}\r\n\r\n"
+            line.send(head.encode() + smuggled)
             line.answer(method)
-        line.send(b"GET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n")
+        line.send(b"GET /nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 \d+", line.rest()) == [b"HTTP/1.1 404"]
 
 

@@ -29,20 +29,29 @@ FACTORY = "imageprocessor.server.app:create_app_from_environment"
 def preflight(client: TestClient, origin: str) -> Any:
     preflight_headers = {
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,idempotency-key",
+        "Access-Control-Request-Headers": "authorization,idempotency-key,if-none-match,traceparent",
     }
     return client.options("/api/v1/images/upload", headers={"Origin": origin} | preflight_headers)
 
 
 @CORS
 def test_allowed_site_may_send_credentials(client: TestClient) -> None:
-    headers = preflight(client, SITE).headers
+    answer = preflight(client, SITE)
+    headers = answer.headers
+    assert answer.status_code == 200, answer.text
     assert headers["access-control-allow-origin"] == SITE
     assert headers["access-control-allow-credentials"] == "true"
-    assert headers["access-control-allow-methods"] == "GET, POST, DELETE"
-    assert {"Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"} <= set(
-        headers["access-control-allow-headers"].split(", ")
-    )
+    assert headers["access-control-allow-methods"] == "GET, HEAD, POST, DELETE"
+    assert {
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "If-Modified-Since",
+        "If-None-Match",
+        "traceparent",
+        "tracestate",
+        "X-Request-ID",
+    } <= set(headers["access-control-allow-headers"].split(", "))
 
 
 @CORS
@@ -57,6 +66,7 @@ def test_allowed_site_may_read_quota_and_request_id_of_errors(client: TestClient
         "X-RateLimit-Reset",
         "RateLimit",
         "Retry-After",
+        "ETag",
         "X-Request-ID",
     } <= exposed
 

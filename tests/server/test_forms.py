@@ -17,6 +17,7 @@ from imageprocessor.server.forms import (
     MARGIN_BYTES,
     MAX_FIELD_BYTES,
     MAX_PARTS,
+    MAX_PREAMBLE_BYTES,
     TextFields,
     UploadForm,
     check_body_size,
@@ -37,6 +38,10 @@ def part(name: str, value: bytes, more: str = "") -> bytes:
 END = b"--b--\r\n"
 FILE = part("file", b"\r\n--bytes\r\n", '; filename="../../etc/passwd"')
 WHOLE = part("bucket", b"photos") + FILE + part("metadata", '{"ü": 1}'.encode()) + END
+# RFC 2046, 5.1.1: text before the first boundary and after the last, spaces after each.
+PREAMBLE = b"This is a multipart message.\r\n--\r\n --b\r\n-\r\n"
+EPILOGUE = b" \t\r\nThe end.\r\n--b\r\nMore: text\r\n\r\nx"
+LONG = PREAMBLE + WHOLE.replace(b"--b\r\n", b"--b \t \r\n") + EPILOGUE
 
 
 def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
@@ -48,9 +53,10 @@ def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
     return form.finish(), bytes(file)
 
 
-@given(st.integers(1, len(WHOLE)))
-def test_form_reads_the_same_in_chunks_of_any_size(chunk_bytes: int) -> None:
-    fields, file = read(WHOLE, chunk_bytes)
+@pytest.mark.parametrize("body", [WHOLE, LONG], ids=["plain", "with all that RFC 2046 allows"])
+@given(chunk_bytes=st.integers(1, len(LONG)))
+def test_form_reads_the_same_in_chunks_of_any_size(body: bytes, chunk_bytes: int) -> None:
+    fields, file = read(body, chunk_bytes)
     assert file == b"\r\n--bytes\r\n"
     assert fields == ("photos", '{"ü": 1}')
 
@@ -76,8 +82,30 @@ def test_a_part_with_an_empty_name_is_an_unknown_field() -> None:
     assert read(part("", b"x") + WHOLE)[0].bucket == "photos"
 
 
-def test_missing_text_field_is_empty() -> None:
-    assert read(FILE + END)[0].bucket == ""
+def test_missing_metadata_is_empty() -> None:
+    assert read(part("bucket", b"photos") + FILE + END)[0].metadata == ""
+
+
+def test_empty_bucket_is_a_part_that_was_sent() -> None:
+    assert read(part("bucket", b"") + FILE + END)[0].bucket == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        (part("bucket", b"photos") + part("image", b"x"), "'file'"),
+        (FILE + part("Bucket", b"photos"), "'bucket'"),
+    ],
+)
+def test_missing_part_is_named(body: bytes, missing: str) -> None:
+    with pytest.raises(ImageProcessorError, match=f"no part called {missing}"):
+        read(body + END)
+
+
+@pytest.mark.parametrize("body", [b"--other\r\n\r\n", b"{}", b"x" * (MAX_PREAMBLE_BYTES + 1)])
+def test_body_without_the_boundary_says_so(body: bytes) -> None:
+    with pytest.raises(InvalidFormError, match="No line of the body is '--b'"):
+        read(body)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +113,8 @@ def test_missing_text_field_is_empty() -> None:
     [
         (part("bucket", b"photos") + END, MissingFileError),
         (END, MissingFileError),
+        (FILE + END, InvalidBucketError),
+        (part("metadata", b"{}") + FILE + END, InvalidBucketError),
         (FILE + FILE + END, TooManyFilesError),
         (FILE + part("bucket", b"a") + part("bucket", b"b") + END, InvalidFormError),
         (FILE + part("note", b"") * MAX_PARTS + END, InvalidFormError),
@@ -95,6 +125,7 @@ def test_missing_text_field_is_empty() -> None:
         (b"--b\r\n\r\nno headers\r\n" + END, InvalidFormError),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\nno name\r\n" + END, InvalidFormError),
         (b"--b\r\nBad Header: x\r\n\r\n\r\n" + END, InvalidFormError),
+        (FILE + b"--b x" + WHOLE, InvalidFormError),
         (b"--b\r\n" + b"X: y\r\n" * 1000 + b"\r\n\r\n" + END, InvalidFormError),
         (b"--b\r\nX: " + b"y" * 60_000 + b"\r\n\r\n\r\n" + END, InvalidFormError),
         (b"--other\r\n\r\n", InvalidFormError),
@@ -112,7 +143,8 @@ def test_invalid_form_raises_the_matching_error(
 
 
 def test_file_of_exactly_the_limit_is_accepted() -> None:
-    assert read(part("file", b"x" * MAX_BYTES) + END)[1] == b"x" * MAX_BYTES
+    body = part("bucket", b"photos") + part("file", b"x" * MAX_BYTES) + END
+    assert read(body)[1] == b"x" * MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -121,8 +153,9 @@ def test_file_of_exactly_the_limit_is_accepted() -> None:
 def test_field_that_is_not_utf8_raises_its_own_error(
     name: str, error: type[ImageProcessorError]
 ) -> None:
+    body = WHOLE.replace(b"photos" if name == "bucket" else b'{"\xc3\xbc": 1}', b"\xff\xfe")
     with pytest.raises(error, match="UTF-8"):
-        read(part(name, b"\xff\xfe") + FILE + END)
+        read(body)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_document_lists_every_operation(document: dict[str, Any]) -> None:
         "GET /api/v1/health",
         "GET /api/v1/health/stats",
         "GET /api/v1/health/failed",
+        "GET /",
         "GET /livez",
         "GET /readyz",
         "GET /storage/{bucket}/processed/{size}/{name}",

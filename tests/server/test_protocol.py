@@ -54,6 +54,7 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
     response, body = line.answer()
+    assert body.endswith(b"}\n")
     assert line.connection.recv(1) == b"", "the connection is closed"
     return response, json.loads(body)
 
@@ -70,6 +71,13 @@ def refusal(line: Wire) -> tuple[HTTPResponse, dict[str, object]]:
         pytest.param(b"\r\n" * FLOOD, 431, id="empty lines"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400, id="TLS"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="HTTP/2"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n\r\n", 400, id="no host"),
+        pytest.param(LIVE + b"host: test\r\n\r\n", 400, id="two hosts"),
+        pytest.param(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two, HTTP/1.0"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400, id="list of hosts"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, id="host with a path"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n", 400, id="host with a user"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", 400, id="port with letters"),
         pytest.param(b"CONNECT other:443 HTTP/1.1\r\n\r\n", 400, id="CONNECT"),
         pytest.param(LIVE + b"X: a\x00b\r\n\r\n", 400, id="NUL in a header"),
         pytest.param(LIVE + b"X: a\r\n b\r\n\r\n", 400, id="folded header"),
@@ -90,6 +98,21 @@ def test_malformed_request_is_refused_at_once_with_a_problem(
         response.headers
     ).items()
     assert get(port, "/livez")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0\r\n",
+        b"HTTP/1.1\r\nHost:\r\n",
+        b"HTTP/1.1\r\nHost: api_1:8000\r\n",
+        b"HTTP/1.1\r\nHOST: [::1]:8000\r\n",
+    ],
+)
+def test_request_with_a_valid_host_is_answered(port: int, head: bytes) -> None:
+    with wire(port) as line:
+        line.send(b"GET /livez " + head + b"\r\n")
+        assert line.answer("GET")[0].status == 200
 
 
 @pytest.mark.parametrize(
@@ -202,7 +225,10 @@ def test_unread_body_closes_the_connection(port: int, short_deadlines: None) -> 
 def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     with wire(port) as line:
         line.send(
-            LIVE + b"\r\nGET /nowhere HTTP/1.1\r\n\r\n" + LIVE + b"Content-Length: 3\r\n\r\nabc"
+            LIVE
+            + b"\r\nGET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n"
+            + LIVE
+            + b"Content-Length: 3\r\n\r\nabc"
         )
         line.send(LIVE + b"Connection: close\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 (\d+)", line.rest()) == [b"200", b"404", b"200", b"200"]
@@ -224,7 +250,7 @@ def test_incomplete_request_does_not_lose_the_previous_response(
 
 def test_thousands_of_pipelined_requests_close_the_connection(port: int) -> None:
     with wire(port) as line:
-        line.send(b"GET /livez HTTP/1.1\r\n\r\n" * 20_000)
+        line.send((LIVE + b"\r\n") * 20_000)
         assert line.rest().count(b"HTTP/1.1") < 1_000
 
 
@@ -235,11 +261,9 @@ def test_garbage_after_a_request_does_not_replace_its_response(port: int) -> Non
 
 
 def test_client_that_does_not_read_is_disconnected(port: int, short_deadlines: None) -> None:
-    asset = (
-        b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\n\r\n"  # more than a megabyte
-    )
+    asset = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: test\r\n\r\n"
     with wire(port) as line:
-        line.send(asset * 20)
+        line.send(asset * 20)  # each is more than a megabyte
         time.sleep(1)
         assert len(line.rest()) < 15_000_000
 
@@ -253,6 +277,30 @@ def test_connection_above_the_limit_gets_a_503(port: int, monkeypatch: pytest.Mo
         assert response.getheader("Retry-After") == "5"
         lines[0].send(LIVE + b"\r\n")
         assert lines[0].answer("GET")[0].status == 200
+
+
+def test_idle_connection_makes_room_for_a_new_one(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "max_connections", lambda: 2)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(wire(port)) for _ in range(2)]
+        for line in lines:
+            line.send(LIVE + b"\r\n")
+            assert line.answer("GET")[0].status == 200
+        lines.append(stack.enter_context(wire(port)))
+        lines[2].send(LIVE + b"\r\n")
+        assert lines[2].answer("GET")[0].status == 200
+        for line in lines:
+            line.connection.settimeout(0.2)
+        assert [is_open(line) for line in lines].count(True) == 2
+
+
+def is_open(line: Wire) -> bool:
+    try:
+        return line.connection.recv(1) != b""
+    except TimeoutError:
+        return True
 
 
 #: Parts of uvicorn that protocol.py and process.py use although they are not public.

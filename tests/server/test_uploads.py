@@ -357,6 +357,23 @@ def test_a_bad_token_is_refused_before_the_body_is_sent(port: int) -> None:
     assert not QUOTA_HEADERS & {name.lower() for name in response.headers}
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "BR", "identity, deflate", "utf-8"])
+def test_encoded_body_is_refused_before_it_is_sent(
+    port: int, token: Callable[..., dict[str, str]], encoding: str
+) -> None:
+    with wire(port) as line:
+        lines = (f"Content-Encoding: {encoding}", "Content-Length: 900", "Expect: 100-continue")
+        line.send(upload_head(authorization(token()), *lines))
+        response, body = line.answer()
+    assert (response.status, json.loads(body)["code"]) == (415, "encoding_unsupported")
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["identity", " Identity", ""])
+def test_identity_encoding_is_accepted(upload: Callable[..., Any], encoding: str) -> None:
+    assert upload(headers={"Content-Encoding": encoding}).status_code == 202
+
+
 @ONE_MB
 def test_a_declared_length_above_the_limit_is_refused_before_the_body_is_sent(
     port: int, token: Callable[..., dict[str, str]]

@@ -14,11 +14,12 @@ UPLOAD_PATH = "/api/v1/images/upload"
 
 
 def describe_service(
-    settings: Settings, listener: socket.socket, environ: Mapping[str, str]
+    settings: Settings, listener: socket.socket, environ: Mapping[str, str], root_path: str = ""
 ) -> str:
     """Return the text of the banner."""
     url = reachable_url(listener)
-    facts = {"listens on": url, "API docs": f"{url}/docs"}
+    docs = f"{root_path}/docs, through the proxy" if root_path else f"{url}/docs"
+    facts = {"listens on": url, "API docs": docs}
     facts |= _list_places(settings)
     if settings.queue_backend == "celery":
         workers = "Celery: also run 'imageprocessor worker', on this host or others"

@@ -54,9 +54,7 @@ def read_images(
         InvalidIdError: One of *image_ids* is not a UUID.
     """
     if not 0 < len(image_ids) <= MAX_BATCH:
-        raise TooManyIdsError(
-            f"image_ids has {len(image_ids)} ids. Send 1 to {MAX_BATCH}, separated by commas."
-        )
+        raise TooManyIdsError(f"image_ids has {len(image_ids)} ids. Send 1 to {MAX_BATCH}.")
     canonical_ids = [parse_id(image_id) for image_id in image_ids]
     with service.database.read() as connection:
         found = job_store.find_images(connection, canonical_ids)

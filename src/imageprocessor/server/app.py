@@ -29,12 +29,22 @@ from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.routes import files, health, images, jobs
+from imageprocessor.server.routes import files, health, images, index, jobs
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
-ROUTERS = (jobs.router, images.router, files.router, health.router)
+#: What a page of another site may send (CORS); `Range` needs no permission.
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "If-Modified-Since",
+    "traceparent",
+    "tracestate",
+)
+ROUTERS = (jobs.router, images.router, files.router, health.router, index.router)
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 
 
@@ -112,9 +122,9 @@ def _list_middleware(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=True,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", ID_HEADER],
-            expose_headers=[*NAMES, "Retry-After", ID_HEADER],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=[*REQUEST_HEADERS, ID_HEADER],
+            expose_headers=[*NAMES, "Retry-After", "ETag", "Content-Range", ID_HEADER],
         )
         layers.append(cors)
     layers.append(Middleware(UnexpectedErrors))

@@ -17,7 +17,7 @@ from imageprocessor.server.threads import StorageThreads
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
-# Both are coroutines because FastAPI would run a plain function in a thread.
+# These are coroutines because FastAPI would run a plain function in a thread.
 async def provide_service(request: Request) -> Service:
     """Return the service that this process opened at startup."""
     service: Service = request.state.service
@@ -30,8 +30,15 @@ async def provide_storage_threads(request: Request) -> StorageThreads:
     return storage_threads
 
 
+async def provide_base_url(request: Request) -> str:
+    """Return the prefix of image URLs: PUBLIC_BASE_URL, or else the path of the service."""
+    base_url: str = request.state.service.settings.public_base_url
+    return base_url or str(request.scope["root_path"])
+
+
 CurrentService = Annotated[Service, Depends(provide_service)]
 CurrentStorageThreads = Annotated[StorageThreads, Depends(provide_storage_threads)]
+BaseUrl = Annotated[str, Depends(provide_base_url)]
 
 User = Annotated[Caller, Depends(require_user)]
 Admin = Annotated[Caller, Depends(require_admin)]
@@ -40,12 +47,14 @@ Reader = Annotated[Caller, Depends(read_caller)]
 JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
 ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
 ImageIds = Annotated[
-    str,
+    list[str],
     Query(
-        description=f"1 to {MAX_BATCH} ids, separated by commas.",
+        description=f"1 to {MAX_BATCH} ids: repeat the parameter, or separate ids by commas.",
         json_schema_extra={
-            "pattern": f"^{UUID_PATTERN}(,{UUID_PATTERN}){{0,{MAX_BATCH - 1}}}$",
-            "examples": [IMAGE_ID],
+            "items": {"type": "string", "pattern": f"^{UUID_PATTERN}$"},
+            "minItems": 1,
+            "maxItems": MAX_BATCH,
+            "examples": [[IMAGE_ID]],
         },
     ),
 ]

@@ -23,6 +23,7 @@ from imageprocessor.errors import (
 MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to the file
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 32 * 1024
+MAX_PREAMBLE_BYTES = 64 * 1024  #: in front of the first part
 FILE = "file"
 TEXT_FIELDS: dict[str, type[RequestError]] = {
     "bucket": InvalidBucketError,
@@ -31,7 +32,7 @@ TEXT_FIELDS: dict[str, type[RequestError]] = {
 
 
 class TextFields(NamedTuple):
-    """The form's text fields; a field that was not sent is empty."""
+    """The form's text fields; metadata that was not sent is empty."""
 
     bucket: str
     metadata: str
@@ -67,7 +68,9 @@ class UploadForm:
         self._part = Part()
         self._part_count = 0
         self._complete = False
-        self._parser = self._make_parser(content_type)
+        self._boundary = find_boundary(content_type)
+        self._preamble: bytes | None = b"\r\n"  # None after the first boundary
+        self._parser = self._make_parser()
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next bytes of the body.
@@ -80,6 +83,8 @@ class UploadForm:
         """
         self._body_size += len(chunk)
         check_body_size(self._body_size, self._max_file_bytes)
+        if self._preamble is not None:
+            chunk = self._skip_preamble(self._preamble + chunk)
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -92,13 +97,20 @@ class UploadForm:
 
         Raises:
             InvalidFormError: The body ended before the form did.
-            MissingFileError: The form has no part named ``file``.
-            InvalidBucketError, InvalidMetadataError: The field is not valid UTF-8.
+            MissingFileError: The form has no part called ``file``.
+            InvalidBucketError: The form has no part called ``bucket``, or it is not valid UTF-8.
+            InvalidMetadataError: ``metadata`` is not valid UTF-8.
         """
+        if self._preamble is not None:
+            raise self._no_boundary()
         if not self._complete:
             raise InvalidFormError("The body ends before the form does. Send the form again.")
         if FILE not in self._names:
-            raise MissingFileError("The form has no part named 'file'. Send the image as 'file'.")
+            raise MissingFileError("The form has no part called 'file'. Send the image as 'file'.")
+        if "bucket" not in self._names:
+            raise InvalidBucketError(
+                "The form has no part called 'bucket'. Send the name of the image's bucket."
+            )
         return TextFields(self._decode("bucket"), self._decode("metadata"))
 
     def _decode(self, name: str) -> str:
@@ -109,16 +121,33 @@ class UploadForm:
                 f"{name} is not valid UTF-8 ({error.reason}). Encode it as UTF-8."
             ) from error
 
-    def _make_parser(self, content_type: str) -> MultipartParser:
-        media_type, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary")
-        if media_type != b"multipart/form-data" or not boundary:
-            raise InvalidFormError(
-                f"Content-Type is {content_type[:80]!r}. Send multipart/form-data with a boundary."
-            )
+    def _skip_preamble(self, received: bytes) -> bytes:
+        """Return *received* from the first boundary on, or nothing before that is complete.
+
+        The parser allows neither text in front of the first boundary nor spaces behind it.
+        """
+        _, found, after = received.partition(b"\r\n--" + self._boundary)
+        after = after.lstrip(b" \t")
+        if found and after.startswith((b"\r\n", b"--")):
+            self._preamble = None
+            self._parser.write(b"--" + self._boundary)
+            return after
+        if self._body_size > MAX_PREAMBLE_BYTES:
+            raise self._no_boundary()
+        self._preamble = received
+        return b""
+
+    def _no_boundary(self) -> InvalidFormError:
+        boundary = self._boundary.decode("latin-1")
+        return InvalidFormError(
+            f"No line of the body is '--{boundary}', the boundary in Content-Type. "
+            "Let your HTTP client set Content-Type."
+        )
+
+    def _make_parser(self) -> MultipartParser:
         try:
             return MultipartParser(
-                boundary,
+                self._boundary,
                 {
                     "on_part_begin": self._begin_part,
                     "on_header_field": self._add_header_name,
@@ -166,10 +195,10 @@ class UploadForm:
             return  # its data is ignored
         if name in self._names and name == FILE:
             raise TooManyFilesError(
-                "The form has more than one part named 'file'. Send one image per request."
+                "The form has more than one part called 'file'. Send one image per request."
             )
         if name in self._names:
-            raise InvalidFormError(f"The form has more than one part named {name!r}. Send one.")
+            raise InvalidFormError(f"The form has more than one part called {name!r}. Send one.")
         self._names.add(name)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
@@ -188,6 +217,21 @@ class UploadForm:
 
     def _end(self) -> None:
         self._complete = True
+
+
+def find_boundary(content_type: str) -> bytes:
+    """Return the boundary of a form.
+
+    Raises:
+        InvalidFormError: *content_type* is not ``multipart/form-data`` with a boundary.
+    """
+    media_type, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if media_type != b"multipart/form-data" or not boundary:
+        raise InvalidFormError(
+            f"Content-Type is {content_type[:80]!r}. Send multipart/form-data with a boundary."
+        )
+    return boundary
 
 
 def check_body_size(size_bytes: int, max_file_bytes: int) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -26,6 +25,7 @@ from imageprocessor.errors import (
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.auth import is_admin
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
+from imageprocessor.server.responses import JsonLine
 
 MEDIA_TYPE = "application/problem+json"
 #: From RFC 9110; Python before 3.13 has the phrases of older RFCs.
@@ -46,6 +46,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.DimensionTooLargeError: (422, "The image is too wide or too tall"),
     errors.InvalidImageError: (422, "The image is damaged"),
     errors.TruncatedImageError: (422, "The image is truncated"),
+    errors.UnsupportedEncodingError: (415, "The encoding of the body is not accepted"),
     errors.InvalidFormError: (400, "The form is invalid"),
     errors.MissingFileError: (422, "The file is missing"),
     errors.TooManyFilesError: (400, "The form has more than one file"),
@@ -93,7 +94,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
 
 
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+async def _answer_error(request: Request, error: Exception) -> JsonLine:
     assert isinstance(error, ImageProcessorError)
     status, title = find_problem(type(error))
     code = error.job_code if isinstance(error, JobFailedError) else error.code
@@ -119,12 +120,14 @@ def _make_headers(request: Request, error: ImageProcessorError, status: int) -> 
         return {"WWW-Authenticate": 'Bearer error="invalid_token"' if was_sent else "Bearer"}
     if isinstance(error, AdminRequiredError):
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+    if isinstance(error, errors.UnsupportedEncodingError):
+        return {"Accept-Encoding": "identity"}
     if error.retryable or isinstance(error, errors.JobNotReadyError):
         return describe_delay(status)
     return {}
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _answer_http_exception(request: Request, error: Exception) -> JsonLine:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -144,7 +147,7 @@ def _find_allowed_methods(request: Request) -> str:
     return ", ".join(sorted(methods or {"GET", "HEAD"}))
 
 
-async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _answer_validation_error(request: Request, error: Exception) -> JsonLine:
     assert isinstance(error, RequestValidationError)
     status, title = find_problem(RequestError)
     details = []
@@ -168,9 +171,7 @@ def fault_of(status: HTTPStatus) -> Fault:
     return Fault(status, code, phrase, f"{status.description}.")
 
 
-def make_problem(
-    request: Request, fault: Fault, headers: dict[str, str] | None = None
-) -> JSONResponse:
+def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JsonLine:
     """Return the response for *fault*, with the user's quota if it has been read."""
     body = {
         "type": f"urn:imageprocessor:error:{fault.code}",
@@ -185,7 +186,7 @@ def make_problem(
     if quota is not None:
         all_headers |= describe_quota(quota)
     all_headers |= headers or {}
-    return JSONResponse(body, fault.status, all_headers, media_type=MEDIA_TYPE)
+    return JsonLine(body, fault.status, all_headers, media_type=MEDIA_TYPE)
 
 
 def describe_delay(status: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ tests/server/test_protocol.py checks that these internals have not changed.
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 from enum import Enum, auto
 from http import HTTPStatus
@@ -33,6 +34,7 @@ MIN_BODY_BYTES = 10 * 1024
 SEND_SECONDS = 60  #: for a slow client to read most of the buffered response, some 64 KiB
 LINGER_SECONDS = 2  #: from refusal to close; a client still sending would lose the response
 RESERVED_FILES = 128  #: descriptors for the database, listening sockets, logs, uploads
+HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\w.:]+\])(:\d*)?", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +66,13 @@ class Connection(HttpToolsProtocol):
         self._parser_status = HTTPStatus.BAD_REQUEST  # the response's status if the parser stops
         self._target_bytes = 0
         self._header_count = 0
+        self._hosts: list[bytes] = []
         self._head_bytes = 0
         self._pending_bytes = 0  # received since the parser last called a method below
         self._body_bytes = 0  # received in this period
-        if len(self.connections) > max_connections():
+        self._expect_head()
+        if len(self.connections) > max_connections() and not self._close_idle_connection():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
-        else:
-            self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stage = Stage.END
@@ -91,6 +93,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._target_bytes = self._header_count = self._head_bytes = 0
+        self._hosts = []
         if self._stage is not Stage.HEAD:  # the request follows another in the same packet
             self._expect_head()
 
@@ -106,10 +109,14 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._header_count += 1
         self._head_bytes += len(name) + len(value)
+        if name.lower() == b"host":
+            self._hosts.append(value)
         if self._header_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._stop_parser(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
+        if not self._has_valid_host():
+            self._stop_parser(HTTPStatus.BAD_REQUEST)
         super().on_headers_complete()
         if len(self.pipeline) > MAX_WAITING_REQUESTS:
             self._stop_parser(HTTPStatus.BAD_REQUEST)
@@ -147,6 +154,24 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Refuse the request; uvicorn calls this for every exception in the parser."""
         self._refuse(self._parser_status)
+
+    def _has_valid_host(self) -> bool:
+        """Return whether Host is as RFC 9112, section 3.2, requires."""
+        if not self._hosts:
+            return self.parser.get_http_version() == "1.0"
+        return len(self._hosts) == 1 and HOST.fullmatch(self._hosts[0]) is not None
+
+    def _close_idle_connection(self) -> bool:
+        """Close a connection that waits for its next request; return whether there was one."""
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection._is_idle():
+                connection.transport.close()
+                return True
+        return False
+
+    def _is_idle(self) -> bool:
+        is_open = not self.transport.is_closing()
+        return self._stage is Stage.NOTHING and self._is_answerable() and is_open
 
     def _expect_head(self) -> None:
         self._stage = Stage.HEAD

@@ -159,6 +159,19 @@ class ImageBatch(BaseModel):
     )
 
 
+class Index(BaseModel):
+    """What this service is, and the paths of its documentation."""
+
+    model_config = example(
+        service="image-processor", version="1.0.0", docs="/docs", openapi="/openapi.json"
+    )
+
+    service: str
+    version: str
+    docs: str
+    openapi: str
+
+
 class Liveness(BaseModel):
     """The process responds."""
 

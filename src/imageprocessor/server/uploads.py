@@ -8,7 +8,11 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from imageprocessor.errors import InvalidFormError, InvalidIdempotencyKeyError
+from imageprocessor.errors import (
+    InvalidFormError,
+    InvalidIdempotencyKeyError,
+    UnsupportedEncodingError,
+)
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.incoming import IncomingFile
 from imageprocessor.queue.jobs.job import Job
@@ -58,6 +62,7 @@ async def admit(request: Request, service: Service, user: Caller) -> Sender:
     Raises:
         RateLimitedError: The sender's quota for this window is exhausted.
         InvalidIdempotencyKeyError: The Idempotency-Key is malformed.
+        UnsupportedEncodingError: The body is compressed.
         FileTooLargeError: The Content-Length exceeds the limit.
     """
     assert user.user_id is not None
@@ -68,6 +73,7 @@ async def admit(request: Request, service: Service, user: Caller) -> Sender:
     # Every response from here on, including errors, reports this quota in its headers.
     request.state.quota = await run_read(service, check_quota, sender)
     _check_idempotency_key(key)
+    _check_encoding(request)
     content_length = request.headers.get("content-length", "")
     if content_length.isdecimal():
         check_body_size(int(content_length), service.settings.limits.max_bytes)
@@ -115,4 +121,12 @@ def _check_idempotency_key(key: str | None) -> None:
         raise InvalidIdempotencyKeyError(
             f"Idempotency-Key {key[:40]!r} is invalid. "
             f"Send 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters."
+        )
+
+
+def _check_encoding(request: Request) -> None:
+    encodings = ",".join(request.headers.getlist("content-encoding")).lower()
+    if encodings.strip() not in {"", "identity"}:
+        raise UnsupportedEncodingError(
+            f"Content-Encoding is {encodings[:40]!r}. Send the form uncompressed."
         )

@@ -7,7 +7,7 @@ import jwt
 import pytest
 import typer
 
-from imageprocessor.cli.commands.service import parse_lifetime
+from imageprocessor.cli.commands.service import parse_lifetime, parse_root_path
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
@@ -29,6 +29,21 @@ def test_lifetimes_are_parsed(text: str, lifetime: timedelta) -> None:
 def test_invalid_lifetimes_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="such as 30m, 24h or 7d"):
         parse_lifetime(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("/", ""), ("/images", "/images"), ("/a/b-1.0_~/", "/a/b-1.0_~"), ("", "")]
+)
+def test_root_paths_have_no_slash_at_the_end(text: str, path: str) -> None:
+    assert parse_root_path(text) == path
+
+
+@pytest.mark.parametrize(
+    "text", ["images", "//", "/a//b", "/a?b", "/a#b", "/a b", "/ä", "/%20", "https://example.com/a"]
+)
+def test_invalid_root_path_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="such as /images"):
+        parse_root_path(text)
 
 
 def check(ran: Ran) -> tuple[str | None, bool]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -61,17 +63,20 @@ def test_file_headers_state_its_type_and_allow_caching(
             headers["content-disposition"] == f'inline; filename="{image["image_id"]}_medium.webp"'
         )
         assert headers["cache-control"] == f"public, {IMMUTABLE}"
+        assert headers["cross-origin-resource-policy"] == "cross-origin"
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "sandbox" in headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("settings", [{"public_reads": False}], indirect=True)
-def test_private_file_forbids_shared_caching(
+def test_private_file_forbids_shared_caching_and_embedding(
     client: TestClient, paths: list[str], token: Callable[..., dict[str, str]]
 ) -> None:
     for path in paths:
-        assert client.get(path, headers=token()).headers["cache-control"] == f"private, {IMMUTABLE}"
+        headers = client.get(path, headers=token()).headers
+        assert headers["cache-control"] == f"private, {IMMUTABLE}"
+        assert headers["cross-origin-resource-policy"] == "same-site"
 
 
 def test_large_and_small_files_get_the_same_headers(
@@ -98,10 +103,44 @@ def test_current_copy_is_not_sent_again(client: TestClient, paths: list[str]) ->
         assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_head_returns_the_headers_of_get(port: int, paths: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("since", "status"),
+    [
+        ("Sun, 06 Nov 2044 08:49:37 GMT", 304),
+        ("Sunday, 06-Nov-44 08:49:37 GMT", 304),
+        ("Sun Nov  6 08:49:37 2044", 304),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 200),
+        ("yesterday", 200),
+        ("", 200),
+    ],
+)
+def test_copy_of_a_later_date_is_not_sent_again(
+    client: TestClient, paths: list[str], since: str, status: int
+) -> None:
+    for path in paths:
+        assert client.get(path, headers={"If-Modified-Since": since}).status_code == status
+        assert client.head(path, headers={"If-Modified-Since": since}).status_code == status
+
+
+def test_date_of_the_copy_counts_to_the_second_and_only_without_an_etag(
+    client: TestClient, paths: list[str]
+) -> None:
+    for path in paths:
+        date = client.get(path).headers["last-modified"]
+        earlier = format_datetime(parsedate_to_datetime(date) - timedelta(seconds=1), usegmt=True)
+        assert client.get(path, headers={"If-Modified-Since": date}).status_code == 304
+        assert client.get(path, headers={"If-Modified-Since": earlier}).status_code == 200
+        both = {"If-Modified-Since": date, "If-None-Match": '"other"'}
+        assert client.get(path, headers=both).status_code == 200
+
+
+@pytest.mark.parametrize("wanted", [{}, {"Range": "bytes=0-9"}, {"Range": "bytes=99999999-"}])
+def test_head_returns_the_headers_of_get(
+    port: int, paths: list[str], wanted: dict[str, str]
+) -> None:
     for path in paths:
         whole, data = get(port, path)
-        head, nothing = get(port, path, "HEAD")
+        head, nothing = get(port, path, "HEAD", **wanted)
         assert (head.status, nothing) == (200, b"")
         same = ("Content-Length", "Content-Type", "ETag", "Cache-Control")
         assert [head.headers[name] for name in same] == [whole.headers[name] for name in same]
@@ -221,6 +260,7 @@ def test_remote_file_is_an_uncached_redirect(
     for path in paths:
         answer = client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
         assert answer.headers["location"].startswith("https://s3.test/photos/processed/medium/")
         assert answer.headers["location"].endswith("?signature=a%2Fb")
 

@@ -89,17 +89,23 @@ def test_unknown_image_and_invalid_id_get_different_errors(
     assert (answer.status_code, answer.json()["code"]) == outcome
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "image_ids={0}, {1},,{2},{3},",
+        "image_ids={0}&image_ids={1}&image_ids={2}&image_ids={3}",
+        "image_ids={0}&image_ids={1},{2}&image_ids=&image_ids={3}",
+        "image_ids={0},{1}&size=thumbnail&image_ids={2},{3}",
+    ],
+)
 def test_batch_keeps_the_order_and_lists_missing_ids(
-    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None]
+    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None], query: str
 ) -> None:
     first, waiting, second = (upload().json() for _ in range(3))
     for accepted in (first, second):
         run(accepted["job_id"])
     ids = [second["image_id"], UNKNOWN, first["image_id"], waiting["image_id"]]
-    body = client.get(
-        f"{IMAGES}/batch",
-        params={"image_ids": f"{ids[0]}, {ids[1]},,{ids[2]},{ids[3]},", "size": "thumbnail"},
-    ).json()
+    body = client.get(f"{IMAGES}/batch?size=thumbnail&{query.format(*ids)}").json()
     assert [found["image_id"] for found in body["images"]] == [
         second["image_id"],
         first["image_id"],
@@ -112,6 +118,7 @@ def test_batch_keeps_the_order_and_lists_missing_ids(
     ("query", "code"),
     [
         (f"image_ids={','.join([UNKNOWN] * 51)}", "id_count_invalid"),
+        ("&".join([f"image_ids={UNKNOWN},{UNKNOWN}"] * 26), "id_count_invalid"),
         ("image_ids=", "id_count_invalid"),
         ("image_ids=,%20,", "id_count_invalid"),
         ("image_ids=a,b", "id_invalid"),

@@ -141,14 +141,19 @@ def test_result_matches_the_specification(client: TestClient, image: dict[str, s
 
 
 @pytest.mark.parametrize(
-    "settings", [{"public_base_url": "https://cdn.example.com"}], indirect=True
+    ("settings", "base"),
+    [
+        ({"public_base_url": "https://cdn.example.com"}, "https://cdn.example.com"),
+        ({"public_base_url": "https://example.com/images/"}, "https://example.com/images"),
+    ],
+    indirect=["settings"],
 )
-def test_every_url_begins_with_the_public_base(client: TestClient, image: dict[str, str]) -> None:
+def test_every_url_begins_with_the_public_base(
+    client: TestClient, image: dict[str, str], base: str
+) -> None:
     urls = client.get(f"{image['status_url']}/result").json()["urls"]
-    assert (
-        urls["medium"]
-        == f"https://cdn.example.com/storage/photos/processed/medium/{image['image_id']}_medium.webp"
-    )
+    path = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    assert urls["medium"] == f"{base}{path}"
     assert client.get(f"/api/v1/images/{image['image_id']}").json()["url"] == urls["medium"]
 
 

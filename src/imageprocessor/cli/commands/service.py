@@ -42,11 +42,33 @@ def parse_lifetime(text: str) -> timedelta:
     return timedelta(hours=hours)
 
 
+def parse_root_path(text: str) -> str:
+    """Return a path such as ``/images``, or nothing for ``/``.
+
+    >>> parse_root_path("/images/"), parse_root_path("/")
+    ('/images', '')
+
+    Raises:
+        typer.BadParameter: *text* has another form.
+    """
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
+        raise typer.BadParameter(f"{text!r} is not a path such as /images")
+    return text.rstrip("/")
+
+
 Host = Annotated[
     str, typer.Option(help="Address to listen on; 0.0.0.0 is all addresses of this machine.")
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port.")]
 ApiProcesses = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer requests.")]
+RootPath = Annotated[
+    str,
+    typer.Option(
+        callback=parse_root_path,
+        metavar="PATH",
+        help="Path of the service behind a proxy that removes it, such as /images.",
+    ),
+]
 Reload = Annotated[
     bool, typer.Option("--reload", help="Restart the API when its code changes (development).")
 ]
@@ -120,6 +142,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_processes: ApiProcesses = 1,
+    root_path: RootPath = "/",
     reload: Reload = False,
 ) -> None:
     """Start the service: the HTTP API, and the workers that process the uploads.
@@ -145,8 +168,10 @@ def serve(
         open_service(settings) as service,
         listen(host, port) as listener,
     ):
-        print_note(describe_service(settings, listener, os.environ))
-        answer = partial(serve_api, listener, api_processes, reload=reload)
+        print_note(describe_service(settings, listener, os.environ, root_path))
+        answer = partial(
+            serve_api, settings, listener, api_processes, root_path=root_path, reload=reload
+        )
         background = choose_background(service)
         run_beside(background, answer) if background else answer()
 

@@ -33,7 +33,8 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = DOCS_HEADERS if scope.get("path") == DOCS_PATH else INERT_HEADERS
+        is_docs = scope.get("path") == scope.get("root_path", "") + DOCS_PATH
+        headers = DOCS_HEADERS if is_docs else INERT_HEADERS
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

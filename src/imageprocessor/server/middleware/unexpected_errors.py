@@ -8,7 +8,6 @@ from http import HTTPStatus
 
 import structlog
 from fastapi import Request
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imageprocessor.errors import ImageProcessorError, UnexpectedError
@@ -19,6 +18,7 @@ from imageprocessor.server.problems import (
     find_problem,
     make_problem,
 )
+from imageprocessor.server.responses import JsonLine
 
 log = structlog.get_logger(__name__)
 
@@ -55,13 +55,13 @@ class UnexpectedErrors:
                 await _make_stopped(Request(scope))(scope, receive, send)
 
 
-def _make_unexpected(request: Request) -> JSONResponse:
+def _make_unexpected(request: Request) -> JsonLine:
     status, title = find_problem(ImageProcessorError)
     fault = Fault(status, UnexpectedError.code, title, "The details are in the server's log.")
     return make_problem(request, fault)
 
 
-def _make_stopped(request: Request) -> JSONResponse:
+def _make_stopped(request: Request) -> JsonLine:
     status = HTTPStatus.SERVICE_UNAVAILABLE
     fault = replace(fault_of(status), detail="The service is shutting down. Try again.")
     return make_problem(request, fault, describe_delay(status))

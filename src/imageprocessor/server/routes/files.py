@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from email.utils import parsedate
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -106,21 +107,21 @@ def respond_with_variant(request: Request, service: Service, job: Job, size: str
     """
     key = _variant_key(job, size)
     location = urlsplit(service.storage.url(key))
+    public = service.settings.public_reads
+    headers = {"Cross-Origin-Resource-Policy": "cross-origin" if public else "same-site"}
     if location.scheme == "file":
-        audience = "public" if service.settings.public_reads else "private"
-        headers = {"Cache-Control": f"{audience}, max-age=31536000, immutable"}
+        audience = "public" if public else "private"
+        headers["Cache-Control"] = f"{audience}, max-age=31536000, immutable"
         try:
             return respond_with_file(request, Path(unquote(location.path)), headers)
         except FileNotFoundError:
             raise _not_found(key) from None
-    uncached = {"Cache-Control": "no-store"}
+    headers["Cache-Control"] = "no-store"
     if request.method == "HEAD":  # the URL is signed for GET only; S3 would return 403
         variants = (job.generated or {})["variants"]
-        length = str(variants[size]["size_bytes"])
-        return Response(
-            media_type=OUTPUT_FORMAT.mime_type, headers={**uncached, "Content-Length": length}
-        )
-    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, uncached)
+        headers["Content-Length"] = str(variants[size]["size_bytes"])
+        return Response(media_type=OUTPUT_FORMAT.mime_type, headers=headers)
+    return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, headers)
 
 
 def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
@@ -141,10 +142,12 @@ def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> 
         stat_result=status,
         content_disposition_type="inline",
     )
-    if is_current(request.headers.get("if-none-match", ""), response.headers["etag"]):
+    if is_current(request.headers, response.headers):
         return NotModifiedResponse(response.headers)
+    if request.method == "HEAD":
+        return response
     check_range(request.headers.get("range", ""), status.st_size)
-    if request.method == "GET" and "range" not in request.headers and status.st_size <= SMALL_BYTES:
+    if "range" not in request.headers and status.st_size <= SMALL_BYTES:
         return Response(read_small_file(path), headers=dict(response.headers))
     return response
 
@@ -161,15 +164,16 @@ def read_small_file(path: Path) -> bytes:
 
 
 class SingleRangeResponse(FileResponse):
-    """A file, or the requested range of it.
+    """A file, or the range of it that a GET requests.
 
     Malformed or multiple ranges are ignored, as RFC 9110, section 14.2, permits. ``FileResponse``
-    would answer the former with a 400 and the latter with as many parts as the client requests.
+    would answer the former with a 400 and the latter with as many parts as the client requests. It
+    would also apply ranges to HEAD, which that section forbids.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = Headers(scope=scope).get("range", "")
-        if match_single_range(wanted) is None:
+        if scope["method"] != "GET" or match_single_range(wanted) is None:
             headers = [header for header in scope["headers"] if header[0] != b"range"]
             scope = {**scope, "headers": headers}
         await super().__call__(scope, receive, send)
@@ -199,10 +203,15 @@ def match_single_range(header: str) -> re.Match[str] | None:
     return None if is_backwards else match
 
 
-def is_current(if_none_match: str, etag: str) -> bool:
-    """Return whether the client's copy is current (RFC 9110, section 13.1.2)."""
-    known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in known or known == ["*"]
+def is_current(request: Headers, response: Headers) -> bool:
+    """Return whether the client's copy is current (RFC 9110, sections 13.1.2 and 13.1.3)."""
+    if "if-none-match" in request:
+        tags = request["if-none-match"].split(",")
+        known = [tag.strip().removeprefix("W/") for tag in tags]
+        return response["etag"] in known or known == ["*"]
+    since = parsedate(request.get("if-modified-since", ""))
+    changed = parsedate(response["last-modified"])
+    return since is not None and changed is not None and changed <= since
 
 
 def _variant_key(job: Job, size: str) -> str:

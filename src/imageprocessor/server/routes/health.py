@@ -22,6 +22,7 @@ from imageprocessor.server.auth import is_admin
 from imageprocessor.server.dependencies import Admin, CurrentService
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.representations import represent_failed
+from imageprocessor.server.responses import JsonLine
 from imageprocessor.server.schemas import FailedJobs, Health, Liveness, Statistics
 
 API = "/api/v1/health"
@@ -41,7 +42,7 @@ class Findings:
     oldest_open_job_seconds: float | None = None
 
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], default_response_class=JsonLine)
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Check whether the process responds")

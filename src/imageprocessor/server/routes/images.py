@@ -10,6 +10,7 @@ from imageprocessor import errors
 from imageprocessor.queue.images import delete_image, read_image, read_images
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.dependencies import (
+    BaseUrl,
     CurrentService,
     CurrentStorageThreads,
     ImageId,
@@ -18,7 +19,7 @@ from imageprocessor.server.dependencies import (
     Size,
     User,
 )
-from imageprocessor.server.direct_route import DirectRoute, make_json
+from imageprocessor.server.direct_route import DirectRoute
 from imageprocessor.server.openapi import (
     READER_SECURITY,
     describe_accepted,
@@ -27,6 +28,7 @@ from imageprocessor.server.openapi import (
 )
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import represent_result, represent_variant
+from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import (
     ACCEPTED,
     ImageBatch,
@@ -41,7 +43,7 @@ JOBS_URL = "/api/v1/images/jobs"
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)
 
-router = APIRouter(prefix="/api/v1/images", tags=["images"])
+router = APIRouter(prefix="/api/v1/images", tags=["images"], default_response_class=JsonLine)
 
 
 async def upload_image(request: Request) -> Response:
@@ -51,7 +53,7 @@ async def upload_image(request: Request) -> Response:
     accepted = UploadAccepted(
         job_id=job.job_id,
         image_id=job.image_id,
-        status_url=f"{JOBS_URL}/{job.job_id}",
+        status_url=f"{request.scope['root_path']}{JOBS_URL}/{job.job_id}",
         message=ACCEPTED,
     )
     return make_json(accepted, HTTPStatus.ACCEPTED, describe_quota(quota))
@@ -77,6 +79,7 @@ router.add_api_route(
         **problem_responses(
             errors.UnauthorizedError,
             errors.RateLimitedError,
+            errors.UnsupportedEncodingError,
             errors.InvalidFormError,
             errors.TooManyFilesError,
             errors.FileTooLargeError,
@@ -109,13 +112,16 @@ router.add_api_route(
     openapi_extra=READER_SECURITY,
 )
 def get_images(
-    service: CurrentService, caller: Reader, image_ids: ImageIds, size: Size = "medium"
+    service: CurrentService,
+    caller: Reader,
+    base_url: BaseUrl,
+    image_ids: ImageIds,
+    size: Size = "medium",
 ) -> ImageBatch:
     """Images are in the order requested; ids without an available image are in `missing`."""
-    stripped = (image_id.strip() for image_id in image_ids.split(","))
+    stripped = (image_id.strip() for image_id in ",".join(image_ids).split(","))
     wanted = [image_id for image_id in stripped if image_id]
     jobs, missing = read_images(service, wanted, caller, size)
-    base_url = service.settings.public_base_url
     images = [represent_variant(job, size, base_url) for job in jobs]
     return ImageBatch(images=images, missing=missing)
 
@@ -128,11 +134,15 @@ def get_images(
     openapi_extra=READER_SECURITY,
 )
 async def get_image(
-    service: CurrentService, caller: Reader, image_id: ImageId, size: Size = "medium"
+    service: CurrentService,
+    caller: Reader,
+    base_url: BaseUrl,
+    image_id: ImageId,
+    size: Size = "medium",
 ) -> ImageVariant:
     """The `url` never expires, so it can be stored."""
     job = await run_read(service, read_image, image_id, caller, size)
-    return represent_variant(job, size, service.settings.public_base_url)
+    return represent_variant(job, size, base_url)
 
 
 @router.get(
@@ -144,11 +154,11 @@ async def get_image(
     openapi_extra=READER_SECURITY,
 )
 async def get_image_result(
-    service: CurrentService, caller: Reader, image_id: ImageId
+    service: CurrentService, caller: Reader, base_url: BaseUrl, image_id: ImageId
 ) -> ImageResult:
     """The response is the same as that of the job's `/result`."""
     job = await run_read(service, read_image, image_id, caller)
-    return represent_result(job, caller, service.settings.public_base_url)
+    return represent_result(job, caller, base_url)
 
 
 @router.delete(

@@ -7,16 +7,17 @@ from fastapi import APIRouter, Request, Response
 from imageprocessor import errors
 from imageprocessor.queue.job_control import read_job, read_result
 from imageprocessor.server.auth import read_caller
-from imageprocessor.server.dependencies import CurrentService, JobId, Reader
-from imageprocessor.server.direct_route import DirectRoute, make_json
+from imageprocessor.server.dependencies import BaseUrl, CurrentService, JobId, Reader
+from imageprocessor.server.direct_route import DirectRoute
 from imageprocessor.server.openapi import READER_SECURITY, problem_responses
 from imageprocessor.server.representations import represent_job, represent_result
+from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import ImageResult, JobState
 from imageprocessor.server.threads import run_read
 
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.JobNotFoundError)
 
-router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"])
+router = APIRouter(prefix="/api/v1/images/jobs", tags=["jobs"], default_response_class=JsonLine)
 
 
 async def get_job(request: Request, job_id: JobId) -> Response:
@@ -48,7 +49,9 @@ router.add_api_route(
     response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
-async def get_job_result(service: CurrentService, caller: Reader, job_id: JobId) -> ImageResult:
+async def get_job_result(
+    service: CurrentService, caller: Reader, base_url: BaseUrl, job_id: JobId
+) -> ImageResult:
     """Returns 409 until the job has finished, and 422 with the cause's `code` if it failed."""
     job = await run_read(service, read_result, job_id, caller)
-    return represent_result(job, caller, service.settings.public_base_url)
+    return represent_result(job, caller, base_url)
