@@ -9,9 +9,16 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageFile
 
-from imageprocessor.core.formats.container import Piece, file_size, find_exif, find_profile
+from imageprocessor.core.formats.container import (
+    CodedData,
+    Piece,
+    file_size,
+    find_exif,
+    find_profile,
+)
 from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.geometry import Dimensions
+from imageprocessor.core.jpeg_decoder import decode_by_scan
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import read_orientation
@@ -33,13 +40,16 @@ class Unpacked(NamedTuple):
     """The first image of a file, still encoded, separated from its metadata.
 
     ``orientation`` is EXIF's, 1 to 8; ``profile`` is the ICC profile; ``kinds`` names the metadata
-    as in ``Metadata.kinds``.
+    as in ``Metadata.kinds``. ``has_end_mark`` is false if the end mark was missing and was added.
+    ``coded`` is the coded data of each scan of a JPEG, and empty for other formats.
     """
 
     image: BytesIO
     orientation: int
     profile: bytes | None
     kinds: frozenset[str]
+    has_end_mark: bool
+    coded: tuple[CodedData, ...]
 
 
 def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
@@ -51,14 +61,20 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     """
     container = FORMATS[info.format].container
     metadata: list[Piece] = []
-    parts = _keep_image(container.read_pieces(file), metadata)
-    image = container.join(parts, file_size(file))  # this also fills *metadata*
+    coded: list[CodedData] = []
+    parts = _keep_image(container.read_pieces(file), metadata, coded)
+    image = container.join(parts, file_size(file))  # this also fills *metadata* and *coded*
     kinds: set[str] = set()
     for piece in metadata:
         kinds.update(piece.kinds)
-    orientation = read_orientation(find_exif(metadata))
-    profile = find_profile(metadata, container)
-    return Unpacked(BytesIO(image), orientation, profile, frozenset(kinds))
+    return Unpacked(
+        BytesIO(image),
+        orientation=read_orientation(find_exif(metadata)),
+        profile=find_profile(metadata, container),
+        kinds=frozenset(kinds),
+        has_end_mark=not any(piece.is_end_added for piece in metadata),
+        coded=tuple(coded),
+    )
 
 
 def decode(
@@ -86,6 +102,8 @@ def decode(
         decoder: ImageFile.ImageFile = resolve_name(image_format.decoder)(unpacked.image)
         check_dimensions(*decoder.size, limits)
         decoder.draft(None, at_least)
+        if unpacked.coded:
+            decode_by_scan(decoder, unpacked.coded, has_end_mark=unpacked.has_end_mark)
         _scale_transparent_key(decoder)
         decoder.load()
         image = _to_8_bits(decoder)
@@ -112,16 +130,27 @@ def decode(
     return image
 
 
-def _keep_image(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
+def _keep_image(
+    pieces: Iterable[Piece], metadata: list[Piece], coded: list[CodedData]
+) -> Iterator[bytes]:
     """Yield the file without its metadata, its profile and, in a PNG, its animation.
 
-    Append the pieces that have metadata to *metadata*.
+    Append the pieces that have metadata, and an added end mark, to *metadata*. Append the coded
+    data of each scan of a JPEG to *coded*.
     """
+    position = 0
     for piece in pieces:
-        if piece.kinds:
+        if piece.kinds or piece.is_end_added:
             metadata.append(piece._replace(clean=b""))
-        if "icc" not in piece.kinds and not piece.is_animation:
-            yield piece.clean
+        if "icc" in piece.kinds or piece.is_animation:
+            continue
+        end = position + len(piece.clean)
+        if piece.is_coded:
+            continues = coded and coded[-1].end == position
+            start = coded.pop().start if continues else position
+            coded.append(CodedData(start, end))
+        position = end
+        yield piece.clean
 
 
 def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:

@@ -41,6 +41,7 @@ WARNINGS = (
     "icc_invalid",
     "hdr_gain_map_dropped",
     "not_enlarged",
+    "end_missing",
 )
 """All warnings, in the order in which a result lists them."""
 
@@ -53,7 +54,8 @@ class ProcessedImage:
     in pixels. ``warnings`` names what was lost: "animation_flattened" (only the first frame is
     kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
     (only the standard-range image is kept), "not_enlarged" (the image is smaller than at least two
-    of the requested sizes, or than the only one). ``removed`` names, in alphabetical order, the
+    of the requested sizes, or than the only one), "end_missing" (all pixels are there, but not the
+    mark behind them). ``removed`` names, in alphabetical order, the
     metadata that was in the source and is in no variant; ``Metadata`` lists the names. It includes
     a colour profile, because the colours were converted to sRGB.
     """

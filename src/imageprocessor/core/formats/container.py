@@ -33,19 +33,29 @@ class Header:
     frames: int
 
 
+class CodedData(NamedTuple):
+    """Where the coded data of a JPEG's scan starts and ends."""
+
+    start: int
+    end: int
+
+
 class Piece(NamedTuple):
     """A segment or chunk, or a block of one that contains pixels.
 
     ``kinds`` names the metadata in it. ``payload`` is the content of EXIF (from its byte order mark
     on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
     file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
-    need.
+    need, ``is_coded`` the coded data of a JPEG. ``is_end_added`` marks an end mark that the file
+    lacks.
     """
 
     clean: bytes = b""
     kinds: tuple[str, ...] = ()
     payload: bytes = b""
     is_animation: bool = False
+    is_coded: bool = False
+    is_end_added: bool = False
 
     @property
     def exif(self) -> bytes:
