@@ -21,6 +21,7 @@ from imageprocessor.errors import (
     TruncatedImageError,
 )
 from tests.core.pngs import PALETTE, palette, row_png, transparency
+from tests.hostile.files import many_scans
 from tests.images import (
     animated_webp,
     apng,
@@ -65,14 +66,15 @@ def test_truncated_file_is_reported(name: str, fraction: float) -> None:
     whole = FILES[name]
     info = validate(whole)
     image_bytes = len(whole) if "planted" not in name else len(whole) - 1000
+    if name == "apng":
+        image_bytes = whole.index(b"fcTL", whole.index(b"IDAT"))  # the first image
     with pytest.raises(TruncatedImageError):
         decoded(truncated(whole[:image_bytes], fraction), info)
 
 
-@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
-def test_file_without_its_last_bytes_is_truncated(name: str) -> None:
+def test_webp_without_its_last_bytes_is_truncated() -> None:
     with pytest.raises(TruncatedImageError):
-        decoded(FILES[name][:-2])
+        decoded(FILES["webp"][:-2])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -85,7 +87,6 @@ def test_first_image_is_decoded_at_its_stored_size(name: str) -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        pytest.param(png_bomb(100, 100), id="PNG with too few pixels"),
         pytest.param(row_png(4, 8, PALETTE, b"\0\1\2\3"), id="PNG without palette"),
         pytest.param(
             row_png(1, 8, PALETTE, b"\0", palette((1, 2, 3)), transparency(bytes(999))),
@@ -232,9 +233,6 @@ def test_many_compressed_profiles_cost_the_memory_of_one() -> None:
 
 @pytest.mark.parametrize(("scans", "is_accepted"), [(20, True), (100, True), (101, False)])
 def test_a_jpeg_may_have_at_most_100_scans(scans: int, is_accepted: bool) -> None:
-    data = FILES["progressive jpeg"]
-    last = data.rindex(b"\xff\xda")
-    repeated = data[:last] + data[last:-2] * (scans + 1 - data.count(b"\xff\xda")) + data[-2:]
     refusal = pytest.raises(InvalidImageError, match="more than 100 scans")
     with nullcontext() if is_accepted else refusal:
-        decoded(repeated)
+        decoded(many_scans(scans))

@@ -139,7 +139,7 @@ def too_large() -> Iterator[HostileFile]:
         "PNG with a thousandth of its pixels",
         lambda: png_bomb(7_000, 7_000),
         202,
-        "image_invalid",
+        "image_truncated",
     )
 
 
@@ -195,8 +195,10 @@ def many_frames_webp(frames: int) -> bytes:
 
 def many_scans(scans: int) -> bytes:
     data = encode(photo(80, 60), "JPEG", progressive=True)
-    last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * (scans + 1 - data.count(b"\xff\xda")) + data[-2:]
+    first = data.index(b"\xff\xda")
+    tables_of_next = data.index(b"\xff\xc4", first)
+    repeated = data[first:tables_of_next] * (scans - data.count(b"\xff\xda"))
+    return data[:first] + repeated + data[first:]
 
 
 def broken_metadata() -> Iterator[HostileFile]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 from imageprocessor.core.color_spaces import DeclaredColors, list_declared_colors, list_profiles
 from imageprocessor.core.deep import decode_16_bits, has_16_bits
 from imageprocessor.core.formats.container import (
+    CodedData,
     Piece,
     file_size,
     find_color_chunks,
@@ -20,6 +21,7 @@ from imageprocessor.core.formats.container import (
 )
 from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.geometry import Dimensions
+from imageprocessor.core.jpeg_decoder import decode_by_scan
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import read_orientation
@@ -41,12 +43,16 @@ class Unpacked(NamedTuple):
     """The first image of a file, still encoded, separated from its metadata.
 
     ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata as in ``Metadata.kinds``.
+    ``has_end_mark`` is false if the end mark was missing and was added. ``coded`` is the coded data
+    of each scan of a JPEG, and empty for other formats.
     """
 
     image: BytesIO
     orientation: int
     colors: DeclaredColors
     kinds: frozenset[str]
+    has_end_mark: bool
+    coded: tuple[CodedData, ...]
 
 
 def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
@@ -58,16 +64,23 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     """
     container = FORMATS[info.format].container
     metadata: list[Piece] = []
-    parts = _keep_image(container.read_pieces(file), metadata)
-    image = container.join(parts, file_size(file))  # this also fills *metadata*
+    coded: list[CodedData] = []
+    parts = _keep_image(container.read_pieces(file), metadata, coded)
+    image = container.join(parts, file_size(file))  # this also fills *metadata* and *coded*
     kinds: set[str] = set()
     for piece in metadata:
         kinds.update(piece.kinds)
     exif = find_exif(metadata)
-    colors = list_declared_colors(
-        find_color_chunks(metadata), find_profile(metadata, container), exif
+    chunks = find_color_chunks(metadata)
+    profile = find_profile(metadata, container)
+    return Unpacked(
+        BytesIO(image),
+        orientation=read_orientation(exif),
+        colors=list_declared_colors(chunks, profile, exif),
+        kinds=frozenset(kinds),
+        has_end_mark=not any(piece.is_end_added for piece in metadata),
+        coded=tuple(coded),
     )
-    return Unpacked(BytesIO(image), read_orientation(exif), colors, frozenset(kinds))
 
 
 def decode(
@@ -96,6 +109,8 @@ def decode(
         decoder: ImageFile.ImageFile = resolve_name(image_format.decoder)(unpacked.image)
         check_dimensions(*decoder.size, limits)
         decoder.draft(None, at_least)
+        if unpacked.coded:
+            decode_by_scan(decoder, unpacked.coded, has_end_mark=unpacked.has_end_mark)
         if has_16_bits(decoder):
             image, profiles = decode_16_bits(decoder, unpacked.image, unpacked.colors)
         else:
@@ -125,17 +140,28 @@ def decode(
     return image
 
 
-def _keep_image(pieces: Iterable[Piece], metadata: list[Piece]) -> Iterator[bytes]:
+def _keep_image(
+    pieces: Iterable[Piece], metadata: list[Piece], coded: list[CodedData]
+) -> Iterator[bytes]:
     """Yield the file without its metadata, its colour space and, in a PNG, its animation.
 
-    Append the pieces that have metadata or declare a colour space to *metadata*.
+    Append the pieces that have metadata or declare a colour space, and an added end mark, to
+    *metadata*. Append the coded data of each scan of a JPEG to *coded*.
     """
+    position = 0
     for piece in pieces:
-        if piece.kinds or piece.color_chunk:
+        if piece.kinds or piece.color_chunk or piece.is_end_added:
             metadata.append(piece._replace(clean=b""))
         declares_colors = piece.color_chunk or "icc" in piece.kinds
-        if not declares_colors and not piece.is_animation:
-            yield piece.clean
+        if declares_colors or piece.is_animation:
+            continue
+        end = position + len(piece.clean)
+        if piece.is_coded:
+            continues = coded and coded[-1].end == position
+            start = coded.pop().start if continues else position
+            coded.append(CodedData(start, end))
+        position = end
+        yield piece.clean
 
 
 def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:

@@ -19,6 +19,7 @@ from imageprocessor.core.formats.container import (
     file_size,
     find_exif,
     find_profile,
+    truncated,
 )
 from imageprocessor.core.formats.registry import FORMATS, list_mime_types
 from imageprocessor.core.formats.sniff import sniff
@@ -54,21 +55,29 @@ class Metadata:
 
 
 def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
-    """Return the same file without its metadata; no pixel is decoded or changed.
+    """Return the same file without its metadata; no pixel is changed.
 
     Orientation and the colour space are kept, because the image would look different without them.
     Text, previews, positions, names, edit history, further images and all bytes after the image are
-    removed. This costs as much as copying the file. The file is read in blocks, so it takes about
-    as much memory as the result.
+    removed. This costs as much as copying the file, and for a PNG as much as decompressing it: no
+    byte remains between its last pixel and its end mark. In a JPEG or a WebP, only a decoder could
+    say where the last pixel ends within the coded data. The file is read in blocks, so it takes
+    about as much memory as the result, and a PNG twice that.
 
     Raises:
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` if the file ends
-            before the image does, and ``InvalidImageError`` if a part does not follow the format.
+            before the image does, or a JPEG without its end mark, and ``InvalidImageError`` if a
+            part does not follow the format.
     """
     with open_source(data) as file:
         info = validate(file, limits)
-        container = FORMATS[info.format].container
-        return container.join(_clean_parts(file, container), file_size(file))
+        image_format = FORMATS[info.format]
+        added_ends: list[Piece] = []
+        parts = _clean_parts(file, image_format.container, added_ends)
+        clean = image_format.container.join(parts, file_size(file))  # also fills *added_ends*
+        if added_ends and (image_format.trim is None or info.frames > 1):
+            raise truncated(file)
+    return clean if image_format.trim is None else image_format.trim(clean)
 
 
 def read_metadata(data: ImageSource) -> Metadata:
@@ -107,13 +116,16 @@ def read_metadata(data: ImageSource) -> Metadata:
     )
 
 
-def _clean_parts(file: BinaryIO, container: Container) -> Iterator[bytes]:
+def _clean_parts(file: BinaryIO, container: Container, added_ends: list[Piece]) -> Iterator[bytes]:
     """Yield the clean part of each piece; reduce the first EXIF block to what changes the look.
 
-    This is its orientation, unless that is 1, and the mark of Adobe RGB.
+    This is its orientation, unless that is 1, and the mark of Adobe RGB. Append an end mark that
+    the file lacks to *added_ends*.
     """
     is_first_exif = True
     for piece in container.read_pieces(file):
+        if piece.is_end_added:
+            added_ends.append(piece)
         yield piece.clean
         if piece.exif and is_first_exif:
             is_first_exif = False

@@ -63,6 +63,8 @@ def decode_once(work: Work) -> None:
         work.warnings.add("hdr_gain_map_dropped")
     if declares_hdr(unpacked.colors):
         work.warnings.add("hdr_flattened")
+    if not unpacked.has_end_mark:
+        work.warnings.add("end_missing")
 
     largest_scale = max(crop.scale for crop in work.crops)
     scale = min(1.0, REDUCING_GAP * largest_scale)

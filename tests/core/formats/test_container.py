@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imageprocessor.core.decode import unpack
 from imageprocessor.core.formats.container import BLOCK_BYTES, Container
@@ -18,7 +20,6 @@ from imageprocessor.core.validate import validate
 from imageprocessor.errors import TruncatedImageError
 from tests.images import (
     encode,
-    insert_chunks,
     photo,
     planted_jpeg,
     planted_png,
@@ -30,9 +31,10 @@ from tests.images import (
 
 PIXELS = bytes(8 << 20)
 FRAME = webp_chunk(b"ANMF", bytes(16) + webp_chunk(b"VP8 ", PIXELS))
+PNG_HEADER = encode(Image.new("L", (2047, 4096)), "PNG")[:33]  # each row has a filter byte, too
 LONG = {
     "JPEG": encode(photo(9, 9), "JPEG")[:-2] + PIXELS + b"\xff\xd9",
-    "PNG": insert_chunks(encode(photo(9, 9), "PNG"), png_chunk(b"IDAT", PIXELS)),
+    "PNG": PNG_HEADER + png_chunk(b"IDAT", zlib.compress(PIXELS, 0)) + png_chunk(b"IEND"),
     "WebP": riff(webp_chunk(b"VP8 ", encode(photo(9, 9), "WEBP")[20:] + PIXELS)),
     "animated WebP": riff(webp_chunk(b"VP8X", b"\2" + bytes(9)), FRAME),
 }

@@ -178,10 +178,30 @@ def test_bytes_after_the_end_are_dropped_as_trailer() -> None:
     assert clean(data) == PLAIN
 
 
-@pytest.mark.parametrize("size_bytes", [len(PLAIN) - 1, len(PLAIN) - 2, 700, 200])
-def test_pieces_of_a_truncated_file_end_with_an_error(size_bytes: int) -> None:
-    with pytest.raises(TruncatedImageError, match=f" {size_bytes} bytes"):
-        clean(PLAIN[:size_bytes])
+def test_pieces_of_a_file_that_ends_before_its_first_scan_end_with_an_error() -> None:
+    with pytest.raises(TruncatedImageError, match=" 200 bytes"):
+        clean(PLAIN[:200])
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [b"", b"\xff", b"\xff\x02junk", b"\xff\xe1", b"\xff\xe1\xff\xffjunk", PLAIN],
+    ids=["nothing", "half a mark", "unknown", "cut", "too long", "second image"],
+)
+def test_a_missing_end_mark_is_added_after_the_last_valid_part(trailer: bytes) -> None:
+    data = PLAIN[:-2] + trailer
+    pieces = list(jpeg.read_pieces(BytesIO(data)))
+    assert sum(piece.is_end_added for piece in pieces) == 1
+    assert jpeg.join(piece.clean for piece in pieces).rstrip(b"\xff\xd9") == PLAIN[:-2].rstrip(
+        b"\xff\xd9"
+    )
+
+
+def test_a_tem_marker_is_passed_over() -> None:
+    scan = PLAIN.index(b"\xff\xda")
+    data = insert_segments(PLAIN[:scan] + b"\xff\x01" + PLAIN[scan:], b"\xff\x01", COMMENT)
+    assert jpeg.read_header(BytesIO(data)) == Header(40, 30, 1)
+    assert clean(data[:-2] + b"\xff\x01\xff\xd9") == PLAIN
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_bytes_after_iend_are_dropped_as_trailer() -> None:
     assert clean(data) == PLAIN
 
 
-@pytest.mark.parametrize("size_bytes", [len(PLAIN) - 1, len(PLAIN) - 12, len(PLAIN) // 2, 33])
+@pytest.mark.parametrize("size_bytes", [len(PLAIN) // 2, 33])
 def test_pieces_of_a_truncated_file_end_with_an_error(size_bytes: int) -> None:
     with pytest.raises(TruncatedImageError, match=f" {size_bytes} bytes"):
         clean(PLAIN[:size_bytes])
@@ -187,6 +187,71 @@ def test_a_damaged_image_chunk_is_invalid_but_a_damaged_comment_is_not() -> None
         clean(PLAIN[:place] + bytes([PLAIN[place] ^ 1]) + PLAIN[place + 1 :])
     damaged = png_chunk(b"tEXt", b"a\0b")[:-1] + b"\0"
     assert clean(insert_chunks(PLAIN, damaged)) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", PLAIN[-12:-1], PLAIN[-12:-1] + b"\0", b"\0\0\0\0I\0ND", b"\0\0\1\0tEXt"],
+    ids=["none", "cut", "checksum", "name", "cut text"],
+)
+def test_a_missing_or_damaged_end_mark_is_replaced(end: bytes) -> None:
+    pieces = list(png.read_pieces(BytesIO(PLAIN[:-12] + end)))
+    assert sum(piece.is_end_added for piece in pieces) == 1
+    assert png.join(piece.clean for piece in pieces) == PLAIN
+
+
+def test_bytes_in_the_end_mark_are_dropped() -> None:
+    data = PLAIN[:-12] + png_chunk(b"IEND", b"private")
+    assert kinds(data) == ["other"]
+    assert clean(data) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "name", [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"iCCP"]
+)
+def test_an_ancillary_chunk_with_a_wrong_checksum_is_dropped(name: bytes) -> None:
+    damaged = png_chunk(name, b"p\0\0\1\0\1")[:-1] + b"\0"
+    assert clean(insert_chunks(PLAIN, damaged)) == PLAIN
+
+
+def test_exif_with_a_wrong_checksum_is_named_but_not_used() -> None:
+    damaged = png_chunk(b"eXIf", planted_exif())[:-1] + b"\0"
+    data = insert_chunks(PLAIN, damaged)
+    assert kinds(data)[0] == "exif"
+    assert not any(piece.exif for piece in png.read_pieces(BytesIO(data)))
+
+
+def with_pixels(compressed: bytes, *more: bytes) -> bytes:
+    chunks = b"".join(png_chunk(b"IDAT", part) for part in (compressed, *more))
+    return SIGNATURE + HEADER + chunks + PLAIN[-12:]
+
+
+COMPRESSED = PLAIN[41:-16]  # one chunk
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_pixels(COMPRESSED + b"private"),
+        with_pixels(COMPRESSED, b"private"),
+        with_pixels(COMPRESSED[:99], COMPRESSED[99:] + b"private", b"private"),
+        with_pixels(zlib.compress(zlib.decompress(COMPRESSED) + b"private" * 99, 0)),
+        with_pixels(zlib.compress(zlib.decompress(COMPRESSED), 0)[:-4] + b"sum!"),
+    ],
+    ids=["same chunk", "next chunk", "split", "more rows", "checksum"],
+)
+def test_nothing_is_left_between_the_last_pixel_and_the_end(data: bytes) -> None:
+    trimmed = png.trim(data)
+    assert b"private" not in trimmed
+    assert pixels(trimmed) == pixels(PLAIN)
+    assert png.trim(trimmed) is trimmed
+
+
+def test_missing_pixels_cannot_be_trimmed() -> None:
+    rows = zlib.decompress(COMPRESSED)
+    for data in (with_pixels(COMPRESSED[:-20]), with_pixels(zlib.compress(rows[:-1]))):
+        with pytest.raises(TruncatedImageError):
+            png.trim(data)
 
 
 @pytest.mark.parametrize("unit", [png_chunk(b"prVt"), png_chunk(b"IDAT"), b"\xff\xff\xff\xffIDAT"])

@@ -33,13 +33,21 @@ class Header:
     frames: int
 
 
+class CodedData(NamedTuple):
+    """Where the coded data of a JPEG's scan starts and ends."""
+
+    start: int
+    end: int
+
+
 class Piece(NamedTuple):
     """A segment or chunk, or a block of one that contains pixels.
 
     ``kinds`` names the metadata in it. ``payload`` is the content of EXIF (from its byte order mark
     on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
     file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
-    need. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space.
+    need, ``is_coded`` the coded data of a JPEG. ``is_end_added`` marks an end mark that the file
+    lacks. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space.
     """
 
     clean: bytes = b""
@@ -47,6 +55,8 @@ class Piece(NamedTuple):
     payload: bytes = b""
     is_animation: bool = False
     color_chunk: bytes = b""
+    is_coded: bool = False
+    is_end_added: bool = False
 
     @property
     def exif(self) -> bytes:

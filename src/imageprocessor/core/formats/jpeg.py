@@ -19,15 +19,17 @@ from imageprocessor.core.formats.container import (
     truncated,
     write_parts,
 )
-from imageprocessor.errors import InvalidImageError
+from imageprocessor.errors import InputError, InvalidImageError
 
 _SOI = b"\xff\xd8"
 _CODED_DATA = 0  # used in place of a marker
-_EOI, _SOS, _DNL, _COM, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xDC, 0xFE, 0xE0, 0xE1, 0xEE
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_TEM, _EOI, _SOS, _DNL, _COM = 0x01, 0xD9, 0xDA, 0xDC, 0xFE
+_APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
+_WITHOUT_LENGTH = {_TEM, _EOI}
+SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Huffman tables, arithmetic conditioning, quantisation tables, restart interval
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
-_NEEDED = _SOF | _TABLES | {_SOS, _EOI}
+_NEEDED = SOF_MARKERS | _TABLES | {_SOS, _EOI}
 _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
 # Excludes a stuffed 0xFF, a fill byte, and a restart marker, which is part of the coded data.
@@ -62,7 +64,7 @@ def read_header(file: BinaryIO) -> Header:
     for marker, segment in _read_parts(file):
         if marker in {_SOS, _EOI}:
             break
-        if marker in _SOF:
+        if marker in SOF_MARKERS:
             frames.append(segment)
     if len(frames) != 1 or len(frames[0]) < 10:
         raise InvalidImageError(
@@ -76,27 +78,38 @@ def read_header(file: BinaryIO) -> Header:
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     """Yield the file in order: segments, coded data in blocks, and trailing bytes.
 
+    If the end-of-image marker is missing, it is added behind the last valid segment or coded data;
+    only a decoder can say whether the image is whole.
+
     Raises:
-        InvalidImageError: A segment is not valid in a JPEG, or there are more than 100 scans.
-        TruncatedImageError: The file ends before the end-of-image marker.
+        InvalidImageError: A segment before the first scan is not valid in a JPEG, or there are more
+            than 100 scans.
+        TruncatedImageError: The file ends before the first scan does.
     """
     yield Piece(_SOI)
     position = len(_SOI)
     scans = 0
     in_scan = False
+    marker = _CODED_DATA
     for marker, part in _read_parts(file):
         position += len(part)
         if marker == _CODED_DATA:
             if in_scan:
-                yield Piece(part)
+                yield Piece(part, is_coded=True)
+            continue
+        if marker == _TEM:
             continue
         yield _classify(marker, part)
         in_scan = marker == _SOS
-        scans += in_scan
+        if in_scan:
+            scans += 1
+            yield Piece(is_coded=True)  # even if no data follows
         if scans > MAX_SCANS:
             raise InvalidImageError(
                 f"The JPEG has more than {MAX_SCANS} scans, unlike any real image. Re-encode it."
             )
+    if marker != _EOI:
+        yield Piece(bytes((0xFF, _EOI)), is_end_added=True)
     yield from trailer_pieces(file, position)
 
 
@@ -119,6 +132,8 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield marker and bytes of every segment up to and including the end of the image.
 
+    After a start of scan, what is no segment, or is not whole, also is the end of the image.
+
     Coded data is yielded in blocks, with ``_CODED_DATA`` as the marker; outside scans, decoders
     skip it. The block size doubles, so that the work is proportional to the data.
     """
@@ -127,45 +142,59 @@ def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     position = len(_SOI)
     block_size = _MIN_BLOCK_BYTES
     segments = 0
+    has_scan = False
     while segments < MAX_PIECES:
         block = _read_block(file, position, block_size)
-        if not _MARKER.match(block):
+        if block and not _MARKER.match(block):
             yield _CODED_DATA, block
             position += len(block)
             block_size = min(2 * block_size, BLOCK_BYTES)
             continue
-        marker = block[1]
-        length = _segment_length(file, block)
+        try:
+            marker, length = _read_marker(file, block)
+        except InputError:
+            if has_scan:
+                return
+            raise
         missing = max(0, length - len(block))
         segment = block[:length] + file.read(missing)
+        is_whole = len(segment) == length
+        if has_scan and not is_whole:
+            return
         yield marker, segment  # even if truncated: it may contain metadata
-        if len(segment) < length:
+        if not is_whole:
             raise truncated(file)
         if marker == _EOI:
             return
-        position += length
+        has_scan |= marker == _SOS
+        position += len(segment)
         block_size = _MIN_BLOCK_BYTES
         segments += 1
     raise too_many_pieces()
 
 
 def _read_block(file: BinaryIO, position: int, size: int) -> bytes:
-    """Return the data before the next marker, or the whole block if it starts with a marker."""
+    """Return the data before the next marker, or the whole block if it starts with a marker.
+
+    At the end of the file, it is empty.
+    """
     file.seek(position)
     block = file.read(size)
     found = _MARKER.search(block)
     if found:
         return block[: found.start()] or block
     if len(block) < size:
-        raise truncated(file)
+        return block
     return block.removesuffix(b"\xff")  # it may be the first byte of a marker
 
 
-def _segment_length(file: BinaryIO, head: bytes) -> int:
-    """Return the length, including the marker, of the segment that starts with *head*."""
+def _read_marker(file: BinaryIO, head: bytes) -> tuple[int, int]:
+    """Return the marker of the segment that starts with *head*, and its length with the marker."""
+    if len(head) < 2:
+        raise truncated(file)
     marker = head[1]
-    if marker == _EOI:
-        return 2
+    if marker in _WITHOUT_LENGTH:
+        return marker, 2
     if marker not in _KNOWN:
         raise InvalidImageError(
             f"The JPEG has an unknown segment (marker 0xFF{marker:02X}). Re-encode it."
@@ -175,7 +204,7 @@ def _segment_length(file: BinaryIO, head: bytes) -> int:
     length = int.from_bytes(head[2:4])
     if length < 2:
         raise InvalidImageError(f"The JPEG has a segment of length {length}. Re-encode it.")
-    return 2 + length
+    return marker, 2 + length
 
 
 def _classify(marker: int, segment: bytes) -> Piece:

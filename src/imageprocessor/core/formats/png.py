@@ -6,9 +6,11 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import BinaryIO
 
 from imageprocessor.core.formats.container import (
+    BLOCK_BYTES,
     MAX_PIECES,
     Header,
     Piece,
@@ -26,11 +28,11 @@ from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
-_IMAGE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"} | _ANIMATION
+_CRITICAL = {b"IHDR", b"PLTE", b"IDAT"}
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
 _COLOUR_SPACE = {b"cICP", b"sRGB", b"gAMA", b"cHRM"}
 _MAX_COLOUR_SPACE_BYTES = 32  # cHRM
-_NEEDED = _IMAGE | _COLOUR | {b"pHYs"}
+_NEEDED = _ANIMATION | _COLOUR | {b"tRNS", b"pHYs"}
 _KINDS = {b"caBX": "c2pa", b"tIME": "time"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _TEXT_KINDS = {
@@ -43,6 +45,18 @@ _TEXT_KINDS = {
 _ICC_NAME = b"ICC profile"
 _MAX_ICC_BYTES = 16 << 20
 _MAX_TEXT_RATIO = 64  # limits the work for many small bombs; deflate allows a ratio of 1032
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""First column, first row, and the steps to the next ones, of each pass of an interlaced image."""
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -69,19 +83,36 @@ def read_header(file: BinaryIO) -> Header:
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     """Yield the file in order: signature, chunks, and trailing bytes.
 
+    An ancillary chunk with a wrong checksum is not used. If IEND is missing or damaged, it is added
+    behind the last valid chunk; only a decoder can say whether the image is whole.
+
     Raises:
-        InvalidImageError: A chunk's name is wrong, or the checksum of a chunk to keep is wrong.
-        TruncatedImageError: The file ends before IEND does.
+        InvalidImageError: The checksum of a critical chunk is wrong, or the name of a chunk before
+            the first IDAT is.
+        TruncatedImageError: The file ends before the first IDAT does.
     """
     yield Piece(_SIGNATURE)
     end = 0
+    has_end_mark = False
     for name, start, end in _read_chunks(file):
-        if name in _COLOUR_SPACE and end - start <= _MAX_COLOUR_SPACE_BYTES:
-            yield from _color_pieces(read_range(file, start - 8, end + 4))
-        elif name in _NEEDED:
-            yield from _needed_pieces(file, name, start, end)
+        is_colour_space = name in _COLOUR_SPACE and end - start <= _MAX_COLOUR_SPACE_BYTES
+        if name == b"IEND":
+            has_end_mark = _has_right_checksum(file, name, start, end)
+            if end > start:
+                yield metadata_piece("other")
+        elif name in _CRITICAL:
+            yield from _critical_pieces(file, name, start, end)
+        elif name not in _NEEDED:
+            yield _classify(file, name, start, end)
+        elif not _has_right_checksum(file, name, start, end):
+            continue
+        elif is_colour_space:
+            chunk = read_range(file, start - 8, end + 4)
+            yield Piece(chunk, color_chunk=chunk[4:-4])
         else:
-            yield _classify(name, read_range(file, start - 8, end + 4))
+            for block in read_blocks(file, start - 8, end + 4):
+                yield Piece(block, is_animation=name in _ANIMATION)
+    yield Piece(_chunk(b"IEND", b""), is_end_added=not has_end_mark)
     yield from trailer_pieces(file, end + 4)
 
 
@@ -102,30 +133,70 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     return write_parts(parts, size_bytes).getvalue()
 
 
+def trim(data: bytes) -> bytes:
+    """Return a file without what follows the last pixel in its IDAT chunks.
+
+    Raises:
+        TruncatedImageError: Pixels are missing.
+    """
+    needed = _pixel_bytes(data)
+    inflated = _Inflated(data)
+    size = _count_bytes(inflated, needed + 1)
+    if size < needed:
+        raise missing_pixels()
+    if size == needed and inflated.is_exact:
+        return data
+    return _replace_pixels(data, _deflate(_Inflated(data), needed))
+
+
+def has_all_pixels(data: bytes) -> bool:
+    """Return whether the IDAT chunks of a file have as many bytes as its size in pixels needs."""
+    needed = _pixel_bytes(data)
+    return _count_bytes(_Inflated(data), needed) >= needed
+
+
+def missing_pixels() -> TruncatedImageError:
+    """Return the error for a file whose IDAT chunks end before the last pixel."""
+    return TruncatedImageError(
+        "The PNG ends before its last pixel: image data is missing. Send the whole file."
+    )
+
+
 def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, payload start and payload end of every chunk up to and including IEND."""
+    """Yield name, payload start and payload end of every chunk up to and including IEND.
+
+    After an IDAT chunk, what is no chunk, or is not whole, also is the end of the image.
+    """
     size = file_size(file)
     file.seek(0)
     if read_exactly(file, 8) != _SIGNATURE:
         raise InvalidImageError("The file does not start like a PNG. Re-encode it.")
     position = len(_SIGNATURE)
+    has_pixels = False
     for _ in range(MAX_PIECES):
         file.seek(position)
-        length, name = struct.unpack(">I4s", read_exactly(file, 8))
+        head = file.read(8)
+        name = head[4:]
+        end = position + 8 + int.from_bytes(head[:4])
         is_first = position == len(_SIGNATURE)
-        if not name.isalpha() or is_first != (name == b"IHDR"):
+        is_valid = name.isalpha() and is_first == (name == b"IHDR")
+        is_whole = len(head) == 8 and end + 4 <= size
+        if has_pixels and not (is_valid and is_whole):
+            return
+        if len(head) < 8:
+            raise truncated(file)
+        if not is_valid:
             raise InvalidImageError(
                 f"The PNG has an invalid or misplaced chunk {name!r} at byte {position}. "
                 "Re-encode it."
             )
-        start = position + 8
-        end = start + length
-        position = end + 4
-        if position > size:
+        if not is_whole:
             raise truncated(file)
-        yield name, start, end
+        yield name, position + 8, end
         if name == b"IEND":
             return
+        has_pixels |= name == b"IDAT"
+        position = end + 4
     raise too_many_pieces()
 
 
@@ -141,42 +212,42 @@ def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> i
     return 1
 
 
-def _needed_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:
+def _critical_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:
     """Yield a chunk to keep, in blocks, and check its checksum at its end."""
-    is_animation = name in _ANIMATION
-    length_and_name = read_range(file, start - 8, start)
-    yield Piece(length_and_name, is_animation=is_animation)
+    yield Piece(read_range(file, start - 8, start))
     checksum = zlib.crc32(name)
     for block in read_blocks(file, start, end):
         checksum = zlib.crc32(block, checksum)
-        yield Piece(block, is_animation=is_animation)
+        yield Piece(block)
     stored = read_range(file, end, end + 4)
     _check_checksum(name, checksum, stored)
-    yield Piece(stored, is_animation=is_animation)
+    yield Piece(stored)
 
 
-def _color_pieces(chunk: bytes) -> Iterator[Piece]:
-    """Yield a chunk that declares a colour space, unless it is damaged."""
-    name_and_payload = chunk[4:-4]
-    if zlib.crc32(name_and_payload) == int.from_bytes(chunk[-4:]):
-        yield Piece(chunk, color_chunk=name_and_payload)
+def _has_right_checksum(file: BinaryIO, name: bytes, start: int, end: int) -> bool:
+    checksum = zlib.crc32(name)
+    for block in read_blocks(file, start, end):
+        checksum = zlib.crc32(block, checksum)
+    return checksum == int.from_bytes(read_range(file, end, end + 4))
 
 
-def _classify(name: bytes, chunk: bytes) -> Piece:
-    payload = chunk[8:-4]
-    if name == b"iCCP":
-        checksum = zlib.crc32(chunk[4:-4])
-        _check_checksum(name, checksum, stored=chunk[-4:])
-        profile_name, _, method_and_profile = payload.partition(b"\0")
-        # The name is free text, so a neutral name of at most its length replaces it.
-        plain_name = _ICC_NAME[: len(profile_name)]
-        clean = _chunk(name, plain_name + b"\0" + method_and_profile)
-        return Piece(clean, kinds=("icc",), payload=method_and_profile[1:])
+def _classify(file: BinaryIO, name: bytes, start: int, end: int) -> Piece:
+    payload = read_range(file, start, end)
     if name in _TEXT_CHUNKS:
         return _text_piece(name, payload)
+    if name not in {b"iCCP", b"eXIf"}:
+        return metadata_piece(_KINDS.get(name, "other"))
+    is_damaged = not _has_right_checksum(file, name, start, end)
     if name == b"eXIf":
-        return metadata_piece("exif", payload)
-    return metadata_piece(_KINDS.get(name, "other"))
+        piece = metadata_piece("exif", payload)
+        return piece._replace(payload=b"") if is_damaged else piece
+    if is_damaged:
+        return Piece(kinds=("icc",))
+    profile_name, _, method_and_profile = payload.partition(b"\0")
+    # The name is free text, so a neutral name of at most its length replaces it.
+    plain_name = _ICC_NAME[: len(profile_name)]
+    clean = _chunk(name, plain_name + b"\0" + method_and_profile)
+    return Piece(clean, kinds=("icc",), payload=method_and_profile[1:])
 
 
 def _check_checksum(name: bytes, checksum: int, stored: bytes) -> None:
@@ -227,3 +298,92 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
     length = struct.pack(">I", len(payload))
     checksum = zlib.crc32(payload, zlib.crc32(name))
     return length + name + payload + checksum.to_bytes(4)
+
+
+class _Inflated:
+    """The bytes of an image before compression, in blocks, as far as they can be decompressed.
+
+    After that, ``is_exact`` is whether the compressed data ended with its checksum, and nothing
+    followed it. Like Pillow, this reads pixels whose checksum is wrong.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.is_exact = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+        checksum = 1
+        rest = b""
+        with suppress(zlib.error):
+            for compressed in self._compressed_blocks():
+                if decompressor.eof:
+                    rest = (rest + compressed)[:5]
+                    continue
+                unread = compressed
+                while unread and not decompressor.eof:
+                    block = decompressor.decompress(unread, BLOCK_BYTES)
+                    unread = decompressor.unconsumed_tail
+                    checksum = zlib.adler32(block, checksum)
+                    yield block
+                rest = decompressor.unused_data
+        self.is_exact = decompressor.eof and rest == checksum.to_bytes(4)
+
+    def _compressed_blocks(self) -> Iterator[bytes]:
+        """Yield the compressed data without its header."""
+        file = BytesIO(self._data)
+        header_bytes = 2
+        for name, start, end in _read_chunks(file):
+            if name != b"IDAT":
+                continue
+            skipped = min(header_bytes, end - start)
+            header_bytes -= skipped
+            yield from read_blocks(file, start + skipped, end)
+
+
+def _count_bytes(blocks: Iterable[bytes], enough: int) -> int:
+    """Return the number of bytes in the blocks, or *enough* or more if it is."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size >= enough:
+            break
+    return size
+
+
+def _pixel_bytes(data: bytes) -> int:
+    """Return the number of bytes of the image before compression, according to IHDR."""
+    width, height, depth, color_type, _, _, is_interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * _CHANNELS.get(color_type, 1)
+    total = 0
+    for left, top, across, down in _PASSES if is_interlaced else ((0, 0, 1, 1),):
+        columns = max(0, -(-(width - left) // across))
+        rows = max(0, -(-(height - top) // down))
+        filter_and_row = 1 + -(-columns * bits // 8)
+        total += rows * filter_and_row if columns else 0
+    return total
+
+
+def _deflate(blocks: Iterable[bytes], size: int) -> bytes:
+    """Return the first *size* bytes of the blocks, compressed."""
+    compressor = zlib.compressobj()
+    parts = []
+    for block in blocks:
+        parts.append(compressor.compress(block[:size]))
+        size -= len(block)
+        if size <= 0:
+            break
+    parts.append(compressor.flush())
+    return b"".join(parts)
+
+
+def _replace_pixels(data: bytes, compressed: bytes) -> bytes:
+    """Return a file with other compressed pixels, in one IDAT chunk."""
+    parts = [_SIGNATURE]
+    pixels = [_chunk(b"IDAT", compressed)]
+    for name, start, end in _read_chunks(BytesIO(data)):
+        if name != b"IDAT":
+            parts.append(data[start - 8 : end + 4])
+        elif pixels:
+            parts.append(pixels.pop())
+    return b"".join(parts)

@@ -26,9 +26,11 @@ class ImageFormat:
         mime_types: the registered MIME type first, then others that ``filetype`` returns for it.
         suffixes: its file name suffixes, the usual one first.
         container: the module that reads and strips files of this format.
-        decoder: Pillow's decoder class as "module:class". ``core.decode`` imports it, so that
-            validating does not load a decoder.
+        decoder: Pillow's decoder class, or a subclass of it, as "module:class". ``core.decode``
+            imports it, so that validating does not load a decoder.
         keeps_buffers: whether the decoder keeps more memory than the pixels while its image exists.
+        trim: returns a file without bytes between its last pixel and its end mark, or raises
+            ``TruncatedImageError`` if pixels are missing; None if only a decoder could do that.
         encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
             to 6; None for a format that is only read.
     """
@@ -40,6 +42,7 @@ class ImageFormat:
     container: Container
     decoder: str
     keeps_buffers: bool = False
+    trim: Callable[[bytes], bytes] | None = None
     encode: Callable[[Image.Image, int, int], bytes] | None = None
 
     @property
@@ -70,7 +73,8 @@ FORMATS = {
             mime_types=("image/png", "image/apng"),
             suffixes=(".png",),
             container=png,
-            decoder="PIL.PngImagePlugin:PngImageFile",
+            decoder="imageprocessor.core.png_decoder:WholePngFile",
+            trim=png.trim,
         ),
         ImageFormat(
             name="WEBP",
