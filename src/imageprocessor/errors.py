@@ -11,11 +11,13 @@
         UnauthorizedError · AdminRequiredError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
+        StorageMismatchError     a StorageUnavailableError
       JobError
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError · BrokerUnavailableError
+        DatabaseUnusableError    a DatabaseUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
 Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
@@ -203,6 +205,12 @@ class StorageUnavailableError(StorageError):
     retryable = True
 
 
+class StorageMismatchError(StorageUnavailableError):
+    """The storage belongs to another database, or is not the one that this database has used."""
+
+    code = "storage_mismatch"
+
+
 class StorageFullError(StorageError):
     """The storage has no space left, or its quota is used up."""
 
@@ -291,10 +299,17 @@ class UnexpectedError(JobError):
 
 
 class DatabaseUnavailableError(ImageProcessorError):
-    """The database is locked, read-only or unreachable."""
+    """The database is locked or unreachable."""
 
     code = "database_unavailable"
     retryable = True
+
+
+class DatabaseUnusableError(DatabaseUnavailableError):
+    """The database is damaged, read-only, deleted or not this service's; an operator must act."""
+
+    code = "database_unusable"
+    retryable = False
 
 
 class BrokerUnavailableError(ImageProcessorError):

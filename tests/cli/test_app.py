@@ -159,6 +159,6 @@ def test_image_commands_need_no_service_packages() -> None:
 
 
 def test_closed_pipe_causes_no_traceback() -> None:
-    command = f"{sys.executable} -m imageprocessor config | true"
+    command = f"{sys.executable} -m imageprocessor config --json | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert done.stderr == b""

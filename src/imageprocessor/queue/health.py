@@ -9,8 +9,6 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 
-PROBE_NAME = "health-probe"  #: part of a key that is looked up but never stored
-
 
 def check_health(service: Service) -> dict[str, str]:
     """Return ``ok`` or an error message for each part of the service."""
@@ -53,5 +51,4 @@ def _check_database(service: Service) -> None:
 
 
 def _check_storage(service: Service) -> None:
-    bucket = next(iter(service.settings.allowed_buckets), "any")
-    service.storage.exists(f"{bucket}/{PROBE_NAME}")
+    service.ownership.verify()
