@@ -11,11 +11,13 @@
         RateLimitedError · UnauthorizedError · AdminRequiredError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
+        StorageMismatchError     a StorageUnavailableError
       JobError
         JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
         JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
+        DatabaseUnusableError    a DatabaseUnavailableError
       InvalidVariantError · SettingsError · MissingExtraError
 
 Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
@@ -223,6 +225,13 @@ class StorageUnavailableError(StorageError):
     public_message = "The storage is unavailable. Try again later."
 
 
+class StorageMismatchError(StorageUnavailableError):
+    """The storage belongs to another database, or is not the one that this database has used."""
+
+    code = "storage_mismatch"
+    public_message = "The storage cannot be used. The service's operator must act."
+
+
 class StorageFullError(StorageError):
     """The storage has no space left, or its quota is used up."""
 
@@ -323,11 +332,19 @@ class UnexpectedError(JobError):
 
 
 class DatabaseUnavailableError(ImageProcessorError):
-    """The database is locked, read-only or unreachable."""
+    """The database is locked or unreachable."""
 
     code = "database_unavailable"
     retryable = True
     public_message = "The database is unavailable. Try again later."
+
+
+class DatabaseUnusableError(DatabaseUnavailableError):
+    """The database is damaged, read-only, deleted or not this service's; an operator must act."""
+
+    code = "database_unusable"
+    retryable = False
+    public_message = "The database cannot be used. The service's operator must act."
 
 
 class BrokerUnavailableError(ImageProcessorError):

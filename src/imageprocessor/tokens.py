@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jwt
@@ -62,7 +63,7 @@ def load_keys(settings: Settings) -> TokenKeys:
     if settings.jwt_secret_key:
         signing = settings.jwt_secret_key.get_secret_value()
     else:
-        path = settings.data_dir / "jwt_secret_key"
+        path = generated_key_path(settings)
         if not path.exists():
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             # If several processes start at once, the first one creates the key and all read it.
@@ -70,6 +71,11 @@ def load_keys(settings: Settings) -> TokenKeys:
         signing = path.read_text(encoding="ascii").strip()
     previous = [key.get_secret_value() for key in settings.jwt_previous_secret_keys]
     return TokenKeys(signing, (signing, *previous))
+
+
+def generated_key_path(settings: Settings) -> Path:
+    """Return the file of the key that is used if JWT_SECRET_KEY is not set."""
+    return settings.data_dir / "jwt_secret_key"
 
 
 def sign_token(

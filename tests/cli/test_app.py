@@ -174,6 +174,6 @@ ARGUMENTS = ["inspect", "\u732b.png"]
 
 
 def test_closed_pipe_causes_no_traceback() -> None:
-    command = f"{sys.executable} -m imageprocessor config | true"
+    command = f"{sys.executable} -m imageprocessor config --json | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert done.stderr == b""

@@ -24,6 +24,8 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.settings import Settings
+from imageprocessor.storage.protocol import MARKER_NAME
+from imageprocessor.storage.s3 import S3Storage
 from tests.images import encode, photo
 from tests.servers import create_database
 
@@ -150,6 +152,15 @@ def slow_image() -> bytes:
 def list_files(folder: Path) -> list[Path]:
     """Return the files below *folder*."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def remove_marker(service: Service) -> None:
+    """Remove the marker of the storage, as if its disk were not mounted or its bucket new."""
+    storage = service.storage
+    if isinstance(storage, S3Storage):
+        storage.client.delete_object(Bucket=storage.bucket, Key=MARKER_NAME)
+    else:
+        (service.settings.storage_path / MARKER_NAME).unlink()
 
 
 def with_settings(service: Service, **changes: object) -> Service:

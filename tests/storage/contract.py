@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from imageprocessor.errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableError
-from imageprocessor.storage.protocol import Storage
+from imageprocessor.storage.protocol import MARKER_NAME, Storage
 
 BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys in these tests
 KEY = "avatars/processed/medium/1_medium.webp"
@@ -166,6 +166,17 @@ class StorageContract:
             with pytest.raises(InvalidKeyError):
                 use()
         assert upload.exists()
+
+    def test_a_marker_is_written_and_read_but_is_no_object(self, store: Storage) -> None:
+        store.put(KEY, b"bytes")
+        assert {marker.owner for marker in store.read_markers()} == {None}
+        for owner in ("first", "second"):
+            for marker in store.read_markers():
+                store.write_marker(marker.prefix, owner)
+            assert {marker.owner for marker in store.read_markers()} == {owner}
+        assert [found.key for found in store.list()] == [KEY]
+        with pytest.raises(InvalidKeyError):
+            store.get(MARKER_NAME)
 
     def test_each_object_has_its_own_url(self, store: Storage) -> None:
         assert store.url("one/1") != store.url("one/2")

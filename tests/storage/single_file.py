@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
 from imageprocessor.storage.keys import check_key
-from imageprocessor.storage.protocol import Storage, StoredObject
+from imageprocessor.storage.protocol import MARKER_NAME, Marker, Storage, StoredObject
 
 TABLE = "CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, data BLOB, modified_at REAL)"
 
@@ -53,6 +53,7 @@ class SingleFileStorage:
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         select = "SELECT key, length(data), modified_at FROM objects WHERE substr(key, 1, ?) = ?"
+        select += f" AND key != '{MARKER_NAME}'"
         with self._connect("list the stored objects") as connection:
             rows = connection.execute(select, (len(prefix), prefix)).fetchall()
         for key, size_bytes, modified_at in rows:
@@ -60,6 +61,17 @@ class SingleFileStorage:
 
     def url(self, key: str) -> str:
         return f"sqlite://{self.path}/{check_key(key)}"
+
+    def read_markers(self) -> Sequence[Marker]:
+        select = "SELECT data FROM objects WHERE key = ?"
+        with self._connect("read the marker") as connection:
+            row = connection.execute(select, (MARKER_NAME,)).fetchone()
+        return [Marker("", f"sqlite://{self.path}/{MARKER_NAME}", row and row[0])]
+
+    def write_marker(self, prefix: str, owner: str) -> None:  # noqa: ARG002 - there is only one
+        row = (MARKER_NAME, owner, datetime.now(UTC).timestamp())
+        with self._connect("write the marker") as connection:
+            connection.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", row)
 
     @contextmanager
     def _connect(self, action: str) -> Iterator[sqlite3.Connection]:

@@ -197,6 +197,7 @@ def _run_attempt(service: Service, job: Job, time_limit: TimeLimit, threads: int
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage) -> dict[str, str]:
     """Store all variants concurrently, as each waits for I/O; return their keys."""
+    service.ownership.ensure_verified()
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
     thread_count = min(len(keys), MAX_STORE_THREADS)
     # The pool's context waits for all threads, even on an error.

@@ -108,8 +108,7 @@ def _check_database(service: Service) -> None:
 
 
 def _check_storage(service: Service) -> None:
-    bucket = next(iter(service.settings.allowed_buckets), "any")
-    service.storage.exists(f"{bucket}/{PROBE_NAME}")
+    service.ownership.verify()
 
 
 def _check_stored(service: Service) -> None:

@@ -68,6 +68,31 @@ def write_draft(
         os.close(descriptor)
 
 
+def may_write(path: Path) -> bool:
+    """Return whether this process may write to *path*, or may create it."""
+    place = _find_existing(path)
+    mode = os.R_OK | os.W_OK
+    if place.is_dir():
+        mode |= os.X_OK
+    return _permits(place, mode)
+
+
+def explain_denied(path: Path) -> str:
+    """Return why this process may not write to *path*, and what to do about it."""
+    place = _find_existing(path)
+    owner = place.stat().st_uid
+    user, group = os.geteuid(), os.getegid()
+    if owner == user:
+        return (
+            f"{place} is not writable. Check its mode, and that its disk is not mounted read-only."
+        )
+    cause = f"{place} belongs to uid {owner}, but this process runs as uid {user}."
+    if place != path.absolute():
+        command = f"mkdir -p {path.absolute()} && chown {user}:{group} {path.absolute()}"
+        return f"{path.absolute()} does not exist, and {cause} Run as root: {command}"
+    return f"{cause} Run it as that user, or run as root: chown -R {user}:{group} {place}"
+
+
 def flush_directory(path: Path) -> None:
     """Flush the directory *path*, so that its entries are durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -75,6 +100,19 @@ def flush_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _find_existing(path: Path) -> Path:
+    """Return *path*, or its nearest parent that exists."""
+    place = path.absolute()
+    while not _permits(place, os.F_OK):
+        place = place.parent
+    return place
+
+
+def _permits(path: Path, mode: int) -> bool:
+    """Return whether *path* exists, may be reached, and permits *mode* to this process."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _draft_path(path: Path) -> Path:

@@ -20,9 +20,15 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
-from imageprocessor.storage.files import flush_directory, write_draft
+from imageprocessor.storage.files import (
+    explain_denied,
+    flush_directory,
+    may_write,
+    replace_file,
+    write_draft,
+)
 from imageprocessor.storage.keys import check_key, is_key
-from imageprocessor.storage.protocol import StoredObject
+from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
@@ -36,14 +42,28 @@ class LocalStorage:
     """A Storage below the directory *root*, which is created if missing (POSIX only).
 
     ``scratch_directory`` holds drafts. Old files in it were left by a crash and may be deleted.
+    Without *creates*, nothing is created until something is stored: call :meth:`create` before.
 
     Raises:
         StorageUnavailableError: The directory cannot be created or opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, creates: bool = True) -> None:
         self.root = root.absolute()
         self.scratch_directory = self.root / SCRATCH_NAME
+        if creates:
+            self.create()
+
+    def create(self) -> None:
+        """Create the directory, and the one for drafts in it, if they are missing.
+
+        Raises:
+            StorageUnavailableError: They cannot be created or written to.
+        """
+        if not may_write(self.root):
+            raise StorageUnavailableError(
+                f"Cannot open the storage directory: {explain_denied(self.root)}"
+            )
         with _translate_errors("open the storage directory"):
             _make_directory(self.root)
             with self._open_directory([SCRATCH_NAME], make=True):
@@ -114,6 +134,19 @@ class LocalStorage:
 
     def url(self, key: str) -> str:
         return (self.root / check_key(key)).as_uri()
+
+    def read_markers(self) -> Sequence[Marker]:
+        path = self.root / MARKER_NAME
+        owner = None
+        with _translate_errors(f"read {path}"), suppress(FileNotFoundError):
+            owner = path.read_text(encoding="utf-8", errors="replace").strip()
+        return [Marker("", str(path), owner)]
+
+    def write_marker(self, prefix: str, owner: str) -> None:  # noqa: ARG002 - there is only one
+        self.create()
+        path = self.root / MARKER_NAME
+        with _translate_errors(f"write {path}"):
+            replace_file(path, f"{owner}\n".encode(), FILE_MODE)
 
     @contextmanager
     def _find(self, key: str, action: str) -> Iterator[tuple[int, str]]:

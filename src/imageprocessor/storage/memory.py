@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from imageprocessor.errors import ObjectNotFoundError, StorageUnavailableError
 from imageprocessor.storage.keys import check_key
-from imageprocessor.storage.protocol import StoredObject
+from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
 
 
 class MemoryStorage:
@@ -22,6 +22,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self._objects: dict[str, tuple[bytes, datetime]] = {}
+        self._owner: str | None = None
 
     def put(self, key: str, data: bytes) -> None:
         self._objects[check_key(key)] = (data, datetime.now(UTC))
@@ -56,3 +57,9 @@ class MemoryStorage:
 
     def url(self, key: str) -> str:
         return f"memory:///{check_key(key)}"
+
+    def read_markers(self) -> Sequence[Marker]:
+        return [Marker("", f"memory:///{MARKER_NAME}", self._owner)]
+
+    def write_marker(self, prefix: str, owner: str) -> None:  # noqa: ARG002 - there is only one
+        self._owner = owner

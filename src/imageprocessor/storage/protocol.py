@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+MARKER_NAME = ".imageprocessor"  #: not a valid name in a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,15 @@ class StoredObject:
     key: str
     size_bytes: int
     modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The mark that shows to which database a storage, or one of its S3 buckets, belongs."""
+
+    prefix: str  #: of the keys that it stands for; empty: all
+    path: str  #: of the file or object, for messages
+    owner: str | None  #: the database's identity; None if the mark is missing
 
 
 class Storage(Protocol):
@@ -57,3 +68,9 @@ class Storage(Protocol):
 
     def url(self, key: str) -> str:
         """Return a URL that serves the object under *key*, if it exists, as of now."""
+
+    def read_markers(self) -> Sequence[Marker]:
+        """Return the marker, or one for each S3 bucket. A marker has no key and is not listed."""
+
+    def write_marker(self, prefix: str, owner: str) -> None:
+        """Write *owner* to the marker of *prefix*; the storage is created if missing."""

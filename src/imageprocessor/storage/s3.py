@@ -28,7 +28,7 @@ from imageprocessor.errors import (
     StorageUnavailableError,
 )
 from imageprocessor.storage.keys import check_key, is_key
-from imageprocessor.storage.protocol import StoredObject
+from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
 
 CONNECT_SECONDS = 3
 ATTEMPTS = 3
@@ -168,6 +168,27 @@ class S3Storage:
                 "get_object", parameters, URL_SECONDS
             )
             return url
+
+    def read_markers(self) -> Sequence[Marker]:
+        if self.bucket is not None:
+            return [self._read_marker(self.bucket, "")]
+        return [self._read_marker(bucket, f"{bucket}/") for bucket in self.buckets]
+
+    def write_marker(self, prefix: str, owner: str) -> None:
+        bucket = self.bucket or prefix.removesuffix("/")
+        name = self.prefix + MARKER_NAME
+        with _translate_errors(f"store {name!r}", bucket):
+            self.client.put_object(
+                Bucket=bucket, Key=name, ContentType="text/plain", **self._encryption, Body=owner
+            )
+
+    def _read_marker(self, bucket: str, prefix: str) -> Marker:
+        name = self.prefix + MARKER_NAME
+        owner = None
+        with suppress(ObjectNotFoundError), _translate_errors(f"read {name!r}", bucket):
+            body = self.client.get_object(Bucket=bucket, Key=name)["Body"]
+            owner = body.read().decode(errors="replace").strip()
+        return Marker(prefix, f"s3://{bucket}/{name}", owner)
 
     def _put(self, key: str, body: bytes | BinaryIO) -> None:
         headers = {"ContentType": _content_type(key), "CacheControl": IMMUTABLE}

@@ -75,11 +75,6 @@ def test_restore_over_a_database_needs_replace(run: Run, done: Job) -> None:
     assert "--replace" in ran.err
 
 
-def test_backup_in_a_wrong_folder_creates_nothing(run: Run, folder: Path) -> None:
-    assert run("backup", "saved").status == 2
-    assert list(folder.iterdir()) == []
-
-
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_postgres_backup_refers_to_its_own_tools(
     command: str, run: Run, monkeypatch: pytest.MonkeyPatch

@@ -103,21 +103,10 @@ def test_empty_list_names_the_postgresql_database_without_its_password(
     url = create_database(postgres)
     name = url.rpartition("/")[2]
     monkeypatch.setenv("DATABASE_URL", url.replace("postgres@", "postgres:hidden-value@"))
+    run("db", "upgrade")
     ran = run("jobs", "list")
     assert f"No jobs in postgresql://postgres@127.0.0.1:{postgres}/{name}." in ran.err
     assert "hidden-value" not in ran.err
-
-
-@pytest.mark.parametrize(
-    "command", [("jobs", "list"), ("jobs", "retry", "--all-failed"), ("sweep",)]
-)
-def test_command_in_a_wrong_folder_creates_nothing(
-    run: Run, folder: Path, command: tuple[str, ...]
-) -> None:
-    ran = run(*command)
-    assert ran.status == 2
-    assert f"There is no database at {folder / 'data/processor.db'}" in ran.err
-    assert not Path("data").exists()
 
 
 def test_unknown_status_is_wrong_usage(run: Run) -> None:

@@ -27,6 +27,7 @@ CHECKS = [
     "writes",
     "image storage",
     "upload storage",
+    "storage marker",
     "accepting uploads",
 ]
 CHECKS += [
@@ -149,11 +150,6 @@ def test_fsck_only_reports_without_repair(run: Run, service: Service) -> None:
     assert draft.exists()
     assert run("fsck", "--repair").status == 0
     assert not draft.exists()
-
-
-def test_fsck_in_a_wrong_folder_creates_nothing(run: Run, folder: Path) -> None:
-    assert run("fsck").status == 2
-    assert list_names(folder) == set()
 
 
 def test_report_counts_all_and_keeps_the_first_ones() -> None:

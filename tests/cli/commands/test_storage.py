@@ -16,7 +16,7 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.job_control import read_result
 from imageprocessor.queue.jobs.job import Job
-from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.service import Service, open_service, open_storages
 from imageprocessor.server.app import create_app
 from tests.cli.conftest import Ran, Run
 from tests.storage.buckets import create_bucket
@@ -194,6 +194,18 @@ def test_invalid_or_current_target_is_wrong_usage(run: Run, folder: Path, place:
     assert run("migrate-storage", "--to", place.format(folder=folder)).status == 2
 
 
-def test_folder_without_a_service_is_wrong_usage(run: Run, folder: Path) -> None:
-    assert run("migrate-storage", "--to", f"local://{folder}/images").status == 2
-    assert list(folder.iterdir()) == []
+def test_complete_copy_is_marked_for_the_database(run: Run, s3: str) -> None:
+    bucket = create_bucket(s3)
+    with open_current() as service:
+        process(service)
+        identity = service.database.identity()
+    run("migrate-storage", "--to", f"s3://{bucket}", "--dry-run")
+    assert read_owner(service, bucket) is None
+    run("migrate-storage", "--to", f"s3://{bucket}")
+    assert read_owner(service, bucket) == identity
+
+
+def read_owner(service: Service, bucket: str) -> str | None:
+    settings = service.settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
+    (marker,) = open_storages(settings)[0].read_markers()
+    return marker.owner

@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 import pytest
 from starlette.testclient import TestClient
 
-from imageprocessor.errors import DatabaseUnavailableError
+from imageprocessor.errors import DatabaseUnavailableError, DatabaseUnusableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import sqlite
@@ -33,7 +33,7 @@ from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
-from tests.queue.conftest import Submit, list_files, lock_tables
+from tests.queue.conftest import Submit, empty, list_files, lock_tables
 from tests.servers.processes import wait_for
 from tests.uploads import submit_to
 
@@ -199,7 +199,7 @@ def test_read_only_database_refuses_uploads_and_serves_reads(
 ) -> None:
     with read_only(request, what) as (service, done):
         for _ in range(2):
-            with pytest.raises(DatabaseUnavailableError, match=r"read-?only"):
+            with pytest.raises(DatabaseUnusableError, match=r"read-?only"):
                 submit_to(service)
         assert [*service.staging.list(), *service.incoming.iterdir()] == []
         assert read_image(service, done.image_id, OPERATOR).status is JobStatus.COMPLETED
@@ -219,6 +219,7 @@ def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Servi
     refused = settings
     if what == "server":
         url = request.getfixturevalue("migrated")
+        empty(url)
         settings = Settings.model_validate({"data_dir": folder / "data", "database_url": url})
         refused = with_options(settings, "-c%20default_transaction_read_only=on")
     with open_service(settings) as writing:
@@ -226,7 +227,7 @@ def read_only(request: pytest.FixtureRequest, what: str) -> Iterator[tuple[Servi
         run_job(writing, job.job_id, "worker")
         done = read(writing, job)
         hand_over(folder, what)
-        with as_user(NOBODY), open_service(refused) as opened:
+        with as_user(NOBODY), open_service(refused, creates=False) as opened:
             yield opened, done
     for path in folder.rglob("database"):
         path.chmod(0o755)

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from imageprocessor.errors import (
     DatabaseUnavailableError,
+    DatabaseUnusableError,
     MissingExtraError,
     SettingsError,
     StorageFullError,
@@ -48,7 +49,7 @@ def test_wrong_password_is_reported_without_the_password(tmp_path: Path) -> None
             rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
             connection.execute("SELECT pg_reload_conf()")
         with pytest.raises(
-            DatabaseUnavailableError, match="password authentication failed"
+            DatabaseUnusableError, match=r"password authentication failed.*Correct user, password"
         ) as caught:
             migrate(
                 open_url(
@@ -80,6 +81,12 @@ def test_restart_of_the_server_fails_only_running_transactions(tmp_path: Path) -
         database.close()
 
 
+def test_database_that_does_not_exist_is_named(postgres: int) -> None:
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{postgres}/absent"
+    with pytest.raises(DatabaseUnusableError, match=r"postgresql://.*/absent cannot be used"):
+        count_windows(open_url(url))
+
+
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 @pytest.mark.parametrize(
     ("sqlstate", "error"),
@@ -92,16 +99,18 @@ def test_restart_of_the_server_fails_only_running_transactions(tmp_path: Path) -
         ("40001", DatabaseUnavailableError),  # serialization_failure
         ("40P01", DatabaseUnavailableError),  # deadlock_detected
         ("53300", DatabaseUnavailableError),  # too_many_connections
-        ("25006", DatabaseUnavailableError),  # read_only_sql_transaction
+        ("42P01", DatabaseUnusableError),  # undefined_table
+        ("25006", DatabaseUnusableError),  # read_only_sql_transaction
     ],
 )
 def test_server_errors_are_translated_by_sqlstate(
     sqlstate: str, error: type[Exception], service: Service
 ) -> None:
-    with pytest.raises(error), service.database.write() as connection:
+    with pytest.raises(error) as caught, service.database.write() as connection:
         connection.execute(
             text(f"DO $$ BEGIN RAISE EXCEPTION 'a fault' USING ERRCODE = '{sqlstate}'; END $$")
         )
+    assert type(caught.value) is error
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
@@ -131,8 +140,3 @@ def test_exhausted_pool_raises_instead_of_waiting(
         connection.close()
     assert count_windows(database) is not None
     database.close()
-
-
-@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-def test_server_has_no_identity_because_hosts_share_it(service: Service) -> None:
-    assert service.database.identity() == ""

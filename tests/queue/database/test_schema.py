@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, inspect, text
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database, open_database
@@ -82,6 +84,40 @@ def test_migrated_database_needs_neither_lock_nor_alembic(
     with service.database.write() as connection:
         lock_tables(connection)
         assert migrate(service.database) == HEAD
+
+
+def test_every_database_has_its_own_lasting_identity(
+    database: Database, new_settings: Settings, tmp_path: Path
+) -> None:
+    migrate(database)
+    identity = database.identity()
+    with closing(open_database(new_settings)) as again:
+        migrate(again)
+        assert again.identity() == identity
+        is_file = new_settings.sqlite_path is not None
+        assert again.file_identity() == (identity if is_file else "")  # hosts share a server
+    with closing(open_database(Settings(data_dir=tmp_path / "other"))) as other:
+        migrate(other)
+        assert other.identity() != identity
+
+
+@pytest.mark.parametrize(
+    "table", ["wp_posts (id integer)", "alembic_version (version_num varchar(32))"]
+)
+def test_database_of_another_program_is_refused_and_left_alone(
+    database: Database, new_settings: Settings, table: str
+) -> None:
+    name = table.partition(" ")[0]
+    with database.write() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE {table}")
+    if name == "wp_posts" and new_settings.sqlite_path is None:
+        assert migrate(database) is None, "a server's database may have other tables"
+        return
+    place = new_settings.sqlite_path or "DATABASE_URL"
+    with pytest.raises(SettingsError, match=rf"{place} belongs to another program.*{name}"):
+        migrate(database)
+    with database.read() as connection:
+        assert inspect(connection).get_table_names() == [name]
 
 
 def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:

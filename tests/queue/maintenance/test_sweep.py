@@ -24,7 +24,7 @@ from imageprocessor.queue.service import Service, open_service
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
-from tests.queue.conftest import Submit
+from tests.queue.conftest import Submit, remove_marker
 from tests.uploads import submit_to
 
 SetClock = Callable[[timedelta], None]
@@ -104,6 +104,7 @@ def test_empty_database_deletes_nothing_from_a_full_storage(
     before = {stored.key for store in (service.storage, service.staging) for stored in store.list()}
     set_clock(timedelta(days=30))
     mistyped = {"database_url": None, "database_path": tmp_path / "typo.db"}
+    remove_marker(service)  # else the start is refused
     with open_service(service.settings.model_copy(update=mistyped)) as wrong:
         assert set(sweep(wrong).values()) == {0}
         run_job(

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imageprocessor.cli.commands.service import (
-    PANEL,
-    AsJson,
-    read_settings,
-    read_settings_of_service,
-)
+from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
 from imageprocessor.cli.output import (
     print_error,
     print_json,
@@ -105,7 +100,7 @@ def backup(directory: NewFolder, as_json: AsJson = False) -> None:
     """
     from imageprocessor.queue.maintenance.backup import back_up
 
-    manifest = back_up(read_settings_of_service(), directory)
+    manifest = back_up(read_settings(quiet=True), directory)
     if as_json:
         print_json({"directory": str(directory), **_summarize(manifest)})
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings_of_service
+from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
 from imageprocessor.cli.output import (
     print_json,
     print_note,
@@ -62,8 +62,8 @@ def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False)
     from imageprocessor.queue.jobs.job import JobStatus
     from imageprocessor.queue.service import open_service
 
-    settings = read_settings_of_service()
-    with open_service(settings) as service:
+    settings = read_settings(quiet=True)
+    with open_service(settings, creates=False) as service:
         wanted = JobStatus(status) if status else None
         found = job_control.list_jobs(service, wanted, limit)
     if as_json:
@@ -91,7 +91,7 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
     from imageprocessor.queue.service import open_service
 
     id_ = parse_id(job)
-    with open_service(read_settings_of_service()) as service:
+    with open_service(read_settings(quiet=True), creates=False) as service:
         found, events = read_history(service, id_)
     trail = trace(events)
     if as_json:
@@ -144,7 +144,7 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
     if bool(ids) == all_failed:
         raise typer.BadParameter("give either job ids or --all-failed", param_hint="'ID...'")
     outcomes = []
-    with open_service(read_settings_of_service()) as service:
+    with open_service(read_settings(quiet=True), creates=False) as service:
         for job_id in ids or list_retryable(service):
             try:
                 job = retry_job(service, job_id)

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imageprocessor.cli.commands.service import (
-    PANEL,
-    AsJson,
-    read_settings,
-    read_settings_of_service,
-)
+from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
 from imageprocessor.cli.output import print_json, print_note, print_table, show_status
 
 if TYPE_CHECKING:
@@ -82,7 +77,7 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     from imageprocessor.queue.maintenance.fsck import find_discrepancies
     from imageprocessor.queue.service import open_service
 
-    with open_service(read_settings_of_service()) as service:
+    with open_service(read_settings(quiet=True), creates=False) as service:
         discrepancies = find_discrepancies(service, repair=repair)
         report = summarize(discrepancies)
     if as_json:

@@ -121,23 +121,6 @@ def warn_of_misspelt_names() -> None:
         print_note(f"warning: {name} in {ENV_FILE} is not a setting. Did you mean {similar}?")
 
 
-def read_settings_of_service() -> Settings:
-    """Return the settings of an existing service, with quiet logging.
-
-    Raises:
-        SettingsError: The SQLite database does not exist. A command in a wrong folder must not
-            create one.
-    """
-    settings = read_settings(quiet=True)
-    path = settings.sqlite_path
-    if path and not path.exists():
-        raise SettingsError(
-            f"There is no database at {path.resolve()}. Run this command in the folder where the "
-            "service was started, or set DATA_DIR to the same value as there."
-        )
-    return settings
-
-
 def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -219,7 +202,7 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     from imageprocessor.queue.maintenance.sweep import sweep as sweep_service
     from imageprocessor.queue.service import open_service
 
-    with open_service(read_settings_of_service()) as service:
+    with open_service(read_settings(quiet=True), creates=False) as service:
         found = sweep_service(service, dry_run=dry_run)
         oldest = oldest_open_seconds(service)
     if as_json:
@@ -240,13 +223,14 @@ def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
     Example: [bold]imageprocessor token --sub operator --admin --expires 24h[/bold]
     """
     from imageprocessor.errors import UnauthorizedError
-    from imageprocessor.tokens import check_token, load_keys, sign_token
+    from imageprocessor.tokens import check_token, generated_key_path, load_keys, sign_token
 
     settings = read_settings(quiet=True)
-    if settings.jwt_secret_key is None and not settings.data_dir.exists():
-        print_note(
-            f"note: creating {settings.data_dir.resolve()} and a key in it. "
-            "A service with another DATA_DIR uses another key."
+    if settings.jwt_secret_key is None and not generated_key_path(settings).exists():
+        raise SettingsError(
+            f"There is no service in DATA_DIR={settings.data_dir.absolute()}: it has no key that "
+            "signs tokens. Start `imageprocessor serve` first, which creates one; run this command "
+            "in the folder where it was started, with the same settings; or set JWT_SECRET_KEY."
         )
     signed = sign_token(settings, sub, admin=admin, lifetime=expires)
     try:
@@ -266,12 +250,15 @@ def config(as_json: AsJson = False) -> None:
     """
     from imageprocessor.cli.configuration import list_settings
 
-    settings = list_settings(read_settings(quiet=True), os.environ)
+    settings = read_settings(quiet=True)
+    rows = list_settings(settings, os.environ)
     warn_of_misspelt_names()
     if as_json:
-        print_json(settings)
-    else:
-        keys = ("name", "value", "origin", "meaning")
-        rows = [[setting[key] for key in keys] for setting in settings]
-        columns = ("setting", "value", "from", "meaning")
-        print_table(columns, rows, whole=("setting",), optional=("meaning", "from"))
+        print_json(rows)
+        return
+    keys = ("name", "value", "origin", "meaning")
+    cells = [[row[key] for key in keys] for row in rows]
+    columns = ("setting", "value", "from", "meaning")
+    print_table(columns, cells, whole=("setting",), optional=("meaning", "from"))
+    if settings.sqlite_path and not settings.sqlite_path.exists():
+        print_note(f"There is no service in DATA_DIR={settings.data_dir.absolute()} yet.")

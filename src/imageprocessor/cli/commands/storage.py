@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imageprocessor.cli.commands.service import PANEL, AsJson, DryRun, read_settings_of_service
+from imageprocessor.cli.commands.service import PANEL, AsJson, DryRun, read_settings
 from imageprocessor.cli.output import print_error, print_json, print_note, print_pairs, show_bytes
 
 if TYPE_CHECKING:
@@ -50,17 +50,21 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
         list_variables,
         migrate,
         open_targets,
+        own_target,
     )
     from imageprocessor.queue.service import open_service
 
-    settings = read_settings_of_service()
+    settings = read_settings(quiet=True)
     changed = change_location(settings, to)
-    with open_service(settings) as service:
+    with open_service(settings, creates=False) as service:
         sources = (service.storage, service.staging)
         before = count_jobs(service)
         targets = open_targets(changed, dry_run=dry_run)
+        ownership = own_target(service, targets)
         outcomes = migrate(sources, targets, dry_run=dry_run)
         report = summarize(show_progress(sources, outcomes))
+        if not dry_run and not report["failed"]:
+            ownership.take()
         open_work = None if dry_run else find_open_work(service, before)
     report |= {"dry_run": dry_run, "open_work": open_work, "settings": list_variables(changed)}
     if as_json:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    DatabaseUnusableError,
+    SettingsError,
+    StorageFullError,
+)
 from imageprocessor.queue.database.postgres import DISK_FULL, PostgresConnections, open_postgres
-from imageprocessor.queue.database.sqlite import SqliteConnections, open_sqlite, read_identity
+from imageprocessor.queue.database.sqlite import SqliteConnections, open_sqlite
+from imageprocessor.queue.database.tables import database_identity
 from imageprocessor.settings import Settings
 
 #: transient errors of a transaction, which may succeed when tried again
 DATABASE_FAULTS = (DatabaseUnavailableError, StorageFullError)
+FIND_SERVICE = (
+    "Run this command in the folder where the service was started, or set DATA_DIR to the same "
+    "value as there. To start a new service: imageprocessor serve"
+)
 #: raised for values that the tables reject: trying again is useless
 VALUE_ERRORS = (IntegrityError, DataError)
 
@@ -40,7 +51,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: The database is damaged or unreachable.
         """
-        with _translate_errors(), self.connections.reader() as connection:
+        with _translate_errors(self.connections), self.connections.reader() as connection:
             yield connection
 
     @contextmanager
@@ -49,41 +60,63 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: The database is locked for longer than the busy timeout,
-                read-only, damaged, restarting or unreachable. If the connection was lost, the
-                transaction may have been committed nevertheless.
+                restarting or unreachable. If the connection was lost, the transaction may have
+                been committed nevertheless.
+            DatabaseUnusableError: The database is read-only, damaged, deleted or replaced.
             StorageFullError: The database's disk is full.
         """
-        with _translate_errors(), self.connections.writer() as connection:
+        with _translate_errors(self.connections), self.connections.writer() as connection:
             yield connection
 
     def identity(self) -> str:
-        """Return the number of a migrated SQLite file; "" for a server, which hosts share."""
-        if self.connections.engine.dialect.name != "sqlite":
-            return ""
+        """Return the random name of a migrated database; copies have the same."""
         with self.read() as connection:
-            return str(read_identity(connection))
+            return str(connection.scalar(select(database_identity.c.identity)))
+
+    def file_identity(self) -> str:
+        """Return the identity of a SQLite file; "" for a server, which hosts share."""
+        return self.identity() if isinstance(self.connections, SqliteConnections) else ""
 
     def close(self) -> None:
         """Close every connection that is not in use."""
         self.connections.close()
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, *, creates: bool = True) -> Database:
     """Open the SQLite file or the PostgreSQL server that *settings* name, without connecting yet.
 
     Raises:
-        SettingsError: The SQLite file is on a network file system, or DATABASE_URL is not a URL.
+        SettingsError: The SQLite file is on a network file system, cannot be created, or is
+            missing and not to be created; or DATABASE_URL is not a URL.
         MissingExtraError: PostgreSQL is used, but the extra ``postgres`` is not installed.
     """
     if settings.sqlite_path is not None:
+        if not creates:
+            _require_file(settings, settings.sqlite_path)
         return Database(open_sqlite(settings.sqlite_path), reads_inline=True)
     assert settings.database_url is not None  # else sqlite_path is set
     url = settings.database_url.get_secret_value()
     return Database(open_postgres(url), reads_inline=False)
 
 
+def _require_file(settings: Settings, path: Path) -> None:
+    """Raise SettingsError if there is no SQLite file at *path*."""
+    with suppress(PermissionError):  # `open_sqlite` explains it
+        if not path.exists():
+            raise SettingsError(f"{describe_absence(settings)} {FIND_SERVICE}")
+
+
+def describe_absence(settings: Settings) -> str:
+    """Return that no service has run with these settings, which use SQLite."""
+    assert settings.sqlite_path
+    return (
+        f"There is no service in DATA_DIR={settings.data_dir.absolute()}: "
+        f"there is no database at {settings.sqlite_path.absolute()}."
+    )
+
+
 @contextmanager
-def _translate_errors() -> Iterator[None]:
+def _translate_errors(connections: SqliteConnections | PostgresConnections) -> Iterator[None]:
     """Translate exceptions of SQLAlchemy and the drivers into this package's errors."""
     try:
         yield
@@ -96,6 +129,10 @@ def _translate_errors() -> Iterator[None]:
         if "database or disk is full" in message or sqlstate == DISK_FULL:
             raise StorageFullError(
                 f"The database's disk is full ({message}). Free some space on it."
+            ) from error
+        if remedy := connections.find_remedy(message, sqlstate):
+            raise DatabaseUnusableError(
+                f"The database {connections.place} cannot be used ({message}). {remedy}"
             ) from error
         raise DatabaseUnavailableError(
             f"The database is unavailable ({message}). Try again shortly."

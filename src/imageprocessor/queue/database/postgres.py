@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +33,38 @@ CONNECT: dict[str, Any] = {
 }
 
 
+UPGRADE = "It lacks tables of this version. Run: imageprocessor db upgrade"
+READ_ONLY = "It is read-only, or a standby. Set DATABASE_URL to the primary server."
+LOG_IN = "Correct user, password and database in DATABASE_URL, or create them on the server."
+#: what to do about an SQLSTATE that does not pass by itself
+REMEDIES = {
+    "25006": READ_ONLY,
+    "42P01": UPGRADE,  # undefined_table
+    "42703": UPGRADE,  # undefined_column
+    "42501": "Grant the user of DATABASE_URL all rights on the tables.",
+}
+#: a failed connection has no SQLSTATE
+REFUSALS = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|(role|database) .* does not exist"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresConnections:
     """A bounded pool of connections to one server."""
 
     engine: Engine
+
+    @property
+    def place(self) -> str:
+        """The database, for messages."""
+        return name_database(self.engine.url)
+
+    def find_remedy(self, message: str, sqlstate: str | None) -> str | None:
+        """Return what to do about the server's error; None if it may pass by itself."""
+        if sqlstate is None and REFUSALS.search(message):
+            return LOG_IN
+        return REMEDIES.get(sqlstate or "")
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
@@ -80,13 +108,13 @@ def open_postgres(url: str) -> PostgresConnections:
     return PostgresConnections(engine)
 
 
-def name_database(url: str) -> str:
+def name_database(url: str | URL) -> str:
     """Return *url* in the form that PostgreSQL's own programs accept, without the password.
 
     >>> name_database("postgresql+psycopg://me:secret@db.example.org/images")
     'postgresql://me@db.example.org/images'
     """
-    parsed = _parse(url).difference_update_query(["password"])
+    parsed = (url if isinstance(url, URL) else _parse(url)).difference_update_query(["password"])
     return parsed._replace(drivername="postgresql", password=None).render_as_string()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, inspect, text
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.sqlite import assign_identity, read_identity
+from imageprocessor.queue.database.tables import processing_jobs
 
-HEAD = "0001"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
+HEAD = "0002"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
 #: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
 LOCK = (
     "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
@@ -24,13 +26,12 @@ def migrate(database: Database) -> str | None:
     missing, nothing is locked.
 
     Raises:
-        SettingsError: The database belongs to a newer version of this package.
-        DatabaseUnavailableError: The database is locked, read-only or unreachable.
+        SettingsError: The database belongs to another program, or to a newer version of this one.
+        DatabaseUnavailableError: The database is locked, damaged, read-only or unreachable.
     """
     with database.read() as connection:
         revision = read_revision(connection)
-        has_identity = connection.dialect.name != "sqlite" or read_identity(connection) != 0
-        if revision == HEAD and has_identity:
+        if revision == HEAD:
             return revision
 
     from alembic import command  # noqa: PLC0415 - see HEAD
@@ -40,9 +41,7 @@ def migrate(database: Database) -> str | None:
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
     # One transaction: a second process waits, then finds nothing to do.
     with database.write() as connection:
-        if connection.dialect.name == "sqlite":  # allows one writer at a time anyway
-            assign_identity(connection)
-        else:
+        if connection.dialect.name != "sqlite":  # which allows one writer at a time anyway
             for statement in LOCK:
                 connection.exec_driver_sql(statement)
         revision = read_revision(connection)
@@ -56,9 +55,12 @@ def read_revision(connection: Connection) -> str | None:
     """Return the last migration that was run, or None.
 
     Raises:
-        SettingsError: The migration is newer than this version knows.
+        SettingsError: The migration is newer than this version knows, or the tables are those of
+            another program.
     """
-    if not inspect(connection).has_table("alembic_version"):
+    tables = inspect(connection).get_table_names()
+    _refuse_foreign(connection, tables)
+    if "alembic_version" not in tables:
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     check_revision(revision)
@@ -73,3 +75,22 @@ def check_revision(revision: str | None) -> None:
             f" version knows up to {HEAD}). Install the newer version, or restore a backup made"
             " before the upgrade."
         )
+
+
+def _refuse_foreign(connection: Connection, tables: Sequence[str]) -> None:
+    """Raise SettingsError if the *tables* of the database are not ours.
+
+    A PostgreSQL database may have some more, such as those of an extension.
+    """
+    is_file = connection.dialect.name == "sqlite"
+    has_others = bool(tables) if is_file else "alembic_version" in tables
+    if processing_jobs.name in tables or not has_others:
+        return
+    place = "The database of DATABASE_URL"
+    if is_file:
+        place = str(connection.exec_driver_sql("PRAGMA database_list").one()[2])
+    shown = ", ".join(sorted(tables)[:5])
+    raise SettingsError(
+        f"{place} belongs to another program (its tables: {shown}). "
+        "Set DATABASE_PATH or DATABASE_URL to a database of its own."
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
-import secrets
 import sqlite3
 import sys
 import threading
@@ -15,18 +15,26 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from stat import S_ISREG
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from imageprocessor.errors import DatabaseUnavailableError, SettingsError
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    DatabaseUnusableError,
+    SettingsError,
+)
 from imageprocessor.queue.database import prepared
+from imageprocessor.storage.files import explain_denied, may_write
 
 BUSY_TIMEOUT_SECONDS = 5
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
+RESTORE = "Stop the service and restore a backup: imageprocessor restore DIR --replace"
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 #: Platforms for which pysqlite3 has a wheel. On others, such as Linux on arm64, pip would compile
 #: it with the system's SQLite, which is no newer than Python's.
@@ -46,11 +54,65 @@ class SqliteConnections:
     """
 
     engine: Engine
+    path: Path
+    file_id: tuple[int, int]  #: device and inode of the file that was opened
     #: held while a thread writes, because SQLite waits by sleeping for up to 0.1 s
     write_lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: Connection | None = None
     _busy_milliseconds: int | None = None  # of the writer
     _idle_readers: list[Connection] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """The file, for messages."""
+        return str(self.path)
+
+    def find_remedy(self, message: str, _sqlstate: str | None) -> str | None:
+        """Return what to do about SQLite's error; None if it may pass by itself."""
+        if "not a database" in message:
+            return f"It is damaged, or another program's file. Correct DATABASE_PATH. {RESTORE}"
+        if "malformed" in message:
+            return f"It is damaged. {RESTORE}"
+        if message.startswith(("no such table", "no such column")):
+            return "It lacks tables of this version. Run: imageprocessor db upgrade"
+        if "readonly" not in message and "unable to open" not in message:
+            return None
+        if loss := self._find_loss():
+            return loss
+        for path in (self.path, self.path.parent):  # SQLite writes its WAL beside the file
+            if not may_write(path):
+                return explain_denied(path)
+        if "readonly" in message:
+            return "Check the owner and mode of the file, and of its -wal and -shm files."
+        return None  # too many open files, for example
+
+    def require_same_file(self) -> None:
+        """Raise DatabaseUnusableError if the file was deleted or replaced since it was opened.
+
+        SQLite would go on writing to the old one, which nobody can find any more.
+        """
+        if loss := self._find_loss():
+            raise DatabaseUnusableError(loss)
+
+    def _find_loss(self) -> str:
+        """Return what happened to the file that was opened, and what to do; "" if it is there."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            fault = "deleted"
+        else:
+            if (status.st_dev, status.st_ino) == self.file_id:
+                return ""
+            fault = "replaced by another file"
+        return (
+            f"{self.place} was {fault} while it was in use. "
+            "Stop the service, put the old file back or restore a backup, and start it again."
+        )
+
+    def prepare(self, connection: Any, _record: object) -> None:
+        """Set up a new connection."""
+        self.require_same_file()
+        _set_pragmas(connection)
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
@@ -71,6 +133,7 @@ class SqliteConnections:
 
         Raises:
             DatabaseUnavailableError: Other threads keep writing for longer than the busy timeout.
+            DatabaseUnusableError: The file was deleted or replaced.
         """
         deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
         if not self.write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
@@ -84,6 +147,7 @@ class SqliteConnections:
                 # Wait for writers of other processes only for the rest of the timeout.
                 self._set_busy_timeout(self._writer, deadline - time.monotonic())
                 prepared.execute(self._writer, BEGIN, {})
+                self.require_same_file()
                 yield self._writer
                 prepared.execute(self._writer, COMMIT, {})  # compiled once, unlike the driver's
         finally:
@@ -108,24 +172,30 @@ class SqliteConnections:
 
 
 def open_sqlite(path: Path) -> SqliteConnections:
-    """Return connections to the file at *path*; create its folder, and later the file, if missing.
+    """Return connections to the file at *path*; create it and its folder if they are missing.
 
     ``synchronous=FULL``: a commit is on disk when it returns. A 202 response promises that.
 
     Raises:
-        SettingsError: *path* is on a network file system.
+        SettingsError: *path* is on a network file system, or cannot be read or created.
     """
     _refuse_network(path)
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    path = path.absolute()
+    file_id = _find_file(path)
+    # mode=rw: a connection that is opened later must not create the file again.
+    url = URL.create(
+        "sqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
+    )
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        url,
         module=sqlite_module(),
         paramstyle="named",
         max_overflow=-1,  # a reader never waits for a connection
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
     )
-    event.listen(engine, "connect", _set_pragmas)
-    return SqliteConnections(engine)
+    connections = SqliteConnections(engine, path, file_id)
+    event.listen(engine, "connect", connections.prepare)
+    return connections
 
 
 def sqlite_module() -> ModuleType:
@@ -184,21 +254,6 @@ def find_file_system(path: Path, mounts: str) -> str:
     return ""
 
 
-def read_identity(connection: Connection) -> int:
-    """Return the number that identifies the file; 0 before :func:`assign_identity`."""
-    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-
-
-def assign_identity(connection: Connection) -> None:
-    """Give the file a random number if it has none.
-
-    SQLite reserves 31 bits for the application's use; copies of the file keep them.
-    """
-    if read_identity(connection) == 0:
-        number = 1 + secrets.randbelow(2**31 - 1)
-        connection.exec_driver_sql(f"PRAGMA user_version = {number}")
-
-
 def copy_database(connection: Connection, path: Path) -> None:
     """Copy the current state of the database to a new file at *path*.
 
@@ -254,7 +309,25 @@ def _refuse_network(path: Path) -> None:
         )
 
 
-def _set_pragmas(connection: Any, _record: object) -> None:
+def _find_file(path: Path) -> tuple[int, int]:
+    """Create the file at *path* if it is missing; return its device and inode."""
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+        status = path.stat()
+    except PermissionError:
+        raise SettingsError(f"DATABASE_PATH={path}: {explain_denied(path)}") from None
+    except OSError as error:
+        raise SettingsError(
+            f"DATABASE_PATH={path} cannot be created: {error.strerror}. Name another file."
+        ) from error
+    if not S_ISREG(status.st_mode):
+        raise SettingsError(f"DATABASE_PATH={path} is not a file. Name a file on a local disk.")
+    return status.st_dev, status.st_ino
+
+
+def _set_pragmas(connection: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")

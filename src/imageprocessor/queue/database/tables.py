@@ -1,4 +1,4 @@
-"""The three tables. Times (see `clock`), ids and JSON are text on every database."""
+"""The tables. Times (see `clock`), ids and JSON are text on every database."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ image_upload_events = Table(
     Column("created_at", String(27), nullable=False),
     Index("ix_events_job", "job_id", "created_at"),
     Index("ix_events_image", "image_id", "created_at"),
+)
+
+# One random row, written with the table; copies of the database keep it.
+database_identity = Table(
+    "database_identity", metadata, Column("identity", String(32), primary_key=True)
 )
 
 upload_rate_limits = Table(

@@ -46,6 +46,14 @@ def list_storage_keys(connection: Connection) -> list[str]:
     return keys
 
 
+def has_images(connection: Connection, bucket: str | None = None) -> bool:
+    """Return whether any image can be read, in *bucket* if given."""
+    query = select(jobs.c.job_id).where(*READABLE).limit(1)
+    if bucket is not None:
+        query = query.where(jobs.c.storage_bucket == bucket)
+    return connection.scalar(query) is not None
+
+
 def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Return those *keys* that a job names as its upload."""
     return set(connection.scalars(FIND_STAGED, {"keys": keys}))

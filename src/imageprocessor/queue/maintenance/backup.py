@@ -60,7 +60,7 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     """Copy the database to *directory*, which is created if missing. The service may run meanwhile.
 
     Raises:
-        SettingsError: The database is PostgreSQL, which has its own tools.
+        SettingsError: The database is PostgreSQL, which has its own tools, or is missing.
         ImageProcessorError: *directory* is not empty, or the database is damaged.
         DatabaseUnavailableError: The database cannot be read, or the copy cannot be written.
     """
@@ -68,6 +68,7 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     if path is None:
         command = f"pg_dump --format=custom --file={_dump(directory)} --dbname="
         raise _use_own_tool(settings, command)
+    database = open_database(settings, creates=False)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ImageProcessorError(f"{directory} is not empty. Use a new folder for each backup.")
@@ -76,7 +77,7 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     # SQLite must copy to a local disk, and *directory* may be on another host.
     with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:
         copy = Path(folder) / DATABASE_NAME
-        with closing(open_database(settings)) as database, database.read() as connection:
+        with closing(database), database.read() as connection:
             copy_database(connection, copy)
         manifest = _describe(settings, copy, created_at)
         _copy_file(copy, directory / DATABASE_NAME)

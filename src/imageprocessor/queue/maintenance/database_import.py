@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy import Connection, Table, delete, func, insert, select
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
-from imageprocessor.queue.database.tables import metadata
+from imageprocessor.queue.database.tables import database_identity, metadata
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.settings import Settings
@@ -22,7 +22,7 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
     """Copy all rows of the SQLite file at *path* to the database of *settings*, in one transaction.
 
     Returns:
-        The number of rows in each table afterwards.
+        The number of rows in each table afterwards, except for the identity.
 
     Raises:
         SettingsError: There is no file at *path*, it is the database of *settings* itself, that
@@ -49,8 +49,12 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
         migrate(target)
         counts: dict[str, int] = {}
         with source.read() as old, target.write() as new:
+            # The storage is marked as that of the old database: the new one takes its place.
+            new.execute(delete(database_identity))
+            _copy_table(database_identity, old, new)
             for table in metadata.sorted_tables:
-                counts[table.name] = _copy_table(table, old, new)
+                if table is not database_identity:
+                    counts[table.name] = _copy_table(table, old, new)
     return counts
 
 

@@ -20,6 +20,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import OPEN_STATUSES
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.service import Service, open_storages
 from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import S3_BUCKET_PATTERN, image_id_of
@@ -100,6 +101,17 @@ def open_targets(changed: Settings, *, dry_run: bool = False) -> Storages:
     if dry_run and is_local and not changed.storage_path.exists():
         return MemoryStorage(), MemoryStorage()
     return open_storages(changed)
+
+
+def own_target(service: Service, targets: Storages) -> StorageOwnership:
+    """Return the tie of this database to the target of the images.
+
+    Raises:
+        StorageMismatchError: The target belongs to another database.
+    """
+    ownership = StorageOwnership(service.database, targets[0])
+    ownership.find_unmarked()
+    return ownership
 
 
 def list_objects(storages: Storages) -> Iterator[tuple[int, StoredObject]]:

@@ -223,7 +223,7 @@ def find_unknown_images(
 def find_abandoned_files(service: Service) -> Iterator[Path]:
     """Yield the temporary files of interrupted uploads and writes."""
     before = clock.utc_now() - UPLOAD_GRACE
-    for folder in service.drafts:
+    for folder in filter(Path.exists, service.drafts):
         for path in folder.iterdir():
             with suppress(FileNotFoundError):  # finished and renamed meanwhile
                 if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:

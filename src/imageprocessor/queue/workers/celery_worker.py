@@ -92,7 +92,7 @@ class CeleryWorker:
         self._process_count = instance.concurrency
         try:
             with open_service(self._settings) as service:
-                identity = service.database.identity()
+                identity = service.database.file_identity()
         except ImageProcessorError as error:
             sys.exit(f"error: {error}")
         self._broker = Broker(self._settings.redis_url.get_secret_value(), identity)
@@ -119,7 +119,7 @@ class CeleryWorker:
     def _open_child(self, **_: Any) -> None:
         self._note_job_end = bound_memory(self._settings.job_memory_limit_mb)
         # Stays open until the process ends.
-        self._service = ExitStack().enter_context(open_service(self._settings, migrates=False))
+        self._service = ExitStack().enter_context(open_service(self._settings, creates=False))
 
     def _run_job(self, task_id: str, job_id: str) -> None:
         """Run one attempt of a job, in a child."""

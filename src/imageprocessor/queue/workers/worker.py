@@ -38,7 +38,7 @@ def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
     receiver.start()
 
     worker_id = f"{supervisor_id}:{os.getpid()}"
-    with open_service(settings, migrates=False) as service:
+    with open_service(settings, creates=False) as service:
         while True:
             job_id, threads = jobs.get()
             run_job_or_wait(service, job_id, worker_id, threads=threads)

@@ -8,7 +8,12 @@ from contextlib import closing
 from sqlalchemy import Connection
 
 from imageprocessor.errors import DatabaseUnavailableError, ImageProcessorError, StorageFullError
-from imageprocessor.queue.database.connections import Database, open_database
+from imageprocessor.queue.database.connections import (
+    FIND_SERVICE,
+    Database,
+    describe_absence,
+    open_database,
+)
 from imageprocessor.queue.database.schema import HEAD, read_revision
 from imageprocessor.queue.database.sqlite import (
     find_newer_sqlite,
@@ -32,14 +37,10 @@ def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[F
     """Yield findings on the database. *integrity*: also check a whole SQLite file."""
     path = settings.sqlite_path
     if path and not path.exists():
-        fix = (
-            "`imageprocessor serve` creates it. "
-            "If the service is running already, set DATA_DIR to the same folder."
-        )
-        yield warning("database", f"There is no {path.resolve()} yet.", fix)
+        yield warning("database", describe_absence(settings), FIND_SERVICE)
         return
     try:
-        with closing(open_database(settings)) as database:
+        with closing(open_database(settings, creates=False)) as database:
             with database.read() as connection:
                 yield from check_sqlite(connection) if path else check_postgres(connection)
                 yield from check_schema(connection)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from imageprocessor.errors import ImageProcessorError, StorageError, StorageUnavailableError
+from imageprocessor.errors import (
+    ImageProcessorError,
+    StorageError,
+    StorageMismatchError,
+    StorageUnavailableError,
+)
+from imageprocessor.queue.database.connections import FIND_SERVICE, open_database
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
 from imageprocessor.queue.service import open_storages
 from imageprocessor.settings import Settings
@@ -21,6 +28,7 @@ from imageprocessor.storage.s3 import S3Storage
 PROBE = b"imageprocessor doctor"
 FETCH_SECONDS = 10
 NAMES = ("image storage", "upload storage")
+MATCH = "Mount the disk, or correct the setting that names the wrong storage or database."
 SAME_DISK = (
     "Put DATA_DIR/incoming and DATA_DIR/staging on the same file system; "
     "otherwise each upload is copied."
@@ -45,21 +53,18 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     missing = [str(folder.resolve()) for folder in folders if not folder.is_dir()]
     if missing:
         found = f"There is no {' and no '.join(missing)} yet."
-        fix = (
-            "`imageprocessor serve` creates them. "
-            "If the service is running already, set DATA_DIR to the same folder."
-        )
-        yield warning("storage", found, fix)
+        yield warning("storage", found, f"Check that its disk is mounted. {FIND_SERVICE}")
         return
     try:
-        storages = open_storages(settings)
+        storages = open_storages(settings, creates=False)
     except ImageProcessorError as error:
         yield wrong("storage", str(error), PERMIT)
         return
     for name, storage in zip(NAMES, storages, strict=True):
         for prefix in list_prefixes(settings):
             yield from check_objects(name, storage, f"{prefix}doctor-{secrets.token_hex(16)}")
-    _, staging = storages
+    images, staging = storages
+    yield from check_marker(settings, images)
     if isinstance(staging, LocalStorage):
         yield check_rename(staging, settings.data_dir / "incoming")
 
@@ -111,6 +116,20 @@ def check_object(where: str, storage: Storage, key: str) -> Iterator[Finding]:
         _require(listed == [key], "A stored object is not listed.")
         yield check_presigned(where, storage.url(key))
         yield check_private(where, storage.url(key))
+
+
+def check_marker(settings: Settings, images: Storage) -> Iterator[Finding]:
+    """Yield the finding on whether the storage of *images* is the one of the database."""
+    try:
+        with closing(open_database(settings, creates=False)) as database:
+            is_new = StorageOwnership(database, images).check()
+    except StorageMismatchError as error:
+        yield wrong("storage marker", str(error), MATCH)
+    except ImageProcessorError:
+        return  # the other checks report it
+    else:
+        found = "is not written yet" if is_new else "names this database"
+        yield ok("storage marker", f"it {found}")
 
 
 def check_presigned(where: str, url: str) -> Finding:
