@@ -30,6 +30,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert settings.limits.max_bytes == 10 * 1024 * 1024
     assert settings.limits.max_pixels == 50_000_000
     assert settings.public_reads
+    assert settings.keep_alive_seconds == 75, "more than the 60 s of nginx and AWS load balancers"
 
 
 def test_paths_in_data_dir_move_with_it() -> None:

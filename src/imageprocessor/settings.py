@@ -258,6 +258,15 @@ class Settings(BaseModel):
         "", "a URL without path", "Prefix of every image URL, such as a CDN's address."
     )
 
+    keep_alive_seconds: int = setting(
+        75,
+        "1 to 3600",
+        "Seconds that `serve` keeps an idle connection open; "
+        "must be more than a proxy in front keeps it.",
+        ge=1,
+        le=3600,
+    )
+
     rate_limit_max_uploads: int = setting(
         50, "1 to 1000000", "Uploads that one user may make in a window.", ge=1, le=1_000_000
     )

@@ -24,6 +24,7 @@ from imageprocessor.queue.service import open_service
 from imageprocessor.tokens import sign_token
 from tests.cli.conftest import Run
 from tests.images import encode, photo
+from tests.server.live import wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -228,6 +229,17 @@ def test_several_api_processes_answer_and_stop_cleanly(serve: Start, number: int
     assert running.stop(number) == 0
     wait_until_gone(running)
     assert "Traceback" not in running.err
+
+
+def test_idle_connection_is_closed_after_the_time_that_is_set(serve: Start) -> None:
+    running = serve("--api-processes", "2", WORKER_CONCURRENCY="0", KEEP_ALIVE_SECONDS="1")
+    with wire(httpx.URL(running.url).port or 80) as line:
+        line.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert line.answer("GET")[0].status == 200
+        answered = time.monotonic()
+        line.connection.settimeout(4)
+        assert line.connection.recv(1) == b""
+    assert 0.7 < time.monotonic() - answered < 3
 
 
 def test_killed_api_process_is_replaced(serve: Start) -> None:

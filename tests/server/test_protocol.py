@@ -255,6 +255,30 @@ def test_connection_above_the_limit_gets_a_503(port: int, monkeypatch: pytest.Mo
         assert lines[0].answer("GET")[0].status == 200
 
 
+def test_idle_connection_makes_room_for_a_new_one(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "max_connections", lambda: 2)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(wire(port)) for _ in range(2)]
+        for line in lines:
+            line.send(LIVE + b"\r\n")
+            assert line.answer("GET")[0].status == 200
+        lines.append(stack.enter_context(wire(port)))
+        lines[2].send(LIVE + b"\r\n")
+        assert lines[2].answer("GET")[0].status == 200
+        for line in lines:
+            line.connection.settimeout(0.2)
+        assert [is_open(line) for line in lines].count(True) == 2
+
+
+def is_open(line: Wire) -> bool:
+    try:
+        return line.connection.recv(1) != b""
+    except TimeoutError:
+        return True
+
+
 #: Parts of uvicorn that protocol.py and process.py use although they are not public.
 OVERRIDDEN_METHODS = {
     "connection_made": ["transport"],

@@ -15,7 +15,8 @@ from multiprocessing.process import BaseProcess
 
 from imageprocessor.cli.background import blocked_in_children, end_at_next_signal
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.server.process import run_api_process, run_reloading
+from imageprocessor.server.process import ServerOptions, run_api_process, run_reloading
+from imageprocessor.settings import Settings
 
 BACKLOG = 2048  # connections waiting to be accepted
 
@@ -40,33 +41,37 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve_api(listener: socket.socket, process_count: int, *, reload: bool) -> None:
+def serve_api(
+    settings: Settings, listener: socket.socket, process_count: int, *, reload: bool
+) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
     Raises:
         ImageProcessorError: The API could not start.
     """
+    options = ServerOptions(keep_alive_seconds=settings.keep_alive_seconds)
     if reload:
-        run_reloading([listener])
+        run_reloading([listener], options)
     elif process_count > 1:
-        _supervise_processes(listener, process_count)
+        _supervise_processes(listener, process_count, options)
     else:
         try:
-            run_api_process([listener])
+            run_api_process([listener], options)
         except SystemExit:
             raise ImageProcessorError("The API did not start. The log has the cause.") from None
 
 
-def _supervise_processes(listener: socket.socket, count: int) -> None:
+def _supervise_processes(listener: socket.socket, count: int, options: ServerOptions) -> None:
     """Keep *count* API processes running until a signal arrives, then stop them."""
-    processes = [_start_process(listener) for _ in range(count)]
+    processes = [_start_process(listener, options) for _ in range(count)]
     try:
         while True:
             sentinels = [process.sentinel for process in processes]
             connection.wait(sentinels)
             for index, process in enumerate(processes):
                 if not process.is_alive():
-                    processes[index] = _replace(process, listener)
+                    _check_killed(process)
+                    processes[index] = _start_process(listener, options)
     except KeyboardInterrupt:
         end_at_next_signal()
     finally:
@@ -76,10 +81,13 @@ def _supervise_processes(listener: socket.socket, count: int) -> None:
             process.join()
 
 
-def _start_process(listener: socket.socket) -> BaseProcess:
+def _start_process(listener: socket.socket, options: ServerOptions) -> BaseProcess:
     context = multiprocessing.get_context("spawn")
     process = context.Process(
-        target=run_api_process, args=([listener],), name="imageprocessor api", daemon=True
+        target=run_api_process,
+        args=([listener], options),
+        name="imageprocessor api",
+        daemon=True,
     )
     # Only this process handles Ctrl-C; it then sends SIGTERM to the others.
     with blocked_in_children(signal.SIGINT):
@@ -87,16 +95,11 @@ def _start_process(listener: socket.socket) -> BaseProcess:
     return process
 
 
-def _replace(process: BaseProcess, listener: socket.socket) -> BaseProcess:
-    """Replace a process that a signal killed.
-
-    Raises:
-        ImageProcessorError: The process exited by itself, and a new one would do the same.
-    """
+def _check_killed(process: BaseProcess) -> None:
+    """Raise ImageProcessorError if *process* exited by itself: a new one would do the same."""
     exit_code = process.exitcode or 0
     if exit_code >= 0:
         raise ImageProcessorError(
             f"An API process ended with exit code {process.exitcode}. The log has the cause."
         )
     log.warning("API process %s was killed by signal %s; restarting it", process.pid, -exit_code)
-    return _start_process(listener)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +39,31 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def run_api_process(sockets: list[socket.socket] | None) -> None:
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Options of the server itself, which the application cannot read from its settings."""
+
+    keep_alive_seconds: int
+
+
+def run_api_process(sockets: list[socket.socket] | None, options: ServerOptions) -> None:
     """Serve requests until SIGTERM, which the app also sends itself if its parent dies."""
-    server = Server(configure())
+    server = Server(configure(options))
     # uvicorn installs these handlers too, but later; an earlier signal would break its startup.
     for number in HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)
     server.run(sockets)
 
 
-def run_reloading(sockets: list[socket.socket]) -> None:
+def run_reloading(sockets: list[socket.socket], options: ServerOptions) -> None:
     """Serve requests in a child process that is restarted when this package's code changes."""
     package = Path(imageprocessor.__file__).parent
-    config = configure(reload=True, reload_dirs=[str(package)])
-    ChangeReload(config, target=run_api_process, sockets=sockets).run()
+    config = configure(options, reload=True, reload_dirs=[str(package)])
+    target = partial(run_api_process, options=options)
+    ChangeReload(config, target=target, sockets=sockets).run()
 
 
-def configure(**options: Any) -> uvicorn.Config:
+def configure(options: ServerOptions, **reloading: Any) -> uvicorn.Config:
     """Return uvicorn's configuration; the application reads its settings from the environment."""
     return uvicorn.Config(
         APP,
@@ -65,5 +75,6 @@ def configure(**options: Any) -> uvicorn.Config:
         access_log=False,  # RequestLog writes one line per request, with its id
         server_header=False,
         timeout_graceful_shutdown=FINISH_REQUESTS_SECONDS,
-        **options,
+        timeout_keep_alive=options.keep_alive_seconds,
+        **reloading,
     )

@@ -67,10 +67,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._pending_bytes = 0  # received since the parser last called a method below
         self._body_bytes = 0  # received in this period
-        if len(self.connections) > max_connections():
+        self._expect_head()
+        if len(self.connections) > max_connections() and not self._close_idle_connection():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
-        else:
-            self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stage = Stage.END
@@ -147,6 +146,18 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Refuse the request; uvicorn calls this for every exception in the parser."""
         self._refuse(self._parser_status)
+
+    def _close_idle_connection(self) -> bool:
+        """Close a connection that waits for its next request; return whether there was one."""
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection._is_idle():
+                connection.transport.close()
+                return True
+        return False
+
+    def _is_idle(self) -> bool:
+        is_open = not self.transport.is_closing()
+        return self._stage is Stage.NOTHING and self._is_answerable() and is_open
 
     def _expect_head(self) -> None:
         self._stage = Stage.HEAD

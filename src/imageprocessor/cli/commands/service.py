@@ -135,7 +135,7 @@ def serve(
         listen(host, port) as listener,
     ):
         print_note(describe_service(settings, listener, os.environ))
-        answer = partial(serve_api, listener, api_processes, reload=reload)
+        answer = partial(serve_api, settings, listener, api_processes, reload=reload)
         background = choose_background(service)
         run_beside(background, answer) if background else answer()
 
