@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,14 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from imageprocessor.queue.service import s3_access
+from imageprocessor.server.threads import WAIT_SECONDS
+from imageprocessor.settings import Settings
+from imageprocessor.storage.s3 import ATTEMPTS
 from tests.deploy.compose import ROOT
 from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
+from tests.deploy.traffic import (
+    NO_LIMIT,
+    count_statuses,
+    restart,
+    run_apis,
+    run_balancer,
+    secure,
+    steady_uploads,
+    upload_in_rounds,
+)
 from tests.server.live import form_start
 from tests.servers import find_free_port
-from tests.servers.nginx import Nginx, run_nginx
+from tests.servers.faults import run_slow_line
+from tests.servers.nginx import run_nginx
 
 MEGABYTE = 1024 * 1024
 NGINX_CONF = (ROOT / "deploy/nginx.conf").read_text()
+PROXY_CONF = (ROOT / "deploy/nginx/proxy.conf").read_text()
 SERVED_BY_NGINX = {"# include": "include"}
 SHORT_WAITS = {
     "client_header_timeout 10s": "client_header_timeout 1s",
@@ -57,10 +74,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(data, service, secure(passing), secure(serving), image_id)
         plant_secrets(site)
         yield site
-
-
-def secure(nginx: Nginx) -> Place:
-    return Place(nginx.https_port, nginx.trust)
 
 
 def plant_secrets(site: Site) -> None:
@@ -260,6 +273,41 @@ def test_private_image_needs_a_token(tmp_path: Path) -> None:
         run_nginx(tmp_path / "nginx", service.port, data / "storage") as nginx,
     ):
         assert secure(nginx).ask(image_path(UNKNOWN)).status == 401
+
+
+def test_nginx_closes_idle_connections_before_the_service() -> None:
+    (seconds,) = re.findall(r"^ +keepalive_timeout (\d+)s;", NGINX_CONF, re.MULTILINE)
+    assert int(seconds) <= Settings().keep_alive_seconds - 10
+
+
+def test_nginx_waits_longer_than_an_upload_may_take() -> None:
+    (seconds,) = re.findall(r"^proxy_read_timeout (\d+)s;", PROXY_CONF, re.MULTILINE)
+    longest_seconds = WAIT_SECONDS + s3_access(Settings()).timeout_seconds * ATTEMPTS
+    assert int(seconds) >= longest_seconds + 5
+
+
+def test_no_upload_is_lost_around_the_end_of_an_idle_connection(tmp_path: Path) -> None:
+    shorter = {"keepalive_timeout 60s": "keepalive_timeout 500ms"}
+    with (
+        run_service(
+            tmp_path / "data", WORKER_CONCURRENCY="0", KEEP_ALIVE_SECONDS="1", **NO_LIMIT
+        ) as service,
+        run_slow_line(service.port, 0.05) as port,  # an upload may meet a closing in the line
+        run_balancer(tmp_path / "nginx", [port], shorter) as place,
+    ):
+        answers = upload_in_rounds(place, [0.45, 0.95], 8)
+    assert count_statuses(answers) == {202: 24}
+
+
+def test_no_upload_is_lost_while_two_apis_restart_in_turn(tmp_path: Path) -> None:
+    with (
+        run_apis(tmp_path, 2, WORKER_CONCURRENCY="0") as apis,
+        run_balancer(tmp_path / "nginx", [api.port for api in apis]) as place,
+        steady_uploads(place, 20) as answers,
+    ):
+        for api in apis:
+            restart(api)
+    assert set(count_statuses(answers)) == {202}
 
 
 def problem(body: bytes) -> dict[str, object]:
