@@ -14,7 +14,6 @@ from textwrap import wrap
 from typing import Any, get_type_hints
 
 import typer
-from pydantic import SecretStr
 from typer.models import ArgumentInfo, OptionInfo
 
 from imageprocessor.cli.app import app
@@ -55,8 +54,6 @@ def show_default(default: Any) -> str:
     """Return *default* as written in the environment, or a dash if it is unset."""
     if isinstance(default, dict):
         text = json.dumps(default, separators=(",", ":"))
-    elif isinstance(default, SecretStr):
-        text = default.get_secret_value()  # a default from the source is no secret
     else:
         text = show_value(default)
     return f"`{text}`" if text else "–"

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import httpx
@@ -194,6 +196,17 @@ def test_running_job_is_finished_before_serve_stops(serve: Start) -> None:
         job = job_store.find_job(connection, answer.json()["job_id"])
     assert job
     assert (job.status.value, job.attempts) == ("completed", 1)
+
+
+def test_stopping_service_refuses_connections_while_its_job_finishes(serve: Start) -> None:
+    running = serve("--api-processes", "2", WORKER_CONCURRENCY="1", IMAGE_SIZES=SLOW)
+    answer = upload(running.url, encode(photo(2000, 1500), "JPEG"))
+    job_url = f"{running.url}/api/v1/images/jobs/{answer.json()['job_id']}"
+    wait_for(lambda: get(job_url).json()["status"] == "processing")
+    running.process.terminate()
+    url = f"{running.url}/livez"
+    with pytest.raises(httpx.ConnectError):
+        deque(map(get, repeat(url)))  # until one is refused
 
 
 def test_second_interrupt_ends_at_once_and_a_restart_finishes_the_job(serve: Start) -> None:

@@ -13,13 +13,14 @@ from tests.conftest import require_program
 
 ROOT = Path(__file__).parents[2]
 BASE = ("docker-compose.yml",)
+DEVELOPMENT = (*BASE, "docker-compose.override.yml")
 PRODUCTION = (*BASE, "docker-compose.prod.yml")
 KEY = "0123456789abcdef" * 4
 
 
 def make_project(folder: Path, *lines: str) -> Path:
     """Copy the files that `docker compose` reads to *folder*, and add *lines* to its `.env`."""
-    for name in ("Dockerfile", *PRODUCTION):
+    for name in ("Dockerfile", *{*DEVELOPMENT, *PRODUCTION}):
         shutil.copy(ROOT / name, folder)
     example = (ROOT / ".env.example").read_text()
     (folder / ".env").write_text("\n".join([example, *lines, ""]))

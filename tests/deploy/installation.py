@@ -46,7 +46,7 @@ class Installation:
 
     def back_up(self, folder: Path, **environment: str) -> Path:
         ran = self.run(BACKUP, str(folder), **environment)
-        assert ran.returncode == 0, ran.stderr
+        assert (ran.returncode, ran.stderr) == (0, "")
         return Path(ran.stdout.strip())
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import require_program
 from tests.deploy.installation import BACKUP, Installation, make_installation
 from tests.deploy.live import image_path, run_service
-from tests.servers import create_database
+from tests.servers import create_database, find_postgres
 
 SECRET = b"a waiting upload"
 
@@ -119,34 +119,39 @@ def test_backup_without_a_database_fails_and_leaves_no_backup(tmp_path: Path) ->
     assert list(tmp_path.glob("backups/20*")) == []
 
 
-def test_backup_of_postgresql_and_s3_uses_pg_dump_and_a_second_bucket(
+def test_backup_of_postgresql_and_s3_takes_address_and_keys_from_the_settings(
     tmp_path: Path, postgres: int, s3: str
 ) -> None:
-    aws = require_program("aws")
-    url, bucket, second = (
-        create_database(postgres),
-        f"images-{uuid.uuid4().hex}",
-        f"backup-{uuid.uuid4().hex}",
-    )
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    storage = {"STORAGE_BACKEND": "s3", "S3_BUCKET": bucket, "S3_ENDPOINT_URL": s3}
-    settings = {"DATABASE_URL": url, "BACKUP_BUCKET": second, **storage, **keys}
-    libpq = {
-        "PGHOST": "127.0.0.1",
-        "PGPORT": str(postgres),
-        "PGUSER": "postgres",
-        "PGDATABASE": url.rpartition("/")[2],
-    }
+    url = create_database(postgres).replace("postgres@", "postgres:p%40ss@")
+    bucket, second = f"images-{uuid.uuid4().hex}", f"backup-{uuid.uuid4().hex}"
     client = open_s3(s3)
     for name in (bucket, second):
         client.create_bucket(Bucket=name)
     installation = make_installation(tmp_path)
-    installation.add_program("aws", aws)
-    with run_service(installation.data, **settings) as place:
+    installation.add_program("aws", require_program("aws"))
+    recorder = tmp_path / "recorder"
+    recorder.write_text(
+        f'printf "%s\\n" "$PGPASSWORD" "$@" >called; {find_postgres("pg_dump")} "$@"'
+    )
+    installation.add_program("pg_dump", f"sh {recorder}")
+    lines = [
+        f"DATABASE_URL={url}",
+        "STORAGE_BACKEND=s3",
+        f"S3_BUCKET={bucket}",
+        f"S3_ENDPOINT_URL={s3}",
+        "AWS_REGION=us-east-1",
+        "AWS_ACCESS_KEY_ID=a",
+        "AWS_SECRET_ACCESS_KEY=b",
+    ]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    with run_service(installation.data) as place:
         key = image_path(place.make_image()).removeprefix("/storage/")
-        backup = installation.back_up(tmp_path / "backups", **settings, **libpq)
+        backup = installation.back_up(tmp_path / "backups", BACKUP_BUCKET=second)
     assert (backup / "database/processor.dump").read_bytes().startswith(b"PGDMP")
     assert key in [found["Key"] for found in client.list_objects_v2(Bucket=second)["Contents"]]
+    password, *arguments = (tmp_path / "called").read_text().splitlines()
+    assert password == "p@ss"
+    assert "p%40ss" not in "".join(arguments), "other users see the command line"
 
 
 def open_s3(url: str) -> Any:

@@ -1,19 +1,35 @@
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.dispatch.celery_client import KILL_MARGIN_SECONDS, SOFT_SHUTDOWN_SECONDS
 from imageprocessor.settings import Settings
-from tests.deploy.compose import BASE, KEY, PRODUCTION, ROOT, compose, make_project, read_project
+from tests.deploy.compose import (
+    BASE,
+    DEVELOPMENT,
+    KEY,
+    PRODUCTION,
+    ROOT,
+    compose,
+    make_project,
+    read_project,
+)
+from tests.deploy.live import Place
+from tests.servers import find_free_port, run_server
+from tests.servers.processes import wait_for
 
 PROFILES = ("postgres", "s3", "flower")
 OWN = ("api", "worker", "flower")
@@ -26,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     return make_project(tmp_path, f"JWT_SECRET_KEY={KEY}")
 
 
-@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+@pytest.mark.parametrize("files", [DEVELOPMENT, PRODUCTION], ids=["development", "production"])
 def test_files_are_valid_with_every_profile(project: Path, files: tuple[str, ...]) -> None:
     services = read_project(project, files, PROFILES)["services"]
     assert set(services) == {"api", "worker", "redis", "flower", "postgres", "s3", "s3-bucket"}
@@ -64,7 +80,7 @@ def test_workers_can_be_scaled_without_conflicts(project: Path) -> None:
     assert {"ports", "container_name", "hostname"} & set(worker) == set()
 
 
-@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+@pytest.mark.parametrize("files", [DEVELOPMENT, PRODUCTION], ids=["development", "production"])
 def test_ports_are_open_to_this_machine_only(project: Path, files: tuple[str, ...]) -> None:
     services = read_project(project, files, PROFILES)["services"]
     ports = {
@@ -104,7 +120,7 @@ def test_production_restarts_services_and_rotates_logs(project: Path) -> None:
     } == {"s3-bucket"}
 
 
-@pytest.mark.parametrize("files", [BASE, PRODUCTION], ids=["development", "production"])
+@pytest.mark.parametrize("files", [DEVELOPMENT, PRODUCTION], ids=["development", "production"])
 def test_worker_can_finish_its_job_before_it_is_killed(
     project: Path, files: tuple[str, ...]
 ) -> None:
@@ -118,6 +134,75 @@ def test_worker_can_finish_its_job_before_it_is_killed(
 def parse_duration(text: str) -> int:
     minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", text).groups()  # type: ignore[union-attr]
     return int(minutes or 0) * 60 + int(seconds or 0)
+
+
+def test_plain_command_reads_the_development_files(project: Path) -> None:
+    plain = json.loads(compose(project, (), "config", "--format=json").stdout)
+    assert plain == read_project(project, DEVELOPMENT)
+
+
+def test_file_setting_of_the_example_selects_production(project: Path) -> None:
+    (line,) = [example for example in EXAMPLES if example["name"] == "COMPOSE_FILE"]
+    make_project(project, f"JWT_SECRET_KEY={KEY}", f"COMPOSE_FILE={line['value']}")
+    chosen = json.loads(compose(project, (), "config", "--format=json").stdout)
+    assert chosen == read_project(project, PRODUCTION)
+
+
+@pytest.mark.parametrize(("files", "mounts"), [(DEVELOPMENT, True), (PRODUCTION, False)])
+def test_only_development_runs_the_code_of_the_checkout(
+    project: Path, files: tuple[str, ...], mounts: bool
+) -> None:
+    services = read_project(project, files)["services"]
+    for name in ("api", "worker"):
+        sources = {
+            mount["target"]: mount["source"]
+            for mount in services[name]["volumes"]
+            if mount["type"] == "bind" and mount["read_only"]
+        }
+        assert sources == ({"/src": str(project / "src")} if mounts else {})
+        assert services[name]["environment"].get("PYTHONPATH") == ("/src" if mounts else None)
+    assert ("--reload" in services["api"]["command"]) is mounts
+
+
+def test_worker_in_development_is_restarted_by_watchfiles(project: Path) -> None:
+    original = read_project(project)["services"]["worker"]["command"]
+    worker = read_project(project, DEVELOPMENT)["services"]["worker"]
+    seconds = int(worker["environment"]["JOB_TIMEOUT_SECONDS"]) + KILL_MARGIN_SECONDS
+    assert worker["command"] == [" ".join(["imageprocessor", *original]), "/src"]
+    assert worker["entrypoint"] == [
+        *["watchfiles", "--filter", "python", "--sigint-timeout", str(seconds)]
+    ]
+
+
+def test_changed_code_is_reloaded(project: Path) -> None:
+    """Run the API as in development, with a copy of the code in place of the mounted one."""
+    source = project / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    command = read_project(project, DEVELOPMENT)["services"]["api"]["command"]
+    port = find_free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(source),
+        "DATA_DIR": str(project / "data"),
+        "WORKER_CONCURRENCY": "0",
+    }
+    with run_server(
+        [sys.executable, "-m", "imageprocessor", *command, "--port", str(port)],
+        port,
+        project / "api.log",
+        env=environment,
+        cwd=project,
+    ):
+        wait_for(lambda: read_version(port) == imageprocessor.__version__)
+        package = source / "imageprocessor/__init__.py"
+        package.write_text(package.read_text() + '\n__version__ = "changed"\n')
+        wait_for(lambda: read_version(port) == "changed")
+
+
+def read_version(port: int) -> object:
+    with suppress(OSError):
+        return json.loads(Place(port).ask("/api/v1/health").body)["version"]
+    return None
 
 
 def test_redis_evicts_nothing_and_keeps_data_across_restarts(project: Path) -> None:
@@ -148,7 +233,7 @@ def list_buckets(url: str) -> list[str]:
 
 def test_every_name_in_the_example_is_a_setting_or_used_by_compose() -> None:
     texts = [(ROOT / name).read_text() for name in PRODUCTION]
-    compose_only = {"COMPOSE_PROFILES", *re.findall(r"\$\{(\w+):-", "".join(texts))}
+    compose_only = {"COMPOSE_FILE", "COMPOSE_PROFILES", *re.findall(r"\$\{(\w+):-", "".join(texts))}
     settings = {name.upper() for name in Settings.model_fields}
     assert {example["name"] for example in EXAMPLES} - settings - compose_only == set()
 

@@ -162,6 +162,19 @@ def test_migration_to_postgresql_keeps_every_image(
         assert place.ask(path).status == 200
 
 
+def test_backup_of_postgresql_is_restored(installation: Installation, postgres: int) -> None:
+    url = create_database(postgres)
+    with run_service(installation.data, DATABASE_URL=url) as place:
+        path = image_path(place.make_image())
+        backup = installation.back_up(installation.folder / "backups", DATABASE_URL=url)
+    restored = create_database(postgres)
+    on_the_page = "postgresql://imageprocessor@db.example.com/imageprocessor"
+    target = restored.replace("+psycopg", "")
+    follow(installation, block("restore postgresql"), NEWEST=str(backup), **{on_the_page: target})
+    with run_service(installation.data, DATABASE_URL=restored) as place:
+        assert place.ask(path).status == 200
+
+
 def test_backup_is_restored_and_upgraded(installation: Installation) -> None:
     with run_service(installation.data) as place:
         path = image_path(place.make_image())

@@ -10,16 +10,32 @@ from pathlib import Path
 
 import pytest
 
+from imageprocessor.queue.service import s3_access
+from imageprocessor.server.threads import WAIT_SECONDS
+from imageprocessor.settings import Settings
+from imageprocessor.storage.s3 import ATTEMPTS
 from tests.deploy.compose import ROOT
 from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
+from tests.deploy.traffic import (
+    NO_LIMIT,
+    count_statuses,
+    restart,
+    run_apis,
+    run_balancer,
+    secure,
+    steady_uploads,
+    upload_in_rounds,
+)
 from tests.images import encode, photo
 from tests.server.live import form_body, form_start
 from tests.servers import find_free_port
-from tests.servers.nginx import Nginx, run_nginx
+from tests.servers.faults import run_slow_line
+from tests.servers.nginx import run_nginx
 from tests.servers.processes import wait_for
 
 MEGABYTE = 1024 * 1024
 NGINX_CONF = (ROOT / "deploy/nginx.conf").read_text()
+PROXY_CONF = (ROOT / "deploy/nginx/proxy.conf").read_text()
 SERVED_BY_NGINX = {"# include": "include"}
 UNDER_A_PATH = {
     "location / {\n        proxy_pass http://imageprocessor;": (
@@ -65,10 +81,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(data, service, secure(passing), secure(serving), image_id)
         plant_secrets(site)
         yield site
-
-
-def secure(nginx: Nginx) -> Place:
-    return Place(nginx.https_port, nginx.trust)
 
 
 def plant_secrets(site: Site) -> None:
@@ -299,6 +311,41 @@ def test_service_under_a_path_keeps_it_in_every_address(tmp_path: Path) -> None:
         linked = re.findall(r"""(?:src=|href=|url: )["'](.*?)["']""", docs.body.decode())
         assert len(linked) >= 4
         assert {place.ask(path).status for path in linked} == {200}
+
+
+def test_nginx_closes_idle_connections_before_the_service() -> None:
+    (seconds,) = re.findall(r"^ +keepalive_timeout (\d+)s;", NGINX_CONF, re.MULTILINE)
+    assert int(seconds) <= Settings().keep_alive_seconds - 10
+
+
+def test_nginx_waits_longer_than_an_upload_may_take() -> None:
+    (seconds,) = re.findall(r"^proxy_read_timeout (\d+)s;", PROXY_CONF, re.MULTILINE)
+    longest_seconds = WAIT_SECONDS + s3_access(Settings()).timeout_seconds * ATTEMPTS
+    assert int(seconds) >= longest_seconds + 5
+
+
+def test_no_upload_is_lost_around_the_end_of_an_idle_connection(tmp_path: Path) -> None:
+    shorter = {"keepalive_timeout 60s": "keepalive_timeout 500ms"}
+    with (
+        run_service(
+            tmp_path / "data", WORKER_CONCURRENCY="0", KEEP_ALIVE_SECONDS="1", **NO_LIMIT
+        ) as service,
+        run_slow_line(service.port, 0.05) as port,  # an upload may meet a closing in the line
+        run_balancer(tmp_path / "nginx", [port], shorter) as place,
+    ):
+        answers = upload_in_rounds(place, [0.45, 0.95], 8)
+    assert count_statuses(answers) == {202: 24}
+
+
+def test_no_upload_is_lost_while_two_apis_restart_in_turn(tmp_path: Path) -> None:
+    with (
+        run_apis(tmp_path, 2, WORKER_CONCURRENCY="0") as apis,
+        run_balancer(tmp_path / "nginx", [api.port for api in apis]) as place,
+        steady_uploads(place, 20) as answers,
+    ):
+        for api in apis:
+            restart(api)
+    assert set(count_statuses(answers)) == {202}
 
 
 def problem(body: bytes) -> dict[str, object]:

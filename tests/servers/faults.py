@@ -1,4 +1,4 @@
-"""An HTTP proxy that injects the faults of networks and servers."""
+"""An HTTP proxy that injects the faults of networks and servers, and a slow line to a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -129,3 +129,37 @@ def run_faulty_proxy(upstream_port: int) -> Iterator[FaultyProxy]:
             proxy.ended.set()
             proxy.shutdown()
             thread.join()
+
+
+@contextmanager
+def run_slow_line(port: int, delay_seconds: float) -> Iterator[int]:
+    """Run a line to *port* that delays all bytes and closings both ways; yield its own port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, port, delay_seconds), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)  # ends the thread
+
+
+def _accept(listener: socket.socket, port: int, delay_seconds: float) -> None:
+    with suppress(OSError):
+        while True:
+            near, _ = listener.accept()
+            threading.Thread(target=_connect, args=(near, port, delay_seconds), daemon=True).start()
+
+
+def _connect(near: socket.socket, port: int, delay_seconds: float) -> None:
+    with near, socket.create_connection(("127.0.0.1", port)) as far:
+        back = threading.Thread(target=_carry, args=(far, near, delay_seconds), daemon=True)
+        back.start()
+        _carry(near, far, delay_seconds)
+        back.join()
+
+
+def _carry(source: socket.socket, target: socket.socket, delay_seconds: float) -> None:
+    with suppress(OSError):  # the other side was reset
+        while data := source.recv(65_536):
+            time.sleep(delay_seconds)
+            target.sendall(data)
+    time.sleep(delay_seconds)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

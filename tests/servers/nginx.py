@@ -56,7 +56,7 @@ def run_nginx(
         "    listen [::]:443 ssl http2;\n": "",
         "listen 80;": f"listen 127.0.0.1:{http_port};",
         "listen 443 ": f"listen 127.0.0.1:{https_port} ",
-        "server 127.0.0.1:8000;": f"server 127.0.0.1:{service_port};",
+        "server 127.0.0.1:8000 ": f"server 127.0.0.1:{service_port} ",
         "/etc/ssl/imageprocessor": str(folder),
         "/etc/nginx/imageprocessor": str(folder),
         "/var/lib/imageprocessor/storage": str(storage),

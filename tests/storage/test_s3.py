@@ -21,10 +21,13 @@ from imageprocessor.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
-from imageprocessor.storage.s3 import S3Access, S3Storage
+from imageprocessor.queue.service import s3_access
+from imageprocessor.settings import Settings
+from imageprocessor.storage.s3 import ATTEMPTS, S3Access, S3Storage
 from tests.servers.faults import FaultyProxy, run_faulty_proxy
 from tests.storage.contract import BUCKETS, KEY, StorageContract
 
+PAUSES_SECONDS = 3  # boto3's longest pauses between three attempts
 SECRET = "a-secret-that-nobody-may-see"
 KEYS: dict[str, Any] = {
     "access_key_id": "AKIDTEST",
@@ -345,10 +348,19 @@ def test_every_fault_is_reported_with_bucket_and_without_secrets(
     use: Callable[[S3Storage], object],
 ) -> None:
     proxy.fail(fault)
+    started = time.monotonic()
     with pytest.raises(StorageUnavailableError, match=bucket) as caught:
         use(failing)
+    assert time.monotonic() - started < ATTEMPTS * 0.3 + PAUSES_SECONDS
     assert SECRET not in str(caught.value)
     assert len(proxy.heads) == (1 if fault == 403 else 3)
+
+
+def test_hanging_s3_is_given_up_in_the_time_that_the_page_says() -> None:
+    page = Path("docs/server.md").read_text(encoding="utf-8")
+    (seconds,) = re.findall(r"an answer of S3 \|.* at most (\d+) s", page)
+    access = s3_access(Settings())
+    assert ATTEMPTS * access.timeout_seconds + PAUSES_SECONDS <= int(seconds)
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut"])

@@ -98,8 +98,8 @@ def blocked_in_children(*numbers: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
-def become_celery(settings: Settings) -> NoReturn:
-    """Replace this process with a Celery worker.
+def become_celery(settings: Settings, name: str) -> NoReturn:
+    """Replace this process with a Celery worker; *name* identifies it on this host.
 
     Raises:
         ImageProcessorError: The service cannot be opened.
@@ -111,7 +111,7 @@ def become_celery(settings: Settings) -> NoReturn:
     # Gossip and mingle are not needed here, and workers that used them did not recover after a
     # restart of Redis.
     command += ["--without-gossip", "--without-mingle"]
-    command.append(f"--concurrency={settings.worker_concurrency}")
+    command += [f"--concurrency={settings.worker_concurrency}", f"--hostname={name}@%h"]
     os.execv(sys.executable, command)  # noqa: S606 - no shell needed
 
 

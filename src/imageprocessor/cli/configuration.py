@@ -12,13 +12,18 @@ from imageprocessor.environment import find_origins
 from imageprocessor.settings import Settings, accepted_form, is_secret
 
 
-def list_settings(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return each setting's name, value (secrets hidden), origin, meaning and accepted form."""
+def list_settings(
+    settings: Settings, environ: Mapping[str, str], *, shows_secrets: bool = False
+) -> list[dict[str, str]]:
+    """Return each setting's name, value, origin, meaning and accepted form.
+
+    Secrets are hidden unless *shows_secrets*.
+    """
     origins = find_origins(environ)
     rows = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        is_hidden = is_secret(name) and value
+        is_hidden = is_secret(name) and value and not shows_secrets
         row = {
             "name": name.upper(),
             "value": "(hidden)" if is_hidden else show_value(value),
@@ -40,6 +45,8 @@ def show_value(value: Any) -> str:
     """
     if value is None:
         return ""
+    if hasattr(value, "get_secret_value"):  # pydantic's SecretStr
+        return str(value.get_secret_value())
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
@@ -49,5 +56,5 @@ def show_value(value: Any) -> str:
             sizes[options.pop("name")] = options
         return json.dumps(sizes)
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(show_value, value))
     return str(value)

@@ -82,6 +82,7 @@ def _supervise_processes(listener: socket.socket, count: int, options: ServerOpt
     except KeyboardInterrupt:
         end_at_next_signal()
     finally:
+        listener.close()  # else connections would wait here, for nobody, while workers finish
         for process in processes:
             process.terminate()
         for process in processes:

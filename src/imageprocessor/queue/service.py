@@ -24,7 +24,7 @@ from imageprocessor.settings import Settings
 from imageprocessor.storage.files import explain_denied, may_write
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import Marker, Storage
-from imageprocessor.storage.s3 import S3Access, S3Storage
+from imageprocessor.storage.s3 import ANSWER_SECONDS, S3Access, S3Storage
 
 STAGING_PREFIX = "_staging/"  #: no bucket name, and so no image's key, starts with "_"
 
@@ -125,7 +125,7 @@ def s3_access(settings: Settings) -> S3Access:
     secret_key = settings.aws_secret_access_key
     token = settings.aws_session_token
     # A job must notice that S3 hangs before its own time limit.
-    timeout_seconds = min(10.0, settings.job_timeout_seconds / 6)
+    timeout_seconds = min(ANSWER_SECONDS, settings.job_timeout_seconds / 6)
     return S3Access(
         endpoint_url=settings.s3_endpoint_url,
         public_endpoint_url=settings.s3_public_endpoint_url,

@@ -20,17 +20,23 @@ from imageprocessor.server.protocol import Connection
 
 #: A string because, with --reload, uvicorn imports the application again in each process.
 APP = f"{create_app_from_environment.__module__}:{create_app_from_environment.__name__}"
+ARRIVAL_SECONDS = 0.1  #: for the request on a connection that has just been accepted
 FINISH_REQUESTS_SECONDS = 9
 CANCEL_SECONDS = 1  #: for cancelled requests to respond and clean up
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, changed to abort the connections left after its shutdown.
+    """uvicorn's server, changed in what it does with open connections at its shutdown.
 
-    Otherwise uvloop would wait for clients that do not read their responses.
+    It first answers requests on connections that it has just accepted: uvicorn would close these
+    at once, and a proxy cannot repeat an upload. At the end it aborts the connections that are
+    left; otherwise uvloop would wait for clients that do not read their responses.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(ARRIVAL_SECONDS)
         await super().shutdown(sockets)
         cancelled = self.server_state.tasks
         if cancelled and not self.force_exit:

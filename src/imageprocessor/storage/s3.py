@@ -31,6 +31,7 @@ from imageprocessor.storage.keys import check_key, is_key
 from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
 
 CONNECT_SECONDS = 3
+ANSWER_SECONDS = 5.0
 ATTEMPTS = 3
 URL_SECONDS = 15 * 60
 IMMUTABLE = "private, max-age=31536000, immutable"  # private: each client needs its own permission
@@ -60,7 +61,7 @@ class S3Access:
     machine's role.
 
     ``timeout_seconds`` limits the wait for one answer. There are three attempts, so an operation
-    may take a little more than three times as long.
+    may take three times as long, and 3 s more for the pauses between them.
     """
 
     endpoint_url: str = ""  #: empty: AWS
@@ -70,7 +71,7 @@ class S3Access:
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
-    timeout_seconds: float = 10.0
+    timeout_seconds: float = ANSWER_SECONDS
 
 
 class S3Storage:
@@ -295,7 +296,7 @@ def _explain_answer(answer: Any, where: str) -> StorageError:
     if code in _WRONG_REGION:
         advice = "The bucket is in another region. Correct AWS_REGION."
     elif status == HTTPStatus.FORBIDDEN:
-        advice = "Check the credentials, their permissions and the clock."
+        advice = "Check the credentials, their permissions, the bucket's policy and the clock."
     else:
         advice = "Check the S3 service's status."
     return StorageUnavailableError(f"Cannot {where}: S3 answers {status} ({code}). {advice}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_config_and_start_warn_of_a_misspelt_name_in_env_file(run: Run) -> None:
     assert run("worker").err.startswith(warning)
 
 
+def test_config_shows_secrets_only_if_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("key").write_text(f"{KEY}\n")
+    monkeypatch.setenv("JWT_PREVIOUS_SECRET_KEYS_FILE", "key")
+    rows = {row["name"]: row for row in run("config", "--json", "--show-secrets").json}
+    assert rows["JWT_PREVIOUS_SECRET_KEYS"]["value"] == KEY
+
+
 def test_config_output_is_accepted_as_settings(run: Run) -> None:
     environ = {
         row["name"]: row["value"]
@@ -160,6 +168,25 @@ def test_worker_without_processes_is_a_wrong_setting(
     ran = run("worker")
     assert ran.status == 2
     assert "WORKER_CONCURRENCY=0" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [([], f"worker-{os.getpid()}"), (["--name", "night"], "night")]
+)
+def test_celery_worker_has_a_name_of_its_own_on_its_host(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], name: str
+) -> None:
+    started: list[str] = []
+
+    def become(_program: str, command: list[str]) -> None:
+        started.extend(command)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", become)
+    monkeypatch.setenv("QUEUE_BACKEND", "celery")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    run("worker", *arguments)
+    assert f"--hostname={name}@%h" in started
 
 
 def test_reload_works_only_with_one_process(run: Run) -> None:

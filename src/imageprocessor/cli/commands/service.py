@@ -72,6 +72,14 @@ RootPath = Annotated[
 Reload = Annotated[
     bool, typer.Option("--reload", help="Restart the API when its code changes (development).")
 ]
+WorkerName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of this Celery worker, unique on its host. Default: worker and the process id.",
+        show_default=False,
+    ),
+]
 Subject = Annotated[
     str, typer.Option("--sub", help="User id that the token identifies.", show_default=False)
 ]
@@ -89,6 +97,9 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count what would be done; change nothing.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ShowSecrets = Annotated[
+    bool, typer.Option("--show-secrets", help="Print keys and passwords, too: for scripts.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -159,7 +170,7 @@ def serve(
         run_beside(background, answer) if background else answer()
 
 
-def worker() -> None:
+def worker(name: WorkerName = None) -> None:
     """Run only workers. They process the jobs of every API with the same settings.
 
     WORKER_CONCURRENCY sets their number.
@@ -184,7 +195,7 @@ def worker() -> None:
             "WORKER_CONCURRENCY=0: there would be no worker process. Set it to 1 or more."
         )
     if settings.queue_backend == "celery":
-        become_celery(settings)
+        become_celery(settings, name or f"worker-{os.getpid()}")
     stop_by_interrupt()
     with suppress(KeyboardInterrupt), open_service(settings) as service:
         print_note(f"{count} workers for {settings.data_dir.resolve()}")
@@ -243,7 +254,7 @@ def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
     typer.echo(signed)
 
 
-def config(as_json: AsJson = False) -> None:
+def config(as_json: AsJson = False, show_secrets: ShowSecrets = False) -> None:
     """Show every setting: value, origin and meaning. Secrets are hidden.
 
     Example: [bold]imageprocessor config[/bold]
@@ -251,7 +262,7 @@ def config(as_json: AsJson = False) -> None:
     from imageprocessor.cli.configuration import list_settings
 
     settings = read_settings(quiet=True)
-    rows = list_settings(settings, os.environ)
+    rows = list_settings(settings, os.environ, shows_secrets=show_secrets)
     warn_of_misspelt_names()
     if as_json:
         print_json(rows)
