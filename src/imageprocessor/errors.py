@@ -90,7 +90,7 @@ class InvalidImageError(InputError):
 
 
 class TruncatedImageError(InputError):
-    """The file ends before the image does."""
+    """The file ends before the image does, or the last part of its pixels is missing."""
 
     code = "image_truncated"
 
