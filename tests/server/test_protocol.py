@@ -320,7 +320,16 @@ OVERRIDDEN_METHODS = {
     "send_400_response": ["msg"],
 }
 READ_ATTRIBUTES = {
-    "connection": ["connections", "loop", "transport", "cycle", "flow", "pipeline"],
+    "connection": [
+        "connections",
+        "loop",
+        "transport",
+        "cycle",
+        "flow",
+        "headers",
+        "parser",
+        "pipeline",
+    ],
     "cycle": ["disconnected", "message_event", "response_started", "response_complete"],
     "flow": ["read_paused"],
     "server": ["server_state", "force_exit", "handle_exit"],

@@ -4,8 +4,8 @@ The application sees a request only when its head is complete, so the cost of en
 heads must be limited here.
 
 uvicorn has no public hook for this: :class:`Connection` overrides methods of its protocol and reads
-its ``cycle``, ``flow`` and ``pipeline``. pyproject.toml therefore caps uvicorn's version, and
-tests/server/test_protocol.py checks that these internals have not changed.
+its ``cycle``, ``flow``, ``headers``, ``parser`` and ``pipeline``. pyproject.toml therefore caps
+uvicorn's version, and tests/server/test_protocol.py checks that these internals have not changed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class Connection(HttpToolsProtocol):
         self._parser_status = HTTPStatus.BAD_REQUEST  # the response's status if the parser stops
         self._target_bytes = 0
         self._header_count = 0
-        self._hosts: list[bytes] = []
         self._head_bytes = 0
         self._pending_bytes = 0  # received since the parser last called a method below
         self._body_bytes = 0  # received in this period
@@ -93,7 +92,6 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._target_bytes = self._header_count = self._head_bytes = 0
-        self._hosts = []
         if self._stage is not Stage.HEAD:  # the request follows another in the same packet
             self._expect_head()
 
@@ -109,8 +107,6 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._header_count += 1
         self._head_bytes += len(name) + len(value)
-        if name.lower() == b"host":
-            self._hosts.append(value)
         if self._header_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._stop_parser(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -157,9 +153,10 @@ class Connection(HttpToolsProtocol):
 
     def _has_valid_host(self) -> bool:
         """Return whether Host is as RFC 9112, section 3.2, requires."""
-        if not self._hosts:
-            return self.parser.get_http_version() == "1.0"
-        return len(self._hosts) == 1 and HOST.fullmatch(self._hosts[0]) is not None
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts:
+            return bool(self.parser.get_http_version() == "1.0")
+        return len(hosts) == 1 and HOST.fullmatch(hosts[0]) is not None
 
     def _close_idle_connection(self) -> bool:
         """Close a connection that waits for its next request; return whether there was one."""
