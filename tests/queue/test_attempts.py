@@ -107,7 +107,7 @@ def test_failed_job_leaves_no_pixels_to_the_garbage_collector(
         assert count_images() == before
     finally:
         gc.enable()
-    assert find(service, job).error_code == "image_invalid"
+    assert find(service, job).error_code == "image_truncated"
 
 
 def count_images() -> int:
