@@ -171,7 +171,7 @@ def test_worker_without_processes_is_a_wrong_setting(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"), [([], f"worker-{os.getpid()}"), (["--name", "night"], "night")]
+    ("arguments", "name"), [([], "worker-{pid}"), (["--name", "night"], "night")]
 )
 def test_celery_worker_has_a_name_of_its_own_on_its_host(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], name: str
@@ -186,7 +186,7 @@ def test_celery_worker_has_a_name_of_its_own_on_its_host(
     monkeypatch.setenv("QUEUE_BACKEND", "celery")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     run("worker", *arguments)
-    assert f"--hostname={name}@%h" in started
+    assert f"--hostname={name.format(pid=os.getpid())}@%h" in started
 
 
 def test_reload_works_only_with_one_process(run: Run) -> None:
