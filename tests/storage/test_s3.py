@@ -321,7 +321,7 @@ def test_missing_credentials_error_names_what_to_set(s3: str) -> None:
 
 def test_missing_boto3_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(MissingExtraError, match=r"STORAGE_BACKEND=s3.*imageprocessor\[s3\]"):
+    with pytest.raises(MissingExtraError, match=r"STORAGE_BACKEND=s3.*\[s3\]"):
         S3Storage(S3Access(**KEYS), bucket="images")
 
 

@@ -61,7 +61,7 @@ def test_wrong_password_is_reported_without_the_password(tmp_path: Path) -> None
 
 def test_missing_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(MissingExtraError, match=r"imageprocessor\[postgres\]"):
+    with pytest.raises(MissingExtraError, match=r"\[postgres\]"):
         open_url("postgresql+psycopg://me@127.0.0.1/images")
 
 
