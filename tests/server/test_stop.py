@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from imageprocessor.settings import Settings
+from imageprocessor.storage.protocol import MARKER_NAME
 from tests.server.live import Wire, form_start, serve, upload_head, wire
 
 FINISH_SECONDS = 1
@@ -43,7 +44,8 @@ def test_unfinished_upload_is_a_503_and_leaves_no_files(
     assert "shutting down" in problem["detail"]
     assert statuses(logs) == [503]
     assert not any(record.exc_info for record in caplog.records), "no traceback"
-    assert not [path for path in settings.data_dir.glob("[is]*/**/*") if path.is_file()]
+    left = [path.name for path in settings.data_dir.glob("[is]*/**/*") if path.is_file()]
+    assert left == [MARKER_NAME]
 
 
 def test_unread_response_is_aborted_without_a_traceback(

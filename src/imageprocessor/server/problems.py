@@ -64,6 +64,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.ObjectNotFoundError: (404, "The object does not exist"),
     errors.InvalidKeyError: (404, "The object does not exist"),
     errors.StorageUnavailableError: (503, "The storage is unavailable"),
+    errors.StorageMismatchError: (503, "The storage cannot be used"),
     errors.StorageFullError: (507, "The storage is full"),
     errors.JobNotFoundError: (404, "The job does not exist"),
     errors.ImageNotFoundError: (404, "The image does not exist"),
@@ -71,6 +72,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.JobFailedError: (422, "The job failed"),
     errors.JobNotRetryableError: (409, "The job cannot be retried"),
     errors.DatabaseUnavailableError: (503, "The database is unavailable"),
+    errors.DatabaseUnusableError: (503, "The database cannot be used"),
     errors.ImageProcessorError: (500, "An unexpected error occurred"),
 }
 
