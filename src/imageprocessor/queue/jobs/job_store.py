@@ -40,7 +40,7 @@ from imageprocessor.queue.jobs.job import (
     JobStatus,
 )
 
-NEWEST_JOBS = 20  #: how many jobs tell whether workers can store
+NEWEST_JOBS = 20  #: read to find out whether workers can store variants
 STORAGE_CODES = {StorageUnavailableError.code, StorageFullError.code}
 CLOCK_TOLERANCE = timedelta(minutes=1)  #: how much the clocks of several hosts may differ
 LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
