@@ -13,12 +13,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import Connection, event, inspect, text, update
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import HEAD, migrate
-from imageprocessor.queue.database.tables import metadata
+from imageprocessor.queue.database.tables import metadata, schema_compatibility
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
@@ -120,10 +120,22 @@ def test_database_of_another_program_is_refused_and_left_alone(
         assert inspect(connection).get_table_names() == [name]
 
 
-def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
-    migrate(database)
+def mark_newer(database: Database, oldest_code: str) -> None:
+    """Give *database* the marks of a newer version, on which *oldest_code* may run."""
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(update(schema_compatibility).values(oldest_code=oldest_code))
+
+
+def test_newer_database_is_used_if_it_permits_this_version(database: Database) -> None:
+    migrate(database)
+    mark_newer(database, HEAD)
+    assert migrate(database) == "9999", "nothing was migrated back"
+
+
+def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
+    migrate(database)
+    mark_newer(database, "9998")
     with pytest.raises(
         SettingsError, match=r"newer version .*\(revision 9999.*Install the newer version"
     ):

@@ -1,16 +1,24 @@
-"""Migrating a database to this version's tables."""
+"""Migrating a database to this version's tables, by expand and contract.
+
+A migration only adds what older code can ignore. What nobody uses any more is dropped one version
+later, when no code that used it may still be running. So the processes of two versions can run on
+one database, and going back by one version needs no restore.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text, update
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.tables import processing_jobs
+from imageprocessor.queue.database.tables import processing_jobs, schema_compatibility
 
-HEAD = "0002"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
+HEAD = "0003"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
+#: The newest migration of the oldest code that may run on a database at HEAD. The database stores
+#: it, so that this older code knows.
+OLDEST_CODE = "0002"
 #: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
 LOCK = (
     "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
@@ -31,7 +39,7 @@ def migrate(database: Database) -> str | None:
     """
     with database.read() as connection:
         revision = read_revision(connection)
-        if revision == HEAD:
+        if revision is not None and revision >= HEAD:
             return revision
 
     from alembic import command  # noqa: PLC0415 - see HEAD
@@ -45,9 +53,10 @@ def migrate(database: Database) -> str | None:
             for statement in LOCK:
                 connection.exec_driver_sql(statement)
         revision = read_revision(connection)
-        if revision != HEAD:
+        if revision is None or revision < HEAD:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            connection.execute(update(schema_compatibility).values(oldest_code=OLDEST_CODE))
     return revision
 
 
@@ -55,21 +64,24 @@ def read_revision(connection: Connection) -> str | None:
     """Return the last migration that was run, or None.
 
     Raises:
-        SettingsError: The migration is newer than this version knows, or the tables are those of
-            another program.
+        SettingsError: This version may not run on the database, because a newer one has dropped
+            what it needs; or the tables are those of another program.
     """
     tables = inspect(connection).get_table_names()
     _refuse_foreign(connection, tables)
     if "alembic_version" not in tables:
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    check_revision(revision)
+    oldest_code = revision
+    if schema_compatibility.name in tables:
+        oldest_code = connection.scalar(select(schema_compatibility.c.oldest_code))
+    check_revision(revision, oldest_code)
     return revision
 
 
-def check_revision(revision: str | None) -> None:
-    """Raise SettingsError if *revision* is newer than this version knows."""
-    if revision is not None and revision > HEAD:
+def check_revision(revision: str | None, oldest_code: str | None) -> None:
+    """Raise SettingsError if this version is older than *oldest_code*, which *revision* needs."""
+    if oldest_code is not None and oldest_code > HEAD:
         raise SettingsError(
             f"The database belongs to a newer version of imageprocessor (revision {revision}; this"
             f" version knows up to {HEAD}). Install the newer version, or restore a backup made"

@@ -57,6 +57,11 @@ database_identity = Table(
     "database_identity", metadata, Column("identity", String(32), primary_key=True)
 )
 
+# One row: the oldest code that may use the tables, by its newest migration (`schema.OLDEST_CODE`).
+schema_compatibility = Table(
+    "schema_compatibility", metadata, Column("oldest_code", String(8), primary_key=True)
+)
+
 upload_rate_limits = Table(
     "upload_rate_limits",
     metadata,

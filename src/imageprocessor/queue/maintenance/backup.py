@@ -159,7 +159,7 @@ def _read_manifest(directory: Path) -> Manifest:
 
 def _check_backup(directory: Path, manifest: Manifest) -> None:
     path = directory / DATABASE_NAME
-    check_revision(manifest.revision)
+    check_revision(manifest.revision, manifest.revision)
     if not path.exists() or _hash(path) != manifest.sha256:
         raise ImageProcessorError(
             f"{path} is missing or not the file that was backed up: the SHA-256 differs. "

@@ -94,9 +94,9 @@ def check_postgres(connection: Connection) -> Iterator[Finding]:
 
 
 def check_schema(connection: Connection) -> Iterator[Finding]:
-    """Yield the finding on the tables; raise SettingsError if a newer version made them."""
+    """Yield the finding on the tables; raise SettingsError if they need a newer version."""
     revision = read_revision(connection)
-    if revision == HEAD:
+    if revision is not None and revision >= HEAD:
         yield ok("tables", f"revision {revision}")
         return
     found = "There are no tables yet."
