@@ -71,7 +71,9 @@ def store_job(service: Service) -> Job:
     with service.database.write() as connection:
         rate_limits.count_upload(connection, "ann", now, 1_000_000, timedelta(hours=1))
         job_store.insert_job(connection, job)
-        job_store.add_event(connection, EventType.UPLOAD_INITIATED, job, now, by="ann")
+        job_store.add_event(
+            connection, EventType.UPLOAD_INITIATED, job, now, previous_status=None, by="ann"
+        )
     return job
 
 

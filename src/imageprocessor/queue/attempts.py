@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -112,8 +112,17 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
     with service.database.write() as connection:
         ended = job_store.end_attempt(connection, job, outcome, error.code, str(error), now)
         if ended:
-            job_store.add_event(connection, event, job, now, code=error.code, attempt=job.attempts)
+            job_store.add_event(
+                connection,
+                event,
+                job,
+                now,
+                previous_status=JobStatus.PROCESSING,
+                code=error.code,
+                attempt=job.attempts,
+            )
     if not ended:
+        _release_deleted(service, job)
         return
     log.warning(
         "attempt_failed",
@@ -161,7 +170,13 @@ def _claim(service: Service, job_id: str, worker_id: str) -> Job | None:
         job = job_store.claim(connection, job_id, worker_id, now, lease)
         if job:
             job_store.add_event(
-                connection, started, job, now, attempt=job.attempts, worker=worker_id
+                connection,
+                started,
+                job,
+                now,
+                previous_status=job_store.status_before_claim(job),
+                attempt=job.attempts,
+                worker=worker_id,
             )
     return job
 
@@ -220,13 +235,34 @@ def _complete(service: Service, job: Job, keys: dict[str, str], generated: dict[
     with service.database.write() as connection:
         completed = job_store.complete(connection, job, keys, generated, now)
         if completed:
-            job_store.add_event(connection, EventType.COMPLETED, job, now, attempt=job.attempts)
+            job_store.add_event(
+                connection,
+                EventType.COMPLETED,
+                job,
+                now,
+                previous_status=JobStatus.PROCESSING,
+                duration_seconds=_measure_attempt(job, now),
+                attempt=job.attempts,
+            )
     if completed:
         with suppress(StorageError):  # the sweep deletes an upload that no job needs
             _delete_source(service, job)
-        return
-    # Either the image was deleted meanwhile, or another worker now holds the lease and owns the
-    # bytes.
+    else:
+        _release_deleted(service, job)
+
+
+def _measure_attempt(job: Job, now: datetime) -> float | None:
+    """Return the seconds since a job was claimed."""
+    if job.started_at is None:
+        return None
+    return round((now - job.started_at).total_seconds(), 3)
+
+
+def _release_deleted(service: Service, job: Job) -> None:
+    """Release a job whose image was deleted during the attempt, and delete its bytes.
+
+    Do nothing if another worker holds the lease now, and owns the bytes.
+    """
     with service.database.write() as connection:
         released = job_store.release(connection, job)
     if released:

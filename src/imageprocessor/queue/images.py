@@ -84,7 +84,14 @@ def delete_image(service: Service, image_id: str, caller: Caller) -> None:
         deleted = job_store.mark_deleted(connection, canonical_id, now)
         if deleted is None:  # another request was faster
             raise ImageNotFoundError(f"There is no image {image_id}.")
-        job_store.add_event(connection, EventType.DELETED, deleted, now, by=caller.user_id)
+        job_store.add_event(
+            connection,
+            EventType.DELETED,
+            deleted,
+            now,
+            previous_status=deleted.status,
+            by=caller.user_id,
+        )
     # `deleted` is the row as the UPDATE found it: a worker may have claimed the job since the read.
     # Then that worker, or the sweep, deletes the bytes.
     if deleted.status is not JobStatus.PROCESSING:

@@ -63,7 +63,8 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
     id_ = parse_id(any_id)
     with service.database.read() as connection:
         job = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
-        events = job_store.list_events(connection, job.job_id if job else id_)
+        job_id = job.job_id if job else job_store.find_deleted_job(connection, id_)
+        events = job_store.list_events(connection, job_id or id_)
     if job is None and not events:
         raise JobNotFoundError(f"There is no job and no image {id_}.")
     return job, events
@@ -95,7 +96,10 @@ def retry_job(service: Service, job_id: str) -> Job:
         job = job_store.retry_failed(connection, canonical_id)
         if job is None:
             raise _explain_refusal(job_store.find_job(connection, canonical_id), job_id)
-        job_store.add_event(connection, EventType.RETRY_REQUESTED, job, clock.utc_now())
+        now = clock.utc_now()
+        job_store.add_event(
+            connection, EventType.RETRY_REQUESTED, job, now, previous_status=JobStatus.FAILED
+        )
     service.dispatcher.dispatch(job.job_id)
     return job
 

@@ -21,6 +21,7 @@ from imageprocessor.errors import (
 from imageprocessor.queue import rate_limits
 from imageprocessor.queue.client_metadata import parse_context
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.rate_limits import Quota
@@ -105,7 +106,7 @@ def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
         )
     context = parse_context(upload.metadata)
     validate(upload.file, service.settings.limits)
-    job_id = str(uuid.uuid4())
+    job_id = make_id()
     return Job(
         job_id=job_id,
         image_id=str(uuid.uuid4()),
@@ -150,6 +151,7 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
             EventType.UPLOAD_INITIATED,
             job,
             job.created_at,
+            previous_status=None,
             request_id=job.request_id,
             by=job.user_id,
             bucket=job.bucket,

@@ -7,31 +7,43 @@ one database, and going back by one version needs no restore.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import Connection, Index, inspect, select, text, update
+from sqlalchemy.exc import OperationalError
 
-from imageprocessor.errors import SettingsError
+from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.tables import processing_jobs, schema_compatibility
+from imageprocessor.queue.database.tables import metadata, processing_jobs, schema_compatibility
 
-HEAD = "0003"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
+HEAD = "0004"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
 #: The newest migration of the oldest code that may run on a database at HEAD. The database stores
 #: it, so that this older code knows.
-OLDEST_CODE = "0002"
-#: Keeps other processes from migrating a PostgreSQL database until the transaction ends.
-LOCK = (
-    "SET LOCAL statement_timeout = 0",  # a migration may rewrite a large table
-    "SET LOCAL lock_timeout = '60s'",
-    "SELECT pg_advisory_xact_lock(7236837101)",  # an arbitrary number that nobody else uses
-)
+OLDEST_CODE = "0003"
+#: Indexes of older versions, which the current ones replace.
+OBSOLETE_INDEXES = {"ix_jobs_due", "ix_jobs_deleted", "ux_jobs_idempotency", "ix_events_image"}
+LOCK_NUMBER = 7236837101  #: arbitrary; nobody else uses it
+LOCK_POLL_SECONDS = 0.2
+#: A table is locked while a column is added. Whoever waits for that lock blocks all that come
+#: later, so the wait is short, and repeated.
+TABLE_LOCK_TIMEOUT = "2s"
+TABLE_LOCK_TRIES = 30
+LOCK_NOT_AVAILABLE = "55P03"  #: an SQLSTATE
+LIST_SQLITE_INDEXES = text("SELECT name FROM sqlite_master WHERE type = 'index'")
+LIST_POSTGRES_INDEXES = text("""
+    SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE indisvalid AND relnamespace = current_schema()::regnamespace
+""")
 
 
 def migrate(database: Database) -> str | None:
     """Run the missing migrations of *database*; return its previous revision, None without tables.
 
-    Safe to call from several processes at once: only the first one migrates. If no migration is
-    missing, nothing is locked.
+    Readers and writers continue meanwhile, except that SQLite's writers wait. Safe to call from
+    several processes at once: the others wait for the first one. If nothing is missing, nothing is
+    locked. If this is interrupted, the next call does the rest.
 
     Raises:
         SettingsError: The database belongs to another program, or to a newer version of this one.
@@ -39,25 +51,115 @@ def migrate(database: Database) -> str | None:
     """
     with database.read() as connection:
         revision = read_revision(connection)
-        if revision is not None and revision >= HEAD:
+        if _is_current(revision) and not find_missing_indexes(connection):
             return revision
+    with _lock(database):
+        revision = _add_tables(database)
+        build_indexes(database)
+    return revision
 
+
+def _is_current(revision: str | None) -> bool:
+    return revision is not None and revision >= HEAD
+
+
+@contextmanager
+def _lock(database: Database) -> Iterator[None]:
+    """Keep other processes from migrating a PostgreSQL database; SQLite allows one writer anyway.
+
+    The lock is polled: a session that waits for it would hold a snapshot, and an index that is
+    built CONCURRENTLY waits for all older snapshots.
+    """
+    with database.read() as connection:
+        if connection.dialect.name == "sqlite":
+            yield
+            return
+        take = text("SELECT pg_try_advisory_lock(:number)")
+        while not connection.scalar(take, {"number": LOCK_NUMBER}):
+            time.sleep(LOCK_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": LOCK_NUMBER})
+
+
+def _add_tables(database: Database) -> str | None:
+    """Run the missing migrations in one transaction; return the revision before."""
     from alembic import command  # noqa: PLC0415 - see HEAD
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
-    # One transaction: a second process waits, then finds nothing to do.
-    with database.write() as connection:
-        if connection.dialect.name != "sqlite":  # which allows one writer at a time anyway
-            for statement in LOCK:
-                connection.exec_driver_sql(statement)
-        revision = read_revision(connection)
-        if revision is None or revision < HEAD:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.execute(update(schema_compatibility).values(oldest_code=OLDEST_CODE))
-    return revision
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            with database.write() as connection:
+                if connection.dialect.name != "sqlite":
+                    connection.execute(text("SET LOCAL statement_timeout = 0"))
+                    connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
+                revision = read_revision(connection)  # another process may have been first
+                if not _is_current(revision):
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+                    newest = update(schema_compatibility).values(oldest_code=OLDEST_CODE)
+                    connection.execute(newest)
+                return revision
+        except DatabaseUnavailableError as error:
+            if not _is_lock_timeout(error) or tries == TABLE_LOCK_TRIES:
+                raise
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _is_lock_timeout(error: DatabaseUnavailableError) -> bool:
+    cause = error.__cause__
+    return (
+        isinstance(cause, OperationalError)
+        and getattr(cause.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+    )
+
+
+def build_indexes(database: Database) -> None:
+    """Build the missing indexes, one by one, then drop the obsolete ones.
+
+    PostgreSQL builds them without locking the table, outside any transaction. An index that an
+    earlier, interrupted call left unfinished is dropped first.
+    """
+    with database.read() as connection:
+        missing = find_missing_indexes(connection)
+        obsolete = OBSOLETE_INDEXES & _list_indexes(connection)
+        is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        for index in missing:
+            with database.write() as connection:
+                index.create(connection, checkfirst=True)
+        with database.write() as connection:
+            for name in obsolete:
+                connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
+        return
+    with database.read() as connection:
+        try:
+            connection.execute(text("SET statement_timeout = 0"))
+            connection.execute(text("SET lock_timeout = 0"))
+            for index in missing:
+                connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
+                index.create(connection)
+            for name in obsolete:
+                connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+        finally:
+            connection.invalidate()  # its timeouts are gone
+
+
+def find_missing_indexes(connection: Connection) -> list[Index]:
+    """Return the indexes of this version that the database lacks."""
+    existing = _list_indexes(connection)
+    indexes = [index for table in metadata.sorted_tables for index in table.indexes]
+    return [index for index in indexes if index.name not in existing]
+
+
+def _list_indexes(connection: Connection) -> set[str]:
+    is_sqlite = connection.dialect.name == "sqlite"
+    return set(connection.scalars(LIST_SQLITE_INDEXES if is_sqlite else LIST_POSTGRES_INDEXES))
 
 
 def read_revision(connection: Connection) -> str | None:

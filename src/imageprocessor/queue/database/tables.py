@@ -1,16 +1,56 @@
-"""The tables. Times (see `clock`), ids and JSON are text on every database."""
+"""The tables and their indexes. Times (see `clock`), ids and JSON are text on every database."""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    TextClause,
+    text,
+)
 
 metadata = MetaData()
+
+# A partial index contains only the rows that meet its condition, so its size and its cost do not
+# grow with the jobs that have ended. A query uses one only if it contains the same condition, word
+# for word: neither database compares conditions with parameters.
+IS_WAITING = text("status IN ('pending', 'retrying') AND deleted_at IS NULL")
+IS_PROCESSING = text("status = 'processing'")
+IS_OPEN = text("status IN ('pending', 'processing', 'retrying') AND deleted_at IS NULL")
+HAS_FAILED = text("status = 'failed' AND deleted_at IS NULL")
+KEEPS_SOURCE = text("status = 'failed' AND staging_path IS NOT NULL")
+IS_VISIBLE = text("deleted_at IS NULL")
+IS_DELETED = text("deleted_at IS NOT NULL")
+HAS_KEY = text("idempotency_key IS NOT NULL")
+TELLS_DELETION = text("event_type = 'deleted'")
+
+
+def _index(
+    name: str, *columns: str, where: TextClause | None = None, unique: bool = False
+) -> Index:
+    return Index(
+        name,
+        *columns,
+        unique=unique,
+        sqlite_where=where,
+        postgresql_where=where,
+        postgresql_concurrently=True,  # writers continue while it is built
+    )
+
 
 processing_jobs = Table(
     "processing_jobs",
     metadata,
-    Column("job_id", String(36), primary_key=True),
-    Column("image_id", String(36), nullable=False, unique=True),
+    Column("job_id", String(36), primary_key=True),  # see `ids`
+    Column("image_id", String(36), nullable=False, unique=True),  # random: a secret may be its URL
     Column("user_id", String(255), nullable=False),
     Column("status", String(16), nullable=False),
     Column("storage_bucket", String(63), nullable=False),
@@ -33,23 +73,62 @@ processing_jobs = Table(
     Column("started_at", String(27)),
     Column("completed_at", String(27)),
     Column("deleted_at", String(27)),
-    Index("ix_jobs_due", "status", "next_attempt_at", "created_at", "deleted_at"),
-    Index("ix_jobs_deleted", "deleted_at"),
-    Index("ix_jobs_completed", "completed_at"),
-    Index("ux_jobs_idempotency", "user_id", "idempotency_key", unique=True),
+    _index("ix_jobs_waiting", "next_attempt_at", "created_at", where=IS_WAITING),
+    _index("ix_jobs_processing", "worker_id", where=IS_PROCESSING),
+    _index("ix_jobs_open", "created_at", where=IS_OPEN),
+    _index("ix_jobs_failed", "created_at", where=HAS_FAILED),
+    _index("ix_jobs_kept_sources", "completed_at", where=KEEPS_SOURCE),
+    _index("ix_jobs_created", "created_at", where=IS_VISIBLE),
+    _index("ix_jobs_being_deleted", "deleted_at", where=IS_DELETED),
+    _index("ix_jobs_completed", "completed_at"),
+    _index("ux_jobs_repeated", "user_id", "idempotency_key", where=HAS_KEY, unique=True),
 )
 
 image_upload_events = Table(
     "image_upload_events",
     metadata,
-    Column("id", String(36), primary_key=True),
+    # Numbers the events; on PostgreSQL, null in those from before migration 0004. There, readers
+    # order by transaction first, because numbers may be committed in another order.
+    Column("seq", BigInteger().with_variant(Integer, "sqlite")),
+    Column("transaction_id", BigInteger),  # PostgreSQL only
+    Column("id", String(36), primary_key=True),  # see `ids`; on SQLite, `seq` is the primary key
     Column("event_type", String(32), nullable=False),
     Column("image_id", String(36), nullable=False),
     Column("job_id", String(36), nullable=False),
     Column("metadata", Text, nullable=False),
     Column("created_at", String(27), nullable=False),
-    Index("ix_events_job", "job_id", "created_at"),
-    Index("ix_events_image", "image_id", "created_at"),
+    # Null in events from before migration 0004, and:
+    Column("user_id", String(255)),
+    Column("bucket", String(63)),
+    Column("previous_status", String(16)),  # of the job, before this event; null for the first
+    Column("duration_seconds", Float),  # from claim to completion, of a `completed` event
+    _index("ix_events_job", "job_id", "created_at"),
+    _index("ix_events_deleted", "image_id", where=TELLS_DELETION),
+    _index("ix_events_user", "user_id", "transaction_id", "seq"),
+    _index("ix_events_order", "transaction_id", "seq"),
+    _index("ix_events_created", "created_at"),
+)
+
+# The tasks that one process at a time does for all hosts.
+maintenance = Table(
+    "maintenance",
+    metadata,
+    Column("task", String(40), primary_key=True),
+    Column("holder", String(80)),
+    Column("lease_expires_at", String(27)),
+    Column("due_at", String(27)),  # when the task is to be done next
+    Column("position", Text),  # how far a long task has got
+)
+
+# One row: a snapshot of the statistics, up to and including the event that it names.
+job_statistics = Table(
+    "job_statistics",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("transaction_id", BigInteger),
+    Column("seq", BigInteger, nullable=False),
+    Column("figures", Text, nullable=False),  # JSON
+    Column("updated_at", String(27), nullable=False),
 )
 
 # One random row, written with the table; copies of the database keep it.
@@ -69,4 +148,5 @@ upload_rate_limits = Table(
     Column("window_start", String(27), nullable=False),
     Column("upload_count", Integer, nullable=False),
     PrimaryKeyConstraint("user_id", "window_start"),
+    _index("ix_rate_limits_window", "window_start"),
 )

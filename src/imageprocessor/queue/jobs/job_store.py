@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
-    and_,
     bindparam,
     delete,
     false,
@@ -28,6 +27,17 @@ from sqlalchemy import (
 
 from imageprocessor.errors import StorageFullError, StorageUnavailableError
 from imageprocessor.queue.database import clock, prepared
+from imageprocessor.queue.database.ids import make_id
+from imageprocessor.queue.database.tables import (
+    HAS_FAILED,
+    IS_DELETED,
+    IS_OPEN,
+    IS_PROCESSING,
+    IS_VISIBLE,
+    IS_WAITING,
+    KEEPS_SOURCE,
+    TELLS_DELETION,
+)
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import (
@@ -45,7 +55,7 @@ STORAGE_CODES = {StorageUnavailableError.code, StorageFullError.code}
 CLOCK_TOLERANCE = timedelta(minutes=1)  #: how much the clocks of several hosts may differ
 LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
 
-VISIBLE = select(jobs).where(jobs.c.deleted_at.is_(None))
+VISIBLE = select(jobs).where(IS_VISIBLE)
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
 # Run by every status check and upload, so built only once: see `prepared`.
@@ -98,6 +108,10 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> l
     query = VISIBLE.order_by(jobs.c.created_at.desc()).limit(limit)
     if status:
         query = query.where(jobs.c.status == status)
+    if status in OPEN_STATUSES:
+        query = query.where(IS_OPEN)
+    elif status is JobStatus.FAILED:
+        query = query.where(HAS_FAILED)
     return _fetch_all(connection, query)
 
 
@@ -111,14 +125,12 @@ def list_due(
     about to claim them. It does not exclude jobs created after *now*: there the clock was set back.
     """
     due_at, created_at = jobs.c.next_attempt_at, jobs.c.created_at
-    waiting = select(jobs.c.job_id).where(jobs.c.deleted_at.is_(None)).limit(limit)
+    waiting = select(jobs.c.job_id).where(IS_WAITING).limit(limit)
 
-    retries = waiting.where(jobs.c.status == JobStatus.RETRYING, due_at <= clock.to_text(now))
-    retries = retries.order_by(due_at)
+    retries = waiting.where(due_at <= clock.to_text(now)).order_by(due_at)
 
-    new = waiting.where(jobs.c.status == JobStatus.PENDING, due_at.is_(None))
     # Also by `due_at`, which is null: otherwise PostgreSQL sorts all rows and ignores the index.
-    new = new.order_by(due_at, created_at)
+    new = waiting.where(due_at.is_(None)).order_by(due_at, created_at)
     if created_before is not None:
         before = created_at < clock.to_text(created_before)
         new = new.where(or_(before, created_at > clock.to_text(now)))
@@ -134,7 +146,8 @@ def claim(
 
     The attempt is counted here, before any byte is decoded, so that an image that kills its worker
     runs out of attempts. If another worker is claiming the job at this moment, this call returns
-    None instead of waiting (PostgreSQL).
+    None instead of waiting (PostgreSQL). ``next_attempt_at`` stays: it shows whether the job was
+    pending or retrying (see :func:`status_before_claim`).
     """
     no_wait = jobs.c.next_attempt_at.is_(None)
     is_due = jobs.c.next_attempt_at <= clock.to_text(now)
@@ -153,9 +166,13 @@ def claim(
         "lease_token": str(uuid.uuid4()),
         "lease_expires_at": clock.to_text(now + lease),
         "started_at": clock.to_text(now),
-        "next_attempt_at": None,
     }
     return _change(connection, statement.values(values))
+
+
+def status_before_claim(job: Job) -> JobStatus:
+    """Return the status that a job had before it was claimed."""
+    return JobStatus.PENDING if job.next_attempt_at is None else JobStatus.RETRYING
 
 
 def complete(
@@ -170,6 +187,7 @@ def complete(
         "staging_path": None,
         "processed_paths": json.dumps(keys),
         "processing_metadata": json.dumps({"context": job.context, "generated": generated}),
+        "next_attempt_at": None,
         "completed_at": clock.to_text(now),
         "error_code": None,
         "last_error": None,
@@ -180,7 +198,10 @@ def complete(
 def end_attempt(
     connection: Connection, job: Job, outcome: FailedAttempt, code: str, message: str, now: datetime
 ) -> bool:
-    """Store the outcome of a failed attempt. Return False if the job's lease is no longer ours."""
+    """Store the outcome of a failed attempt.
+
+    Return False if the job's lease is no longer ours or its image was deleted.
+    """
     due_at = outcome.next_attempt_at
     has_ended = outcome.status is JobStatus.FAILED
     values = {
@@ -191,7 +212,7 @@ def end_attempt(
         "error_code": code,
         "last_error": _escape(message),
     }
-    return _end_lease(connection, job, values)
+    return _end_lease(connection, job, values, jobs.c.deleted_at.is_(None))
 
 
 def release(connection: Connection, job: Job) -> bool:
@@ -199,7 +220,11 @@ def release(connection: Connection, job: Job) -> bool:
 
     Return False if its lease is no longer ours.
     """
-    values = {"status": JobStatus.PENDING, "attempt_count": jobs.c.attempt_count - 1}
+    values = {
+        "status": JobStatus.PENDING,
+        "attempt_count": jobs.c.attempt_count - 1,
+        "next_attempt_at": None,
+    }
     return _end_lease(connection, job, values)
 
 
@@ -217,6 +242,7 @@ def retry_failed(connection: Connection, job_id: str) -> Job | None:
     values = {
         "status": JobStatus.PENDING,
         "attempt_count": 0,
+        "next_attempt_at": None,
         "completed_at": None,
         "error_code": None,
         "last_error": None,
@@ -236,8 +262,7 @@ def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | 
 
 def list_deleted(connection: Connection) -> list[Job]:
     """Return the jobs of deleted images that still have a row and that no worker is processing."""
-    is_deleted = jobs.c.deleted_at > ""  # IS NOT NULL would not use the index
-    query = select(jobs).where(is_deleted, jobs.c.status != JobStatus.PROCESSING)
+    query = select(jobs).where(IS_DELETED, jobs.c.status != JobStatus.PROCESSING)
     return _fetch_all(connection, query)
 
 
@@ -251,14 +276,14 @@ def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
     """Return the jobs held by a worker, or by all workers of the supervisor *worker_id*."""
     is_worker = jobs.c.worker_id == worker_id
     is_child = jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True)
-    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, or_(is_worker, is_child))
+    query = select(jobs).where(IS_PROCESSING, or_(is_worker, is_child))
     return _fetch_all(connection, query)
 
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
     """Return the jobs whose lease expired before their worker reported an outcome."""
     has_expired = jobs.c.lease_expires_at < clock.to_text(now)
-    query = select(jobs).where(jobs.c.status == JobStatus.PROCESSING, has_expired)
+    query = select(jobs).where(IS_PROCESSING, has_expired)
     return _fetch_all(connection, query)
 
 
@@ -267,15 +292,12 @@ def list_misdated(connection: Connection, now: datetime) -> list[Job]:
 
     Their attempt started after *now*, or their retry is further away than the longest back-off.
     """
-    began_later = and_(
-        jobs.c.status == JobStatus.PROCESSING,
-        jobs.c.started_at > clock.to_text(now + CLOCK_TOLERANCE),
-    )
-    waits_too_long = and_(
-        jobs.c.status == JobStatus.RETRYING,
-        jobs.c.next_attempt_at > clock.to_text(now + LONGEST_WAIT),
-    )
-    return _fetch_all(connection, select(jobs).where(or_(began_later, waits_too_long)))
+    began_later = jobs.c.started_at > clock.to_text(now + CLOCK_TOLERANCE)
+    waits_too_long = jobs.c.next_attempt_at > clock.to_text(now + LONGEST_WAIT)
+    return [
+        *_fetch_all(connection, select(jobs).where(IS_PROCESSING, began_later)),
+        *_fetch_all(connection, select(jobs).where(IS_WAITING, waits_too_long)),
+    ]
 
 
 def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
@@ -299,11 +321,8 @@ def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
 
 def list_failed_with_source(connection: Connection, before: datetime) -> list[Job]:
     """Return the jobs that failed before *before* and still keep their upload."""
-    query = select(jobs).where(
-        jobs.c.status == JobStatus.FAILED,
-        jobs.c.staging_path.is_not(None),
-        jobs.c.completed_at < clock.to_text(before),
-    )
+    has_ended = jobs.c.completed_at < clock.to_text(before)
+    query = select(jobs).where(KEEPS_SOURCE, has_ended)
     return _fetch_all(connection, query)
 
 
@@ -324,29 +343,45 @@ def forget_source(connection: Connection, job: Job) -> bool:
 
 
 def add_event(
-    connection: Connection, event_type: EventType, job: Job, now: datetime, **details: Any
+    connection: Connection,
+    event_type: EventType,
+    job: Job,
+    now: datetime,
+    *,
+    previous_status: JobStatus | None,
+    duration_seconds: float | None = None,
+    **details: Any,
 ) -> None:
-    """Add an event to the audit trail."""
+    """Add an event to the audit trail.
+
+    *previous_status* is the job's status before the event, None for the first event.
+    """
     row = {
-        "id": str(uuid.uuid4()),
+        "id": make_id(),
         "event_type": event_type,
         "image_id": job.image_id,
         "job_id": job.job_id,
+        "user_id": job.user_id,
+        "bucket": job.bucket,
+        "previous_status": previous_status,
+        "duration_seconds": duration_seconds,
         "metadata": json.dumps(details),
         "created_at": clock.to_text(now),
     }
     prepared.execute(connection, INSERT_EVENT, row)
 
 
-def list_events(connection: Connection, id_: str) -> list[dict[str, Any]]:
-    """Return the audit trail of a job, given its id or its image's id, oldest first.
-
-    The audit trail outlives the image.
-    """
-    is_about = or_(events.c.job_id == id_, events.c.image_id == id_)
-    query = select(events).where(is_about).order_by(events.c.created_at)
+def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
+    """Return the audit trail of a job, oldest first. It outlives the job."""
+    query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
     rows = connection.execute(query).mappings()
     return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+
+def find_deleted_job(connection: Connection, image_id: str) -> str | None:
+    """Return the id of the job that made an image which is deleted now, or None."""
+    query = select(events.c.job_id).where(TELLS_DELETION, events.c.image_id == image_id)
+    return connection.scalar(query.limit(1))
 
 
 def find_storage_fault(connection: Connection, since: datetime) -> tuple[str, str] | None:
@@ -362,9 +397,9 @@ def find_storage_fault(connection: Connection, since: datetime) -> tuple[str, st
     completed = [row.completed_at for row in attempted if row.status == JobStatus.COMPLETED]
     after = max([clock.to_text(since), *completed])
 
-    open_ = query.where(jobs.c.deleted_at.is_(None)).order_by(jobs.c.next_attempt_at)
-    for status in (JobStatus.RETRYING, JobStatus.PROCESSING):
-        attempted += connection.execute(open_.where(jobs.c.status == status))
+    retries = query.where(IS_WAITING, jobs.c.next_attempt_at > "")
+    attempted += connection.execute(retries.order_by(jobs.c.next_attempt_at))
+    attempted += connection.execute(query.where(IS_PROCESSING, IS_VISIBLE))
     for row in attempted:
         if row.error_code in STORAGE_CODES and row.started_at > after:
             return row.error_code, row.last_error
@@ -373,9 +408,8 @@ def find_storage_fault(connection: Connection, since: datetime) -> tuple[str, st
 
 def is_any_processed(connection: Connection, now: datetime) -> bool:
     """Return whether a worker holds a lease that has not expired."""
-    query = select(jobs.c.job_id).where(
-        jobs.c.status == JobStatus.PROCESSING, jobs.c.lease_expires_at > clock.to_text(now)
-    )
+    has_lease = jobs.c.lease_expires_at > clock.to_text(now)
+    query = select(jobs.c.job_id).where(IS_PROCESSING, has_lease)
     return connection.scalar(query.limit(1)) is not None
 
 
@@ -400,10 +434,7 @@ def list_processing_times(
 
 def find_oldest_open(connection: Connection) -> datetime | None:
     """Return when the oldest unfinished job was created, or None."""
-    query = select(func.min(jobs.c.created_at)).where(
-        jobs.c.status.in_(OPEN_STATUSES), jobs.c.deleted_at.is_(None)
-    )
-    created_at = connection.scalar(query)
+    created_at = connection.scalar(select(func.min(jobs.c.created_at)).where(IS_OPEN))
     return clock.from_text(created_at) if created_at else None
 
 

@@ -10,7 +10,12 @@ from sqlalchemy import Connection, Table, delete, func, insert, select
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
-from imageprocessor.queue.database.tables import database_identity, metadata
+from imageprocessor.queue.database.tables import (
+    database_identity,
+    image_upload_events,
+    processing_jobs,
+    upload_rate_limits,
+)
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.settings import Settings
@@ -52,9 +57,8 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
             # The storage is marked as that of the old database: the new one takes its place.
             new.execute(delete(database_identity))
             _copy_table(database_identity, old, new)
-            for table in metadata.sorted_tables:
-                if table is not database_identity:
-                    counts[table.name] = _copy_table(table, old, new)
+            for table in (image_upload_events, processing_jobs, upload_rate_limits):
+                counts[table.name] = _copy_table(table, old, new)
     return counts
 
 

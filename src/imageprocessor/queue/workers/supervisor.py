@@ -26,7 +26,7 @@ from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.dispatch.presence import Presence
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import EventType
+from imageprocessor.queue.jobs.job import EventType, JobStatus
 from imageprocessor.queue.maintenance.sweeper import Sweeper
 from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
@@ -209,6 +209,13 @@ class Supervisor:
             with self._service.database.write() as connection:
                 for job in job_store.list_held_by(connection, slot.worker_id):
                     job_store.release(connection, job)
-                    job_store.add_event(connection, EventType.RELEASED, job, clock.utc_now())
+                    if job.deleted_at is None:
+                        job_store.add_event(
+                            connection,
+                            EventType.RELEASED,
+                            job,
+                            clock.utc_now(),
+                            previous_status=JobStatus.PROCESSING,
+                        )
         except DATABASE_FAULTS as error:
             log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
