@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, inspect, text, update
+from sqlalchemy import inspect, text, update
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import HEAD, migrate
 from imageprocessor.queue.database.tables import metadata, schema_compatibility
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
 from tests.queue.conftest import lock_tables
@@ -140,49 +138,3 @@ def test_newer_database_is_refused_with_the_remedy(database: Database) -> None:
         SettingsError, match=r"newer version .*\(revision 9999.*Install the newer version"
     ):
         migrate(database)
-
-
-def list_due(connection: Connection) -> None:
-    job_store.list_due(connection, datetime.now(UTC), 2, created_before=datetime.now(UTC))
-
-
-def find_storage_fault(connection: Connection) -> None:
-    job_store.find_storage_fault(connection, datetime.now(UTC))
-
-
-@pytest.mark.parametrize(
-    ("settings", "explain", "index_use"),
-    [
-        ("sqlite", "EXPLAIN QUERY PLAN", "USING INDEX ix_jobs_"),
-        ("postgres", "EXPLAIN", "ix_jobs_"),
-    ],
-    indirect=["settings"],
-)
-@pytest.mark.parametrize(("find", "query_count"), [(list_due, 2), (find_storage_fault, 3)])
-def test_jobs_are_found_through_an_index(
-    service: Service,
-    explain: str,
-    index_use: str,
-    find: Callable[[Connection], None],
-    query_count: int,
-) -> None:
-    """No step of the query plans scans the table or sorts, however many jobs there are."""
-    plans: list[str] = []
-
-    def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)
-            plans.append("\n".join(str(row[-1]) for row in rows))
-
-    event.listen(service.database.connections.engine, "before_cursor_execute", look)
-    with service.database.read() as connection:
-        if connection.dialect.name != "sqlite":  # PostgreSQL scans an empty table
-            connection.exec_driver_sql("SET enable_seqscan = off")
-            connection.exec_driver_sql("SET enable_bitmapscan = off")
-        plans.clear()  # the PostgreSQL dialect runs queries of its own on connect
-        find(connection)
-        connection.invalidate()
-    assert len(plans) == query_count
-    assert all(
-        index_use in plan and "Sort" not in plan and "TEMP B-TREE" not in plan for plan in plans
-    ), plans

@@ -78,7 +78,6 @@ processing_jobs = Table(
     _index("ix_jobs_open", "created_at", where=IS_OPEN),
     _index("ix_jobs_failed", "created_at", where=HAS_FAILED),
     _index("ix_jobs_kept_sources", "completed_at", where=KEEPS_SOURCE),
-    _index("ix_jobs_created", "created_at", where=IS_VISIBLE),
     _index("ix_jobs_being_deleted", "deleted_at", where=IS_DELETED),
     _index("ix_jobs_completed", "completed_at"),
     _index("ux_jobs_repeated", "user_id", "idempotency_key", where=HAS_KEY, unique=True),

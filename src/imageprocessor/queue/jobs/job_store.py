@@ -105,13 +105,16 @@ def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
 
 def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> list[Job]:
     """Return the newest jobs, of *status* if given."""
-    query = VISIBLE.order_by(jobs.c.created_at.desc()).limit(limit)
+    query = VISIBLE.limit(limit)
+    # The ids of jobs sort by time. The indexes of the few jobs that are open or failed have it.
+    if status in OPEN_STATUSES:
+        query = query.where(IS_OPEN).order_by(jobs.c.created_at.desc())
+    elif status is JobStatus.FAILED:
+        query = query.where(HAS_FAILED).order_by(jobs.c.created_at.desc())
+    else:
+        query = query.order_by(jobs.c.job_id.desc())
     if status:
         query = query.where(jobs.c.status == status)
-    if status in OPEN_STATUSES:
-        query = query.where(IS_OPEN)
-    elif status is JobStatus.FAILED:
-        query = query.where(HAS_FAILED)
     return _fetch_all(connection, query)
 
 

@@ -1,0 +1,315 @@
+"""No query of a request or of the sweep reads or sorts all jobs or all events.
+
+Each runs on a database with 100 000 finished jobs, and its plan is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from inspect import getmembers, isfunction
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, event, select, text
+
+from benchmarks.rows import fill
+from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.queue import rate_limits
+from imageprocessor.queue.database import prepared
+from imageprocessor.queue.database.connections import Database, open_database
+from imageprocessor.queue.database.ids import make_id
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.database.tables import (
+    HAS_FAILED,
+    IS_DELETED,
+    IS_OPEN,
+    IS_PROCESSING,
+    IS_WAITING,
+    KEEPS_SOURCE,
+    metadata,
+    processing_jobs,
+)
+from imageprocessor.queue.jobs import inventory, job_store
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
+from imageprocessor.settings import Settings
+from tests.servers import create_database
+
+JOBS = 100_000
+NOW = datetime.now(UTC)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+ANY_ID = str(uuid4())
+WAITING_JOBS = 200
+LARGE = "processing_jobs|image_upload_events"
+#: Their indexes hold few rows, or those that the caller asks for.
+SMALL = {IS_DELETED, IS_OPEN, IS_PROCESSING, IS_WAITING, HAS_FAILED, KEEPS_SOURCE}
+SMALL_INDEXES = {
+    str(index.name)
+    for table in metadata.sorted_tables
+    for index in table.indexes
+    if index.dialect_options["sqlite"]["where"] in SMALL
+}
+
+Query = Callable[[Connection, Job], object]
+
+
+QUERIES: dict[Callable[..., Any], Query] = {
+    job_store.find_job: lambda connection, job: job_store.find_job(connection, job.job_id),
+    job_store.find_image: lambda connection, job: job_store.find_image(connection, job.image_id),
+    job_store.find_repeated: lambda connection, _: job_store.find_repeated(connection, "a", "b"),
+    job_store.find_images: lambda connection, job: job_store.find_images(
+        connection, [job.image_id, ANY_ID]
+    ),
+    job_store.list_due: lambda connection, _: job_store.list_due(
+        connection, NOW, 2, created_before=NOW
+    ),
+    job_store.claim: lambda connection, job: job_store.claim(
+        connection, job.job_id, "worker", NOW, MINUTE
+    ),
+    job_store.complete: lambda connection, job: job_store.complete(connection, job, {}, {}, NOW),
+    job_store.end_attempt: lambda connection, job: job_store.end_attempt(
+        connection,
+        job,
+        after_failure(job, StorageUnavailableError("away"), NOW),
+        "storage_unavailable",
+        "away",
+        NOW,
+    ),
+    job_store.release: job_store.release,
+    job_store.retry_failed: lambda connection, job: job_store.retry_failed(connection, job.job_id),
+    job_store.mark_deleted: lambda connection, job: job_store.mark_deleted(
+        connection, job.image_id, NOW
+    ),
+    job_store.list_deleted: lambda connection, _: job_store.list_deleted(connection),
+    job_store.remove: job_store.remove,
+    job_store.list_held_by: lambda connection, _: job_store.list_held_by(connection, "worker"),
+    job_store.list_expired: lambda connection, _: job_store.list_expired(connection, NOW),
+    job_store.list_misdated: lambda connection, _: job_store.list_misdated(connection, NOW),
+    job_store.reset_timestamps: lambda connection, job: job_store.reset_timestamps(
+        connection, job, NOW
+    ),
+    job_store.list_failed_with_source: lambda connection, _: job_store.list_failed_with_source(
+        connection, NOW - HOUR
+    ),
+    job_store.forget_source: job_store.forget_source,
+    job_store.list_events: lambda connection, job: job_store.list_events(connection, job.job_id),
+    job_store.find_deleted_job: lambda connection, job: job_store.find_deleted_job(
+        connection, job.image_id
+    ),
+    job_store.find_storage_fault: lambda connection, _: job_store.find_storage_fault(
+        connection, NOW - HOUR
+    ),
+    job_store.is_any_processed: lambda connection, _: job_store.is_any_processed(connection, NOW),
+    job_store.find_oldest_open: lambda connection, _: job_store.find_oldest_open(connection),
+    inventory.list_staged: lambda connection, job: inventory.list_staged(
+        connection, [f"photos/{job.job_id}"]
+    ),
+    inventory.list_owned: lambda connection, job: inventory.list_owned(
+        connection, {"key": job.image_id}
+    ),
+    rate_limits.read_quota: lambda connection, _: rate_limits.read_quota(
+        connection, "ann", NOW, 9, HOUR
+    ),
+    rate_limits.forget_user: lambda connection, _: rate_limits.forget_user(connection, "ann"),
+}
+#: Functions whose queries may read everything, and why, or that run none.
+EXCEPTIONS = {
+    job_store.insert_job: "an INSERT",
+    job_store.add_event: "an INSERT",
+    job_store.change_nothing: "its condition is false",
+    job_store.list_jobs: "below, for each status",
+    job_store.count_by_status: "for a backup, which reads everything anyway",
+    job_store.status_before_claim: "no query",
+    inventory.has_images: "only while a storage's marker is missing",
+    inventory.list_storage_keys: "for a backup",
+    inventory.iterate_jobs: "for fsck, in pages",
+    rate_limits.count_upload: "an INSERT",
+    rate_limits.require_remaining: "no query",
+    rate_limits.window_start: "no query",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A database with 100 000 finished jobs and some that wait; *job* is a finished one."""
+
+    database: Database
+    job: Job
+
+    def explain(self, query: Query) -> list[str]:
+        """Run *query* in a transaction that is rolled back; return the plan of each statement."""
+        plans: list[str] = []
+        with roll_back(self.database) as connection, watch(self.database, plans):
+            query(connection, self.job)
+        return plans
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Filled]:
+    values: dict[str, object] = {"data_dir": tmp_path_factory.mktemp("data")}
+    if request.param == "postgres":
+        values["database_url"] = create_database(request.getfixturevalue("postgres"))
+    with closing(open_database(Settings.model_validate(values))) as database:
+        migrate(database)
+        fill(database, JOBS)
+        with database.read() as connection:
+            row = connection.execute(select(processing_jobs).limit(1).offset(JOBS // 2))
+            job = Job.from_row(dict(row.mappings().one()))
+        add_waiting(database, job)
+        if request.param == "postgres":  # as autovacuum does within a minute
+            with database.write() as connection:
+                connection.execute(text("ANALYZE"))
+        yield Filled(database, job)
+
+
+def add_waiting(database: Database, template: Job) -> None:
+    with database.write() as connection:
+        for number in range(WAITING_JOBS):
+            is_retry = number % 4 == 0
+            job = replace(
+                template,
+                job_id=make_id(),
+                image_id=str(uuid4()),
+                status=JobStatus.RETRYING if is_retry else JobStatus.PENDING,
+                next_attempt_at=NOW - MINUTE if is_retry else None,
+                created_at=NOW - HOUR,
+                completed_at=None,
+            )
+            job_store.insert_job(connection, job)
+
+
+@contextmanager
+def roll_back(database: Database) -> Iterator[Connection]:
+    """Yield a connection in a transaction that is rolled back."""
+    with suppress(RollBackError), database.write() as connection:
+        yield connection
+        raise RollBackError
+
+
+class RollBackError(Exception):
+    """Raised to end a transaction."""
+
+
+@contextmanager
+def watch(database: Database, plans: list[str]) -> Iterator[None]:
+    """Append the plan of each SELECT, UPDATE and DELETE to *plans*."""
+    watching = [True]
+
+    def explain(connection: Any, statement: str, parameters: Any) -> None:
+        if not watching[0] or not re.match(r"\s*(SELECT|UPDATE|DELETE|WITH)", statement):
+            return
+        watching[0] = False
+        kind = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        rows = connection.exec_driver_sql(f"{kind} {statement}", parameters)
+        plans.append(f"{statement}\n" + "\n".join(str(row[-1]) for row in rows))
+        watching[0] = True
+
+    def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        explain(connection, statement, parameters)
+
+    run_on_driver = prepared._run_on_driver  # its statements bypass SQLAlchemy's events
+
+    def run(connection: Connection, statement: Any, parameters: Any) -> Any:
+        names = tuple(parameters)
+        explain(connection, prepared._compile(statement, connection.dialect, names), parameters)
+        return run_on_driver(connection, statement, parameters)
+
+    engine = database.connections.engine
+    event.listen(engine, "before_cursor_execute", look)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(prepared, "_run_on_driver", run)
+    try:
+        yield
+    finally:
+        patch.undo()
+        event.remove(engine, "before_cursor_execute", look)
+
+
+def find_fault(plan: str, *, may_stop: bool = False) -> str:
+    """Return the step of *plan* whose cost grows with the number of finished jobs, or "".
+
+    *may_stop*: a scan of an index in its order is right, because it stops at the LIMIT.
+    """
+    reads_few = any(index in plan for index in SMALL_INDEXES)
+    lines = plan.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if re.search(rf"Seq Scan on ({LARGE})|^(?:SCAN|SEARCH) ({LARGE})$", line):
+            return line
+        if re.search("TEMP B-TREE|Sort Key", line) and not reads_few:
+            return line
+        scanned = re.search(
+            rf"SCAN ({LARGE}) USING (?:COVERING )?INDEX (?P<sqlite>\w+)"
+            rf"|Scan (?:Backward )?using (?P<postgres>\w+) on ({LARGE})",
+            line,
+        )
+        if scanned is None or "Index Cond" in following or may_stop:
+            continue
+        if (scanned["sqlite"] or scanned["postgres"]) not in SMALL_INDEXES:
+            return line
+    return ""
+
+
+@pytest.mark.parametrize("function", QUERIES, ids=lambda function: function.__name__)
+def test_no_query_reads_or_sorts_everything(filled: Filled, function: Callable[..., Any]) -> None:
+    plans = filled.explain(QUERIES[function])
+    assert plans
+    assert [plan for plan in plans if find_fault(plan)] == []
+
+
+@pytest.mark.parametrize("status", [None, *JobStatus])
+def test_jobs_of_any_status_are_listed_through_an_index(
+    filled: Filled, status: JobStatus | None
+) -> None:
+    may_stop = status in {None, JobStatus.COMPLETED}  # nearly all jobs meet the condition
+    plans = filled.explain(lambda connection, _: job_store.list_jobs(connection, status, 20))
+    assert plans
+    assert [plan for plan in plans if find_fault(plan, may_stop=may_stop)] == []
+
+
+@pytest.mark.parametrize("module", [job_store, inventory, rate_limits])
+def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
+    functions = {
+        function
+        for name, function in getmembers(module, isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert functions - QUERIES.keys() - EXCEPTIONS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("index", "query"),
+    [
+        ("ix_jobs_processing", QUERIES[job_store.list_expired]),
+        ("ix_jobs_open", QUERIES[job_store.find_oldest_open]),
+        ("ix_events_job", QUERIES[job_store.list_events]),
+    ],
+)
+def test_a_missing_index_is_noticed(filled: Filled, index: str, query: Query) -> None:
+    def without_index(connection: Connection, job: Job) -> None:
+        connection.execute(text(f"DROP INDEX {index}"))
+        query(connection, job)
+
+    assert any(find_fault(plan) for plan in filled.explain(without_index))
+
+
+def test_events_are_added_at_the_end_of_their_indexes(filled: Filled) -> None:
+    """So an index on time keeps its pages full, however many rows there are."""
+    with roll_back(filled.database) as connection:
+        for _ in range(3):
+            job_store.add_event(
+                connection,
+                EventType.RETRYING,
+                filled.job,
+                NOW,
+                previous_status=JobStatus.PROCESSING,
+            )
+        events = job_store.list_events(connection, filled.job.job_id)
+    assert [found["seq"] for found in events] == sorted(found["seq"] for found in events)
