@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
-from typing import Any
+from itertools import islice
+from textwrap import indent
+from typing import Any, TypeVar
 
 import typer
 from rich import filesize
@@ -17,7 +19,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+T = TypeVar("T")
+
 PIPE_WIDTH = 1000
+ROWS_PER_TABLE = 1000
 EDGES, GAP = 2, 3  #: columns that a table needs beside its first and last cell, and between cells
 LONG_WORD = 16  #: a longer one without an id, such as a path, may be broken
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -46,6 +51,23 @@ def print_note(message: str) -> None:
 def print_json(value: Any, *, lines: bool = False) -> None:
     """Print *value* as JSON in ASCII: indented, or on one line for JSON *lines*."""
     typer.echo(json.dumps(value, indent=None if lines else 2))
+
+
+def print_json_items(items: Iterable[Any]) -> None:
+    """Print *items* as a JSON array, each as soon as it is there: there may be millions."""
+    start = "["
+    for item in items:
+        text = json.dumps(item, indent=2)
+        typer.echo(f"{start}\n{indent(text, '  ')}", nl=False)
+        start = ","
+    typer.echo("[]" if start == "[" else "\n]")
+
+
+def in_pages(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield *items* in lists that fit in a table, whose widths depend on all its rows."""
+    rest = iter(items)
+    while page := list(islice(rest, ROWS_PER_TABLE)):
+        yield page
 
 
 def print_table(

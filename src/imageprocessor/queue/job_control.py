@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 
 CANONICAL_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+JOBS_PER_PAGE = 500
 
 
 def read_job(service: Service, job_id: str, caller: Caller) -> Job:
@@ -70,17 +72,35 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
     return job, events
 
 
-def list_jobs(service: Service, status: JobStatus | None, limit: int) -> list[Job]:
-    """Return the newest jobs, optionally of one *status* only."""
-    with service.database.read() as connection:
-        return job_store.list_jobs(connection, status, limit)
+def list_jobs(
+    service: Service, status: JobStatus | None, limit: int, after: Job | None = None
+) -> Iterator[Job]:
+    """Yield the newest jobs, optionally of one *status* only, or only those older than *after*."""
+    while limit > 0:
+        size = min(limit, JOBS_PER_PAGE)
+        with service.database.read() as connection:
+            found = job_store.list_jobs(connection, status, size, after)
+        yield from found
+        if len(found) < size:
+            return
+        after = found[-1]
+        limit -= size
 
 
-def list_retryable(service: Service) -> list[str]:
-    """Return the ids of the failed jobs whose upload is still kept."""
-    with service.database.read() as connection:
-        failed = job_store.list_failed_with_source(connection, clock.utc_now())
-    return [job.job_id for job in failed if job.deleted_at is None]
+def list_retryable(service: Service) -> Iterator[str]:
+    """Yield the ids of the failed jobs whose upload is still kept, oldest first.
+
+    A job that is retried and fails again meanwhile is not repeated.
+    """
+    now = clock.utc_now()
+    last: Job | None = None
+    while True:
+        with service.database.read() as connection:
+            failed = job_store.list_failed_with_source(connection, now, JOBS_PER_PAGE, last)
+        yield from (job.job_id for job in failed if job.deleted_at is None)
+        if len(failed) < JOBS_PER_PAGE:
+            return
+        last = failed[-1]
 
 
 def retry_job(service: Service, job_id: str) -> Job:

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from imageprocessor.cli import output
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.queue import job_control
 from imageprocessor.queue.access import OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
@@ -20,6 +25,7 @@ from tests.images import encode, photo, truncated
 from tests.servers import create_database
 from tests.uploads import submit_to
 
+ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 
@@ -79,6 +85,31 @@ def test_list_shows_the_newest_jobs_first(
     assert bad.job_id in table
     assert waiting.job_id in table
     assert r"bob\u202e" in table
+
+
+def test_list_continues_after_a_job(
+    run: Run, service: Service, send: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages neither repeat nor skip a job, even if some were accepted in the same microsecond."""
+    monkeypatch.setattr(job_control, "JOBS_PER_PAGE", 2)
+    monkeypatch.setattr(output, "ROWS_PER_TABLE", 2)
+    ids = [send().job_id for _ in range(7)]
+    with service.database.write() as connection:
+        first_five = processing_jobs.c.job_id.in_(ids[:5])
+        same = clock.to_text(datetime(2024, 1, 1, tzinfo=UTC))
+        connection.execute(processing_jobs.update().where(first_five).values(created_at=same))
+    newest_first = ids[::-1]
+    listed = run("jobs", "list", "--limit", "9999", "--json").json
+    assert [job["job_id"] for job in listed] == newest_first
+
+    ran = run("jobs", "list", "--limit", "5")
+    assert re.findall(ID, ran.out) == newest_first[:5]
+    option, last = ran.err.split()[-2:]
+    assert (option, last) == ("--after", newest_first[4])
+    ran = run("jobs", "list", option, last, "--status", "pending")
+    assert (re.findall(ID, ran.out), ran.err) == (newest_first[5:], "")
+    assert f"older than {ids[0]}" in run("jobs", "list", "--after", ids[0]).err
+    assert run("jobs", "list", "--after", UNKNOWN).status == 1
 
 
 def test_empty_list_names_the_database(run: Run, service: Service) -> None:

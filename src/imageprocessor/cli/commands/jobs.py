@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +13,9 @@ import typer
 
 from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
 from imageprocessor.cli.output import (
+    in_pages,
     print_json,
+    print_json_items,
     print_note,
     print_pairs,
     print_table,
@@ -22,13 +26,18 @@ from imageprocessor.errors import InvalidIdError, JobError
 
 if TYPE_CHECKING:
     from imageprocessor.queue.jobs.job import Job
+    from imageprocessor.queue.service import Service
     from imageprocessor.settings import Settings
 
 Status = Annotated[
     Literal["pending", "processing", "completed", "failed", "retrying"] | None,
     typer.Option(help="List only jobs with this status."),
 ]
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs to list.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of jobs to list.")]
+After = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="List only jobs older than this one.", show_default=False),
+]
 AnyId = Annotated[
     str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)
 ]
@@ -53,30 +62,42 @@ def register(app: typer.Typer) -> None:
     app.add_typer(jobs, name="jobs", rich_help_panel=PANEL)
 
 
-def list_jobs(status: Status = None, limit: Limit = 20, as_json: AsJson = False) -> None:
+def list_jobs(
+    status: Status = None, limit: Limit = 20, after: After = None, as_json: AsJson = False
+) -> None:
     """List jobs, newest first.
 
     Example: [bold]imageprocessor jobs list --status failed[/bold]
     """
     from imageprocessor.queue import job_control
+    from imageprocessor.queue.access import OPERATOR
     from imageprocessor.queue.jobs.job import JobStatus
     from imageprocessor.queue.service import open_service
 
     settings = read_settings(quiet=True)
     with open_service(settings, creates=False) as service:
         wanted = JobStatus(status) if status else None
-        found = job_control.list_jobs(service, wanted, limit)
-    if as_json:
-        print_json([describe_job(job) for job in found])
-    elif found:
-        print_table(
-            ("job", "status", "tries", "user", "bucket", "created", "error"),
-            map(_job_row, found),
-            optional=("tries", "bucket", "user", "created"),
-        )
-    else:
-        kind = f"{status} jobs" if status else "jobs"
-        print_note(f"No {kind} in {_name_database(settings)}.")
+        last = job_control.read_job(service, after, OPERATOR) if after else None
+        found = job_control.list_jobs(service, wanted, limit, last)
+        if as_json:
+            print_json_items(map(describe_job, found))
+            return
+        count = 0
+        for page in in_pages(found):
+            print_table(
+                ("job", "status", "tries", "user", "bucket", "created", "error"),
+                map(_job_row, page),
+                optional=("tries", "bucket", "user", "created"),
+            )
+            count += len(page)
+            last = page[-1]
+        if not count:
+            kind = f"{status} jobs" if status else "jobs"
+            older = f" that are older than {after}" if after else ""
+            print_note(f"No {kind}{older} in {_name_database(settings)}.")
+        elif any(job_control.list_jobs(service, wanted, 1, last)):
+            assert last
+            print_note(f"To list older jobs, add --after {last.job_id}")
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
@@ -138,29 +159,44 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
-    from imageprocessor.queue.job_control import list_retryable, retry_job
+    from imageprocessor.queue.job_control import list_retryable
     from imageprocessor.queue.service import open_service
 
     if bool(ids) == all_failed:
         raise typer.BadParameter("give either job ids or --all-failed", param_hint="'ID...'")
-    outcomes = []
+    tally: Counter[str] = Counter()
     with open_service(read_settings(quiet=True), creates=False) as service:
-        for job_id in ids or list_retryable(service):
-            try:
-                job = retry_job(service, job_id)
-            except (InvalidIdError, JobError) as error:
-                failure = {"job_id": job_id, "error": str(error), "error_code": error.code}
-                outcomes.append(failure)
-            else:
-                outcomes.append({"job_id": job_id, "status": job.status.value})
-    if as_json:
-        print_json(outcomes)
-    elif outcomes:
-        print_table(("job", "outcome"), map(_outcome_row, outcomes))
-    else:
+        outcomes = _retry_each(service, ids or list_retryable(service), tally)
+        if as_json:
+            print_json_items(outcomes)
+        else:
+            for page in in_pages(outcomes):
+                print_table(("job", "outcome"), map(_outcome_row, page))
+    if not tally and not as_json:
         print_note("No failed job has an upload that is still kept.")
-    if any("error" in outcome for outcome in outcomes):
+    if tally["refused"]:
         raise typer.Exit(1)
+
+
+def _retry_each(
+    service: Service, ids: Iterable[str], tally: Counter[str]
+) -> Iterator[dict[str, str]]:
+    """Retry the jobs; yield each outcome, and count it in *tally*."""
+    for job_id in ids:
+        outcome = _retry(service, job_id)
+        tally["refused" if "error" in outcome else "retried"] += 1
+        yield outcome
+
+
+def _retry(service: Service, job_id: str) -> dict[str, str]:
+    """Retry one job; return its new status, or why it was refused."""
+    from imageprocessor.queue.job_control import retry_job
+
+    try:
+        job = retry_job(service, job_id)
+    except (InvalidIdError, JobError) as error:
+        return {"job_id": job_id, "error": str(error), "error_code": error.code}
+    return {"job_id": job_id, "status": job.status.value}
 
 
 def describe_job(job: Job) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
+    Select,
+    and_,
     bindparam,
     delete,
     false,
@@ -103,19 +105,32 @@ def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
     return _fetch_all(connection, VISIBLE.where(jobs.c.image_id.in_(image_ids)))
 
 
-def list_jobs(connection: Connection, status: JobStatus | None, limit: int) -> list[Job]:
-    """Return the newest jobs, of *status* if given."""
+def list_jobs(
+    connection: Connection, status: JobStatus | None, limit: int, after: Job | None = None
+) -> list[Job]:
+    """Return the newest jobs, of *status* if given, and only those older than *after* if given."""
     query = VISIBLE.limit(limit)
     # The ids of jobs sort by time. The indexes of the few jobs that are open or failed have it.
     if status in OPEN_STATUSES:
-        query = query.where(IS_OPEN).order_by(jobs.c.created_at.desc())
+        query = _newest_first(query.where(IS_OPEN), after)
     elif status is JobStatus.FAILED:
-        query = query.where(HAS_FAILED).order_by(jobs.c.created_at.desc())
+        query = _newest_first(query.where(HAS_FAILED), after)
     else:
         query = query.order_by(jobs.c.job_id.desc())
+        if after:
+            query = query.where(jobs.c.job_id < after.job_id)
     if status:
         query = query.where(jobs.c.status == status)
     return _fetch_all(connection, query)
+
+
+def _newest_first(query: Select[Any], after: Job | None) -> Select[Any]:
+    created_at, job_id = jobs.c.created_at, jobs.c.job_id
+    if after:
+        moment = clock.to_text(after.created_at)
+        follows = and_(created_at == moment, job_id < after.job_id)
+        query = query.where(created_at <= moment, or_(created_at < moment, follows))
+    return query.order_by(created_at.desc(), job_id.desc())
 
 
 def list_due(
@@ -322,11 +337,20 @@ def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
     connection.execute(statement.values(values))
 
 
-def list_failed_with_source(connection: Connection, before: datetime) -> list[Job]:
-    """Return the jobs that failed before *before* and still keep their upload."""
-    has_ended = jobs.c.completed_at < clock.to_text(before)
-    query = select(jobs).where(KEEPS_SOURCE, has_ended)
-    return _fetch_all(connection, query)
+def list_failed_with_source(
+    connection: Connection, before: datetime, limit: int | None = None, after: Job | None = None
+) -> list[Job]:
+    """Return the jobs that failed before *before* and still keep their upload, oldest first.
+
+    Only those that failed later than *after*, if given.
+    """
+    ended_at, job_id = jobs.c.completed_at, jobs.c.job_id
+    query = select(jobs).where(KEEPS_SOURCE, ended_at < clock.to_text(before))
+    if after and after.completed_at:
+        moment = clock.to_text(after.completed_at)
+        follows = and_(ended_at == moment, job_id > after.job_id)
+        query = query.where(ended_at >= moment, or_(ended_at > moment, follows))
+    return _fetch_all(connection, query.order_by(ended_at, job_id).limit(limit))
 
 
 def forget_source(connection: Connection, job: Job) -> bool:
