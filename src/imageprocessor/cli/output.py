@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import islice
 from textwrap import indent
@@ -100,6 +101,36 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """Print names and values below a title; values of None are left out."""
     shown = {name: _cell(value) for name, value in pairs.items() if value is not None}
     _print_pairs(_open_stdout(), Text(printable(title), "bold"), shown)
+
+
+@contextmanager
+def show_counts(*, silent: bool) -> Iterator[Callable[[str, int], None]]:
+    """Yield a function that shows a count and what is counted, if stderr is a terminal."""
+    from rich.progress import (  # noqa: PLC0415 - takes 20 ms
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f}"),
+        TimeElapsedColumn(),
+    )
+    disable = silent or not console.is_terminal
+    progress = Progress(*columns, console=console, transient=True, disable=disable)
+    tasks = {}
+
+    def show(what: str, count: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=None)
+        progress.update(tasks[what], completed=count)
+
+    with progress:
+        yield show
 
 
 def printable(text: str) -> str:

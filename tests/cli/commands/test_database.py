@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_upgrade_prints_old_and_new_revision(
 
 def test_backup_and_restore_bring_everything_back(run: Run, done: Job) -> None:
     made = run("backup", "saved", "--json")
-    assert (made.status, made.json["storage_keys"], made.json["jobs"]["completed"]) == (0, 1, 1)
+    assert (made.status, made.json["files"], made.json["jobs"]["completed"]) == (0, 1, 1)
     shutil.move("data/storage", "images")
     shutil.rmtree("data")
     shutil.copytree("images", "data/storage")
@@ -53,9 +53,7 @@ def test_backup_prints_its_contents_and_the_next_step(run: Run, done: Job) -> No
     ran = run("backup", "saved")
     assert "1 completed" in ran.out
     assert "Now copy the storage" in ran.err
-    assert json.loads(Path("saved/manifest.json").read_text())["storage_keys"] == list(
-        (done.variant_keys or {}).values()
-    )
+    assert re.search(r"files +1\n", ran.out)
 
 
 def test_restore_lists_missing_files_and_fails(run: Run, done: Job) -> None:

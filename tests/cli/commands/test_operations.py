@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.workers.supervisor import Supervisor
 from tests.cli.conftest import Run
 from tests.servers.processes import wait_for
+from tests.uploads import submit_to
 
 KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
 CHECKS = [
@@ -137,6 +139,20 @@ def test_fsck_reports_that_database_and_storage_agree(run: Run, service: Service
         "left": 0,
         "discrepancies": [],
     }
+
+
+def test_fsck_shows_progress_on_a_terminal_only(
+    run: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        submit_to(service)
+    counts = ("images listed 0", "uploads listed 2", "jobs checked 2")
+    assert not any(count in run("fsck").err for count in counts)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich, stderr then is a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    err = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", run("fsck").err)
+    assert all(count in re.sub(" +", " ", err) for count in counts)
+    assert run("fsck", "--json").err == ""
 
 
 def test_fsck_only_reports_without_repair(run: Run, service: Service) -> None:

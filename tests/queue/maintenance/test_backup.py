@@ -18,7 +18,7 @@ import imageprocessor
 from imageprocessor.errors import ImageProcessorError, SettingsError
 from imageprocessor.queue.access import ANYONE, OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.database import clock
+from imageprocessor.queue.database import clock, sqlite
 from imageprocessor.queue.database.schema import HEAD
 from imageprocessor.queue.database.sqlite import sqlite_module
 from imageprocessor.queue.dispatch import presence
@@ -27,7 +27,7 @@ from imageprocessor.queue.images import read_image
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.queue.maintenance.backup import MANIFEST_NAME, back_up, restore
+from imageprocessor.queue.maintenance.backup import MANIFEST_NAME, back_up, find_missing, restore
 from imageprocessor.queue.maintenance.sweep import STEPS, sweep
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.uploads import Sender, Upload, submit
@@ -68,9 +68,27 @@ def test_manifest_describes_the_backup(
         "sha256": manifest.sha256,
         "size_bytes": (tmp_path / "new/saved/processor.db").stat().st_size,
         "jobs": {"pending": 1, "processing": 0, "completed": 1, "failed": 0, "retrying": 0},
-        "storage_keys": list((done.variant_keys or {}).values()),
+        "files": 2,
     }
     assert before <= manifest.created_at <= clock.to_text(clock.utc_now())
+
+
+def test_writes_during_the_copy_do_not_start_it_again(
+    service: Service, submit_image: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "PAGES_PER_STEP", 2)
+    submit_image()
+    copied: list[int] = []
+
+    def report(what: str, count: int) -> None:
+        if what == "pages copied":
+            copied.append(count)
+            if len(copied) < 5:
+                submit_image()
+
+    manifest = back_up(service.settings, tmp_path / "saved", report)
+    assert (len(copied) > 5, copied) == (True, sorted(copied))
+    assert manifest.jobs["pending"] == 1, "the copy is the state at its start"
 
 
 def test_backup_is_private_and_leaves_no_temporary_files(saved: Path, settings: Settings) -> None:
@@ -144,7 +162,7 @@ def test_changed_backup_is_refused(offset: int, fault: str, service: Service, sa
 def test_damaged_database_is_not_backed_up(service: Service, done: Job, tmp_path: Path) -> None:
     path, settings = service.settings.database_path, service.settings
     with service.database.read() as connection:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_events_image'"
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_events_job'"
         page = connection.exec_driver_sql(query).scalar_one()
     service.database.close()
     with path.open("r+b") as file:
@@ -218,7 +236,8 @@ def test_damaged_database_can_be_replaced(
 ) -> None:
     service.database.close()
     settings.database_path.write_bytes(b"nothing that SQLite knows" * 500)
-    assert restore(settings, saved, replace=True).missing == ()
+    restore(settings, saved, replace=True)
+    assert list(find_missing(settings)) == []
     with open_service(settings) as restored:
         assert read_image(restored, done.image_id, ANYONE) == done
 
@@ -227,7 +246,8 @@ def test_restore_reports_missing_images(service: Service, saved: Path, done: Job
     gone = (done.variant_keys or {})["medium"]
     service.storage.delete(gone)
     service.database.close()
-    assert restore(service.settings, saved, replace=True).missing == (gone,)
+    restore(service.settings, saved, replace=True)
+    assert list(find_missing(service.settings)) == [gone]
 
 
 @pytest.fixture
@@ -285,7 +305,7 @@ def test_backup_under_load_can_be_restored(
     shutil.copytree(tmp_path / "images", service.settings.storage_path)
     shutil.copytree(tmp_path / "staging", service.settings.data_dir / "staging")
     restored = restore(service.settings, tmp_path / "saved")
-    assert restored.missing == ()
+    assert list(find_missing(service.settings)) == []
     assert restored.manifest.jobs["completed"] < 30, "some jobs should have been open"
     ends = finish(service.settings, jobs)
     assert all((job.status, job.error_code) in ENDS for job in ends)

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from imageprocessor.errors import SettingsError
 from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.database.connections import open_database
+from imageprocessor.queue.database.schema import migrate
+from imageprocessor.queue.database.tables import image_upload_events as events
+from imageprocessor.queue.database.tables import job_statistics, maintenance
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.maintenance import database_import
 from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
@@ -38,16 +45,43 @@ def list_all(settings: Settings) -> list[Job]:
         return job_store.list_jobs(connection, None, 100)
 
 
-def test_all_rows_are_copied_to_postgresql(source: Settings, postgres: int) -> None:
+def test_all_rows_are_copied_to_postgresql(
+    source: Settings, postgres: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_import, "ROWS_PER_BATCH", 4)
     target = with_database(source, create_database(postgres))
-    assert import_database(source.database_path, target) == {
-        "image_upload_events": 6,
-        "processing_jobs": 2,
-        "upload_rate_limits": 1,
-    }
+    reports: list[tuple[str, int]] = []
+    counts = import_database(source.database_path, target, lambda *report: reports.append(report))
+    assert counts == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
+    assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 6]
     assert list_all(target) == list_all(source)
     with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
+
+
+def test_new_events_come_after_the_imported_ones(source: Settings, postgres: int) -> None:
+    """Feeds read events by transaction, then by number."""
+    target = with_database(source, create_database(postgres))
+    with closing(open_database(target)) as database:
+        migrate(database)
+        with database.write() as connection:
+            stale = {"id": 1, "seq": 9, "figures": "{}", "updated_at": ""}
+            connection.execute(job_statistics.insert().values(stale))
+            connection.execute(maintenance.insert().values(task="old", position="far"))
+    import_database(source.database_path, target)
+    with open_service(target) as service:
+        submit_to(service)
+        with service.database.read() as connection:
+            query = select(events.c.transaction_id, events.c.seq, events.c.event_type)
+            rows = connection.execute(query.order_by(events.c.transaction_id, events.c.seq)).all()
+            counts = [
+                connection.scalar(select(func.count()).select_from(table))
+                for table in (job_statistics, maintenance)
+            ]
+    imported, newest = rows[:-1], rows[-1]
+    assert [(row.transaction_id, row.seq) for row in imported] == [(0, n) for n in range(1, 7)]
+    assert (newest.transaction_id > 0, newest.seq) == (True, 7)
+    assert counts == [0, 0], "what was known about the empty database"
 
 
 def test_database_is_not_copied_onto_itself(source: Settings) -> None:

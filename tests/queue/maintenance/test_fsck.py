@@ -260,14 +260,28 @@ def test_memory_does_not_grow_with_the_number_of_objects(
 
 
 def test_rows_are_read_in_batches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[str, int]] = []
     monkeypatch.setattr(inventory, "ROWS_PER_QUERY", 7)
     with open_service(settings) as service:
         jobs = [make_job(number) for number in range(20)]
         with service.database.write() as connection:
             connection.execute(insert(processing_jobs), [job.to_row() for job in jobs])
-        found = list(find_discrepancies(service))
+        found = list(find_discrepancies(service, report=lambda *report: reports.append(report)))
+    assert reports[-1] == ("jobs checked", 20)
     assert {discrepancy.job_id for discrepancy in found} == {job.job_id for job in jobs}
     assert {discrepancy.kind for discrepancy in found} == {"upload_missing"}
+
+
+def test_jobs_accepted_meanwhile_do_not_keep_the_check_from_ending(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "ROWS_PER_QUERY", 1)
+    submit_image()
+    read_jobs = []
+    for job in inventory.iterate_jobs(service.database):
+        read_jobs.append(job)
+        submit_image()
+    assert len(read_jobs) == 1
 
 
 def make_job(number: int) -> Job:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,10 +18,10 @@ from imageprocessor.cli.output import (
     print_pairs,
     print_table,
     show_bytes,
+    show_counts,
 )
 
-if TYPE_CHECKING:
-    from imageprocessor.queue.maintenance.backup import Manifest
+MAX_SHOWN = 1000  #: missing files, in JSON
 
 NewFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)]
 Backup = Annotated[
@@ -83,7 +83,8 @@ def import_(file: SqliteFile, as_json: AsJson = False) -> None:
     """  # noqa: E501 - an example must be one line
     from imageprocessor.queue.maintenance.database_import import import_database
 
-    counts = import_database(file, read_settings(quiet=True))
+    with show_counts(silent=as_json) as report:
+        counts = import_database(file, read_settings(quiet=True), report)
     if as_json:
         print_json(counts)
     else:
@@ -100,18 +101,19 @@ def backup(directory: NewFolder, as_json: AsJson = False) -> None:
     """
     from imageprocessor.queue.maintenance.backup import back_up
 
-    manifest = back_up(read_settings(quiet=True), directory)
+    with show_counts(silent=as_json) as report:
+        manifest = back_up(read_settings(quiet=True), directory, report)
     if as_json:
-        print_json({"directory": str(directory), **_summarize(manifest)})
+        print_json({"directory": str(directory), **asdict(manifest)})
     else:
         jobs = [f"{count} {status}" for status, count in manifest.jobs.items() if count]
         facts = {
             "database": show_bytes(manifest.size_bytes),
             "jobs": ", ".join(jobs) or "none",
-            "files": len(manifest.storage_keys),
+            "files": manifest.files,
         }
         print_pairs(f"Backup in {directory}", facts)
-        print_note("Now copy the storage. The manifest lists the files that belong to the backup.")
+        print_note("Now copy the storage.")
 
 
 def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False) -> None:
@@ -122,14 +124,14 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
 
     Example: [bold]imageprocessor restore /backups/2024-11-08 --replace[/bold]
     """
+    from imageprocessor.queue.maintenance.backup import find_missing
     from imageprocessor.queue.maintenance.backup import restore as restore_backup
 
-    restored = restore_backup(read_settings(quiet=True), directory, replace=replace)
+    settings = read_settings(quiet=True)
+    restored = restore_backup(settings, directory, replace=replace)
     manifest = restored.manifest
     aside = [str(path) for path in restored.replaced]
-    if as_json:
-        print_json({**_summarize(manifest), "replaced": aside, "missing": restored.missing})
-    else:
+    if not as_json:
         print_note(f"Restored the database as of {manifest.created_at}.")
         for path in aside:
             print_note(f"The previous database was kept: {path}")
@@ -137,14 +139,21 @@ def restore(directory: Backup, replace: Replace = False, as_json: AsJson = False
             "Images uploaded after that are no longer in the database. "
             "Run 'imageprocessor fsck' to list their files."
         )
-        for key in restored.missing:
-            typer.echo(key)
-    if restored.missing:
-        count = f"{len(restored.missing)} of {len(manifest.storage_keys)}"
-        print_error(f"{count} files of the backup are missing from the storage. Restore them too.")
+    count = 0
+    first: list[str] = []
+    with show_counts(silent=as_json) as report:
+        for key in find_missing(settings, report):
+            count += 1
+            if not as_json:
+                typer.echo(key)
+            elif count <= MAX_SHOWN:
+                first.append(key)
+    if as_json:
+        missing = {"missing_count": count, "missing": first}
+        print_json({**asdict(manifest), "replaced": aside, **missing})
+    if count:
+        print_error(
+            f"{count} of {manifest.files} files of the backup are missing from the storage. "
+            "Restore them too."
+        )
         raise typer.Exit(1)
-
-
-def _summarize(manifest: Manifest) -> dict[str, object]:
-    """Return the manifest with the number of storage keys in place of the keys."""
-    return {**asdict(manifest), "storage_keys": len(manifest.storage_keys)}

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
-from imageprocessor.cli.output import print_json, print_note, print_table, show_status
+from imageprocessor.cli.output import (
+    print_json,
+    print_note,
+    print_table,
+    show_counts,
+    show_status,
+)
 
 if TYPE_CHECKING:
     from imageprocessor.queue.maintenance.fsck import Discrepancy
@@ -77,9 +83,11 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     from imageprocessor.queue.maintenance.fsck import find_discrepancies
     from imageprocessor.queue.service import open_service
 
-    with open_service(read_settings(quiet=True), creates=False) as service:
-        discrepancies = find_discrepancies(service, repair=repair)
-        report = summarize(discrepancies)
+    with (
+        open_service(read_settings(quiet=True), creates=False) as service,
+        show_counts(silent=as_json) as show,
+    ):
+        report = summarize(find_discrepancies(service, repair=repair, report=show))
     if as_json:
         print_json({"repair": repair, **report})
     elif report["found"]:

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
@@ -35,6 +35,7 @@ BUSY_TIMEOUT_SECONDS = 5
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 RESTORE = "Stop the service and restore a backup: imageprocessor restore DIR --replace"
+PAGES_PER_STEP = 10_000  #: of 4 KiB, in a copy
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 #: Platforms for which pysqlite3 has a wheel. On others, such as Linux on arm64, pip would compile
 #: it with the system's SQLite, which is no newer than Python's.
@@ -254,18 +255,27 @@ def find_file_system(path: Path, mounts: str) -> str:
     return ""
 
 
-def copy_database(connection: Connection, path: Path) -> None:
+def copy_database(connection: Connection, path: Path, report: Callable[[int], object]) -> None:
     """Copy the current state of the database to a new file at *path*.
 
-    Readers and writers continue meanwhile.
+    Readers and writers continue meanwhile. *report* is called with the number of pages so far.
 
     Raises:
         DatabaseUnavailableError: The database cannot be read, or *path* cannot be written.
     """
     path.touch(mode=0o600, exist_ok=False)
+    driver: Any = connection.connection.driver_connection
+
+    def report_copied(_status: int, remaining: int, total: int) -> None:
+        report(total - remaining)
+
     try:
         with closing(sqlite_module().connect(path)) as copy:
-            connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
+            # Inside a transaction: otherwise each write between two steps starts the copy again.
+            driver.execute("BEGIN")
+            driver.execute("SELECT 1 FROM sqlite_master").fetchone()
+            driver.backup(copy, pages=PAGES_PER_STEP, progress=report_copied)
+            driver.execute("ROLLBACK")
     except sqlite_module().Error as error:
         raise DatabaseUnavailableError(
             f"The database cannot be copied to {path}: {error}."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+from sqlalchemy import Column, Connection, RowMapping, and_, bindparam, func, or_, select
 
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Database
@@ -18,8 +19,6 @@ ROWS_PER_QUERY = 500
 
 #: jobs whose variants must exist
 READABLE = (jobs.c.status == JobStatus.COMPLETED, jobs.c.deleted_at.is_(None))
-#: jobs whose upload must exist
-UPLOAD_KEPT = (jobs.c.staging_path.is_not(None), jobs.c.deleted_at.is_(None))
 #: Excludes jobs that failed for good: nothing will create, read or delete their variants again.
 MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.is_not(None))
 
@@ -36,14 +35,6 @@ FIND_KNOWN = (
     .where(events.c.image_id.in_(bindparam("image_ids", expanding=True)))
     .distinct()
 )
-
-
-def list_storage_keys(connection: Connection) -> list[str]:
-    """Return the keys of every variant that can be read."""
-    keys: list[str] = []
-    for paths in connection.scalars(select(jobs.c.processed_paths).where(*READABLE)):
-        keys += json.loads(paths).values()
-    return keys
 
 
 def has_images(connection: Connection, bucket: str | None = None) -> bool:
@@ -87,16 +78,37 @@ def find_beginning(connection: Connection) -> datetime | None:
     return clock.from_text(first) if first else None
 
 
-def iterate_jobs(database: Database, *conditions: ColumnElement[bool]) -> Iterator[Job]:
-    """Yield the jobs that meet the *conditions*, reading ROWS_PER_QUERY at a time."""
-    after_last = jobs.c.job_id > bindparam("last_id")
-    query = select(jobs).where(*conditions, after_last).order_by(jobs.c.job_id)
+def iterate_jobs(database: Database) -> Iterator[Job]:
+    """Yield all jobs that exist now."""
+    for row in _iterate_rows(database, *jobs.c):
+        yield Job.from_row(dict(row))
+
+
+def iterate_variants(database: Database) -> Iterator[Sequence[str]]:
+    """Yield the storage keys of each job: those of its variants if it can be read, else none.
+
+    The database may be of an older version, too.
+    """
+    columns = jobs.c.status, jobs.c.deleted_at, jobs.c.processed_paths
+    for row in _iterate_rows(database, jobs.c.job_id, *columns):
+        is_readable = row["status"] == JobStatus.COMPLETED and row["deleted_at"] is None
+        yield list(json.loads(row["processed_paths"]).values()) if is_readable else []
+
+
+def _iterate_rows(database: Database, *columns: Column[Any]) -> Iterator[RowMapping]:
+    """Yield *columns* of all jobs that exist now, reading ROWS_PER_QUERY at a time.
+
+    No condition leaves jobs out, so that each query reads only so many rows.
+    """
+    is_next = and_(jobs.c.job_id > bindparam("last_id"), jobs.c.job_id <= bindparam("end"))
+    query = select(*columns).where(is_next).order_by(jobs.c.job_id).limit(ROWS_PER_QUERY)
+    with database.read() as connection:
+        end = connection.scalar(select(func.max(jobs.c.job_id)))
     last_id = ""
-    while True:
+    while end:
         with database.read() as connection:
-            rows = connection.execute(query.limit(ROWS_PER_QUERY), {"last_id": last_id})
-            found = [Job.from_row(dict(row)) for row in rows.mappings()]
-        if not found:
+            rows = connection.execute(query, {"last_id": last_id, "end": end}).mappings().all()
+        if not rows:
             return
-        yield from found
-        last_id = found[-1].job_id
+        yield from rows
+        last_id = rows[-1]["job_id"]

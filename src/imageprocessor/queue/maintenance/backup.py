@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +26,8 @@ from imageprocessor.queue.database.sqlite import checkpoint_wal, copy_database, 
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import inventory, job_store
+from imageprocessor.queue.maintenance.catalogue import open_catalogue
+from imageprocessor.queue.maintenance.progress import Report, counted, ignore
 from imageprocessor.queue.service import open_storages
 from imageprocessor.settings import Settings
 from imageprocessor.storage.files import replace_file
@@ -44,7 +48,7 @@ class Manifest:
     sha256: str  #: of the database file
     size_bytes: int
     jobs: dict[str, int]  #: the number in each status
-    storage_keys: list[str]  #: of the variants of completed images
+    files: int  #: the number of variants of completed images, which the database names
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,12 @@ class Restored:
 
     manifest: Manifest
     replaced: tuple[Path, ...]  #: the replaced files, under their new names
-    missing: tuple[str, ...]  #: keys in the manifest that are not in the storage
 
 
-def back_up(settings: Settings, directory: Path) -> Manifest:
+def back_up(settings: Settings, directory: Path, report: Report = ignore) -> Manifest:
     """Copy the database to *directory*, which is created if missing. The service may run meanwhile.
+
+    *report* is called with the number of pages and jobs so far.
 
     Raises:
         SettingsError: The database is PostgreSQL, which has its own tools, or is missing.
@@ -78,8 +83,8 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
     with TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:
         copy = Path(folder) / DATABASE_NAME
         with closing(database), database.read() as connection:
-            copy_database(connection, copy)
-        manifest = _describe(settings, copy, created_at)
+            copy_database(connection, copy, partial(report, "pages copied"))
+        manifest = _describe(settings, copy, created_at, report)
         _copy_file(copy, directory / DATABASE_NAME)
     key = settings.data_dir / KEY_NAME
     if key.exists():
@@ -90,7 +95,7 @@ def back_up(settings: Settings, directory: Path) -> Manifest:
 
 
 def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Restored:
-    """Restore the database from the backup in *directory*, and return which images are missing.
+    """Restore the database from the backup in *directory*; see also :func:`find_missing`.
 
     Raises:
         SettingsError: The database is PostgreSQL, or the backup is from a newer version.
@@ -106,10 +111,29 @@ def restore(settings: Settings, directory: Path, *, replace: bool = False) -> Re
     _check_target(settings, path, replace=replace)
     targets = {DATABASE_NAME: path, KEY_NAME: settings.data_dir / KEY_NAME}
     replaced = _put_back(directory, targets)
+    return Restored(manifest, replaced)
+
+
+def find_missing(settings: Settings, report: Report = ignore) -> Iterator[str]:
+    """Yield the keys of variants that the database names, but that are not in the storage.
+
+    *report* is called with the number of images and jobs so far.
+
+    Raises:
+        DatabaseUnavailableError, StorageUnavailableError: One of them failed.
+    """
     images, _ = open_storages(settings)
-    stored = {found.key for found in images.list()}
-    missing = tuple(key for key in manifest.storage_keys if key not in stored)
-    return Restored(manifest, replaced, missing)
+    with (
+        closing(open_database(settings, creates=False)) as database,
+        open_catalogue() as catalogue,
+    ):
+        for _ in counted(catalogue.record(images.list()), "images listed", report):
+            pass
+        jobs = inventory.iterate_variants(database)
+        for keys in counted(jobs, "jobs checked", report):
+            for key in keys:
+                if catalogue.find_size(key) is None:
+                    yield key
 
 
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
@@ -124,12 +148,13 @@ def _dump(directory: Path) -> str:
     return shlex.quote(str(directory / "processor.dump"))
 
 
-def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
+def _describe(settings: Settings, copy: Path, created_at: str, report: Report) -> Manifest:
     copied = settings.model_copy(update={"database_url": None, "database_path": copy})
     with closing(open_database(copied)) as database, database.read() as connection:
         revision = read_revision(connection)
         jobs = job_store.count_by_status(connection)
-        keys = inventory.list_storage_keys(connection)
+        variants = inventory.iterate_variants(database)
+        files = sum(map(len, counted(variants, "jobs checked", report)))
     checkpoint_wal(copy)
     if damage := find_damage(copy):
         raise ImageProcessorError(
@@ -142,7 +167,7 @@ def _describe(settings: Settings, copy: Path, created_at: str) -> Manifest:
         sha256=_hash(copy),
         size_bytes=copy.stat().st_size,
         jobs=jobs,
-        storage_keys=keys,
+        files=files,
     )
 
 

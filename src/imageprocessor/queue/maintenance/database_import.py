@@ -13,21 +13,26 @@ from imageprocessor.queue.database.schema import migrate
 from imageprocessor.queue.database.tables import (
     database_identity,
     image_upload_events,
+    job_statistics,
+    maintenance,
     processing_jobs,
     upload_rate_limits,
 )
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.maintenance.progress import Report, ignore
 from imageprocessor.settings import Settings
 
 ROWS_PER_BATCH = 1000
 
 
-def import_database(path: Path, settings: Settings) -> dict[str, int]:
+def import_database(path: Path, settings: Settings, report: Report = ignore) -> dict[str, int]:
     """Copy all rows of the SQLite file at *path* to the database of *settings*, in one transaction.
 
+    *report* is called with the number of rows so far.
+
     Returns:
-        The number of rows in each table afterwards, except for the identity.
+        The number of rows copied to each table, except for the identity.
 
     Raises:
         SettingsError: There is no file at *path*, it is the database of *settings* itself, that
@@ -52,22 +57,42 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
     ):
         migrate(source)
         migrate(target)
-        counts: dict[str, int] = {}
         with source.read() as old, target.write() as new:
-            # The storage is marked as that of the old database: the new one takes its place.
-            new.execute(delete(database_identity))
-            _copy_table(database_identity, old, new)
-            for table in (image_upload_events, processing_jobs, upload_rate_limits):
-                counts[table.name] = _copy_table(table, old, new)
+            return _copy(old, new, report)
+
+
+def _copy(old: Connection, new: Connection, report: Report) -> dict[str, int]:
+    # What an empty database knows about its rows and tasks. It is found out again.
+    for table in (job_statistics, maintenance):
+        new.execute(delete(table))
+    # The storage is marked as that of the old database: the new one takes its place.
+    new.execute(delete(database_identity))
+    _copy_table(database_identity, old, new, report)
+
+    is_postgres = new.dialect.name == "postgresql"
+    # Before all transactions of the new database.
+    changes = {"transaction_id": 0} if is_postgres else {}
+    counts = {
+        "image_upload_events": _copy_table(image_upload_events, old, new, report, **changes),
+        "processing_jobs": _copy_table(processing_jobs, old, new, report),
+        "upload_rate_limits": _copy_table(upload_rate_limits, old, new, report),
+    }
+    newest = old.scalar(select(func.max(image_upload_events.c.seq)))
+    if is_postgres and newest:
+        new.execute(select(func.setval("image_upload_events_seq", newest)))
     return counts
 
 
-def _copy_table(table: Table, old: Connection, new: Connection) -> int:
-    count = select(func.count()).select_from(table)
-    if new.scalar(count):
+def _copy_table(
+    table: Table, old: Connection, new: Connection, report: Report, **changes: object
+) -> int:
+    if new.execute(select(table).limit(1)).first():
         raise SettingsError(
             f"Table {table.name} of the database to copy to has rows. Use an empty database."
         )
+    count = 0
     for rows in old.execute(select(table)).mappings().partitions(ROWS_PER_BATCH):
-        new.execute(insert(table), [dict(row) for row in rows])
-    return new.scalar(count) or 0
+        new.execute(insert(table), [{**row, **changes} for row in rows])
+        count += len(rows)
+        report(f"rows of {table.name}", count)
+    return count

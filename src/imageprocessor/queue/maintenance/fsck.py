@@ -6,9 +6,7 @@ not grow with the number of objects, because the listing of the storage goes to 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,8 +18,10 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.attempts import fail_waiting, load_source
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.inventory import READABLE, UPLOAD_KEPT, find_beginning, iterate_jobs
+from imageprocessor.queue.jobs.inventory import find_beginning, iterate_jobs
 from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.maintenance.catalogue import Catalogue, open_catalogue
+from imageprocessor.queue.maintenance.progress import Report, counted, ignore
 from imageprocessor.queue.maintenance.sweep import (
     UPLOAD_GRACE,
     drop_source,
@@ -32,7 +32,6 @@ from imageprocessor.queue.maintenance.sweep import (
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.protocol import Storage, StoredObject
 
-CATALOGUE_CACHE_KIB = 32 * 1024
 WORKER_ID = "fsck"
 RESTORE = "Restore it from a backup, or delete the image and have it uploaded again."
 REMOVED = "It was removed."
@@ -54,13 +53,16 @@ class Discrepancy:
     job_id: str | None = None
 
 
-def find_discrepancies(service: Service, *, repair: bool = False) -> Iterator[Discrepancy]:
+def find_discrepancies(
+    service: Service, *, repair: bool = False, report: Report = ignore
+) -> Iterator[Discrepancy]:
     """Yield each discrepancy; with *repair*, repair it first if that is possible.
 
     An object without a row is removed after the sweep's grace period, unless it is older than this
     database's first upload: a mistyped DATABASE_URL must not cost all images. A job whose upload is
     missing or altered ends as failed; if it had failed before, it can no longer be retried. An
-    image whose variants are missing is only reported.
+    image whose variants are missing is only reported. Jobs that are accepted meanwhile may be left
+    out. *report* is called with the number of objects and jobs so far.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: One of them failed; the rest was not
@@ -68,41 +70,30 @@ def find_discrepancies(service: Service, *, repair: bool = False) -> Iterator[Di
     """
     with service.database.read() as connection:
         beginning = find_beginning(connection)
-    # SQLite deletes a database without a name when its connection closes.
-    with closing(sqlite3.connect("")) as catalogue:
-        listed = _record(catalogue, service.storage.list())
-        unknown = find_unknown_images(service, listed)
+    with open_catalogue() as catalogue:
+        images = counted(service.storage.list(), "images listed", report)
+        unknown = find_unknown_images(service, catalogue.record(images))
         yield from _check_unknown(
             "variant_without_row", service.storage, unknown, beginning, repair=repair
         )
-        yield from _check_variants(service, catalogue)
-    yield from _check_unknown(
-        "upload_without_row",
-        service.staging,
-        find_unknown_uploads(service),
-        beginning,
-        repair=repair,
-    )
-    yield from _check_uploads(service, repair=repair)
+        uploads = counted(service.staging.list(), "uploads listed", report)
+        yield from _check_unknown(
+            "upload_without_row",
+            service.staging,
+            find_unknown_uploads(service, uploads),
+            beginning,
+            repair=repair,
+        )
+        for job in counted(iterate_jobs(service.database), "jobs checked", report):
+            if job.deleted_at is None and job.status is JobStatus.COMPLETED:
+                yield from _check_variants(service, catalogue, job)
+            elif job.deleted_at is None and job.staging_key:
+                yield from _check_upload(service, job, repair=repair)
     for path in find_abandoned_files(service):
         if repair:
             path.unlink(missing_ok=True)
         remedy = REMOVED if repair else TO_REMOVE
         yield Discrepancy("abandoned_file", str(path), remedy, repaired=repair)
-
-
-def _record(
-    catalogue: sqlite3.Connection, listed: Iterable[StoredObject]
-) -> Iterator[StoredObject]:
-    """Yield the *listed* objects, and add each to the catalogue."""
-    catalogue.execute(f"PRAGMA cache_size=-{CATALOGUE_CACHE_KIB}")
-    catalogue.execute(
-        "CREATE TABLE stored (key TEXT PRIMARY KEY, size_bytes INTEGER) WITHOUT ROWID"
-    )
-    insert = "INSERT OR REPLACE INTO stored VALUES (?, ?)"
-    for stored in listed:
-        catalogue.execute(insert, (stored.key, stored.size_bytes))
-        yield stored
 
 
 def _check_unknown(
@@ -123,20 +114,17 @@ def _check_unknown(
         yield Discrepancy(kind, stored.key, remedy, repaired=repair)
 
 
-def _check_variants(service: Service, catalogue: sqlite3.Connection) -> Iterator[Discrepancy]:
-    select = "SELECT size_bytes FROM stored WHERE key = ?"
-    for job in iterate_jobs(service.database, *READABLE):
-        described = (job.generated or {})["variants"]
-        for name, key in (job.variant_keys or {}).items():
-            expected = described[name]["size_bytes"]
-            listed = catalogue.execute(select, (key,)).fetchone()
-            if listed == (expected,):
-                continue
-            # Check again: it may have been stored, or deleted, since the storage was listed.
-            found = _measure(service.storage, key)
-            if found != expected and _read_again(service, job):
-                kind = "variant_missing" if found is None else "variant_of_other_size"
-                yield Discrepancy(kind, key, RESTORE, job_id=job.job_id)
+def _check_variants(service: Service, catalogue: Catalogue, job: Job) -> Iterator[Discrepancy]:
+    described = (job.generated or {})["variants"]
+    for name, key in (job.variant_keys or {}).items():
+        expected = described[name]["size_bytes"]
+        if catalogue.find_size(key) == expected:
+            continue
+        # Check again: it may have been stored, or deleted, since the storage was listed.
+        found = _measure(service.storage, key)
+        if found != expected and _read_again(service, job):
+            kind = "variant_missing" if found is None else "variant_of_other_size"
+            yield Discrepancy(kind, key, RESTORE, job_id=job.job_id)
 
 
 def _measure(storage: Storage, key: str) -> int | None:
@@ -146,14 +134,13 @@ def _measure(storage: Storage, key: str) -> int | None:
         return None
 
 
-def _check_uploads(service: Service, *, repair: bool) -> Iterator[Discrepancy]:
-    for job in iterate_jobs(service.database, *UPLOAD_KEPT):
-        try:
-            load_source(service, job)
-        except SourceMissingError as error:
-            yield from _end_without_upload(service, job, "upload_missing", error, repair=repair)
-        except SourceCorruptError as error:
-            yield from _end_without_upload(service, job, "upload_altered", error, repair=repair)
+def _check_upload(service: Service, job: Job, *, repair: bool) -> Iterator[Discrepancy]:
+    try:
+        load_source(service, job)
+    except SourceMissingError as error:
+        yield from _end_without_upload(service, job, "upload_missing", error, repair=repair)
+    except SourceCorruptError as error:
+        yield from _end_without_upload(service, job, "upload_altered", error, repair=repair)
 
 
 def _end_without_upload(
