@@ -7,13 +7,13 @@ import pytest
 
 from imageprocessor.errors import SettingsError, StorageFullError, StorageUnavailableError
 from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.maintenance.storage_migration import (
     Outcome,
     Storages,
     change_location,
-    count_jobs,
     find_open_work,
     migrate,
     open_targets,
@@ -186,16 +186,16 @@ def test_dry_run_creates_no_folder(settings: Settings, tmp_path: Path) -> None:
 def test_open_or_newly_ended_jobs_prevent_the_switch(
     service: Service, submit_image: Submit
 ) -> None:
-    before = count_jobs(service)
-    assert find_open_work(service, before) is None
+    started = clock.utc_now()
+    assert find_open_work(service, started) is None
     job = submit_image()
-    assert find_open_work(service, count_jobs(service)) == "open jobs: 1"
+    assert find_open_work(service, clock.utc_now()) == "open jobs: 1"
     run_job(service, job.job_id, "worker")
-    assert find_open_work(service, before) == "jobs arrived or ended during the run"
-    assert find_open_work(service, count_jobs(service)) is None
+    assert find_open_work(service, started) == "jobs arrived or ended during the run"
+    assert find_open_work(service, clock.utc_now()) is None
 
 
 def test_running_workers_prevent_the_switch(service: Service) -> None:
     with presence.announce(workers_directory(service.settings), 2):
-        assert find_open_work(service, count_jobs(service)) == "running workers: 2"
-    assert find_open_work(service, count_jobs(service)) is None
+        assert find_open_work(service, clock.utc_now()) == "running workers: 2"
+    assert find_open_work(service, clock.utc_now()) is None

@@ -14,6 +14,8 @@ from imageprocessor.cli.output import print_error, print_json, print_note, print
 if TYPE_CHECKING:
     from imageprocessor.queue.maintenance.storage_migration import Outcome, Storages
 
+MAX_SHOWN = 1000  #: failures
+
 Target = Annotated[
     str,
     typer.Option(
@@ -43,9 +45,9 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
 
     Example: [bold]imageprocessor migrate-storage --to s3://my-images --dry-run[/bold]
     """
+    from imageprocessor.queue.database import clock
     from imageprocessor.queue.maintenance.storage_migration import (
         change_location,
-        count_jobs,
         find_open_work,
         list_variables,
         migrate,
@@ -58,14 +60,14 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
     changed = change_location(settings, to)
     with open_service(settings, creates=False) as service:
         sources = (service.storage, service.staging)
-        before = count_jobs(service)
+        started = clock.utc_now()
         targets = open_targets(changed, dry_run=dry_run)
         ownership = own_target(service, targets)
         outcomes = migrate(sources, targets, dry_run=dry_run)
-        report = summarize(show_progress(sources, outcomes))
+        report = summarize(show_progress(sources, outcomes, silent=as_json))
         if not dry_run and not report["failed"]:
             ownership.take()
-        open_work = None if dry_run else find_open_work(service, before)
+        open_work = None if dry_run else find_open_work(service, started)
     report |= {"dry_run": dry_run, "open_work": open_work, "settings": list_variables(changed)}
     if as_json:
         print_json(report)
@@ -75,7 +77,9 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
         raise typer.Exit(1)
 
 
-def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+def show_progress(
+    sources: Storages, outcomes: Iterable[Outcome], *, silent: bool
+) -> Iterator[Outcome]:
     """Yield *outcomes* while showing a progress bar in bytes if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import (
@@ -97,10 +101,11 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    disable = silent or not console.is_terminal
+    progress = Progress(*columns, console=console, transient=True, disable=disable)
     with progress:
         total = None
-        if console.is_terminal:
+        if not disable:
             total = sum(stored.size_bytes for _, stored in list_objects(sources))
         task = progress.add_task("bytes", total=total)
         for outcome in outcomes:
@@ -109,18 +114,21 @@ def show_progress(sources: Storages, outcomes: Iterable[Outcome]) -> Iterator[Ou
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return the number of objects ``copied`` and already ``there``, and the ``failed`` ones."""
-    report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "already_there": 0, "failed": []}
+    """Return the number of objects in each state, and the first 1000 ``failures`` in full."""
+    report: dict[str, Any] = {"copied": 0, "copied_bytes": 0, "already_there": 0, "failed": 0}
+    failures: list[dict[str, str]] = []
     for outcome in outcomes:
         if error := outcome.error:
+            report["failed"] += 1
             failure = {"key": outcome.stored.key, "error": str(error), "error_code": error.code}
-            report["failed"].append(failure)
+            if len(failures) < MAX_SHOWN:
+                failures.append(failure)
         elif outcome.copied:
             report["copied"] += 1
             report["copied_bytes"] += outcome.stored.size_bytes
         else:
             report["already_there"] += 1
-    return report
+    return {**report, "failures": failures}
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -130,10 +138,10 @@ def print_report(report: dict[str, Any]) -> None:
     counts = {
         copied: f"{report['copied']} ({size})",
         "already there": report["already_there"],
-        "failed": len(report["failed"]),
+        "failed": report["failed"],
     }
     print_pairs(title, counts)
-    for failure in report["failed"]:
+    for failure in report["failures"]:
         print_note(f"{failure['key']}: {failure['error']}")
     if report["failed"]:
         print_error(

@@ -405,6 +405,12 @@ def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
     return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
 
 
+def has_event_since(connection: Connection, moment: datetime) -> bool:
+    """Return whether any job or image has changed since *moment*."""
+    query = select(events.c.id).where(events.c.created_at >= clock.to_text(moment))
+    return connection.scalar(query.limit(1)) is not None
+
+
 def find_deleted_job(connection: Connection, image_id: str) -> str | None:
     """Return the id of the job that made an image which is deleted now, or None."""
     query = select(events.c.job_id).where(TELLS_DELETION, events.c.image_id == image_id)
@@ -446,6 +452,12 @@ def count_by_status(connection: Connection) -> dict[str, int]:
     rows = connection.execute(query.group_by(jobs.c.status))
     found = {status: count for status, count in rows}  # noqa: C416 - rows, not tuples
     return {status.value: found.get(status, 0) for status in JobStatus}
+
+
+def count_open(connection: Connection) -> int:
+    """Return the number of unfinished jobs."""
+    query = select(func.count()).select_from(jobs).where(IS_OPEN)
+    return connection.scalar(query) or 0
 
 
 def list_processing_times(

@@ -7,9 +7,10 @@ is missing. Then the operator changes the settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from imageprocessor.errors import (
@@ -19,7 +20,6 @@ from imageprocessor.errors import (
     StorageUnavailableError,
 )
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import OPEN_STATUSES
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.service import Service, open_storages
 from imageprocessor.settings import Settings
@@ -148,21 +148,17 @@ def migrate(sources: Storages, targets: Storages, *, dry_run: bool = False) -> I
             yield future.result()
 
 
-def count_jobs(service: Service) -> dict[str, int]:
-    """Return how many jobs are in each status, to compare before and after a run."""
-    with service.database.read() as connection:
-        return job_store.count_by_status(connection)
+def find_open_work(service: Service, since: datetime) -> str | None:
+    """Return why the old storage may still receive images after a run, or None.
 
-
-def find_open_work(service: Service, before: Mapping[str, int]) -> str | None:
-    """Return why the old storage may still receive images after this run, or None.
-
-    *before*: the job counts at its start.
+    *since*: the run's start.
     """
-    after = count_jobs(service)
-    if open_jobs := sum(after[status] for status in OPEN_STATUSES):
+    with service.database.read() as connection:
+        open_jobs = job_store.count_open(connection)
+        has_changed = job_store.has_event_since(connection, since)
+    if open_jobs:
         return f"open jobs: {open_jobs}"
-    if after != before:
+    if has_changed:
         return "jobs arrived or ended during the run"
     if workers := service.dispatcher.count_workers():
         return f"running workers: {workers}"
