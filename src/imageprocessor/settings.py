@@ -232,6 +232,15 @@ class Settings(BaseModel):
         le=8760,
     )
 
+    audit_retention_days: int = setting(
+        0,
+        "0 to 36500",
+        "Days after which the events of jobs that have ended leave the audit trail; 0: never. "
+        "They are deleted in small batches, which keep up with more than ten million images a day.",
+        ge=0,
+        le=36_500,
+    )
+
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = setting(
         "HS256", "`HS256`, `HS384` or `HS512`", "The only algorithm accepted in tokens."
     )

@@ -65,7 +65,7 @@ def test_new_events_come_after_the_imported_ones(source: Settings, postgres: int
     with closing(open_database(target)) as database:
         migrate(database)
         with database.write() as connection:
-            stale = {"id": 1, "seq": 9, "figures": "{}", "updated_at": ""}
+            stale = {"id": 1, "position": 9, "figures": "{}"}
             connection.execute(job_statistics.insert().values(stale))
             connection.execute(maintenance.insert().values(task="old", position="far"))
     import_database(source.database_path, target)

@@ -446,18 +446,18 @@ def is_any_processed(connection: Connection, now: datetime) -> bool:
     return connection.scalar(query.limit(1)) is not None
 
 
+def count_open(connection: Connection) -> int:
+    """Return the number of unfinished jobs."""
+    query = select(func.count()).select_from(jobs).where(IS_OPEN)
+    return connection.scalar(query) or 0
+
+
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return the number of jobs in each status, without deleted ones."""
     query = select(jobs.c.status, func.count()).where(jobs.c.deleted_at.is_(None))
     rows = connection.execute(query.group_by(jobs.c.status))
     found = {status: count for status, count in rows}  # noqa: C416 - rows, not tuples
     return {status.value: found.get(status, 0) for status in JobStatus}
-
-
-def count_open(connection: Connection) -> int:
-    """Return the number of unfinished jobs."""
-    query = select(func.count()).select_from(jobs).where(IS_OPEN)
-    return connection.scalar(query) or 0
 
 
 def list_processing_times(

@@ -20,6 +20,7 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
@@ -253,6 +254,7 @@ STEPS: tuple[Step, ...] = (
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
+    ("old_event_batches", find_old_events, delete_events),
 )
 UPLOAD_STEPS: tuple[Step, ...] = (
     ("orphaned_uploads", find_orphaned_uploads, delete_upload),
