@@ -99,8 +99,9 @@ def test_list_continues_after_a_job(
         same = clock.to_text(datetime(2024, 1, 1, tzinfo=UTC))
         connection.execute(processing_jobs.update().where(first_five).values(created_at=same))
     newest_first = ids[::-1]
-    listed = run("jobs", "list", "--limit", "9999", "--json").json
-    assert [job["job_id"] for job in listed] == newest_first
+    for status in ([], ["--status", "pending"]):
+        listed = run("jobs", "list", "--limit", "9999", "--json", *status).json
+        assert [job["job_id"] for job in listed] == newest_first
 
     ran = run("jobs", "list", "--limit", "5")
     assert re.findall(ID, ran.out) == newest_first[:5]

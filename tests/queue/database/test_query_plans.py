@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import getmembers, isfunction
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +38,7 @@ from imageprocessor.queue.database.tables import (
 )
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
+from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.settings import Settings
 from tests.servers import create_database
 
@@ -94,11 +96,13 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.reset_timestamps: lambda connection, job: job_store.reset_timestamps(
         connection, job, NOW
     ),
-    job_store.list_failed_with_source: lambda connection, _: job_store.list_failed_with_source(
-        connection, NOW - HOUR
+    job_store.list_failed_with_source: lambda connection, job: job_store.list_failed_with_source(
+        connection, NOW - HOUR, 20, job
     ),
     job_store.forget_source: job_store.forget_source,
     job_store.list_events: lambda connection, job: job_store.list_events(connection, job.job_id),
+    job_store.has_event_since: lambda connection, _: job_store.has_event_since(connection, NOW),
+    job_store.count_open: lambda connection, _: job_store.count_open(connection),
     job_store.find_deleted_job: lambda connection, job: job_store.find_deleted_job(
         connection, job.image_id
     ),
@@ -127,8 +131,8 @@ EXCEPTIONS = {
     job_store.count_by_status: "for a backup, which reads everything anyway",
     job_store.status_before_claim: "no query",
     inventory.has_images: "only while a storage's marker is missing",
-    inventory.list_storage_keys: "for a backup",
-    inventory.iterate_jobs: "for fsck, in pages",
+    inventory.iterate_jobs: "for fsck, in pages, which are checked below",
+    inventory.iterate_variants: "for a backup, in pages likewise",
     rate_limits.count_upload: "an INSERT",
     rate_limits.require_remaining: "no query",
     rate_limits.window_start: "no query",
@@ -270,8 +274,36 @@ def test_jobs_of_any_status_are_listed_through_an_index(
 ) -> None:
     may_stop = status in {None, JobStatus.COMPLETED}  # nearly all jobs meet the condition
     plans = filled.explain(lambda connection, _: job_store.list_jobs(connection, status, 20))
-    assert plans
+    plans += filled.explain(
+        lambda connection, job: job_store.list_jobs(connection, status, 20, after=job)
+    )
+    assert len(plans) == 2
     assert [plan for plan in plans if find_fault(plan, may_stop=may_stop)] == []
+
+
+def test_a_page_of_all_jobs_is_read_through_an_index(filled: Filled) -> None:
+    plans: list[str] = []
+    with watch(filled.database, plans):
+        pages = inventory.iterate_jobs(filled.database)
+        for _ in range(inventory.ROWS_PER_QUERY + 1):
+            next(pages)
+    newest, first_page, second_page = plans
+    assert find_fault(newest, may_stop=True) == ""
+    assert [find_fault(page) for page in (first_page, second_page)] == ["", ""]
+
+
+def test_old_events_are_found_and_deleted_through_an_index(filled: Filled) -> None:
+    def prune(connection: Connection, _: Job) -> None:
+        same = partial(nullcontext, connection)
+        settings = Settings(audit_retention_days=1)
+        service: Any = SimpleNamespace(
+            database=SimpleNamespace(read=same, write=same), settings=settings
+        )
+        delete_events(service, next(find_old_events(service)))
+
+    plans = filled.explain(prune)
+    assert any("DELETE FROM image_upload_events" in plan for plan in plans)
+    assert [plan for plan in plans if find_fault(plan)] == []
 
 
 @pytest.mark.parametrize("module", [job_store, inventory, rate_limits])
