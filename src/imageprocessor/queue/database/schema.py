@@ -26,7 +26,8 @@ def migrate(database: Database) -> str | None:
     missing, nothing is locked.
 
     Raises:
-        SettingsError: The database belongs to another program, or to a newer version of this one.
+        SettingsError: The database belongs to another program, or to a newer version of this one;
+            or a migration is missing, and DATABASE_URL leads to a pooler.
         DatabaseUnavailableError: The database is locked, damaged, read-only or unreachable.
     """
     with database.read() as connection:
@@ -40,7 +41,7 @@ def migrate(database: Database) -> str | None:
     config = Config()
     config.set_main_option("script_location", "imageprocessor.queue.database:migrations")
     # One transaction: a second process waits, then finds nothing to do.
-    with database.write() as connection:
+    with database.direct() as direct, direct.write() as connection:
         if connection.dialect.name != "sqlite":  # which allows one writer at a time anyway
             for statement in LOCK:
                 connection.exec_driver_sql(statement)
