@@ -8,7 +8,8 @@
 # Each backup is a complete folder, such as /backups/2026-11-22T02-00-00Z. Files that have not changed since the previous
 # backup are hard links and take no extra space. The newest KEEP=14 backups are kept.
 #
-# With PostgreSQL, pg_dump copies the database of DATABASE_URL to processor.dump.
+# With PostgreSQL, pg_dump copies the database of DATABASE_URL to processor.dump. Behind a pooler such as PgBouncer, set
+# DATABASE_DIRECT_URL: pg_dump would leave its settings in a connection that others use next.
 # With S3, `aws s3 sync` copies the images from S3_BUCKET to BACKUP_BUCKET, with the service's keys, which must be allowed to
 # write there; it never deletes anything in it.
 #
@@ -92,7 +93,8 @@ mkdir "${draft}"
 # the database may be processed and deleted before the second copy.
 data_dir=$(setting DATA_DIR)
 copy "${data_dir}/staging" staging
-database_url=$(setting DATABASE_URL)
+database_url=$(setting DATABASE_DIRECT_URL)
+database_url=${database_url:-$(setting DATABASE_URL)}
 if [[ "${database_url}" == postgresql* ]]; then
     mkdir "${draft}/database"
     dump "${database_url}"

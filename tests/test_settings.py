@@ -197,6 +197,11 @@ def test_env_file_is_read_once(
     assert reads == [tmp_path / ".env"]
 
 
+def test_direct_address_must_be_of_postgresql() -> None:
+    with pytest.raises(SettingsError, match=r"DATABASE_DIRECT_URL=.*not the URL of a PostgreSQL"):
+        load(DATABASE_DIRECT_URL="sqlite:////srv/processor.db")
+
+
 def test_secrets_are_in_neither_repr_nor_json() -> None:
     settings = load(JWT_SECRET_KEY=KEY, JWT_PREVIOUS_SECRET_KEYS=KEY[::-1] + "x")
     assert KEY not in repr(settings)

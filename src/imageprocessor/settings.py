@@ -32,11 +32,13 @@ from imageprocessor.storage.keys import BUCKET_PATTERN, S3_BUCKET_PATTERN
 
 BYTES_PER_MB = 1024 * 1024
 MIME_TYPES = list_mime_types()
-DATABASE_SCHEMES = ("postgresql+psycopg://", "sqlite:///")
+POSTGRES_SCHEME = "postgresql+psycopg://"
+DATABASE_SCHEMES = (POSTGRES_SCHEME, "sqlite:///")
 SECRETS = {
     "jwt_secret_key",
     "jwt_previous_secret_keys",
     "database_url",  # contains a password
+    "database_direct_url",
     "redis_url",
     "aws_secret_access_key",
     "aws_session_token",
@@ -143,6 +145,12 @@ class Settings(BaseModel):
         None,
         "`postgresql+psycopg://user:password@host/name` or `sqlite:////absolute/path`",
         "Database to use instead of DATABASE_PATH; running on several hosts needs PostgreSQL.",
+    )
+    database_direct_url: SecretStr | None = setting(
+        None,
+        "`postgresql+psycopg://user:password@host/name`",
+        "PostgreSQL's own address, for `db upgrade` and backups, if DATABASE_URL leads to a pooler "
+        "such as PgBouncer; unset: DATABASE_URL.",
     )
     storage_backend: Literal["local", "s3"] = setting(
         "local", "`local` or `s3`", "Where images are stored."
@@ -340,6 +348,13 @@ class Settings(BaseModel):
     def _check_database_url(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.startswith(DATABASE_SCHEMES):
             raise ValueError("not a supported database URL")
+        return value
+
+    @field_validator("database_direct_url", mode="before")
+    @classmethod
+    def _check_direct_url(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.startswith(POSTGRES_SCHEME):
+            raise ValueError("not the URL of a PostgreSQL database")
         return value
 
     @field_validator("redis_url", mode="before")

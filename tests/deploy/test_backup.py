@@ -136,6 +136,7 @@ def test_backup_of_postgresql_and_s3_takes_address_and_keys_from_the_settings(
     installation.add_program("pg_dump", f"sh {recorder}")
     lines = [
         f"DATABASE_URL={url}",
+        f"DATABASE_DIRECT_URL={url}?application_name=direct",
         "STORAGE_BACKEND=s3",
         f"S3_BUCKET={bucket}",
         f"S3_ENDPOINT_URL={s3}",
@@ -152,6 +153,7 @@ def test_backup_of_postgresql_and_s3_takes_address_and_keys_from_the_settings(
     password, *arguments = (tmp_path / "called").read_text().splitlines()
     assert password == "p@ss"
     assert "p%40ss" not in "".join(arguments), "other users see the command line"
+    assert arguments[-1].endswith("?application_name=direct")
 
 
 def open_s3(url: str) -> Any:

@@ -116,17 +116,23 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
 
 def empty(url: str) -> None:
     """Disconnect all other clients of the database at *url* and delete every row."""
+    disconnect_clients(url)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DELETE FROM processing_jobs")
+        connection.execute("DELETE FROM image_upload_events")
+        connection.execute("DELETE FROM upload_rate_limits")
+        connection.execute("DELETE FROM maintenance")
+        connection.execute("DELETE FROM job_statistics")
+
+
+def disconnect_clients(url: str) -> None:
+    """Disconnect all clients of the PostgreSQL database at *url*, as its restart would."""
     end_others = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid != pg_backend_pid()"
     )
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(end_others)
-        connection.execute("DELETE FROM processing_jobs")
-        connection.execute("DELETE FROM image_upload_events")
-        connection.execute("DELETE FROM upload_rate_limits")
-        connection.execute("DELETE FROM maintenance")
-        connection.execute("DELETE FROM job_statistics")
 
 
 def lock_tables(connection: Connection) -> None:

@@ -15,6 +15,7 @@ from imageprocessor.errors import (
     SettingsError,
     StorageFullError,
 )
+from imageprocessor.queue.database.postgres import POOL_SIZE
 from imageprocessor.queue.database.schema import migrate
 from imageprocessor.queue.service import Service
 from tests.queue.database.conftest import count_windows, insert_window, open_url
@@ -133,7 +134,7 @@ def test_exhausted_pool_raises_instead_of_waiting(
     database = open_url(migrated)
     engine = database.connections.engine
     monkeypatch.setattr(engine.pool, "_timeout", 0.1)
-    held = [engine.connect() for _ in range(15)]
+    held = [engine.connect() for _ in range(POOL_SIZE)]
     with pytest.raises(DatabaseUnavailableError, match="QueuePool limit"):
         count_windows(database)
     for connection in held:

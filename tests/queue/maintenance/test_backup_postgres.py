@@ -53,3 +53,9 @@ def test_password_is_not_in_the_command(
     with pytest.raises(SettingsError, match="postgresql://me@db/images") as caught:
         action(settings.model_copy(update={"database_url": SecretStr(url)}), tmp_path)
     assert "secret-word" not in str(caught.value)
+
+
+def test_command_connects_directly(settings: Settings, tmp_path: Path) -> None:
+    direct = SecretStr("postgresql+psycopg://me@db/images")
+    with pytest.raises(SettingsError, match="postgresql://me@db/images"):
+        back_up(settings.model_copy(update={"database_direct_url": direct}), tmp_path)

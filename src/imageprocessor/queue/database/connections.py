@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,12 @@ from imageprocessor.errors import (
     SettingsError,
     StorageFullError,
 )
-from imageprocessor.queue.database.postgres import DISK_FULL, PostgresConnections, open_postgres
+from imageprocessor.queue.database.postgres import (
+    DISK_FULL,
+    PostgresConnections,
+    is_pooled,
+    open_postgres,
+)
 from imageprocessor.queue.database.sqlite import SqliteConnections, open_sqlite
 from imageprocessor.queue.database.tables import database_identity
 from imageprocessor.settings import Settings
@@ -41,6 +46,7 @@ class Database:
 
     connections: SqliteConnections | PostgresConnections
     reads_inline: bool  #: True if a single-row read costs less than handing it to a thread
+    direct_url: str | None = None  #: of PostgreSQL itself, if `connections` lead to a pooler
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -67,6 +73,22 @@ class Database:
         """
         with _translate_errors(self.connections), self.connections.writer() as connection:
             yield connection
+
+    @contextmanager
+    def direct(self) -> Iterator[Database]:
+        """Yield the same database without a pooler in between, so that sessions keep their state.
+
+        Raises:
+            SettingsError: There is a pooler in between.
+            DatabaseUnavailableError: The database is damaged or unreachable.
+        """
+        if self.direct_url is not None:
+            with closing(Database(open_postgres(self.direct_url), reads_inline=False)) as direct:
+                _require_direct(direct)
+                yield direct
+        else:
+            _require_direct(self)
+            yield self
 
     def identity(self) -> str:
         """Return the random name of a migrated database; copies have the same."""
@@ -96,7 +118,12 @@ def open_database(settings: Settings, *, creates: bool = True) -> Database:
         return Database(open_sqlite(settings.sqlite_path), reads_inline=True)
     assert settings.database_url is not None  # else sqlite_path is set
     url = settings.database_url.get_secret_value()
-    return Database(open_postgres(url), reads_inline=False)
+    direct_url = settings.database_direct_url
+    return Database(
+        open_postgres(url),
+        reads_inline=False,
+        direct_url=direct_url.get_secret_value() if direct_url else None,
+    )
 
 
 def _require_file(settings: Settings, path: Path) -> None:
@@ -104,6 +131,18 @@ def _require_file(settings: Settings, path: Path) -> None:
     with suppress(PermissionError):  # `open_sqlite` explains it
         if not path.exists():
             raise SettingsError(f"{describe_absence(settings)} {FIND_SERVICE}")
+
+
+def _require_direct(database: Database) -> None:
+    """Raise SettingsError if a pooler is between this process and the database."""
+    if isinstance(database.connections, SqliteConnections):
+        return
+    with database.read() as connection:
+        if is_pooled(connection):
+            raise SettingsError(
+                f"{database.connections.place} leads to a pooler, such as PgBouncer, but this "
+                "needs a direct connection. Set DATABASE_DIRECT_URL to PostgreSQL's own address."
+            )
 
 
 def describe_absence(settings: Settings) -> str:

@@ -46,16 +46,17 @@ def migrate(database: Database) -> str | None:
     locked. If this is interrupted, the next call does the rest.
 
     Raises:
-        SettingsError: The database belongs to another program, or to a newer version of this one.
+        SettingsError: The database belongs to another program, or to a newer version of this one;
+            or a migration is missing, and DATABASE_URL leads to a pooler.
         DatabaseUnavailableError: The database is locked, damaged, read-only or unreachable.
     """
     with database.read() as connection:
         revision = read_revision(connection)
         if _is_current(revision) and not find_missing_indexes(connection):
             return revision
-    with _lock(database):
-        revision = _add_tables(database)
-        build_indexes(database)
+    with database.direct() as direct, _lock(direct):
+        revision = _add_tables(direct)
+        build_indexes(direct)
     return revision
 
 

@@ -137,10 +137,11 @@ def find_missing(settings: Settings, report: Report = ignore) -> Iterator[str]:
 
 
 def _use_own_tool(settings: Settings, command: str) -> SettingsError:
-    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    url = settings.database_direct_url or settings.database_url
+    assert url is not None
     return SettingsError(
         "The database is PostgreSQL. Use its own tool, which asks for the password or reads "
-        f"~/.pgpass:\n  {command}{shlex.quote(name_database(url))}"
+        f"~/.pgpass:\n  {command}{shlex.quote(name_database(url.get_secret_value()))}"
     )
 
 

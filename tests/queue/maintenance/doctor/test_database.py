@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import sqlite3
 import sys
 import tomllib
@@ -149,6 +150,15 @@ def test_server_without_fsync_is_wrong(migrated: str) -> None:
     ]
     assert found.verdict is WRONG
     assert "fsync=off" in found.found
+
+
+def test_connections_in_use_are_counted(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.model_validate({"database_url": migrated})
+    found = by_name(check_database(settings))["connections"]
+    assert found.verdict is OK
+    assert re.fullmatch(r"[1-9]\d* of 197 in use", found.found)
+    monkeypatch.setattr(database, "LARGE_SHARE", 0)
+    assert "PgBouncer" in by_name(check_database(settings))["connections"].fix
 
 
 def test_old_server_is_wrong(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:

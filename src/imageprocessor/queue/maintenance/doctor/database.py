@@ -14,6 +14,7 @@ from imageprocessor.queue.database.connections import (
     describe_absence,
     open_database,
 )
+from imageprocessor.queue.database.postgres import is_pooled
 from imageprocessor.queue.database.schema import HEAD, read_revision
 from imageprocessor.queue.database.sqlite import (
     find_newer_sqlite,
@@ -25,6 +26,14 @@ from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning
 from imageprocessor.settings import Settings
 
 OLDEST_POSTGRES = 13
+LARGE_SHARE = 0.8  #: of the connections that a server allows
+#: Connections in use, and those allowed to users who are not superusers.
+COUNT_CONNECTIONS = """
+    SELECT sum(numbackends),
+        current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int
+    FROM pg_stat_database
+"""
 FULL = 2  # as `PRAGMA synchronous` returns it
 CHECK_LOCATION = "Check DATABASE_URL or DATABASE_PATH, and the server or disk that it names."
 FIND_BLOCKER = (
@@ -42,7 +51,11 @@ def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[F
     try:
         with closing(open_database(settings, creates=False)) as database:
             with database.read() as connection:
-                yield from check_sqlite(connection) if path else check_postgres(connection)
+                if path:
+                    yield from check_sqlite(connection)
+                else:
+                    yield from check_postgres(connection)
+                    yield from check_connections(connection, settings)
                 yield from check_schema(connection)
                 if path and integrity:
                     yield check_integrity(connection)
@@ -91,6 +104,26 @@ def check_postgres(connection: Connection) -> Iterator[Finding]:
         yield wrong("durability", lost, "Set both to on.")
     else:
         yield ok("durability", found)
+
+
+def check_connections(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    """Yield findings on a pooler in between, and on the connections that the server has left."""
+    pooled = is_pooled(connection)
+    if pooled and settings.database_direct_url is None:
+        found = "DATABASE_URL leads to a pooler, such as PgBouncer."
+        fix = (
+            "Set DATABASE_DIRECT_URL to PostgreSQL's own address, for `db upgrade` and backups; "
+            "the service still uses DATABASE_URL."
+        )
+        yield warning("connections", found, fix)
+    used, allowed = connection.exec_driver_sql(COUNT_CONNECTIONS).one()
+    found = f"{used} of {allowed} in use" + (", through a pooler" if pooled else "")
+    if used <= LARGE_SHARE * allowed:
+        yield ok("connections", found)
+        return
+    fix = "Lower the pooler's default_pool_size" if pooled else "Put PgBouncer in between"
+    refused = f"{found}: PostgreSQL refuses the rest."
+    yield warning("connections", refused, f"{fix}, or raise max_connections.")
 
 
 def check_schema(connection: Connection) -> Iterator[Finding]:
