@@ -60,6 +60,18 @@ class StorageThreads:
         Raises:
             StorageUnavailableError: No thread became free within WAIT_SECONDS.
         """
+        await self._take_place()
+        # Copy the request's context so that the thread's log lines have the request's id.
+        call = partial(copy_context().run, function, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # at once, so without a timeout
+            return
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._places.acquire()
@@ -67,12 +79,6 @@ class StorageThreads:
             raise StorageUnavailableError(
                 f"{MAX_STORAGE_THREADS} requests already wait for the storage. Try again later."
             ) from None
-        # Copy the request's context so that the thread's log lines have the request's id.
-        call = partial(copy_context().run, function, *args, **kwargs)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-        finally:
-            self._places.release()
 
     def close(self) -> None:
         """Close the pool without waiting for threads that are blocked on the storage."""
