@@ -17,12 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.service import Service
-from imageprocessor.settings import Settings
 
 MAX_STORAGE_THREADS = 20
-#: With database and storage on one disk, SQLite's single writer is the bottleneck. More threads
-#: than keep it busy only compete for the interpreter (8 clients: 5 % fewer uploads with 20 than 4).
-MAX_DISK_THREADS = 4
 WAIT_SECONDS = 5.0  #: how long a request waits for one of these threads
 
 P = ParamSpec("P")
@@ -48,10 +44,8 @@ class StorageThreads:
     (``python -m benchmarks service``, upload of 100 KB).
     """
 
-    def __init__(self, settings: Settings) -> None:
-        on_one_disk = settings.sqlite_path is not None and settings.storage_backend == "local"
-        self.count = MAX_DISK_THREADS if on_one_disk else MAX_STORAGE_THREADS
-        self._executor = ThreadPoolExecutor(self.count, "storage")
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "storage")
         self._places = asyncio.Semaphore(MAX_STORAGE_THREADS)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
