@@ -16,7 +16,7 @@ from math import ceil
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue.database import prepared
@@ -34,9 +34,10 @@ VALUE_ERRORS = (IntegrityError, DataError)
 class Group:
     """The changes of several threads that one commit makes durable."""
 
+    connection: Connection
     members: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None  #: why no change was committed
+    error: SQLAlchemyError | None = None  #: why no change was committed
 
 
 class SqliteWriter:
@@ -63,21 +64,16 @@ class SqliteWriter:
             DatabaseUnavailableError: Other threads keep writing for longer than the timeout.
         """
         deadline = time.monotonic() + timeout_seconds
-        self._take_lock(timeout_seconds)
+        group = None
         try:
-            connection, group = self._join(deadline)
-        except BaseException:
-            self.lock.release()
-            raise
-        try:
-            with self._undoing_on_error(connection, group):
-                yield connection
+            with self._locked(timeout_seconds):
+                group = self._join(deadline)
+                with self._change(group):
+                    yield group.connection
         finally:
-            if self._group is not None and not self._is_awaited(self._group):
-                self._commit(connection, self._group)
-            self.lock.release()
             # Even after an error: its cause, such as a repeated key, may not be committed yet.
-            self._wait_for_commit(connection, group)
+            if group is not None:
+                self._wait_for_commit(group)
         if group.error is not None:
             raise group.error
 
@@ -87,26 +83,31 @@ class SqliteWriter:
             self._connection.close()
             self._connection = None
 
-    def _take_lock(self, timeout_seconds: float) -> None:
+    @contextmanager
+    def _locked(self, timeout_seconds: float) -> Iterator[None]:
         self._waiting.append(None)
         try:
-            is_taken = self.lock.acquire(timeout=timeout_seconds)
+            is_locked = self.lock.acquire(timeout=timeout_seconds)
         finally:
             self._waiting.pop()
-        if not is_taken:
+        if not is_locked:
             raise DatabaseUnavailableError(
                 "The database is locked by another writer. Try again shortly."
             )
+        try:
+            yield
+        finally:
+            self.lock.release()
 
-    def _join(self, deadline: float) -> tuple[Connection, Group]:
+    def _join(self, deadline: float) -> Group:
         """Join the open transaction, or begin one."""
         if self._connection is None:
             self._connection = self._engine.connect()
         if self._group is None:
             self._begin(self._connection, deadline)
-            self._group = Group()
+            self._group = Group(self._connection)
         self._group.members += 1
-        return self._connection, self._group
+        return self._group
 
     def _begin(self, connection: Connection, deadline: float) -> None:
         try:
@@ -128,45 +129,47 @@ class SqliteWriter:
             self._busy_milliseconds = milliseconds
 
     @contextmanager
-    def _undoing_on_error(self, connection: Connection, group: Group) -> Iterator[None]:
+    def _change(self, group: Group) -> Iterator[None]:
+        """Undo the changes of the context if it raises an error; at its end, commit if due."""
         try:
-            prepared.execute(connection, SAVE, {})
+            prepared.execute(group.connection, SAVE, {})
             yield
-            prepared.execute(connection, RELEASE, {})
+            prepared.execute(group.connection, RELEASE, {})
         except BaseException as error:
             if isinstance(error, DBAPIError) and not isinstance(error, VALUE_ERRORS):
-                self._end(connection, group, error)
+                self._end(group, error)
             else:
-                prepared.execute(connection, UNDO, {})
+                prepared.execute(group.connection, UNDO, {})
             raise
+        finally:
+            is_awaited = bool(self._waiting) and group.members < MAX_MEMBERS
+            if self._group is group and not is_awaited:
+                self._commit(group)
 
-    def _is_awaited(self, group: Group) -> bool:
-        """Return whether a thread waits for the lock that may join the open transaction."""
-        return bool(self._waiting) and group.members < MAX_MEMBERS
-
-    def _commit(self, connection: Connection, group: Group) -> None:
+    def _commit(self, group: Group) -> None:
         error = None
         try:
-            prepared.execute(connection, COMMIT, {})  # compiled once, unlike the driver's
-        except DBAPIError as failure:
+            prepared.execute(group.connection, COMMIT, {})  # compiled once, unlike the driver's
+        except SQLAlchemyError as failure:
             error = failure
-        self._end(connection, group, error)
+        self._end(group, error)
 
-    def _end(self, connection: Connection, group: Group, error: DBAPIError | None) -> None:
-        self._group = None
-        self._reset(connection, error)
-        group.error = error
-        group.ended.set()
+    def _end(self, group: Group, error: SQLAlchemyError | None) -> None:
+        self._group, group.error = None, error
+        try:
+            self._reset(group.connection, error)
+        finally:
+            group.ended.set()
 
     def _reset(self, connection: Connection, error: BaseException | None) -> None:
         """Roll back what is left of a transaction; reconnect after an error of SQLite."""
-        if isinstance(error, DBAPIError):
+        if isinstance(error, SQLAlchemyError):
             connection.invalidate()
             self._busy_milliseconds = None
         connection.rollback()
 
-    def _wait_for_commit(self, connection: Connection, group: Group) -> None:
+    def _wait_for_commit(self, group: Group) -> None:
         while not group.ended.wait(HANDOVER_SECONDS):
             with self.lock:
                 if self._group is group:
-                    self._commit(connection, group)
+                    self._commit(group)
