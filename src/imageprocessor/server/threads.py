@@ -39,8 +39,7 @@ class StorageThreads:
 
     If the storage hangs, Starlette's pool still serves everything else.
 
-    ``anyio.CapacityLimiter`` would need less code, but costs 5 % of the uploads per second, because
-    a free thread waits for the event loop before it starts the next call
+    ``anyio.CapacityLimiter`` would need less code, but costs 5 % of the uploads per second
     (``python -m benchmarks service``, upload of 100 KB).
     """
 
