@@ -60,3 +60,15 @@ def test_control_characters_are_logged_as_escapes(
     line = capsys.readouterr().err
     assert cause not in line
     assert "\\x1b[31m" in line or "\\u202e" in line
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_control_characters_in_events_and_tracebacks_are_logged_as_escapes(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    configure_logs("console", "INFO")
+    structlog.get_logger("here").info("event \x1b[31m", exception="Error: \u202e\n  line")
+    line = capsys.readouterr().err
+    assert "event \\x1b[31m" in line
+    assert "Error: \\u202e\n  line" in line

@@ -60,12 +60,18 @@ def escape_unprintable(_logger: WrappedLogger, _method: str, event: EventDict) -
     Keep tabs and line ends: the console renderer quotes values that contain white space.
     """
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = "".join(map(_escape, value))
+        if isinstance(value, str):
+            event[key] = _escape(value)
     return event
 
 
-def _escape(char: str) -> str:
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(map(_escape_character, text))
+
+
+def _escape_character(char: str) -> str:
     return char if char.isprintable() or char in "\t\n\r" else ascii(char)[1:-1]
 
 
@@ -75,7 +81,7 @@ def _make_renderers(log_format: str) -> list[Processor]:
     if log_format == "json":
         return [format_exception, structlog.processors.JSONRenderer()]
     if not sys.stderr.isatty():
-        return [format_exception, escape_unprintable, render_plain]
+        return [format_exception, render_plain]
     console = structlog.dev.ConsoleRenderer(
         # The default shows local variables, which can hold secrets, and takes seconds.
         exception_formatter=structlog.dev.plain_traceback,
@@ -92,14 +98,15 @@ def render_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     timestamp = event.pop("timestamp", "")
     level = event.pop("level", "")
     name = event.pop("logger", "")
-    message = event.pop("event", "")
-    tracebacks = [event.pop(key) for key in ("stack", "exception") if key in event]
+    message = _escape(event.pop("event", ""))
+    tracebacks = [_escape(event.pop(key)) for key in ("stack", "exception") if key in event]
     pairs = [f"{key}={_quote(event[key])}" for key in sorted(event)]
     line = " ".join([f"{timestamp} [{level:9}] {message:30} [{name}]", *pairs])
     return "\n".join([line, *tracebacks])
 
 
 def _quote(value: object) -> str:
+    """Return *value* as it is if it is plain, else its ``repr``, which escapes characters."""
     is_plain = isinstance(value, str) and PLAIN_VALUE.fullmatch(value) is not None
     return str(value) if is_plain else repr(value)
 

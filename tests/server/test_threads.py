@@ -100,17 +100,7 @@ def test_hanging_uploads_do_not_slow_down_other_requests(
     assert list((settings.data_dir / "incoming").iterdir()) == []
 
 
-def test_few_threads_write_to_a_single_disk(
-    settings: Settings, make_settings: Callable[..., Settings]
-) -> None:
-    assert StorageThreads(settings).count == threads.MAX_STORAGE_THREADS
-    assert StorageThreads(make_settings()).count == threads.MAX_DISK_THREADS
-
-
-def test_call_may_run_longer_than_the_wait_for_a_thread(
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_call_may_run_longer_than_the_wait_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "WAIT_SECONDS", 0.05)
 
     def answer_late() -> str:
@@ -118,29 +108,29 @@ def test_call_may_run_longer_than_the_wait_for_a_thread(
         return "late"
 
     async def call() -> str:
-        return await StorageThreads(settings).run(answer_late)
+        return await StorageThreads().run(answer_late)
 
     assert asyncio.run(call()) == "late"
 
 
-def test_timeout_raised_by_the_call_is_passed_through(settings: Settings) -> None:
+def test_timeout_raised_by_the_call_is_passed_through() -> None:
     def time_out() -> None:
         raise TimeoutError("of the call")
 
     async def call() -> None:
-        await StorageThreads(settings).run(time_out)
+        await StorageThreads().run(time_out)
 
     with pytest.raises(TimeoutError, match="of the call"):
         asyncio.run(call())
 
 
-def test_request_can_end_while_its_call_hangs(settings: Settings) -> None:
+def test_request_can_end_while_its_call_hangs() -> None:
     released = threading.Event()
 
     async def give_up() -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(0.1):
-                await StorageThreads(settings).run(released.wait)
+                await StorageThreads().run(released.wait)
         released.set()
 
     asyncio.run(asyncio.wait_for(give_up(), 5))

@@ -89,7 +89,7 @@ def _make_lifespan(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _end_with_parent()
-        with open_service(settings) as service, closing(StorageThreads(settings)) as threads:
+        with open_service(settings) as service, closing(StorageThreads()) as threads:
             yield {
                 "service": service,
                 "keys": load_keys(settings),

@@ -17,12 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.service import Service
-from imageprocessor.settings import Settings
 
 MAX_STORAGE_THREADS = 20
-#: With database and storage on one disk, SQLite's single writer is the bottleneck. More threads
-#: than keep it busy only compete for the interpreter (8 clients: 5 % fewer uploads with 20 than 4).
-MAX_DISK_THREADS = 4
 WAIT_SECONDS = 5.0  #: how long a request waits for one of these threads
 
 P = ParamSpec("P")
@@ -43,15 +39,12 @@ class StorageThreads:
 
     If the storage hangs, Starlette's pool still serves everything else.
 
-    ``anyio.CapacityLimiter`` would need less code, but costs 5 % of the uploads per second, because
-    a free thread waits for the event loop before it starts the next call
+    ``anyio.CapacityLimiter`` would need less code, but costs 5 % of the uploads per second
     (``python -m benchmarks service``, upload of 100 KB).
     """
 
-    def __init__(self, settings: Settings) -> None:
-        on_one_disk = settings.sqlite_path is not None and settings.storage_backend == "local"
-        self.count = MAX_DISK_THREADS if on_one_disk else MAX_STORAGE_THREADS
-        self._executor = ThreadPoolExecutor(self.count, "storage")
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "storage")
         self._places = asyncio.Semaphore(MAX_STORAGE_THREADS)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,6 +53,18 @@ class StorageThreads:
         Raises:
             StorageUnavailableError: No thread became free within WAIT_SECONDS.
         """
+        await self._take_place()
+        # Copy the request's context so that the thread's log lines have the request's id.
+        call = partial(copy_context().run, function, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # at once, so without a timeout
+            return
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._places.acquire()
@@ -67,12 +72,6 @@ class StorageThreads:
             raise StorageUnavailableError(
                 f"{MAX_STORAGE_THREADS} requests already wait for the storage. Try again later."
             ) from None
-        # Copy the request's context so that the thread's log lines have the request's id.
-        call = partial(copy_context().run, function, *args, **kwargs)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-        finally:
-            self._places.release()
 
     def close(self) -> None:
         """Close the pool without waiting for threads that are blocked on the storage."""

@@ -36,7 +36,7 @@ def test_waits_for_threads_and_processes_share_one_timeout(
         closing(sqlite_module().connect(tmp_path / "processor.db")) as other,
         ThreadPoolExecutor() as pool,
     ):
-        with database.connections.write_lock:
+        with database.connections.write_connection.lock:
             started = time.monotonic()
             waiting = pool.submit(insert_window, database)
             time.sleep(BUSY_TIMEOUT_SECONDS - 2)

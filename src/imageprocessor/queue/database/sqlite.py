@@ -8,19 +8,17 @@ import platform
 import re
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from stat import S_ISREG
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from imageprocessor.errors import (
@@ -28,12 +26,10 @@ from imageprocessor.errors import (
     DatabaseUnusableError,
     SettingsError,
 )
-from imageprocessor.queue.database import prepared
+from imageprocessor.queue.database.sqlite_writer import SqliteWriter
 from imageprocessor.storage.files import explain_denied, may_write
 
 BUSY_TIMEOUT_SECONDS = 5
-#: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
-BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 RESTORE = "Stop the service and restore a backup: imageprocessor restore DIR --replace"
 PAGES_PER_STEP = 10_000  #: of 4 KiB, in a copy
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -57,11 +53,11 @@ class SqliteConnections:
     engine: Engine
     path: Path
     file_id: tuple[int, int]  #: device and inode of the file that was opened
-    #: held while a thread writes, because SQLite waits by sleeping for up to 0.1 s
-    write_lock: threading.Lock = field(default_factory=threading.Lock)
-    _writer: Connection | None = None
-    _busy_milliseconds: int | None = None  # of the writer
+    write_connection: SqliteWriter = field(init=False)
     _idle_readers: list[Connection] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.write_connection = SqliteWriter(self.engine, self.require_same_file)
 
     @property
     def place(self) -> str:
@@ -136,39 +132,14 @@ class SqliteConnections:
             DatabaseUnavailableError: Other threads keep writing for longer than the busy timeout.
             DatabaseUnusableError: The file was deleted or replaced.
         """
-        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        if not self.write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise DatabaseUnavailableError(
-                "The database is locked by another writer. Try again shortly."
-            )
-        try:
-            if self._writer is None:
-                self._writer = self.engine.connect()
-            with _kept_open(self._writer), self._writer.begin():
-                # Wait for writers of other processes only for the rest of the timeout.
-                self._set_busy_timeout(self._writer, deadline - time.monotonic())
-                prepared.execute(self._writer, BEGIN, {})
-                self.require_same_file()
-                yield self._writer
-                prepared.execute(self._writer, COMMIT, {})  # compiled once, unlike the driver's
-        finally:
-            self.write_lock.release()
-
-    def _set_busy_timeout(self, writer: Connection, seconds: float) -> None:
-        """Set the busy timeout, in steps of half a second so that it rarely has to change."""
-        milliseconds = 500 * max(0, ceil(2 * seconds))
-        if milliseconds != self._busy_milliseconds:
-            driver: Any = writer.connection.driver_connection
-            driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            self._busy_milliseconds = milliseconds
+        with self.write_connection.write(BUSY_TIMEOUT_SECONDS) as connection:
+            yield connection
 
     def close(self) -> None:
         """Close the connections that no thread uses."""
         while self._idle_readers:
             self._idle_readers.pop().close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self.write_connection.close()
         self.engine.dispose()
 
 
