@@ -15,8 +15,8 @@ from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.job_control import read_job, retry_job
+from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.queue.maintenance.storage_migration import count_jobs
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import STAGING_PREFIX, Service, open_service
 from imageprocessor.settings import Settings
@@ -142,7 +142,8 @@ def test_upload_that_cannot_be_staged_is_refused_and_leaves_no_job(
     proxy.fail(fault)
     with pytest.raises(StorageUnavailableError):
         submit_image(DATA)
-    assert sum(count_jobs(service).values()) == 0
+    with service.database.read() as connection:
+        assert sum(job_store.count_by_status(connection).values()) == 0
 
 
 def test_upload_that_could_not_be_deleted_is_deleted_by_the_sweep(
