@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.color_spaces import adobe_rgb_exif, is_adobe_rgb
+from imageprocessor.core.color.spaces import adobe_rgb_exif, is_adobe_rgb
 from imageprocessor.core.exif import Value, read_tags
 from imageprocessor.core.formats.container import (
     Container,
