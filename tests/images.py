@@ -142,6 +142,12 @@ def riff(*chunks: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def first_scan(jpeg: bytes) -> int:
+    """Return where the coded data of the first scan starts."""
+    start = jpeg.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+
+
 def insert_segments(jpeg: bytes, *segments: bytes) -> bytes:
     """Insert segments right after the start-of-image marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]

@@ -16,6 +16,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
 import imageprocessor
 from imageprocessor.cli.app import app
@@ -142,16 +144,18 @@ def test_no_unknown_host_or_local_path_is_mentioned(document: Path) -> None:
 @each_document
 def test_commands_and_their_options_exist(document: Path) -> None:
     for command in COMMAND.finditer(document.read_text(encoding="utf-8")):
-        ran = subprocess.run(
-            [sys.executable, "-m", "imageprocessor", command["name"], "--help"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "COLUMNS": "200", "TERM": "dumb"},
-        )
-        assert ran.returncode == 0, f"{command[0]}: {ran.stderr}"
-        unknown = set(OPTION.findall(command["rest"])) - set(re.findall(r"--[a-z-]+", ran.stdout))
+        shown = show_help(command["name"])
+        unknown = set(OPTION.findall(command["rest"])) - set(re.findall(r"--[a-z-]+", shown))
         assert not unknown, f"{command[0]}: unknown {unknown}"
+
+
+@cache
+def show_help(command: str) -> str:
+    """Return the help of a command; fail if there is no such command."""
+    environment = {"COLUMNS": "200", "TERM": "dumb"}
+    ran = CliRunner().invoke(app, [command, "--help"], env=environment)
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout
 
 
 def test_headings_of_commands_are_their_names() -> None:

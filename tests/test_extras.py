@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +10,31 @@ from pathlib import Path
 import pytest
 
 from imageprocessor.errors import find_install_command
+from tests.forks import Command, run_forks
 
 POSTGRES = "postgresql+psycopg://user:secret@127.0.0.1/name"
-WITHOUT = "import sys; sys.modules[{module!r}] = None; from imageprocessor.cli import main; main()"
+BACKENDS = {
+    "celery": ({"QUEUE_BACKEND": "celery"}, "celery"),
+    "redis": ({"QUEUE_BACKEND": "celery"}, "celery"),
+    "boto3": ({"STORAGE_BACKEND": "s3", "S3_BUCKET": "images"}, "s3"),
+    "psycopg": ({"DATABASE_URL": POSTGRES}, "postgres"),
+}
+"""Settings and extra, by the package that they need."""
+
+SHARED = ["imageprocessor.server.app", "imageprocessor.cli.serving"]
 
 
-@pytest.mark.parametrize(
-    ("module", "settings", "extra"),
-    [
-        ("celery", {"QUEUE_BACKEND": "celery"}, "celery"),
-        ("redis", {"QUEUE_BACKEND": "celery"}, "celery"),
-        ("boto3", {"STORAGE_BACKEND": "s3", "S3_BUCKET": "images"}, "s3"),
-        ("psycopg", {"DATABASE_URL": POSTGRES}, "postgres"),
-    ],
-)
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_missing_backend_names_its_extra(
-    command: str, module: str, settings: dict[str, str], extra: str, tmp_path: Path
-) -> None:
-    program = WITHOUT.format(module=module)
-    done = subprocess.run(
-        [sys.executable, "-c", program, command],
-        env={**os.environ, **settings},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 1, done.stderr
-    assert find_install_command(extra) in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "secret" not in done.stderr
+def test_missing_backend_names_its_extra(command: str, tmp_path: Path) -> None:
+    commands = []
+    for module, (settings, _) in BACKENDS.items():
+        commands.append(Command([command], [module], settings))
+    ended = run_forks(tmp_path, commands, SHARED)
+    for (_, extra), ran in zip(BACKENDS.values(), ended, strict=True):
+        assert ran.status == 1, ran.err
+        assert find_install_command(extra) in ran.err
+        assert "Traceback" not in ran.err
+        assert "secret" not in ran.err
 
 
 def test_library_storage_names_its_missing_extra() -> None:

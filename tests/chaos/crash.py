@@ -1,7 +1,7 @@
 """`imageprocessor`, but it exits, as in a power cut, when it first reaches the point CRASH_POINT.
 
-It creates the file CRASH_MARKER first. Worker processes import this module again, so it works in
-them, too.
+It does so only while the file CRASH_TRAP exists, which it renames to CRASH_MARKER first. Worker
+processes import this module again, so it works in them, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from tests.chaos.points import BEFORE, POINTS
 
 
-def crash_at(when: str, module_name: str, name: str, marker: Path) -> None:
-    """Make the function *name* end the process before or after it runs, but only once."""
+def crash_at(when: str, module_name: str, name: str, trap: Path, marker: Path) -> None:
+    """Make the function *name* end the process before or after it runs, once for each trap."""
     *path, last = name.split(".")
     owner: Any = importlib.import_module(module_name)
     for part in path:
@@ -28,24 +28,25 @@ def crash_at(when: str, module_name: str, name: str, marker: Path) -> None:
     @wraps(function)
     def crashing(*arguments: Any, **options: Any) -> Any:
         if when == BEFORE:
-            crash_once(marker)
+            crash_if_set(trap, marker)
         result = function(*arguments, **options)
-        crash_once(marker)
+        crash_if_set(trap, marker)
         return result
 
     setattr(owner, last, crashing)
 
 
-def crash_once(marker: Path) -> None:
+def crash_if_set(trap: Path, marker: Path) -> None:
     try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
+        trap.rename(marker)
+    except FileNotFoundError:
         return
     os._exit(137)
 
 
 if point := os.environ.get("CRASH_POINT"):
-    crash_at(*POINTS[point], Path(os.environ["CRASH_MARKER"]))
+    files = Path(os.environ["CRASH_TRAP"]), Path(os.environ["CRASH_MARKER"])
+    crash_at(*POINTS[point], *files)
 
 if __name__ == "__main__":
     from imageprocessor.cli import main

@@ -29,7 +29,8 @@ class Site:
     """A data folder and a port, where services are started one after another."""
 
     def __init__(self, folder: Path, image: bytes) -> None:
-        self.folder, self.port, self.marker = folder, find_free_port(), folder / "crashed"
+        self.folder, self.port, self.log = folder, find_free_port(), folder / "serve.log"
+        self.trap, self.marker = folder / "trap", folder / "crashed"
         self.settings = {
             "DATA_DIR": str(folder / "data"),
             "JWT_SECRET_KEY": KEY,
@@ -39,14 +40,18 @@ class Site:
         self.ledger = Ledger(f"http://127.0.0.1:{self.port}", image)
 
     def serve(self, point: str | None = None) -> AbstractContextManager[Server]:
-        """Run the service; it exits when it first reaches *point*, if given."""
+        """Run the service; if the trap is set, it exits when it first reaches *point*."""
         program = "tests.chaos.crash" if point else "imageprocessor"
         command = [sys.executable, "-m", program, "serve", "--port", str(self.port)]
-        trap = {"CRASH_POINT": point, "CRASH_MARKER": str(self.marker)} if point else {}
-        environ = {**os.environ, **self.settings, **trap, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return run_server(
-            command, self.port, self.folder / "serve.log", env=environ, cwd=self.folder
-        )
+        environ = {**os.environ, **self.settings, "PYTHONPATH": os.pathsep.join(sys.path)}
+        if point:
+            files = {"CRASH_TRAP": str(self.trap), "CRASH_MARKER": str(self.marker)}
+            environ |= {"CRASH_POINT": point, **files}
+        return run_server(command, self.port, self.log, env=environ, cwd=self.folder)
+
+    def count_attempts(self) -> int:
+        """Return how often a worker has left a job, and removed its upload."""
+        return self.log.read_text().count("attempt_ended")
 
     def delete(self, job_id: str) -> int:
         with connect(self.ledger.url, "me") as http:
@@ -79,6 +84,7 @@ def crashed(site: Site, server: Server) -> Iterator[None]:
 def test_interrupted_upload_is_accepted_when_repeated(
     site: Site, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    site.trap.touch()
     with (
         site.serve(point) as server,
         crashed(site, server),
@@ -95,6 +101,7 @@ def test_interrupted_upload_is_accepted_when_repeated(
 
 @pytest.mark.parametrize("point", WORK_POINTS)
 def test_interrupted_job_ends_once(site: Site, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.trap.touch()
     with site.serve(point) as server:
         for key in ("first", "second"):
             site.ledger.send(key)
@@ -109,12 +116,13 @@ def test_interrupted_job_ends_once(site: Site, point: str, monkeypatch: pytest.M
 def test_interrupted_deletion_is_finished(
     site: Site, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with site.serve():
+    with site.serve(point) as server:
         deleted = site.ledger.send("first")
         site.ledger.send("second")
-        wait_for(site.ledger.has_ended)
-    with site.serve(point) as server, crashed(site, server):
-        site.delete(deleted)
+        wait_for(lambda: site.count_attempts() == 2)
+        site.trap.touch()
+        with crashed(site, server):
+            site.delete(deleted)
     del site.ledger.accepted["first"]
     with site.serve(), connect(site.ledger.url, "me") as http:
         assert http.get(f"/api/v1/images/jobs/{deleted}").status_code == 404

@@ -4,11 +4,14 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from imageprocessor.errors import find_install_command
 from tests.cli.conftest import Run, run_python
+from tests.forks import Command, run_forks
+from tests.images import encode, photo
 
 WITHOUT = """
 import sys
@@ -127,35 +130,34 @@ def test_missing_typer_shows_the_install_command() -> None:
     assert ran.err.endswith(f"run  {find_install_command('cli')}\n")
 
 
-@pytest.mark.parametrize(
-    ("missing", "command"),
-    [
-        ("dotenv", ["config"]),
-        ("sqlalchemy", ["jobs", "list"]),
-        ("sqlalchemy", ["sweep"]),
-        ("jwt", ["token", "--sub", "me"]),
-        ("uvicorn", ["serve"]),
-        ("fastapi", ["serve"]),
-        ("structlog", ["worker"]),
-    ],
-)
-def test_missing_extra_shows_the_install_command(missing: str, command: list[str]) -> None:
-    ran = run_python(WITHOUT.format(names=[missing]), *command)
-    assert (ran.status, ran.out) == (1, "")
-    assert f"(it uses {missing})" in ran.err
-    assert find_install_command("server") in ran.err
-    assert "Traceback" not in ran.err
+def test_missing_extra_shows_the_install_command(tmp_path: Path) -> None:
+    commands = [
+        Command(["config"], ["dotenv"]),
+        Command(["jobs", "list"], ["sqlalchemy"]),
+        Command(["sweep"], ["sqlalchemy"]),
+        Command(["token", "--sub", "me"], ["jwt"]),
+        Command(["serve"], ["uvicorn"]),
+        Command(["serve"], ["fastapi"]),
+        Command(["worker"], ["structlog"]),
+    ]
+    for command, ran in zip(commands, run_forks(tmp_path, commands), strict=True):
+        assert (ran.status, ran.out) == (1, ""), command
+        assert f"(it uses {command.missing[0]})" in ran.err
+        assert find_install_command("server") in ran.err
+        assert "Traceback" not in ran.err
 
 
-def test_image_commands_need_no_service_packages() -> None:
+def test_image_commands_need_no_service_packages(tmp_path: Path) -> None:
     absent = ["sqlalchemy", "alembic", "dotenv", "structlog", "fastapi", "uvicorn", "jwt"]
-    program = "from PIL import Image\nImage.new('RGB', (40, 30)).save('a.png')\n" + WITHOUT.format(
-        names=absent
-    )
-    assert run_python(program, "inspect", "a.png").status == 0
-    assert run_python(program, "strip", "a.png", "-o", "b.png").status == 0
-    ran = run_python(program, "process", "a.png", "--out", "web", "--json")
-    assert (ran.status, json.loads(ran.out)["width"]) == (0, 40)
+    (tmp_path / "a.png").write_bytes(encode(photo(40, 30), "PNG"))
+    commands = [
+        Command(["inspect", "a.png"], absent),
+        Command(["strip", "a.png", "-o", "b.png"], absent),
+        Command(["process", "a.png", "--out", "web", "--json"], absent),
+    ]
+    inspected, stripped, processed = run_forks(tmp_path, commands, ["imageprocessor.core.pipeline"])
+    assert (inspected.status, stripped.status, processed.status) == (0, 0, 0)
+    assert json.loads(processed.out)["width"] == 40
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -26,6 +26,7 @@ from tests.images import (
     animated_webp,
     apng,
     encode,
+    first_scan,
     insert_chunks,
     insert_segments,
     jpeg_segment,
@@ -174,8 +175,7 @@ def test_damaged_animation_of_a_png_neither_fails_nor_warns(chunk: bytes) -> Non
 
 @pytest.mark.parametrize("name", [b"acTL", b"fcTL", b"fdAT"])
 def test_jpeg_data_that_looks_like_an_animation_is_kept(name: bytes) -> None:
-    scan = SMALL.index(b"\xff\xda")
-    data_start = scan + 2 + int.from_bytes(SMALL[scan + 2 : scan + 4])
+    data_start = first_scan(SMALL)
     data = SMALL[:data_start] + bytes(4) + name + SMALL[data_start:]
     assert unpack(io.BytesIO(data), validate(data)).image.read() == data
 

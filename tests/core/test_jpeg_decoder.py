@@ -15,7 +15,7 @@ from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import InputError, InvalidImageError, TruncatedImageError
-from tests.images import MARKER, encode, insert_segments, jpeg_segment, photo
+from tests.images import MARKER, encode, first_scan, insert_segments, jpeg_segment, photo
 
 EOI = b"\xff\xd9"
 PHOTO = photo(150, 100)
@@ -46,12 +46,6 @@ def is_refused(data: bytes, at_least: Dimensions | None = None) -> bool:
     except InputError:
         return True
     return False
-
-
-def first_scan(data: bytes) -> int:
-    """Return where the coded data of the first scan starts."""
-    start = data.index(b"\xff\xda")
-    return start + 2 + int.from_bytes(data[start + 2 : start + 4])
 
 
 def test_pillow_has_the_decoder_that_runs_scan_by_scan() -> None:

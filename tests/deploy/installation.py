@@ -8,9 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.service import open_service
+from imageprocessor.settings import Settings
 from tests.conftest import require_program
 from tests.deploy.compose import ROOT
-from tests.deploy.live import KEY
+from tests.deploy.live import KEY, image_path
+from tests.uploads import submit_to
 
 BACKUP = str(ROOT / "deploy/backup.sh")
 
@@ -38,6 +42,14 @@ class Installation:
             check=False,
             timeout=60,
         )
+
+    def add_image(self, **settings: str) -> str:
+        """Store an image as the service does, without a process of its own; return its path."""
+        values = {"data_dir": self.data, "jwt_secret_key": KEY, **settings}
+        with open_service(Settings.model_validate(values)) as service:
+            job = submit_to(service)
+            run_job(service, job.job_id, "worker")
+        return image_path(job.image_id)
 
     def add_program(self, name: str, command: str) -> None:
         program = self.folder / "bin" / name

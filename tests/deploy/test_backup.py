@@ -134,20 +134,20 @@ def test_backup_of_postgresql_and_s3_takes_address_and_keys_from_the_settings(
         f'printf "%s\\n" "$PGPASSWORD" "$@" >called; {find_postgres("pg_dump")} "$@"'
     )
     installation.add_program("pg_dump", f"sh {recorder}")
-    lines = [
-        f"DATABASE_URL={url}",
-        f"DATABASE_DIRECT_URL={url}?application_name=direct",
-        "STORAGE_BACKEND=s3",
-        f"S3_BUCKET={bucket}",
-        f"S3_ENDPOINT_URL={s3}",
-        "AWS_REGION=us-east-1",
-        "AWS_ACCESS_KEY_ID=a",
-        "AWS_SECRET_ACCESS_KEY=b",
-    ]
+    access = {
+        "database_url": url,
+        "database_direct_url": f"{url}?application_name=direct",
+        "storage_backend": "s3",
+        "s3_bucket": bucket,
+        "s3_endpoint_url": s3,
+        "aws_region": "us-east-1",
+        "aws_access_key_id": "a",
+        "aws_secret_access_key": "b",
+    }
+    lines = [f"{name.upper()}={value}" for name, value in access.items()]
     (tmp_path / ".env").write_text("\n".join(lines))
-    with run_service(installation.data) as place:
-        key = image_path(place.make_image()).removeprefix("/storage/")
-        backup = installation.back_up(tmp_path / "backups", BACKUP_BUCKET=second)
+    key = installation.add_image(**access).removeprefix("/storage/")
+    backup = installation.back_up(tmp_path / "backups", BACKUP_BUCKET=second)
     assert (backup / "database/processor.dump").read_bytes().startswith(b"PGDMP")
     assert key in [found["Key"] for found in client.list_objects_v2(Bucket=second)["Contents"]]
     password, *arguments = (tmp_path / "called").read_text().splitlines()

@@ -105,9 +105,8 @@ def test_migration_to_s3_by_sync_keeps_every_image(installation: Installation, s
     aws = require_program("aws")
     bucket = prepare_s3(installation, s3)
     installation.add_program("aws", f"{aws} --endpoint-url {s3}")
-    with run_service(installation.data) as place:
-        path = image_path(place.make_image())
-        image = place.ask(path).body
+    path = installation.add_image()
+    image = (installation.data / path[1:]).read_bytes()
     credentials = (
         "export AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=eu-west-1\n"
     )
@@ -153,8 +152,7 @@ def open_s3(url: str) -> Any:
 def test_migration_to_postgresql_keeps_every_image(
     installation: Installation, postgres: int
 ) -> None:
-    with run_service(installation.data) as place:
-        path = image_path(place.make_image())
+    path = installation.add_image()
     url = create_database(postgres)
     on_the_page = "postgresql+psycopg://imageprocessor:PASSWORD@db.example.com/imageprocessor"
     follow(installation, block("copy database"), **{on_the_page: url})
@@ -164,9 +162,8 @@ def test_migration_to_postgresql_keeps_every_image(
 
 def test_backup_of_postgresql_is_restored(installation: Installation, postgres: int) -> None:
     url = create_database(postgres)
-    with run_service(installation.data, DATABASE_URL=url) as place:
-        path = image_path(place.make_image())
-        backup = installation.back_up(installation.folder / "backups", DATABASE_URL=url)
+    path = installation.add_image(database_url=url)
+    backup = installation.back_up(installation.folder / "backups", DATABASE_URL=url)
     restored = create_database(postgres)
     on_the_page = "postgresql://imageprocessor@db.example.com/imageprocessor"
     target = restored.replace("+psycopg", "")
@@ -176,9 +173,8 @@ def test_backup_of_postgresql_is_restored(installation: Installation, postgres: 
 
 
 def test_backup_is_restored_and_upgraded(installation: Installation) -> None:
-    with run_service(installation.data) as place:
-        path = image_path(place.make_image())
-        follow(installation, block("backup"))
+    path = installation.add_image()
+    follow(installation, block("backup"))
     (newest,) = installation.folder.glob("backups/20*Z")
     shutil.rmtree(installation.data / "storage")
     follow(installation, block("restore") + block("upgrade"), NEWEST=str(newest))

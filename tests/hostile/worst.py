@@ -11,20 +11,20 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tests.core.pngs import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, palette, transparency
-from tests.images import encode, png_chunk
+from tests.core.pngs import (
+    ADAM7,
+    CHANNELS,
+    GRAY,
+    GRAY_ALPHA,
+    PALETTE,
+    RGBA,
+    palette,
+    raw_png,
+    transparency,
+)
+from tests.images import encode
 
 WIDTH, HEIGHT = 4096, 12207
-ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
 UP = b"\2"  # the filter that adds the row above to the stored row
 
 
@@ -39,15 +39,8 @@ def noisy_png(
         row_bytes = -(-((width - left + step - 1) // step * depth * CHANNELS[color_type]) // 8)
         row = UP + (noise * (row_bytes // 256 + 1))[:row_bytes]
         data += [deflate.compress(row) for _ in range(top, height, line_step)]
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes((depth, color_type, 0, 0, interlaced))
-    pixels = png_chunk(b"IDAT", b"".join([*data, deflate.flush()]))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + png_chunk(b"IHDR", header)
-        + b"".join(chunks)
-        + pixels
-        + png_chunk(b"IEND")
-    )
+    compressed = b"".join([*data, deflate.flush()])
+    return raw_png((width, height), depth, color_type, compressed, *chunks, interlaced=interlaced)
 
 
 def noise(mode: str, block: int = 1) -> Image.Image:

@@ -9,8 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageFile
 
-from imageprocessor.core.color_spaces import DeclaredColors, list_declared_colors, list_profiles
-from imageprocessor.core.deep import decode_16_bits, has_16_bits
+from imageprocessor.core.color.deep import decode_16_bits, has_16_bits
+from imageprocessor.core.color.spaces import DeclaredColors, list_declared_colors, list_profiles
 from imageprocessor.core.formats.container import (
     CodedData,
     Piece,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from PIL import Image, ImageFile
@@ -101,6 +102,7 @@ class _ScanDecoder(ImageFile.PyDecoder):
         assert self.fd is not None
         data = self.fd.read()
         frame = _read_frame(data, self._coded)
+        missing_restarts = _count_missing_restarts(data, frame)
         if frame.marker not in _HUFFMAN:  # libjpeg cannot wait for more in the middle
             status, error = self._decoder.decode(data)
         elif frame.is_progressive_or_split:
@@ -109,31 +111,36 @@ class _ScanDecoder(ImageFile.PyDecoder):
             status, error = self._decode_scan(memoryview(data), frame.scans[0])
         if status >= 0 or (error == 0 and any(frame.missing.values())):
             raise _truncated()
-        if error == 0 and frame.marker in _HUFFMAN:
-            _check_restarts(data, frame)
+        if error == 0 and frame.marker in _HUFFMAN and missing_restarts:
+            raise _damaged()
         return -1, error
 
     def _decode_scan(self, data: memoryview, scan: _Scan) -> tuple[int, int]:
         """Decode a file of one scan, which ends with the last row of pixels."""
-        before_end = _before_end(data, scan)
-        used, error = self._decoder.decode(data[:before_end])
+        start, error = self._decode_intervals(data, 0, scan)
+        if start < 0:
+            return start, error
+        before_end = _before_end(data, scan.coded)
+        used, error = self._decoder.decode(data[start:before_end])
         if used < 0:
             if error == 0 and self._has_end_mark:
                 raise _surplus()
             return used, error
-        return self._finish_scan(data, used, scan)
+        return self._finish_scan(data, start + used, scan)
 
     def _decode_scans(self, data: memoryview, frame: _Frame) -> tuple[int, int]:
         """Decode a file of several scans, which ends with the end-of-image marker."""
         start = 0
         for scan in frame.scans:
-            before_end = _before_end(data, scan)
+            start, error = self._decode_intervals(data, start, scan)
+            if start < 0:
+                return start, error
+            before_end = _before_end(data, scan.coded)
             used, error = self._decoder.decode(data[start:before_end])
             if used < 0:
                 return used, error
             start += used
-            # With restart markers, the decoder also skips bytes while it waits for one.
-            if start == before_end and not scan.restarts and self._skips_ones():
+            if start == before_end and self._skips_ones():
                 if self._has_end_mark or scan is not frame.scans[-1]:
                     raise _surplus()
                 break
@@ -146,6 +153,26 @@ class _ScanDecoder(ImageFile.PyDecoder):
             start = scan.coded.end
         status: tuple[int, int] = self._decoder.decode(_EOI)
         return status
+
+    def _decode_intervals(self, data: memoryview, start: int, scan: _Scan) -> tuple[int, int]:
+        """Decode a scan from *start* up to its last restart marker; return how far it was decoded.
+
+        The second number is Pillow's error code; if there is an error, the first one is negative.
+        """
+        interval_start = scan.coded.start
+        markers = _RESTART.finditer(data, *scan.coded)
+        for marker in islice(markers, scan.restarts):
+            interval = CodedData(interval_start, marker.start())
+            before_end = _before_end(data, interval)
+            used, error = self._decoder.decode(data[start:before_end])
+            if used < 0:
+                return used, error
+            start += used
+            # At the end of an interval, the decoder skips bytes until it finds a restart marker.
+            if start == before_end and self._skips_ones():
+                raise _surplus()
+            interval_start = marker.end()
+        return start, 0
 
     def _finish_scan(self, data: memoryview, start: int, scan: _Scan) -> tuple[int, int]:
         rest = bytes(data[start : scan.coded.end]) + _ONES * _READ_AHEAD
@@ -176,24 +203,31 @@ def _surplus() -> InvalidImageError:
     )
 
 
-def _before_end(data: memoryview, scan: _Scan) -> int:
-    """Return a position that only a damaged scan reaches after its last pixel."""
-    start, end = scan.coded
+def _damaged() -> InvalidImageError:
+    return InvalidImageError(
+        "The JPEG is damaged: a part in the middle is missing. Send the file again."
+    )
+
+
+def _before_end(data: memoryview, coded: CodedData) -> int:
+    """Return a position that only damaged coded data reaches after its last pixel."""
+    start, end = coded
     significant = bytes(data[start:end]).rstrip(_PADDING)
     return start + max(0, len(significant) - _MAX_SURPLUS - 1)
 
 
-def _check_restarts(data: bytes, frame: _Frame) -> None:
-    """Raise ``InvalidImageError`` if a restart marker is missing or misplaced."""
+def _count_missing_restarts(data: bytes, frame: _Frame) -> int:
+    """Return how many restart markers are missing; raise ``InvalidImageError`` if out of order."""
+    missing = 0
     for scan in frame.scans:
         if not scan.restarts:
             continue
-        found = _RESTART.findall(data, *scan.coded)
-        needed = [bytes((0xFF, 0xD0 + number % 8)) for number in range(scan.restarts)]
-        if found[: scan.restarts] != needed:
-            raise InvalidImageError(
-                "The JPEG is damaged: a part in the middle is missing. Send the file again."
-            )
+        found = _RESTART.findall(data, *scan.coded)[: scan.restarts]
+        needed = [bytes((0xFF, 0xD0 + number % 8)) for number in range(len(found))]
+        if found != needed:
+            raise _damaged()
+        missing += scan.restarts - len(found)
+    return missing
 
 
 def _read_frame(data: bytes, coded: Sequence[CodedData]) -> _Frame:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import ImageCms
 
-from imageprocessor.core.color_spaces import adobe_rgb_exif, is_adobe_rgb
+from imageprocessor.core.color.spaces import adobe_rgb_exif, is_adobe_rgb
 from imageprocessor.core.exif import Value, read_tags
 from imageprocessor.core.formats.container import (
     Container,
@@ -54,20 +54,26 @@ class Metadata:
     icc: str | None = None
 
 
-def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
+def strip_metadata(
+    data: ImageSource, limits: Limits = Limits(), *, check_pixels: bool = False
+) -> bytes:
     """Return the same file without its metadata; no pixel is changed.
 
     Orientation and the colour space are kept, because the image would look different without them.
     Text, previews, positions, names, edit history, further images and all bytes after the image are
     removed. This costs as much as copying the file, and for a PNG as much as decompressing it: no
-    byte remains between its last pixel and its end mark. In a JPEG or a WebP, only a decoder could
-    say where the last pixel ends within the coded data. The file is read in blocks, so it takes
+    byte remains between its last pixel and its end mark. The file is read in blocks, so it takes
     about as much memory as the result, and a PNG twice that.
+
+    In a JPEG or a WebP, only a decoder can find the last pixel, and thus bytes hidden behind it
+    within the coded data. *check_pixels* decodes the image and raises an error if there are such
+    bytes; up to 9 of them may go unnoticed, and any number in a JPEG with arithmetic coding.
 
     Raises:
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` if the file ends
             before the image does, or a JPEG without its end mark, and ``InvalidImageError`` if a
-            part does not follow the format.
+            part does not follow the format. With *check_pixels*, they are also raised if pixels are
+            missing, or if coded data follows the last pixel.
     """
     with open_source(data) as file:
         info = validate(file, limits)
@@ -77,7 +83,13 @@ def strip_metadata(data: ImageSource, limits: Limits = Limits()) -> bytes:
         clean = image_format.container.join(parts, file_size(file))  # also fills *added_ends*
         if added_ends and (image_format.trim is None or info.frames > 1):
             raise truncated(file)
-    return clean if image_format.trim is None else image_format.trim(clean)
+    if image_format.trim is not None:
+        clean = image_format.trim(clean)
+    if check_pixels:
+        from imageprocessor.core.surplus import check_coded_data  # noqa: PLC0415 - loads decoders
+
+        check_coded_data(clean, image_format, limits)
+    return clean
 
 
 def read_metadata(data: ImageSource) -> Metadata:

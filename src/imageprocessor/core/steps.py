@@ -8,8 +8,8 @@ from math import ceil
 
 from PIL import Image
 
-from imageprocessor.core.color import dominant_color_of, to_srgb
-from imageprocessor.core.color_spaces import declares_hdr
+from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
+from imageprocessor.core.color.spaces import declares_hdr
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.encode import Encoders
 from imageprocessor.core.geometry import Crop, Dimensions

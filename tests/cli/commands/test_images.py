@@ -395,6 +395,17 @@ def test_strip_overwrites_only_with_force_even_in_place(run: Run, photo_with_gps
     assert photo_with_gps.read_bytes() == ip.strip_metadata(before)
 
 
+@pytest.mark.parametrize("end", [b"hidden behind the last pixel" + b"\xff\xd9", b""])
+def test_strip_refuses_hidden_data_and_missing_pixels(run: Run, folder: Path, end: bytes) -> None:
+    whole = encode(photo(80, 60), "JPEG").removesuffix(b"\xff\xd9")
+    kept = whole if end else whole[:-500] + b"\xff\xd9"
+    (folder / "photo.jpg").write_bytes(kept + end)
+    ran = run("strip", "photo.jpg", "-o", "clean.jpg")
+    assert ran.status == 1
+    assert "last pixel" in ran.err
+    assert not Path("clean.jpg").exists()
+
+
 def test_strip_of_a_non_image_fails_and_writes_nothing(run: Run, folder: Path) -> None:
     (folder / "notes.jpg").write_text("not an image")
     ran = run("strip", "notes.jpg", "-o", "clean.jpg")

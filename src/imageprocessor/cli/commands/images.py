@@ -131,7 +131,8 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
     """Remove the metadata of an image without re-encoding it. No pixel changes.
 
     Orientation and colour profile are kept: without them, the image would look
-    different.
+    different. An image with missing pixels, or with data hidden behind its last
+    pixel, is refused.
 
     Example: [bold]imageprocessor strip photo.jpg -o clean.jpg[/bold]
 
@@ -158,7 +159,7 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
     source, _ = open_input(file)
     with open_source(source) as opened:
         data = opened.read()
-    clean = strip_metadata(data, NO_LIMITS)
+    clean = strip_metadata(data, NO_LIMITS, check_pixels=True)
     removed = list_removed(data, clean)
     write_file(target, clean)
     if as_json:

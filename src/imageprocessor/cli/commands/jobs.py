@@ -203,10 +203,9 @@ def describe_job(job: Job) -> dict[str, Any]:
     """Return what an operator may want to know about a job, ready for JSON; None if unknown."""
     from imageprocessor.queue.database.clock import to_text
 
-    moments: dict[str, str | None] = {}
-    for name in ("created_at", "started_at", "completed_at", "next_attempt_at"):
-        moment = getattr(job, name)
-        moments[name] = to_text(moment) if moment else None
+    def show_time(moment: datetime | None) -> str | None:
+        return to_text(moment) if moment else None
+
     return {
         "job_id": job.job_id,
         "image_id": job.image_id,
@@ -215,7 +214,10 @@ def describe_job(job: Job) -> dict[str, Any]:
         "max_retries": job.max_retries,
         "user_id": job.user_id,
         "bucket": job.bucket,
-        **moments,
+        "created_at": show_time(job.created_at),
+        "started_at": show_time(job.started_at),
+        "completed_at": show_time(job.completed_at),
+        "next_attempt_at": show_time(job.next_attempt_at),
         "error_code": job.error_code,
         "error": job.error,
         "source_kept": job.staging_key is not None,

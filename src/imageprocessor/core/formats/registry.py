@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ class ImageFormat:
         keeps_buffers: whether the decoder keeps more memory than the pixels while its image exists.
         trim: returns a file without bytes between its last pixel and its end mark, or raises
             ``TruncatedImageError`` if pixels are missing; None if only a decoder could do that.
+        shorten: yields each frame as a file of its own, and copies of it with less coded data, of
+            which a decoder accepts none unless there is data behind the last pixel; None if the
+            decoder itself notices such data, or ``trim`` removes it.
         encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
             to 6; None for a format that is only read.
     """
@@ -43,6 +46,7 @@ class ImageFormat:
     decoder: str
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
+    shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
     encode: Callable[[Image.Image, int, int], bytes] | None = None
 
     @property
@@ -84,6 +88,7 @@ FORMATS = {
             container=webp,
             decoder="PIL.WebPImagePlugin:WebPImageFile",
             keeps_buffers=True,  # two canvases
+            shorten=webp.shorten,
             encode=webp.encode,
         ),
     )

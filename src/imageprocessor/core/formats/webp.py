@@ -34,6 +34,10 @@ _FRAME_HEADER_BYTES = 16
 _NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
+_ALPHA_FLAG = 0x10
+_SHORTER_BY = (4, 8)
+"""The decoder fails without the last 4 bytes of what encoders write, but may not need 3 of them."""
+
 _KINDS = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
 
 
@@ -127,6 +131,59 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
             ) from error
         raise
     return file.getvalue()
+
+
+def shorten(data: bytes) -> Iterator[tuple[bytes, list[list[bytes]]]]:
+    """Yield each frame as a still image, with shorter copies of it for each of its chunks.
+
+    In each copy, one chunk of coded data lacks its last bytes. A decoder accepts all copies for a
+    chunk, and returns the same pixels for them, only if it ignores the end of that chunk.
+    """
+    for chunks in _read_coded_chunks(data):
+        header = _still_header(chunks)
+        copies = []
+        for index, (name, payload) in enumerate(chunks):
+            before, after = chunks[:index], chunks[index + 1 :]
+            shorter = []
+            for missing in _SHORTER_BY:
+                # The decoder also reads the byte that pads an odd length.
+                end = max(0, len(payload) - missing - len(payload) % 2)
+                shorter.append(_join_chunks([header, *before, (name, payload[:end]), *after]))
+            copies.append(shorter)
+        yield _join_chunks([header, *chunks]), copies
+
+
+def _read_coded_chunks(data: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield name and payload of the chunks with coded data, those of a frame together."""
+    file = BytesIO(data)
+    regions = [(_FIRST_CHUNK, len(data))]
+    for name, start, end in _read_chunks(file, _FIRST_CHUNK, len(data)):
+        if name == b"ANMF":
+            regions.append((start + _FRAME_HEADER_BYTES, end))
+    for region_start, region_end in regions:
+        chunks = []
+        for name, start, end in _read_chunks(file, region_start, region_end):
+            if name in _NEEDED:
+                chunks.append((name, data[start:end]))
+        if chunks:
+            yield chunks
+
+
+def _still_header(chunks: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """Return name and payload of a VP8X chunk for a still image of these chunks."""
+    for name, payload in chunks:
+        if name == b"ALPH":
+            continue
+        header = payload[:10].ljust(10, b"\0")
+        width, height = _read_canvas(bytes(_FIRST_CHUNK) + _chunk(name, header))
+        flags = struct.pack("<I", _ALPHA_FLAG)
+        sides = [max(0, side - 1).to_bytes(3, "little") for side in (width, height)]
+        return b"VP8X", flags + b"".join(sides)
+    raise InvalidImageError("The WebP has a frame without an image. Re-encode it.")
+
+
+def _join_chunks(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return join(_chunk(name, payload) for name, payload in chunks)
 
 
 def _read_canvas(head: bytes) -> tuple[int, int]:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
-from imageprocessor.core.exif import ASCII, LONG, SHORT, read_tags
-from imageprocessor.core.icc import (
+from imageprocessor.core.color.icc import (
     GRAY_CURVE,
     RGB_CURVES,
     Chromaticities,
@@ -21,6 +20,7 @@ from imageprocessor.core.icc import (
     sampled_curve,
     write_profile,
 )
+from imageprocessor.core.exif import ASCII, LONG, SHORT, read_tags
 
 _D65 = (0.3127, 0.3290)
 _ILLUMINANT_C = (0.310, 0.316)
@@ -156,16 +156,17 @@ def is_adobe_rgb(exif: bytes) -> bool:
 
 def adobe_rgb_exif(orientation: int) -> bytes:
     """Return an EXIF block of 86 bytes with an orientation and the mark of Adobe RGB."""
-    exif_directory, interoperability_directory = 38, 68
-    return struct.pack(
-        # Header; two directories of a number and an offset; one directory of a text
-        ">4sI" + 2 * "HHHIHxxHHII4x" + "HHHI4s4x",
-        *(b"MM\0*", 8),
-        *(2, _ORIENTATION, SHORT, 1, orientation, _EXIF_DIRECTORY, LONG, 1, exif_directory),
-        *(2, _COLOR_SPACE, SHORT, 1, _UNCALIBRATED),
-        *(_INTEROPERABILITY_DIRECTORY, LONG, 1, interoperability_directory),
-        *(1, _INTEROPERABILITY_INDEX, ASCII, 4, b"R03\0"),
-    )
+    exif_start, interoperability_start = 38, 68
+    two_tags = ">HHHIHxxHHII4x"  # their number, a short tag, a long one, no further directory
+    header = struct.pack(">4sI", b"MM\0*", 8)
+    first = (_ORIENTATION, SHORT, 1, orientation)
+    pointer = (_EXIF_DIRECTORY, LONG, 1, exif_start)
+    main = struct.pack(two_tags, 2, *first, *pointer)
+    first = (_COLOR_SPACE, SHORT, 1, _UNCALIBRATED)
+    pointer = (_INTEROPERABILITY_DIRECTORY, LONG, 1, interoperability_start)
+    exif = struct.pack(two_tags, 2, *first, *pointer)
+    interoperability = struct.pack(">HHHI4s4x", 1, _INTEROPERABILITY_INDEX, ASCII, 4, b"R03\0")
+    return header + main + exif + interoperability
 
 
 def _read_coded_space(cicp: bytes) -> ColorSpace | None:

@@ -8,27 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imageprocessor.core import deep
-from imageprocessor.core.color import to_srgb
-from imageprocessor.core.color_spaces import SRGB
+from imageprocessor.core.color import deep
+from imageprocessor.core.color.conversion import to_srgb
+from imageprocessor.core.color.icc import GRAY_CURVE, gamma_curve, read_tags, write_profile
+from imageprocessor.core.color.spaces import SRGB
 from imageprocessor.core.decode import decode, unpack
-from imageprocessor.core.icc import GRAY_CURVE, gamma_curve, read_tags, write_profile
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
-from tests.core.pngs import GRAY, GRAY_ALPHA, RGB, RGBA
+from tests.core.pngs import ADAM7, CHANNELS, GRAY, GRAY_ALPHA, RGB, RGBA, raw_png
 from tests.images import png_chunk
 
-CHANNELS = {GRAY: 1, GRAY_ALPHA: 2, RGB: 3, RGBA: 4}
+DEEP = (GRAY, GRAY_ALPHA, RGB, RGBA)
 LINEAR = png_chunk(b"gAMA", (100_000).to_bytes(4))
-ADAM7 = [
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-]
 
 
 def filtered(samples: Any) -> bytes:
@@ -51,13 +42,11 @@ def filtered(samples: Any) -> bytes:
 
 def png16(samples: Any, color_type: int, *chunks: bytes, interlaced: bool = False) -> bytes:
     height, width, _ = samples.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, interlaced)
     passes = [samples]
     if interlaced:
         passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
     pixels = zlib.compress(b"".join(filtered(part) for part in passes if part.size))
-    body = png_chunk(b"IHDR", header) + b"".join(chunks)
-    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND")
+    return raw_png((width, height), 16, color_type, pixels, *chunks, interlaced=interlaced)
 
 
 def converted(data: bytes) -> Any:
@@ -78,7 +67,7 @@ def linear_to_srgb(samples: Any) -> Any:
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize("color_type", CHANNELS)
+@pytest.mark.parametrize("color_type", DEEP)
 def test_dark_levels_of_a_linear_image_are_kept(
     color_type: int, interlaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +103,7 @@ def test_only_the_transparent_color_is_transparent_in_a_linear_image() -> None:
     assert np.abs(pixels[..., :3] - linear_to_srgb(samples)).max() <= 1
 
 
-@pytest.mark.parametrize("color_type", CHANNELS)
+@pytest.mark.parametrize("color_type", DEEP)
 def test_plain_images_keep_their_high_bytes_in_one_decode(
     color_type: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

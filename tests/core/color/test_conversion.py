@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from imageprocessor.core import color
-from imageprocessor.core.color import dominant_color_of, to_srgb
+from imageprocessor.core.color import conversion
+from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
@@ -187,7 +187,7 @@ def test_converted_images_have_empty_info() -> None:
         pytest.param(b"nonsense", id="nonsense"),
         pytest.param(SRGB_PROFILE[:200], id="truncated"),
         pytest.param(bytes(len(SRGB_PROFILE)), id="zeros"),
-        pytest.param(SRGB_PROFILE + bytes(color.MAX_PROFILE_BYTES), id="too long"),
+        pytest.param(SRGB_PROFILE + bytes(conversion.MAX_PROFILE_BYTES), id="too long"),
     ],
 )
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK"])
@@ -265,8 +265,8 @@ def test_srgb_profile_changes_no_pixel() -> None:
 
 def test_no_color_changes_visibly_if_a_profile_counts_as_srgb() -> None:
     """The probe in the code is a sample; this test checks all 2²⁴ colours."""
-    transform = color._transform_to_srgb(SRGB_PROFILE, "RGB")
-    assert color._changes_nothing(transform, "RGB")
+    transform = conversion._transform_to_srgb(SRGB_PROFILE, "RGB")
+    assert conversion._changes_nothing(transform, "RGB")
     levels = np.arange(256, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(
         4096, 4096, 3

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from imageprocessor.core.icc import GRAY_CURVE, gamma_curve, read_curve, read_tags, write_profile
+from imageprocessor.core.color.icc import (
+    GRAY_CURVE,
+    gamma_curve,
+    read_curve,
+    read_tags,
+    write_profile,
+)
 from tests.images import SRGB_PROFILE
 
 

@@ -13,9 +13,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageChops, ImageFile
 
-from imageprocessor.core.color import is_usable
-from imageprocessor.core.color_spaces import SRGB_CURVE, DeclaredColors, list_profiles
-from imageprocessor.core.icc import (
+from imageprocessor.core.color.conversion import is_usable
+from imageprocessor.core.color.icc import (
     GRAY_CURVE,
     RGB_COLORANTS,
     RGB_CURVES,
@@ -23,6 +22,7 @@ from imageprocessor.core.icc import (
     read_tags,
     write_profile,
 )
+from imageprocessor.core.color.spaces import SRGB_CURVE, DeclaredColors, list_profiles
 
 _MODES = {"I;16B": "L", "LA;16B": "LA", "RGB;16B": "RGB", "RGBA;16B": "RGBA"}
 """The mode of the image at 8 bits, by Pillow's raw mode of a PNG of 16 bits per sample."""

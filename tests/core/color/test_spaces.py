@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imageprocessor.core.color import to_srgb
-from imageprocessor.core.color_spaces import ADOBE_RGB, ColorSpace, adobe_rgb_exif, is_adobe_rgb
+from imageprocessor.core.color.conversion import to_srgb
+from imageprocessor.core.color.icc import Chromaticities, gamma_curve
+from imageprocessor.core.color.spaces import ADOBE_RGB, ColorSpace, adobe_rgb_exif, is_adobe_rgb
 from imageprocessor.core.decode import decode, unpack
-from imageprocessor.core.icc import Chromaticities, gamma_curve
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.metadata import read_metadata, strip_metadata
 from imageprocessor.core.pipeline import process

@@ -200,7 +200,10 @@ def _dot(a: _Vector, b: _Vector) -> float:
 
 
 def _cross(a: _Vector, b: _Vector) -> _Vector:
-    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+    x = a[1] * b[2] - a[2] * b[1]
+    y = a[2] * b[0] - a[0] * b[2]
+    z = a[0] * b[1] - a[1] * b[0]
+    return x, y, z
 
 
 def _multiply(matrix: tuple[_Vector, _Vector, _Vector], vector: _Vector) -> _Vector:
