@@ -12,6 +12,7 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.service import open_service
+from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.settings import Settings
 from tests.servers import create_database
 from tests.uploads import submit_to
@@ -46,6 +47,8 @@ def test_all_rows_are_copied_to_postgresql(source: Settings, postgres: int) -> N
         "upload_rate_limits": 1,
     }
     assert list_all(target) == list_all(source)
+    with open_service(target) as service:
+        assert collect_statistics(service)["storage"]["total_images"] == 2
     with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
 

@@ -119,15 +119,13 @@ maintenance = Table(
     Column("position", Text),  # how far a long task has got
 )
 
-# One row: a snapshot of the statistics, up to and including the event that it names.
+# One row: a snapshot of the statistics, which includes the events up to `position`.
 job_statistics = Table(
     "job_statistics",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("transaction_id", BigInteger),
-    Column("seq", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # see `jobs.figures`
     Column("figures", Text, nullable=False),  # JSON
-    Column("updated_at", String(27), nullable=False),
 )
 
 # One random row, written with the table; copies of the database keep it.

@@ -424,17 +424,6 @@ def count_by_status(connection: Connection) -> dict[str, int]:
     return {status.value: found.get(status, 0) for status in JobStatus}
 
 
-def list_processing_times(
-    connection: Connection, since: datetime
-) -> list[tuple[datetime, datetime]]:
-    """Return the start and completion times of the jobs completed since *since*."""
-    query = select(jobs.c.started_at, jobs.c.completed_at).where(
-        jobs.c.status == JobStatus.COMPLETED, jobs.c.completed_at >= clock.to_text(since)
-    )
-    rows = connection.execute(query)
-    return [(clock.from_text(start), clock.from_text(end)) for start, end in rows]
-
-
 def find_oldest_open(connection: Connection) -> datetime | None:
     """Return when the oldest unfinished job was created, or None."""
     created_at = connection.scalar(select(func.min(jobs.c.created_at)).where(IS_OPEN))

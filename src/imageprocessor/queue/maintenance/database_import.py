@@ -18,6 +18,7 @@ from imageprocessor.queue.database.tables import (
 )
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.jobs.figures import forget_snapshot
 from imageprocessor.settings import Settings
 
 ROWS_PER_BATCH = 1000
@@ -59,6 +60,7 @@ def import_database(path: Path, settings: Settings) -> dict[str, int]:
             _copy_table(database_identity, old, new)
             for table in (image_upload_events, processing_jobs, upload_rate_limits):
                 counts[table.name] = _copy_table(table, old, new)
+            forget_snapshot(new)
     return counts
 
 

@@ -75,9 +75,7 @@ def upgrade() -> None:
     op.create_table(
         "job_statistics",
         sa.Column("id", sa.Integer(), nullable=False, autoincrement=False),
-        sa.Column("transaction_id", sa.BigInteger()),
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
         sa.Column("figures", sa.Text(), nullable=False),
-        sa.Column("updated_at", sa.String(length=27), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
