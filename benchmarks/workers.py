@@ -17,15 +17,19 @@ import sys
 import time
 import uuid
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sqlalchemy import select
+
 from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.photo import encode_photo
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import OPEN_STATUSES
+from imageprocessor.queue.jobs.job import OPEN_STATUSES, JobStatus
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.settings import Settings
@@ -33,7 +37,6 @@ from tests.servers.processes import run_process
 
 JOBS = 12
 POLL_SECONDS = 0.5  # polling takes CPU time from the workers
-BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
@@ -95,5 +98,7 @@ def count_open(service: Service) -> int:
 
 def list_times(service: Service) -> list[tuple[datetime, datetime]]:
     """Return the start and completion time of each completed job."""
+    completed = jobs.c.status == JobStatus.COMPLETED
     with service.database.read() as connection:
-        return job_store.list_processing_times(connection, BEGINNING)
+        rows = connection.execute(select(jobs.c.started_at, jobs.c.completed_at).where(completed))
+        return [(clock.from_text(start), clock.from_text(end)) for start, end in rows]

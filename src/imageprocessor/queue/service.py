@@ -18,6 +18,7 @@ from imageprocessor.queue.database.sqlite import (
     sqlite_module,
 )
 from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
+from imageprocessor.queue.jobs.figures import ensure_snapshot
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.write_faults import WriteFaults
 from imageprocessor.settings import Settings
@@ -73,6 +74,7 @@ def open_service(settings: Settings, *, creates: bool = True) -> Iterator[Servic
     try:
         if creates:
             migrate(database)
+            ensure_snapshot(database)
             if settings.sqlite_path:
                 _warn_if_sqlite_is_outdated()
         ownership = StorageOwnership(database, storage)

@@ -94,7 +94,7 @@ def _make_lifespan(
                 "service": service,
                 "keys": load_keys(settings),
                 "storage_threads": threads,
-                "running_checks": {},
+                "shared_runs": {},
             }
 
     return lifespan

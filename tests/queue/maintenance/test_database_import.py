@@ -19,6 +19,7 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance import database_import
 from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.service import open_service
+from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.settings import Settings
 from tests.servers import create_database
 from tests.uploads import submit_to
@@ -55,6 +56,8 @@ def test_all_rows_are_copied_to_postgresql(
     assert counts == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
     assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 6]
     assert list_all(target) == list_all(source)
+    with open_service(target) as service:
+        assert collect_statistics(service)["storage"]["total_images"] == 2
     with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
 

@@ -62,9 +62,11 @@ def upgrade(as_json: AsJson = False) -> None:
     """
     from imageprocessor.queue.database.connections import open_database
     from imageprocessor.queue.database.schema import HEAD, migrate
+    from imageprocessor.queue.jobs.figures import ensure_snapshot
 
     with closing(open_database(read_settings(quiet=True))) as database:
         before = migrate(database)
+        ensure_snapshot(database)
     if as_json:
         print_json({"from": before, "to": HEAD})
     elif before == HEAD:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -59,6 +59,24 @@ class Database:
         """
         with _translate_errors(self.connections), self.connections.reader() as connection:
             yield connection
+
+    @contextmanager
+    def read_consistently(self) -> Iterator[Connection]:
+        """Yield a connection on which all statements see the same state, however long they take.
+
+        Raises:
+            DatabaseUnavailableError: See :meth:`read`.
+        """
+        with self.read() as connection:
+            is_sqlite = connection.dialect.name == "sqlite"
+            if is_sqlite or not is_pooled(connection):  # behind a pooler, it has begun
+                connection.execute(text("BEGIN"))
+            if not is_sqlite:
+                level = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                connection.execute(text(level))
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+            yield connection
+            connection.execute(text("COMMIT"))  # after an error, the connection is rolled back
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

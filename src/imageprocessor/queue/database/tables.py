@@ -30,7 +30,7 @@ KEEPS_SOURCE = text("status = 'failed' AND staging_path IS NOT NULL")
 IS_VISIBLE = text("deleted_at IS NULL")
 IS_DELETED = text("deleted_at IS NOT NULL")
 HAS_KEY = text("idempotency_key IS NOT NULL")
-TELLS_DELETION = text("event_type = 'deleted'")
+IS_DELETION = text("event_type = 'deleted'")
 
 
 def _index(
@@ -102,7 +102,7 @@ image_upload_events = Table(
     Column("previous_status", String(16)),  # of the job, before this event; null for the first
     Column("duration_seconds", Float),  # from claim to completion, of a `completed` event
     _index("ix_events_job", "job_id", "created_at"),
-    _index("ix_events_deleted", "image_id", where=TELLS_DELETION),
+    _index("ix_events_deleted", "image_id", where=IS_DELETION),
     _index("ix_events_user", "user_id", "transaction_id", "seq"),
     _index("ix_events_order", "transaction_id", "seq"),
     _index("ix_events_created", "created_at"),

@@ -33,12 +33,12 @@ from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.tables import (
     HAS_FAILED,
     IS_DELETED,
+    IS_DELETION,
     IS_OPEN,
     IS_PROCESSING,
     IS_VISIBLE,
     IS_WAITING,
     KEEPS_SOURCE,
-    TELLS_DELETION,
 )
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
@@ -413,7 +413,7 @@ def has_event_since(connection: Connection, moment: datetime) -> bool:
 
 def find_deleted_job(connection: Connection, image_id: str) -> str | None:
     """Return the id of the job that made an image which is deleted now, or None."""
-    query = select(events.c.job_id).where(TELLS_DELETION, events.c.image_id == image_id)
+    query = select(events.c.job_id).where(IS_DELETION, events.c.image_id == image_id)
     return connection.scalar(query.limit(1))
 
 
@@ -458,17 +458,6 @@ def count_by_status(connection: Connection) -> dict[str, int]:
     rows = connection.execute(query.group_by(jobs.c.status))
     found = {status: count for status, count in rows}  # noqa: C416 - rows, not tuples
     return {status.value: found.get(status, 0) for status in JobStatus}
-
-
-def list_processing_times(
-    connection: Connection, since: datetime
-) -> list[tuple[datetime, datetime]]:
-    """Return the start and completion times of the jobs completed since *since*."""
-    query = select(jobs.c.started_at, jobs.c.completed_at).where(
-        jobs.c.status == JobStatus.COMPLETED, jobs.c.completed_at >= clock.to_text(since)
-    )
-    rows = connection.execute(query)
-    return [(clock.from_text(start), clock.from_text(end)) for start, end in rows]
 
 
 def find_oldest_open(connection: Connection) -> datetime | None:

@@ -18,6 +18,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.attempts import fail_waiting, load_source
 from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.figures import find_error
 from imageprocessor.queue.jobs.inventory import find_beginning, iterate_jobs
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.catalogue import Catalogue, open_catalogue
@@ -47,7 +48,7 @@ class Discrepancy:
     """A difference between database and storage."""
 
     kind: str
-    where: str  #: a storage key, or a file's path
+    where: str  #: a storage key, a file's path, or the wrong statistics
     remedy: str  #: what was done, or what to do
     repaired: bool = False
     job_id: str | None = None
@@ -61,8 +62,9 @@ def find_discrepancies(
     An object without a row is removed after the sweep's grace period, unless it is older than this
     database's first upload: a mistyped DATABASE_URL must not cost all images. A job whose upload is
     missing or altered ends as failed; if it had failed before, it can no longer be retried. An
-    image whose variants are missing is only reported. Jobs that are accepted meanwhile may be left
-    out. *report* is called with the number of objects and jobs so far.
+    image whose variants are missing is only reported. Wrong statistics are counted again. Jobs that
+    are accepted meanwhile may be left out. *report* is called with the number of objects and jobs
+    so far.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: One of them failed; the rest was not
@@ -94,6 +96,9 @@ def find_discrepancies(
             path.unlink(missing_ok=True)
         remedy = REMOVED if repair else TO_REMOVE
         yield Discrepancy("abandoned_file", str(path), remedy, repaired=repair)
+    if error := find_error(service.database, repair=repair):
+        remedy = "The jobs were counted again." if repair else "--repair counts the jobs again."
+        yield Discrepancy("statistics_wrong", error, remedy, repaired=repair)
 
 
 def _check_unknown(

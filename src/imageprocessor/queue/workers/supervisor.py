@@ -208,8 +208,9 @@ class Supervisor:
         try:
             with self._service.database.write() as connection:
                 for job in job_store.list_held_by(connection, slot.worker_id):
-                    job_store.release(connection, job)
-                    if job.deleted_at is None:
+                    released = job_store.release(connection, job)
+                    # Read it again: it may have been deleted, and nothing follows that event.
+                    if released and job_store.find_job(connection, job.job_id):
                         job_store.add_event(
                             connection,
                             EventType.RELEASED,

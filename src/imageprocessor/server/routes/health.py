@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from anyio import to_thread
@@ -30,6 +31,8 @@ API = "/api/v1/health"
 CHECK_SECONDS = 5.0
 
 Check = Callable[[Service], Faults]
+Found = TypeVar("Found")
+Runs = dict[str, asyncio.Task[Any]]  #: by name
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +81,7 @@ async def get_health(request: Request, response: Response, service: CurrentServi
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
-    findings = await _run_shared(request.state.running_checks, service, check)
+    findings = await _find(request.state.shared_runs, service, check)
     faults = {name: fault for name, fault in findings.faults.items() if fault is not None}
     checks = dict.fromkeys(findings.faults, "ok")
     if faults:
@@ -101,21 +104,26 @@ def _describe(fault: ImageProcessorError, *, shows_cause: bool) -> str:
     return f"{fault.code}: {cause if shows_cause else describe_publicly(fault.code, cause)}"
 
 
-async def _run_shared(
-    running: dict[Check, asyncio.Task[Findings]], service: Service, check: Check
-) -> Findings:
-    """Return the findings of *check*, joining a run in progress if there is one.
-
-    If a check hangs, all requests together therefore occupy only one thread.
-    """
-    if check not in running or running[check].done():
-        run = to_thread.run_sync(_run_check, service, check, abandon_on_cancel=True)
-        running[check] = asyncio.ensure_future(run)
+async def _find(runs: Runs, service: Service, check: Check) -> Findings:
+    """Return the findings of *check*, or that it hangs."""
+    found = _run_shared(runs, check.__name__, partial(_run_check, service, check))
     try:
-        return await asyncio.wait_for(asyncio.shield(running[check]), CHECK_SECONDS)
+        return await asyncio.wait_for(found, CHECK_SECONDS)
     except TimeoutError:
         fault = f"The checks did not finish within {CHECK_SECONDS:g} s. One of them hangs."
         return Findings({"service": ImageProcessorError(fault)})
+
+
+async def _run_shared(runs: Runs, name: str, function: Callable[[], Found]) -> Found:
+    """Return what *function* returns in a thread, joining a run of that *name* in progress.
+
+    However many clients ask, and even if the function hangs, they occupy only one thread.
+    """
+    if name not in runs or runs[name].done():
+        run = to_thread.run_sync(function, abandon_on_cancel=True)
+        runs[name] = asyncio.ensure_future(run)
+    found: Found = await asyncio.shield(runs[name])
+    return found
 
 
 def _run_check(service: Service, check: Check) -> Findings:
@@ -132,9 +140,14 @@ def _run_check(service: Service, check: Check) -> Findings:
     responses=problem_responses(),
     response_model_exclude_unset=True,
 )
-def get_statistics(service: CurrentService) -> Statistics:
-    """Totals and averages only; no individual jobs."""
-    return Statistics.model_validate(collect_statistics(service))
+async def get_statistics(request: Request, service: CurrentService) -> Statistics:
+    """Totals and averages only; no individual jobs.
+
+    The last 24 hours begin on a full ten minutes.
+    """
+    collect = partial(collect_statistics, service)
+    found = await _run_shared(request.state.shared_runs, "statistics", collect)
+    return Statistics.model_validate(found)
 
 
 @router.get(
