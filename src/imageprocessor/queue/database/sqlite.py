@@ -35,6 +35,7 @@ BUSY_TIMEOUT_SECONDS = 5
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 RESTORE = "Stop the service and restore a backup: imageprocessor restore DIR --replace"
+FLUSHED, NOT_FLUSHED = "FULL", "NORMAL"  #: what is done with the WAL at a commit
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 #: Platforms for which pysqlite3 has a wheel. On others, such as Linux on arm64, pip would compile
 #: it with the system's SQLite, which is no newer than Python's.
@@ -60,6 +61,7 @@ class SqliteConnections:
     write_lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: Connection | None = None
     _busy_milliseconds: int | None = None  # of the writer
+    _synchronous: str | None = None  # of the writer
     _idle_readers: list[Connection] = field(default_factory=list)
 
     @property
@@ -128,8 +130,8 @@ class SqliteConnections:
             self._idle_readers.append(connection)
 
     @contextmanager
-    def writer(self) -> Iterator[Connection]:
-        """Yield the write connection, inside a transaction.
+    def writer(self, durable: bool) -> Iterator[Connection]:
+        """Yield the write connection, inside a transaction; flush its commit if *durable*.
 
         Raises:
             DatabaseUnavailableError: Other threads keep writing for longer than the busy timeout.
@@ -146,6 +148,7 @@ class SqliteConnections:
             with _kept_open(self._writer), self._writer.begin():
                 # Wait for writers of other processes only for the rest of the timeout.
                 self._set_busy_timeout(self._writer, deadline - time.monotonic())
+                self._set_synchronous(self._writer, FLUSHED if durable else NOT_FLUSHED)
                 prepared.execute(self._writer, BEGIN, {})
                 self.require_same_file()
                 yield self._writer
@@ -160,6 +163,13 @@ class SqliteConnections:
             driver: Any = writer.connection.driver_connection
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             self._busy_milliseconds = milliseconds
+
+    def _set_synchronous(self, writer: Connection, mode: str) -> None:
+        """Choose whether a commit is flushed; SQLite ignores a change within a transaction."""
+        if mode != self._synchronous:
+            driver: Any = writer.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous = {mode}")
+            self._synchronous = mode
 
     def close(self) -> None:
         """Close the connections that no thread uses."""
