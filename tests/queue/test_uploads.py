@@ -120,7 +120,7 @@ class LosesCommitAnswers(Database):
     """A database whose connection breaks after the commit, before the caller learns of it."""
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
         with Database.write(self) as connection:
             yield connection
         raise DatabaseUnavailableError("The connection is lost.")

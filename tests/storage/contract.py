@@ -86,6 +86,12 @@ class StorageContract:
         assert not store.exists(KEY)
         assert store.exists("avatars/other")
 
+    def test_delete_need_not_be_durable(self, store: Storage) -> None:
+        store.put(KEY, b"bytes")
+        store.delete(KEY, durable=False)
+        store.delete(KEY, durable=False)
+        assert not store.exists(KEY)
+
     def test_adopt_moves_a_file_in(self, store: Storage, tmp_path: Path) -> None:
         upload = tmp_path / "upload"
         upload.write_bytes(b"bytes")
@@ -160,6 +166,7 @@ class StorageContract:
             lambda: store.adopt(key, upload),
             lambda: store.get(key),
             lambda: store.delete(key),
+            lambda: store.delete(key, durable=False),
             lambda: store.exists(key),
             lambda: store.url(key),
         ):

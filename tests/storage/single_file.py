@@ -42,7 +42,7 @@ class SingleFileStorage:
             raise ObjectNotFoundError(f"Nothing is stored under {key!r}.")
         return bytes(row[0])
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, durable: bool = True) -> None:  # noqa: ARG002 - always is
         with self._connect(f"delete {check_key(key)!r}") as connection:
             connection.execute("DELETE FROM objects WHERE key = ?", (key,))
 

@@ -119,6 +119,15 @@ def test_delete_is_flushed(store: LocalStorage, steps: list[tuple[str, str]]) ->
     assert steps == [("fsync", str(store.root))]
 
 
+def test_delete_is_not_flushed_unless_it_must_be_durable(
+    store: LocalStorage, steps: list[tuple[str, str]]
+) -> None:
+    store.put("1", b"bytes")
+    steps.clear()
+    store.delete("1", durable=False)
+    assert steps == []
+
+
 def test_a_new_root_is_flushed_into_its_parents(
     tmp_path: Path, steps: list[tuple[str, str]]
 ) -> None:

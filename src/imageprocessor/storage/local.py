@@ -107,10 +107,11 @@ class LocalStorage:
         with self._find(key, "read") as (directory, name), _open_file(name, directory) as file:
             return file.read()
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, durable: bool = True) -> None:
         with suppress(ObjectNotFoundError), self._find(key, "delete") as (directory, name):
             os.unlink(name, dir_fd=directory)
-            os.fsync(directory)
+            if durable:
+                os.fsync(directory)
 
     def exists(self, key: str) -> bool:
         with suppress(ObjectNotFoundError), self._find(key, "look up") as (directory, name):

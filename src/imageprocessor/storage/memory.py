@@ -44,7 +44,7 @@ class MemoryStorage:
             raise ObjectNotFoundError(f"Nothing is stored under {key!r}.") from None
         return data
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, durable: bool = True) -> None:  # noqa: ARG002 - nothing is
         self._objects.pop(check_key(key), None)
 
     def exists(self, key: str) -> bool:

@@ -57,8 +57,11 @@ class Storage(Protocol):
             ObjectNotFoundError: Nothing is stored under *key*.
         """
 
-    def delete(self, key: str) -> None:
-        """Delete the object under *key*, durably; do nothing if it does not exist."""
+    def delete(self, key: str, *, durable: bool = True) -> None:
+        """Delete the object under *key*; do nothing if it does not exist.
+
+        A power cut does not bring it back, unless *durable* is False.
+        """
 
     def exists(self, key: str) -> bool:
         """Return whether something is stored under *key*."""

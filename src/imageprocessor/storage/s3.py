@@ -139,7 +139,7 @@ class S3Storage:
             data: bytes = self.client.get_object(**where)["Body"].read()
             return data
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, durable: bool = True) -> None:  # noqa: ARG002 - always is
         with suppress(ObjectNotFoundError), self._locate(key, "delete") as where:
             self.client.delete_object(**where)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from imageprocessor.queue.service import Service
 from tests.queue.database.conftest import count_windows, insert_window
@@ -24,3 +24,16 @@ def test_failed_transaction_leaves_nothing(service: Service) -> None:
     with pytest.raises(ZeroDivisionError):
         insert_window(service.database, then=lambda: 1 / 0)
     assert count_windows(service.database) == 0
+
+
+def test_only_a_commit_that_must_be_durable_is_flushed(service: Service) -> None:
+    with service.database.write(durable=False) as connection:
+        assert read_durability(connection) in {"1", "off"}
+    with service.database.write() as connection:
+        assert read_durability(connection) in {"2", "on"}
+
+
+def read_durability(connection: Connection) -> str:
+    is_sqlite = connection.dialect.name == "sqlite"
+    query = "PRAGMA synchronous" if is_sqlite else "SHOW synchronous_commit"
+    return str(connection.exec_driver_sql(query).scalar_one())

@@ -79,8 +79,11 @@ class Database:
             connection.execute(text("COMMIT"))  # after an error, the connection is rolled back
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """Yield a connection inside one transaction; commit it, or roll back after an exception.
+
+        The commit is on disk when the context ends. If not *durable*, a power cut may undo it,
+        unless a durable one followed.
 
         Raises:
             DatabaseUnavailableError: The database is locked for longer than the busy timeout,
@@ -89,7 +92,7 @@ class Database:
             DatabaseUnusableError: The database is read-only, damaged, deleted or replaced.
             StorageFullError: The database's disk is full.
         """
-        with _translate_errors(self.connections), self.connections.writer() as connection:
+        with _translate_errors(self.connections), self.connections.writer(durable) as connection:
             yield connection
 
     @contextmanager

@@ -102,10 +102,12 @@ class PostgresConnections:
             yield connection
 
     @contextmanager
-    def writer(self) -> Iterator[Connection]:
-        """Yield a connection inside a transaction."""
+    def writer(self, durable: bool) -> Iterator[Connection]:
+        """Yield a connection inside a transaction; unless *durable*, its commit is not flushed."""
         with self.engine.begin() as connection:
             _begin_pooled(connection)
+            if not durable:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     def close(self) -> None:

@@ -125,14 +125,14 @@ class SqliteConnections:
             self._idle_readers.append(connection)
 
     @contextmanager
-    def writer(self) -> Iterator[Connection]:
-        """Yield the write connection, inside a transaction.
+    def writer(self, durable: bool) -> Iterator[Connection]:
+        """Yield the write connection, inside a transaction; flush its commit if *durable*.
 
         Raises:
             DatabaseUnavailableError: Other threads keep writing for longer than the busy timeout.
             DatabaseUnusableError: The file was deleted or replaced.
         """
-        with self.write_connection.write(BUSY_TIMEOUT_SECONDS) as connection:
+        with self.write_connection.write(BUSY_TIMEOUT_SECONDS, durable=durable) as connection:
             yield connection
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from imageprocessor.queue.database import prepared
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
 SAVE, UNDO, RELEASE = text("SAVEPOINT one"), text("ROLLBACK TO one"), text("RELEASE one")
+FLUSHED, NOT_FLUSHED = "FULL", "NORMAL"  #: what is done with the WAL at a commit
 MAX_MEMBERS = 16
 HANDOVER_SECONDS = 0.5  #: after which a thread commits itself: the next one may have given up
 #: errors of a single statement, after which the transaction goes on
@@ -36,6 +37,7 @@ class Group:
     """The changes of several threads that one commit makes durable."""
 
     connection: Connection
+    durable: bool
     members: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
     error: SQLAlchemyError | None = None  #: why no change was committed
@@ -53,10 +55,13 @@ class SqliteWriter:
         self._group: Group | None = None  # of the open transaction
         self._connection: Connection | None = None
         self._busy_milliseconds: int | None = None
+        self._synchronous: str | None = None
 
     @contextmanager
-    def write(self, timeout_seconds: float) -> Iterator[Connection]:
+    def write(self, timeout_seconds: float, *, durable: bool = True) -> Iterator[Connection]:
         """Yield the connection; once the context ends, the changes are durable, or undone.
+
+        If not *durable*, they are committed, but may not be on disk yet.
 
         An error of the database undoes the changes of the whole group; any other error, only those
         of this context.
@@ -68,7 +73,7 @@ class SqliteWriter:
         group = None
         try:
             with self._locked(timeout_seconds):
-                group = self._join(deadline)
+                group = self._join(deadline, durable)
                 with self._change(group):
                     yield group.connection
         finally:
@@ -100,21 +105,22 @@ class SqliteWriter:
         finally:
             self.lock.release()
 
-    def _join(self, deadline: float) -> Group:
+    def _join(self, deadline: float, durable: bool) -> Group:
         """Join the open transaction, or begin one."""
         if self._connection is None:
             self._connection = self._engine.connect()
         if self._group is None:
-            self._begin(self._connection, deadline)
-            self._group = Group(self._connection)
+            self._begin(self._connection, deadline, durable)
+            self._group = Group(self._connection, durable)
         self._group.members += 1
         return self._group
 
-    def _begin(self, connection: Connection, deadline: float) -> None:
+    def _begin(self, connection: Connection, deadline: float, durable: bool) -> None:
         try:
             connection.begin()
             # Wait for writers of other processes only for the rest of the timeout.
             self._set_busy_timeout(connection, deadline - time.monotonic())
+            self._set_synchronous(connection, FLUSHED if durable else NOT_FLUSHED)
             prepared.execute(connection, BEGIN, {})
             self._check()
         except BaseException as error:
@@ -128,6 +134,13 @@ class SqliteWriter:
             driver: Any = connection.connection.driver_connection
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             self._busy_milliseconds = milliseconds
+
+    def _set_synchronous(self, connection: Connection, mode: str) -> None:
+        """Choose whether a commit is flushed; SQLite ignores a change within a transaction."""
+        if mode != self._synchronous:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous = {mode}")
+            self._synchronous = mode
 
     @contextmanager
     def _change(self, group: Group) -> Iterator[None]:
@@ -143,7 +156,9 @@ class SqliteWriter:
                 prepared.execute(group.connection, UNDO, {})
             raise
         finally:
-            is_awaited = bool(self._waiting) and group.members < MAX_MEMBERS
+            # Who joined a group that is not flushed would not be durable.
+            may_wait = group.durable and group.members < MAX_MEMBERS
+            is_awaited = may_wait and bool(self._waiting)
             if self._group is group and not is_awaited:
                 self._commit(group)
 
@@ -167,6 +182,7 @@ class SqliteWriter:
         if isinstance(error, SQLAlchemyError):
             connection.invalidate()
             self._busy_milliseconds = None
+            self._synchronous = None
         connection.rollback()
 
     def _wait_for_commit(self, group: Group) -> None:
