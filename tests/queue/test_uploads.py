@@ -121,7 +121,7 @@ class LosesCommitAnswers(Database):
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        with Database.write(self) as connection:
+        with Database.write(self, durable=durable) as connection:
             yield connection
         raise DatabaseUnavailableError("The connection is lost.")
 
