@@ -165,14 +165,6 @@ def test_serve_works_in_an_empty_folder_and_stops_cleanly_on_interrupt(
     assert not list((data / "workers").iterdir())
 
 
-def test_serve_stops_cleanly_on_sigterm_to_its_main_process(serve: Start) -> None:
-    running = serve()
-    assert get(f"{running.url}/livez").status_code == 200
-    running.process.terminate()
-    assert running.process.wait(30) == 0
-    wait_until_gone(running)
-
-
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.3, 0.6, 1.0])
 def test_early_interrupt_leaves_neither_process_nor_traceback(
     start: Start, delay_seconds: float
@@ -223,6 +215,9 @@ def test_second_interrupt_ends_at_once_and_a_restart_finishes_the_job(serve: Sta
     again = serve()
     job_url = job_url.replace(running.url, again.url)
     wait_for(lambda: get(job_url).json()["status"] == "completed")
+    again.process.terminate()  # its main process only
+    assert again.process.wait(30) == 0
+    wait_until_gone(again)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--api-processes", "2"), ("--reload",)])
@@ -244,21 +239,12 @@ def test_several_api_processes_answer_and_stop_cleanly(serve: Start, number: int
     assert "Traceback" not in running.err
 
 
-def test_idle_connection_is_closed_after_the_time_that_is_set(serve: Start) -> None:
+def test_idle_connection_is_closed_in_time_and_a_killed_api_process_is_replaced(
+    serve: Start,
+) -> None:
     running = serve("--api-processes", "2", WORKER_CONCURRENCY="0", KEEP_ALIVE_SECONDS="1")
     assert get(f"{running.url}/livez").status_code == 200
-    with wire(httpx.URL(running.url).port or 80) as line:
-        line.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
-        assert line.answer("GET")[0].status == 200
-        answered = time.monotonic()
-        line.connection.settimeout(4)
-        assert line.connection.recv(1) == b""
-    assert 0.7 < time.monotonic() - answered < 3
-
-
-def test_killed_api_process_is_replaced(serve: Start) -> None:
-    running = serve("--api-processes", "2", WORKER_CONCURRENCY="0")
-    assert get(f"{running.url}/livez").status_code == 200
+    check_idle_connection(running)
     before = running.members()
     listening = [
         pid for pid in before if pid != running.process.pid and "spawn_main" in _command(pid)
@@ -267,6 +253,17 @@ def test_killed_api_process_is_replaced(serve: Start) -> None:
     wait_for(lambda: "was killed by signal 9" in running.err)
     wait_for(lambda: len(running.members()) == len(before))
     assert get(f"{running.url}/livez").status_code == 200
+
+
+def check_idle_connection(running: Running) -> None:
+    """Check that a connection is closed a second after its last answer."""
+    with wire(httpx.URL(running.url).port or 80) as line:
+        line.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert line.answer("GET")[0].status == 200
+        answered = time.monotonic()
+        line.connection.settimeout(4)
+        assert line.connection.recv(1) == b""
+    assert 0.7 < time.monotonic() - answered < 3
 
 
 def _command(pid: int) -> str:
