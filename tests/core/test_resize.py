@@ -23,6 +23,14 @@ def test_bands_leave_no_seams(size: tuple[int, int]) -> None:
     assert difference.max() <= 3
 
 
+def test_large_images_look_as_by_lanczos() -> None:
+    image = photo(2700, 1800)
+    size = Dimensions(2600, 1733)
+    by_lanczos = image.resize(size, Image.Resampling.LANCZOS)
+    difference = np.asarray(ImageChops.difference(resize(image, size), by_lanczos))
+    assert difference.mean() < 2
+
+
 def test_bands_keep_the_profile() -> None:
     image = Image.new("RGB", (40, 40))
     image.info["icc_profile"] = b"a profile"

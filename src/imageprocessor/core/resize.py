@@ -11,19 +11,31 @@ from imageprocessor.core.geometry import Box, Crop, Dimensions, center_box
 REDUCING_GAP = 1.5
 """How much larger than the final size an image is after the fast, coarse part of resizing."""
 
+MOST_PIXELS_AT_ONCE = 16_000_000
+"""Up to so many pixels, resizing all rows at once needs less memory than a job may use."""
+
 _BAND_ROWS = 256
+
+_LARGE_PIXELS = 4_000_000
 
 
 def resize(image: Image.Image, size: Dimensions, box: Box | None = None) -> Image.Image:
-    """Return *image*, or the part of it in *box*, resized to *size*."""
-    return image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=REDUCING_GAP)
+    """Return *image*, or the part of it in *box*, resized to *size*.
+
+    An image of more than 4 megapixels is resized by the bicubic filter, which takes two thirds of
+    Lanczos's time (docs/benchmarks.md, Filter).
+    """
+    is_large = image.width * image.height > _LARGE_PIXELS
+    resampling = Image.Resampling.BICUBIC if is_large else Image.Resampling.LANCZOS
+    return image.resize(size, resampling, box, reducing_gap=REDUCING_GAP)
 
 
 def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
     """Return an opaque image resized to *size*, in bands of some rows at a time.
 
-    Resizing all rows at once would need memory for an image of the new width and the old height.
-    The filter reads pixels beyond each band, so the bands leave no seams.
+    Resizing all rows at once would need memory for an image of the new width and the old height,
+    but is faster by a seventh. The filter reads pixels beyond each band, so the bands leave no
+    seams.
     """
     resized = Image.new(image.mode, size)
     resized.info = image.info  # its colour profile

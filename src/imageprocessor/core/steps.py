@@ -15,7 +15,13 @@ from imageprocessor.core.encode import Encoders
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
-from imageprocessor.core.resize import REDUCING_GAP, resize, resize_in_bands, resize_to_each
+from imageprocessor.core.resize import (
+    MOST_PIXELS_AT_ONCE,
+    REDUCING_GAP,
+    resize,
+    resize_in_bands,
+    resize_to_each,
+)
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import Variant, VariantSpec
@@ -82,7 +88,7 @@ def shrink_to_largest(work: Work) -> None:
     if largest.area != work.original or size == work.image.size:
         return
     has_alpha = work.image.mode in ("LA", "RGBA")
-    if has_alpha:
+    if has_alpha or work.image.width * work.image.height <= MOST_PIXELS_AT_ONCE:
         work.image = resize(work.image, size)
     else:
         work.image = resize_in_bands(work.image, size)
