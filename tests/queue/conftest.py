@@ -125,6 +125,7 @@ def empty(url: str) -> None:
         connection.execute("DELETE FROM processing_jobs")
         connection.execute("DELETE FROM image_upload_events")
         connection.execute("DELETE FROM upload_rate_limits")
+        connection.execute("DELETE FROM maintenance")
 
 
 def lock_tables(connection: Connection) -> None:
