@@ -219,7 +219,7 @@ def test_stale_worker_cannot_change_a_completed_job(
     assert stale
     pending = attempts.process_job(service, stale, threads=1)
     set_clock(timedelta(minutes=1))
-    assert sweep(service)["lost_jobs"] == 1
+    assert sweep(service)["expired_jobs"] == 1
     set_clock(timedelta(minutes=2))
     run_job(service, job.job_id, "fast")
     done = find(service, job)

@@ -16,7 +16,7 @@ from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus
-from imageprocessor.queue.maintenance.sweep import STEPS, sweep
+from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, sweep
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, submit
 from tests.queue.conftest import Submit, with_settings
@@ -60,7 +60,7 @@ def test_retry_is_due_after_the_next_sweep_when_the_clock_goes_back(
     fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
     set_clock(-HOUR)
     assert list_due(service) == [], "without a sweep it would wait for an hour"
-    assert sweep(service, STEPS)["misdated_jobs"] == 1
+    assert sweep(service, GLOBAL_STEPS)["misdated_jobs"] == 1
     assert list_due(service) == [job.job_id]
     run_job(service, job.job_id, "worker")
     assert read(service, job).status is JobStatus.COMPLETED
@@ -73,7 +73,7 @@ def test_retry_that_waits_for_its_backoff_is_left_alone(
     fail_attempt(service, claim(service, job), WorkerLostError("It ended."))
     waits = read(service, job)
     set_clock(timedelta(seconds=-50))  # as another host's clock may differ
-    assert sweep(service, STEPS)["misdated_jobs"] == 0
+    assert sweep(service, GLOBAL_STEPS)["misdated_jobs"] == 0
     assert read(service, job) == waits
 
 
@@ -83,12 +83,14 @@ def test_lease_of_a_lost_worker_ends_on_time_when_the_clock_goes_back(
     job = submit_image()
     claim(service, job)
     set_clock(-HOUR)
-    assert sweep(service, STEPS)["misdated_jobs"] == 1
-    assert sweep(service, STEPS)["misdated_jobs"] == 0
+    assert sweep(service, GLOBAL_STEPS)["misdated_jobs"] == 1
+    assert sweep(service, GLOBAL_STEPS)["misdated_jobs"] == 0
     set_clock(LEASE - HOUR - timedelta(seconds=5))
-    assert sweep(service, STEPS)["lost_jobs"] == 0, "no lease is shortened: its worker may run"
+    assert sweep(service, GLOBAL_STEPS)["expired_jobs"] == 0, (
+        "no lease is shortened: its worker may run"
+    )
     set_clock(LEASE - HOUR + timedelta(seconds=5))
-    assert sweep(service, STEPS)["lost_jobs"] == 1
+    assert sweep(service, GLOBAL_STEPS)["expired_jobs"] == 1
     assert read(service, job).status is JobStatus.RETRYING
 
 

@@ -88,7 +88,7 @@ def test_job_that_waits_for_a_busy_worker_on_another_host_is_no_fault(
 
 def test_probe_leaves_nothing(service: Service) -> None:
     write_probe(service)
-    assert list_files(service.settings.data_dir / "staging") == []
+    assert list(service.staging.list()) == []
     assert list_files(service.incoming) == []
     with service.database.read() as connection:
         counts = connection.exec_driver_sql("SELECT count(*) FROM upload_rate_limits")

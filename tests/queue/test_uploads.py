@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, check_quota, submit
 from tests.images import encode, photo, png_bomb
-from tests.queue.conftest import Submit, list_files, lock_tables, with_settings
+from tests.queue.conftest import Submit, lock_tables, with_settings
 
 Receive = Callable[..., Upload]
 
@@ -185,4 +184,4 @@ def test_full_disk_refuses_the_upload_and_keeps_nothing(
     with pytest.raises(StorageFullError):
         submit(service, upload, Sender("ann"))
     assert all_jobs(service) == []
-    assert list_files(Path(service.settings.data_dir / "staging")) == []
+    assert list(service.staging.list()) == []

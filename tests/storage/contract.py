@@ -17,6 +17,9 @@ from imageprocessor.storage.protocol import MARKER_NAME, Storage
 
 BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys in these tests
 KEY = "avatars/processed/medium/1_medium.webp"
+# "-" and "." sort before "/", digits and letters after it.
+LISTED = ["one/1", "one/12", "one/b/3", "one/b/9/1", "one/b-1", "one/b.c/1", "one/b0", "two/1"]
+LISTED += ["one-half/4", "one-half/b/5"]
 BAD_KEYS = [
     "",
     "/etc/passwd",
@@ -120,22 +123,31 @@ class StorageContract:
     @pytest.mark.parametrize(
         ("prefix", "keys"),
         [
-            ("", {"one/1", "one/12", "one/b/3", "one-half/4", "two/1"}),
-            ("one", {"one/1", "one/12", "one/b/3", "one-half/4"}),
-            ("one/", {"one/1", "one/12", "one/b/3"}),
-            ("one/1", {"one/1", "one/12"}),
-            ("one/b/", {"one/b/3"}),
-            ("absent/", set()),
-            ("../", set()),
-            ("/", set()),
+            ("", ["one-half/4", "one/1", "one/12", "one/b/3", "two/1"]),
+            ("one", ["one-half/4", "one/1", "one/12", "one/b/3"]),
+            ("one/", ["one/1", "one/12", "one/b/3"]),
+            ("one/1", ["one/1", "one/12"]),
+            ("one/b/", ["one/b/3"]),
+            ("absent/", []),
+            ("../", []),
+            ("/", []),
         ],
     )
-    def test_list_yields_the_keys_that_start_with_the_prefix(
-        self, store: Storage, prefix: str, keys: set[str]
+    def test_list_yields_the_keys_that_start_with_the_prefix_in_order(
+        self, store: Storage, prefix: str, keys: list[str]
     ) -> None:
         for key in ["one/1", "one/12", "one/b/3", "one-half/4", "two/1"]:
             store.put(key, b"bytes")
-        assert {found.key for found in store.list(prefix)} == keys
+        assert [found.key for found in store.list(prefix)] == keys
+
+    def test_list_resumes_after_any_key(self, store: Storage) -> None:
+        for key in LISTED:
+            store.put(key, b"bytes")
+        places = [("", key) for key in [*LISTED, "one", "one/b", "one/b/0", "two", "zero"]]
+        places += [("one/b", key) for key in ["one-half/4", "one/b", "one/b0", "two/1"]]
+        for prefix, place in places:
+            later = [key for key in sorted(LISTED) if key.startswith(prefix) and key > place]
+            assert [found.key for found in store.list(prefix, place)] == later, place
 
     def test_list_returns_size_and_time(self, store: Storage) -> None:
         store.put(KEY, b"bytes")

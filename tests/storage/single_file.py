@@ -51,11 +51,11 @@ class SingleFileStorage:
         with self._connect(f"look up {check_key(key)!r}") as connection:
             return connection.execute(select, (key,)).fetchone() is not None
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
         select = "SELECT key, length(data), modified_at FROM objects WHERE substr(key, 1, ?) = ?"
-        select += f" AND key != '{MARKER_NAME}'"
+        select += f" AND key > ? AND key != '{MARKER_NAME}' ORDER BY key"
         with self._connect("list the stored objects") as connection:
-            rows = connection.execute(select, (len(prefix), prefix)).fetchall()
+            rows = connection.execute(select, (len(prefix), prefix, start_after)).fetchall()
         for key, size_bytes, modified_at in rows:
             yield StoredObject(key, size_bytes, datetime.fromtimestamp(modified_at, UTC))
 

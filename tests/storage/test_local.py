@@ -5,7 +5,9 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from imageprocessor.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from imageprocessor.storage import local
 from imageprocessor.storage.local import LocalStorage
 from tests.storage.contract import KEY, StorageContract
 
@@ -364,6 +367,29 @@ def test_a_linked_root_is_followed(tmp_path: Path) -> None:
     (tmp_path / "storage").symlink_to(tmp_path / "disk")
     LocalStorage(tmp_path / "storage").put("1", b"bytes")
     assert (tmp_path / "disk" / "1").read_bytes() == b"bytes"
+
+
+def test_large_folder_is_listed_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "NAMES_AT_A_TIME", 5000)
+    store = LocalStorage(tmp_path / "storage")
+    folder = store.root / "avatars" / "processed"
+    folder.mkdir(parents=True)
+    for number in range(25_000):
+        os.mknod(folder / f"{number:05}.webp")
+    seen = []
+    place = ""
+    peak_bytes = 0
+    tracemalloc.start()
+    while page := list(islice(store.list(start_after=place), 5000)):
+        place = page[-1].key
+        seen += [stored.key for stored in page]
+        if len(seen) == 10_000:
+            _, peak_bytes = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    assert seen == [f"avatars/processed/{number:05}.webp" for number in range(25_000)]
+    assert 0 < peak_bytes < 3_000_000, "25 000 objects take 7 MB"
 
 
 def test_list_skips_drafts_and_names_that_are_not_keys(store: LocalStorage) -> None:

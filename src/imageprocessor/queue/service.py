@@ -19,7 +19,7 @@ from imageprocessor.queue.database.sqlite import (
 )
 from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
 from imageprocessor.queue.jobs.figures import ensure_snapshot
-from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership, find_ownerships
 from imageprocessor.queue.write_faults import WriteFaults
 from imageprocessor.settings import Settings
 from imageprocessor.storage.files import explain_denied, may_write
@@ -42,6 +42,7 @@ class Service:
     ownership: StorageOwnership  #: of the processed images' storage
     #: waiting uploads; never served by URL, as they still contain their metadata
     staging: Storage
+    staging_ownership: StorageOwnership
     incoming: Path  #: folder for uploads being received, on the file system of local staging
     #: folders of unfinished files: old files in them were left by a crash
     drafts: tuple[Path, ...]
@@ -77,12 +78,14 @@ def open_service(settings: Settings, *, creates: bool = True) -> Iterator[Servic
             ensure_snapshot(database)
             if settings.sqlite_path:
                 _warn_if_sqlite_is_outdated()
-        ownership = StorageOwnership(database, storage)
+        ownership, staging_ownership = find_ownerships(database, storage, staging)
         local = [store for store in (storage, staging) if isinstance(store, LocalStorage)]
         if creates:
             _verify(ownership)
             for store in local:
                 store.create()
+            if isinstance(staging, LocalStorage):
+                _mark_staging(staging_ownership)
         scratch = [store.scratch_directory for store in local]
         uses_broker = settings.queue_backend == "celery"
         identity = database.file_identity() if uses_broker else ""
@@ -93,6 +96,7 @@ def open_service(settings: Settings, *, creates: bool = True) -> Iterator[Servic
                 storage=storage,
                 ownership=ownership,
                 staging=staging,
+                staging_ownership=staging_ownership,
                 incoming=incoming,
                 drafts=(incoming, *scratch),
                 dispatcher=dispatcher,
@@ -162,7 +166,8 @@ def _refuse_to_replace(path: Path | None, storage: Storage) -> None:
         if marker.owner is not None:
             raise StorageMismatchError(
                 f"There is no database at {path.absolute()}, but according to {marker.path}, this "
-                f"storage belongs to the database {marker.owner}. Correct DATABASE_PATH, or put "
+                f"storage belongs to the database {marker.owner.partition(' ')[0]}. "
+                "Correct DATABASE_PATH, or put "
                 "that database back: imageprocessor restore DIR. "
                 f"If it is gone for good, delete {marker.path}"
             )
@@ -176,6 +181,14 @@ def _verify(ownership: StorageOwnership) -> None:
         raise
     except StorageError as error:
         log.warning("storage_not_verified", cause=str(error))
+
+
+def _mark_staging(ownership: StorageOwnership) -> None:
+    """Mark the folder of waiting uploads; if it is another database's, nothing in it is deleted."""
+    try:
+        ownership.claim_new()
+    except StorageError as error:
+        log.warning("staging_not_verified", cause=str(error))
 
 
 def _warn_if_sqlite_is_outdated() -> None:

@@ -105,6 +105,15 @@ def staging_key(bucket: str, job_id: str) -> str:
     return f"{check_bucket(bucket)}/{_check_name(job_id)}"
 
 
+def job_id_of(key: str) -> str:
+    """Return the id in a key that :func:`staging_key` built.
+
+    >>> job_id_of("avatars/9b2f")
+    '9b2f'
+    """
+    return key.rpartition("/")[2]
+
+
 def _check_name(name: str) -> str:
     if "/" in name:
         raise InvalidKeyError(

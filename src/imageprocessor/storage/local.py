@@ -9,13 +9,14 @@ symbolic links, so that no key leads outside the root.
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
 
@@ -33,6 +34,7 @@ from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 SCRATCH_NAME = ".tmp"  #: not a valid name in a key
+NAMES_AT_A_TIME = 50_000  #: of one folder; they take some 10 MB
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -119,17 +121,23 @@ class LocalStorage:
             return S_ISREG(status.st_mode)
         return False
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
         folder = prefix.rpartition("/")[0]
         if folder and not is_key(folder):
             return
         names = folder.split("/") if folder else []
+        head = f"{folder}/" if folder else ""
+        after = ""
+        if start_after.startswith(head):
+            after = start_after.removeprefix(head)
+        elif start_after > head:
+            return
         with (
             _translate_errors("list the stored objects"),
             suppress(FileNotFoundError, NotADirectoryError),  # no key starts with the prefix
             self._open_directory(names) as directory,
         ):
-            for found in _walk(directory, PurePosixPath(folder)):
+            for found in _walk(directory, head, after):
                 if found.key.startswith(prefix):
                     yield found
 
@@ -248,18 +256,61 @@ def _prepare_adopted(path: Path) -> None:
         os.close(descriptor)
 
 
-def _walk(directory: int, start: PurePosixPath) -> Iterator[StoredObject]:
-    """Yield the objects below an open *directory*, whose own key is *start*."""
-    for path, _, names, parent in os.fwalk(".", dir_fd=directory, onerror=_raise_unless_gone):
+def _walk(directory: int, head: str, start_after: str) -> Iterator[StoredObject]:
+    """Yield the objects below an open *directory*, sorted by key.
+
+    *head* precedes the names in *directory* in keys, but not in *start_after*.
+    """
+    # A resumed listing continues inside this folder.
+    resumed, slash, rest = start_after.partition("/")
+    if slash:
+        yield from _walk_child(directory, resumed, head, rest)
+        start_after = f"{resumed}/"
+    while names := _list_names(directory, start_after):
         for name in names:
-            key = str(start / path / name)
-            with suppress(FileNotFoundError):
-                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                if S_ISREG(status.st_mode) and is_key(key):
-                    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
-                    yield StoredObject(key, status.st_size, modified_at)
+            if name.endswith("/"):
+                yield from _walk_child(directory, name.removesuffix("/"), head, "")
+            else:
+                yield from _describe(directory, name, head)
+        start_after = names[-1]
 
 
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+def _list_names(directory: int, start_after: str) -> list[str]:
+    """Return the next names in an open *directory*, in the order of the keys that they lead to.
+
+    Folders end in a slash. Memory is bounded, because a folder may have millions of names; it is
+    read once for each NAMES_AT_A_TIME of them.
+    """
+    with os.scandir(directory) as entries:
+        names = (
+            f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+            for entry in entries
+        )
+        later = (name for name in names if name > start_after)
+        return heapq.nsmallest(NAMES_AT_A_TIME, later)
+
+
+def _walk_child(directory: int, name: str, head: str, start_after: str) -> Iterator[StoredObject]:
+    """Yield the objects below the folder *name* in an open *directory*."""
+    if not is_key(name):
+        return
+    try:
+        child = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _NO_FILE:  # removed meanwhile
+            return
+        raise
+    try:
+        yield from _walk(child, f"{head}{name}/", start_after)
+    finally:
+        os.close(child)
+
+
+def _describe(directory: int, name: str, head: str) -> Iterator[StoredObject]:
+    """Yield the object *name* in an open *directory*, if it is one and still there."""
+    key = head + name
+    with suppress(FileNotFoundError):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if S_ISREG(status.st_mode) and is_key(key):
+            modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+            yield StoredObject(key, status.st_size, modified_at)

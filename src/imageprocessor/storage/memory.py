@@ -50,9 +50,9 @@ class MemoryStorage:
     def exists(self, key: str) -> bool:
         return check_key(key) in self._objects
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        for key, (data, modified_at) in self._objects.copy().items():
-            if key.startswith(prefix):
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
+        for key, (data, modified_at) in sorted(self._objects.copy().items()):
+            if key.startswith(prefix) and key > start_after:
                 yield StoredObject(key, len(data), modified_at)
 
     def url(self, key: str) -> str:

@@ -66,8 +66,11 @@ class Storage(Protocol):
     def exists(self, key: str) -> bool:
         """Return whether something is stored under *key*."""
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield every object whose key starts with *prefix*, in no particular order."""
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
+        """Yield the objects whose key starts with *prefix*, sorted by key.
+
+        With *start_after*, yield only those whose key comes after it: a listing can be resumed.
+        """
 
     def url(self, key: str) -> str:
         """Return a URL that serves the object under *key*, if it exists, as of now."""

@@ -150,14 +150,19 @@ class S3Storage:
             page = self.client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
         return any(found["Key"] == name for found in page.get("Contents", []))
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
         if self.bucket is not None:
-            yield from self._list_bucket(self.bucket, "", prefix)
+            yield from self._list_bucket(self.bucket, "", prefix, start_after)
             return
-        for bucket in self.buckets:
-            head = f"{bucket}/"
-            if head.startswith(prefix) or prefix.startswith(head):
-                yield from self._list_bucket(bucket, head, prefix[len(head) :])
+        for head in sorted(f"{bucket}/" for bucket in self.buckets):
+            if not (head.startswith(prefix) or prefix.startswith(head)):
+                continue
+            after = ""
+            if start_after.startswith(head):
+                after = start_after.removeprefix(head)
+            elif start_after > head:
+                continue
+            yield from self._list_bucket(head.removesuffix("/"), head, prefix[len(head) :], after)
 
     def url(self, key: str) -> str:
         with self._locate(key, "create a URL for") as where:
@@ -211,8 +216,16 @@ class S3Storage:
         with _translate_errors(f"{action} {key!r}", bucket):
             yield {"Bucket": bucket, "Key": self.prefix + name}
 
-    def _list_bucket(self, bucket: str, head: str, start: str) -> Iterator[StoredObject]:
+    def _list_bucket(
+        self, bucket: str, head: str, start: str, start_after: str
+    ) -> Iterator[StoredObject]:
+        """Yield the objects in *bucket*, whose names there begin with *start*.
+
+        *head* precedes these names in keys, but not in *start* and *start_after*.
+        """
         request = {"Bucket": bucket, "Prefix": self.prefix + start}
+        if start_after:
+            request["StartAfter"] = self.prefix + start_after
         while True:
             with _translate_errors("list the stored objects", bucket):
                 page = self.client.list_objects_v2(**request)

@@ -207,5 +207,7 @@ def test_complete_copy_is_marked_for_the_database(run: Run, s3: str) -> None:
 
 def read_owner(service: Service, bucket: str) -> str | None:
     settings = service.settings.model_copy(update={"storage_backend": "s3", "s3_bucket": bucket})
-    (marker,) = open_storages(settings)[0].read_markers()
+    images, uploads = open_storages(settings)
+    assert uploads.read_markers()[0].owner is None, "one marker stands for both"
+    (marker,) = images.read_markers()
     return marker.owner

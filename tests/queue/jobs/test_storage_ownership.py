@@ -22,7 +22,7 @@ from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.maintenance.doctor.finding import Verdict
 from imageprocessor.queue.maintenance.doctor.storage import check_storage
 from imageprocessor.queue.maintenance.fsck import find_discrepancies
-from imageprocessor.queue.maintenance.storage_migration import own_target
+from imageprocessor.queue.maintenance.storage_migration import own_targets
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service, open_storages
 from imageprocessor.settings import Settings
@@ -81,7 +81,9 @@ def other_database(settings: Settings, folder: Path) -> Settings:
 
 
 def read_owners(service: Service) -> list[str | None]:
-    return [marker.owner for marker in service.storage.read_markers()]
+    """Return the identities in the markers, without the time."""
+    owners = [marker.owner for marker in service.storage.read_markers()]
+    return [owner and owner.partition(" ")[0] for owner in owners]
 
 
 def find_verdict(settings: Settings) -> Verdict:
@@ -204,7 +206,13 @@ def test_target_of_a_migration_must_not_belong_to_another_database(
 ) -> None:
     other = Settings(data_dir=tmp_path / "other")
     with open_service(other), pytest.raises(StorageMismatchError):
-        own_target(service, open_storages(other))
+        own_targets(service, open_storages(other))
+
+
+def test_bucket_has_one_marker_for_images_and_uploads(in_s3: MakeSettings) -> None:
+    with open_service(in_s3()) as service:
+        assert service.staging_ownership is service.ownership
+        assert service.staging.read_markers()[0].owner is None
 
 
 def test_import_to_another_database_keeps_the_identity(tmp_path: Path, postgres: int) -> None:

@@ -28,7 +28,7 @@ from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.backup import MANIFEST_NAME, back_up, find_missing, restore
-from imageprocessor.queue.maintenance.sweep import STEPS, sweep
+from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, sweep
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.queue.workers.supervisor import Supervisor
@@ -332,7 +332,7 @@ def finish(settings: Settings, jobs: list[Job]) -> list[Job]:
         for hours in (1, 2, 3):
             now = datetime.now(UTC) + timedelta(hours=hours)
             patch.setattr(clock, "utc_now", lambda now=now: now)
-            sweep(service, STEPS)
+            sweep(service, GLOBAL_STEPS)
             for job in jobs:
                 run_job(service, job.job_id, "worker")
         return [read_job(service, job.job_id, OPERATOR) for job in jobs]

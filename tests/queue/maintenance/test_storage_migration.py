@@ -125,8 +125,8 @@ def test_other_objects_are_not_copied(sources: Storages) -> None:
 
 def test_unreachable_target_is_one_error(sources: Storages) -> None:
     class Away(MemoryStorage):
-        def list(self, prefix: str = "") -> Any:
-            raise StorageUnavailableError(f"S3 does not answer to {prefix!r}.")
+        def list(self, prefix: str = "", start_after: str = "") -> Any:
+            raise StorageUnavailableError(f"S3 does not answer to {prefix + start_after!r}.")
 
     with pytest.raises(StorageUnavailableError, match="does not answer"):
         run(sources, (MemoryStorage(), Away()))

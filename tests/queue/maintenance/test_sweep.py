@@ -4,13 +4,15 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from imageprocessor.errors import ImageProcessorError, StorageUnavailableError
+from imageprocessor.queue import rate_limits
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import claim_next, fail_attempt, run_job
 from imageprocessor.queue.database import clock
@@ -19,8 +21,10 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
-from imageprocessor.queue.maintenance.sweep import OBJECTS_PER_QUERY, STEPS, sweep
+from imageprocessor.queue.maintenance.fsck import find_discrepancies
+from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, OBJECTS_PER_QUERY, sweep
 from imageprocessor.queue.service import Service, open_service
+from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
@@ -84,7 +88,7 @@ def test_job_that_kills_its_workers_fails_after_its_attempts(
             assert job_store.claim(
                 connection, job.job_id, "w", clock.utc_now(), timedelta(seconds=-1)
             )
-        sweep(service, STEPS)
+        sweep(service, GLOBAL_STEPS)
     with service.database.read() as connection:
         ended = job_store.find_job(connection, job.job_id)
     assert ended
@@ -94,12 +98,10 @@ def test_job_that_kills_its_workers_fails_after_its_attempts(
 def test_orphans_are_removed_after_a_grace_period_and_other_files_kept(
     service: Service, submit_image: Submit, set_clock: SetClock
 ) -> None:
-    deleted = submit_image()
-    delete_image(service, deleted.image_id, OPERATOR)
-    orphan = variant_key("photos", "medium", deleted.image_id)
+    orphan = variant_key("photos", "medium", str(uuid.uuid4()))
     service.storage.put(orphan, b"nobody's")
     service.storage.put("photos/README.txt", b"somebody else's")
-    service.staging.put(str(uuid.uuid4()), b"nobody's")
+    service.staging.put(f"photos/{uuid.uuid4()}", b"nobody's")
     (service.incoming / "broken-off").write_bytes(b"half")
     assert set(sweep(service).values()) == {0}
     set_clock(timedelta(hours=25))
@@ -133,6 +135,53 @@ def test_empty_database_deletes_nothing_from_a_full_storage(
         sweep(wrong)
         after = {stored.key for store in (wrong.storage, wrong.staging) for stored in store.list()}
     assert before <= after
+
+
+@pytest.mark.parametrize(
+    ("owner", "removed"),
+    [
+        ("{identity}", True),
+        ("{identity} 2024-01-01T00:00:00.000000Z", True),
+        ("{identity} {later}", False),
+        ("{identity} yesterday", False),
+        ("another", False),
+        ("another 2024-01-01T00:00:00.000000Z", False),
+        ("", False),
+    ],
+)
+def test_only_what_the_marker_claims_is_removed(
+    service: Service, set_clock: SetClock, owner: str, removed: bool
+) -> None:
+    upload, variant = f"photos/{uuid.uuid4()}", variant_key("photos", "medium", str(uuid.uuid4()))
+    service.staging.put(upload, b"nobody's")
+    service.storage.put(variant, b"nobody's")
+    set_clock(timedelta(hours=25))
+    identity, later = service.database.identity(), clock.to_text(clock.utc_now())
+    for store in (service.storage, service.staging):
+        store.write_marker("", owner.format(identity=identity, later=later))
+
+    with capture_logs() as logs:
+        counts = sweep(service)
+    assert (counts["orphaned_uploads"], counts["orphaned_images"]) == (removed, removed)
+    assert service.staging.exists(upload) is service.storage.exists(variant) is not removed
+    kept = [line["count"] for line in logs if line["event"] == "unknown_objects_kept"]
+    assert kept == ([] if removed else [1, 1])
+    found = {discrepancy.where for discrepancy in find_discrepancies(service, repair=True)}
+    assert found == (set() if removed else {upload, variant})
+    assert service.storage.exists(variant) is not removed
+
+
+def test_new_service_claims_nothing_that_was_there_before(
+    settings: Settings, set_clock: SetClock
+) -> None:
+    upload, variant = f"photos/{uuid.uuid4()}", variant_key("photos", "medium", str(uuid.uuid4()))
+    for folder, key in ((settings.storage_path, variant), (settings.data_dir / "staging", upload)):
+        LocalStorage(folder).put(key, b"another's")
+    set_clock(timedelta(days=2))
+    with open_service(settings) as service:
+        assert set(sweep(service).values()) == {0}
+        assert service.storage.exists(variant)
+        assert service.staging.exists(upload)
 
 
 def test_images_and_staged_uploads_with_a_row_are_never_orphans(
@@ -192,6 +241,8 @@ def test_sweep_holds_one_batch_of_keys_at_a_time(
 ) -> None:
     deleted = submit_image()
     delete_image(service, deleted.image_id, OPERATOR)
+    stored_at = clock.utc_now()
+    set_clock(timedelta(hours=25))
     held: set[str] = set()
     most = 0
 
@@ -201,7 +252,7 @@ def test_sweep_holds_one_batch_of_keys_at_a_time(
             key = variant_key("photos", f"s{size}", deleted.image_id)
             held.add(key)
             most = max(most, len(held))
-            yield StoredObject(key, 1, datetime(2024, 1, 1, tzinfo=UTC))
+            yield StoredObject(key, 1, stored_at)
 
     monkeypatch.setattr(
         LocalStorage, "list", lambda self: list_many() if self is service.storage else ()
@@ -226,10 +277,13 @@ def test_interrupted_deletion_is_finished(
 
 
 def test_expired_rate_limit_windows_are_deleted(
-    service: Service, submit_image: Submit, set_clock: SetClock
+    service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit_image()
+    monkeypatch.setattr(rate_limits, "COUNTS_PER_DELETE", 2)
+    for user_id in ("ann", "bob", "eve"):
+        submit_image(user_id=user_id)
     set_clock(timedelta(hours=2))
+    assert sweep(service)["old_windows"] == 1
     assert sweep(service)["old_windows"] == 1
     assert sweep(service)["old_windows"] == 0
 

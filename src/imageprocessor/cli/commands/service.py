@@ -205,7 +205,8 @@ def worker(name: WorkerName = None) -> None:
 def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Clean up after crashes now, as the service itself does regularly.
 
-    Releases lost jobs, finishes interrupted deletions and removes orphaned files.
+    Releases lost jobs, finishes interrupted deletions and removes orphaned files:
+    all steps, also those that another host does at the moment, and all files.
 
     Example: [bold]imageprocessor sweep --dry-run[/bold]
     """

@@ -52,7 +52,7 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
         list_variables,
         migrate,
         open_targets,
-        own_target,
+        own_targets,
     )
     from imageprocessor.queue.service import open_service
 
@@ -62,11 +62,12 @@ def migrate_storage(to: Target, dry_run: DryRun = False, as_json: AsJson = False
         sources = (service.storage, service.staging)
         started = clock.utc_now()
         targets = open_targets(changed, dry_run=dry_run)
-        ownership = own_target(service, targets)
+        ownerships = own_targets(service, targets)
         outcomes = migrate(sources, targets, dry_run=dry_run)
         report = summarize(show_progress(sources, outcomes, silent=as_json))
         if not dry_run and not report["failed"]:
-            ownership.take()
+            for ownership in ownerships:
+                ownership.claim_all()
         open_work = None if dry_run else find_open_work(service, started)
     report |= {"dry_run": dry_run, "open_work": open_work, "settings": list_variables(changed)}
     if as_json:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection, RowMapping, and_, bindparam, func, or_, select
 
-from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.storage.keys import job_id_of
 
 ROWS_PER_QUERY = 500
 
@@ -25,15 +23,10 @@ MAY_HAVE_VARIANTS = or_(jobs.c.status != JobStatus.FAILED, jobs.c.staging_path.i
 # Built once, because they run for every few hundred stored objects: a statement that contains its
 # keys becomes cyclic garbage, so a run over many objects would grow until that is collected.
 FIND_STAGED = select(jobs.c.staging_path).where(
-    jobs.c.staging_path.in_(bindparam("keys", expanding=True))
+    jobs.c.job_id.in_(bindparam("job_ids", expanding=True))
 )
 FIND_OWNERS = select(jobs.c.image_id, jobs.c.status, jobs.c.processed_paths).where(
     jobs.c.image_id.in_(bindparam("image_ids", expanding=True)), MAY_HAVE_VARIANTS
-)
-FIND_KNOWN = (
-    select(events.c.image_id)
-    .where(events.c.image_id.in_(bindparam("image_ids", expanding=True)))
-    .distinct()
 )
 
 
@@ -47,7 +40,9 @@ def has_images(connection: Connection, bucket: str | None = None) -> bool:
 
 def list_staged(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Return those *keys* that a job names as its upload."""
-    return set(connection.scalars(FIND_STAGED, {"keys": keys}))
+    job_ids = [job_id_of(key) for key in keys]
+    staged = set(connection.scalars(FIND_STAGED, {"job_ids": job_ids}))
+    return staged.intersection(keys)
 
 
 def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
@@ -65,17 +60,6 @@ def list_owned(connection: Connection, owners: Mapping[str, str]) -> set[str]:
         else:
             unfinished.add(image_id)
     return {key for key, image_id in owners.items() if key in named or image_id in unfinished}
-
-
-def list_known_images(connection: Connection, image_ids: Iterable[str]) -> set[str]:
-    """Return the images that this database ever contained; the audit trail outlives their rows."""
-    return set(connection.scalars(FIND_KNOWN, {"image_ids": list(image_ids)}))
-
-
-def find_beginning(connection: Connection) -> datetime | None:
-    """Return when this database received its first upload, or None."""
-    first = connection.scalar(select(func.min(events.c.created_at)))
-    return clock.from_text(first) if first else None
 
 
 def iterate_jobs(database: Database) -> Iterator[Job]:

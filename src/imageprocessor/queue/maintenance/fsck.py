@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from imageprocessor.errors import (
     JobError,
@@ -19,12 +18,12 @@ from imageprocessor.errors import (
 from imageprocessor.queue.attempts import fail_waiting, load_source
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.figures import find_error
-from imageprocessor.queue.jobs.inventory import find_beginning, iterate_jobs
+from imageprocessor.queue.jobs.inventory import iterate_jobs
 from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.maintenance.catalogue import Catalogue, open_catalogue
 from imageprocessor.queue.maintenance.progress import Report, counted, ignore
 from imageprocessor.queue.maintenance.sweep import (
-    UPLOAD_GRACE,
     drop_source,
     find_abandoned_files,
     find_unknown_images,
@@ -37,8 +36,8 @@ WORKER_ID = "fsck"
 RESTORE = "Restore it from a backup, or delete the image and have it uploaded again."
 REMOVED = "It was removed."
 TO_REMOVE = "--repair removes it."
-OLDER_THAN_DATABASE = (
-    "It is older than this database. "
+MAY_BE_FOREIGN = (
+    "According to the storage's marker, it may belong to another database. "
     "Check DATABASE_URL or DATABASE_PATH; if that is right, remove it by hand."
 )
 
@@ -59,9 +58,9 @@ def find_discrepancies(
 ) -> Iterator[Discrepancy]:
     """Yield each discrepancy; with *repair*, repair it first if that is possible.
 
-    An object without a row is removed after the sweep's grace period, unless it is older than this
-    database's first upload: a mistyped DATABASE_URL must not cost all images. A job whose upload is
-    missing or altered ends as failed; if it had failed before, it can no longer be retried. An
+    An object without a row is removed after the sweep's grace period, if the storage's marker shows
+    that it is this database's: a mistyped DATABASE_URL must not cost all images. A job whose upload
+    is missing or altered ends as failed; if it had failed before, it can no longer be retried. An
     image whose variants are missing is only reported. Wrong statistics are counted again. Jobs that
     are accepted meanwhile may be left out. *report* is called with the number of objects and jobs
     so far.
@@ -70,20 +69,18 @@ def find_discrepancies(
         DatabaseUnavailableError, StorageUnavailableError: One of them failed; the rest was not
             compared.
     """
-    with service.database.read() as connection:
-        beginning = find_beginning(connection)
     with open_catalogue() as catalogue:
         images = counted(service.storage.list(), "images listed", report)
         unknown = find_unknown_images(service, catalogue.record(images))
         yield from _check_unknown(
-            "variant_without_row", service.storage, unknown, beginning, repair=repair
+            "variant_without_row", service.storage, unknown, service.ownership, repair=repair
         )
         uploads = counted(service.staging.list(), "uploads listed", report)
         yield from _check_unknown(
             "upload_without_row",
             service.staging,
             find_unknown_uploads(service, uploads),
-            beginning,
+            service.staging_ownership,
             repair=repair,
         )
         for job in counted(iterate_jobs(service.database), "jobs checked", report):
@@ -105,13 +102,14 @@ def _check_unknown(
     kind: str,
     storage: Storage,
     unknown: Iterable[StoredObject],
-    beginning: datetime | None,
+    ownership: StorageOwnership,
     *,
     repair: bool,
 ) -> Iterator[Discrepancy]:
+    claims = ownership.list_claims()
     for stored in unknown:
-        if beginning is None or stored.modified_at < beginning - UPLOAD_GRACE:
-            yield Discrepancy(kind, stored.key, OLDER_THAN_DATABASE)
+        if not any(claim.covers(stored) for claim in claims):
+            yield Discrepancy(kind, stored.key, MAY_BE_FOREIGN)
             continue
         if repair:
             storage.delete(stored.key)

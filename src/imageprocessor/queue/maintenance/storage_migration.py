@@ -20,7 +20,7 @@ from imageprocessor.errors import (
     StorageUnavailableError,
 )
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership, find_ownerships
 from imageprocessor.queue.service import Service, open_storages
 from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import S3_BUCKET_PATTERN, image_id_of
@@ -103,15 +103,16 @@ def open_targets(changed: Settings, *, dry_run: bool = False) -> Storages:
     return open_storages(changed)
 
 
-def own_target(service: Service, targets: Storages) -> StorageOwnership:
-    """Return the tie of this database to the target of the images.
+def own_targets(service: Service, targets: Storages) -> tuple[StorageOwnership, StorageOwnership]:
+    """Return the ties of this database to the targets.
 
     Raises:
-        StorageMismatchError: The target belongs to another database.
+        StorageMismatchError: A target belongs to another database.
     """
-    ownership = StorageOwnership(service.database, targets[0])
-    ownership.find_unmarked()
-    return ownership
+    ownerships = find_ownerships(service.database, *targets)
+    for ownership in ownerships:
+        ownership.find_unmarked()
+    return ownerships
 
 
 def list_objects(storages: Storages) -> Iterator[tuple[int, StoredObject]]:

@@ -1,11 +1,15 @@
-"""Repairs what crashes leave behind: lost jobs, partial deletions, files without a row."""
+"""Repairs what crashes leave behind: lost jobs, partial deletions, files without a row.
+
+Host steps concern what only this host sees. One host at a time runs the global steps, see `leases`;
+several do no harm.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
 from imageprocessor.queue.jobs import inventory, job_store
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
+from imageprocessor.queue.maintenance.leases import Lease
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import image_id_of
@@ -30,7 +36,8 @@ UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_PER_QUERY = 500
 
-Find = Callable[[Service], Iterable[Any]]
+#: Takes the service; the orphan steps also take the listed objects, by default all.
+Find = Callable[..., Iterable[Any]]
 Repair = Callable[[Service, Any], object]
 Step = tuple[str, Find, Repair]  #: a name, what finds the items to repair, and what repairs one
 
@@ -38,20 +45,26 @@ log = structlog.get_logger(__name__)
 
 
 def sweep(
-    service: Service, steps: Sequence[Step] | None = None, *, dry_run: bool = False
+    service: Service,
+    steps: Sequence[Step] | None = None,
+    *,
+    dry_run: bool = False,
+    lease: Lease | None = None,
 ) -> dict[str, int]:
     """Run *steps* (default: all), and return how many items to repair each of them found.
 
-    *dry_run*: only count.
+    *dry_run*: only count. *lease*: keep it meanwhile; if it is lost, leave the rest to its holder.
 
     Raises:
         DatabaseUnavailableError, StorageUnavailableError: One of them failed; the next sweep does
             the rest.
     """
     counts = {}
-    for name, find, repair in steps or (*STEPS, *UPLOAD_STEPS, *IMAGE_STEPS):
+    for name, find, repair in steps or ALL_STEPS:
         counts[name] = 0
         for item in find(service):
+            if lease and not lease.hold():
+                break
             counts[name] += 1
             if not dry_run:
                 repair(service, item)
@@ -73,14 +86,19 @@ def reset_timestamps(service: Service, job: Job) -> None:
 
 
 def find_lost_jobs(service: Service) -> list[Job]:
-    """Return the jobs held by dead supervisors, and those whose lease has expired."""
+    """Return the jobs held by dead supervisors of this host."""
     dead = presence.list_dead(workers_directory(service.settings))
-    lost: list[Job] = []
+    if not dead:
+        return []
     with service.database.read() as connection:
-        for supervisor_id in dead:
-            lost += job_store.list_held_by(connection, supervisor_id)
-        lost += job_store.list_expired(connection, clock.utc_now())
-    return lost
+        held = [job_store.list_held_by(connection, supervisor_id) for supervisor_id in dead]
+    return list(chain.from_iterable(held))
+
+
+def find_expired_jobs(service: Service) -> list[Job]:
+    """Return the jobs whose lease has expired."""
+    with service.database.read() as connection:
+        return job_store.list_expired(connection, clock.utc_now())
 
 
 def end_lost(service: Service, job: Job) -> None:
@@ -104,8 +122,10 @@ def wake_again(service: Service, job_id: str) -> None:
 
 
 def find_dead_supervisors(service: Service) -> list[str]:
-    """Return the dead supervisors that no longer hold a job."""
+    """Return the dead supervisors of this host that no longer hold a job."""
     dead = presence.list_dead(workers_directory(service.settings))
+    if not dead:
+        return []
     with service.database.read() as connection:
         return [id_ for id_ in dead if not job_store.list_held_by(connection, id_)]
 
@@ -141,45 +161,55 @@ def drop_source(service: Service, job: Job) -> None:
 
 
 def find_old_windows(service: Service) -> list[str]:
-    """Return the start times of the expired rate-limit windows."""
+    """Return the start time of the oldest rate-limit window if it has expired."""
     window = service.settings.rate_limit_window
     with service.database.read() as connection:
-        return rate_limits.list_old_windows(connection, clock.utc_now(), window)
+        start = rate_limits.find_old_window(connection, clock.utc_now(), window)
+    return [] if start is None else [start]
 
 
 def drop_window(service: Service, window_start: str) -> None:
-    """Delete the counts of an expired rate-limit window."""
+    """Delete counts of an expired rate-limit window; the next sweep deletes what is left."""
     with service.database.write() as connection:
-        rate_limits.delete_window(connection, window_start)
+        rate_limits.delete_counts(connection, window_start)
 
 
-def find_orphaned_uploads(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown uploads, except those older than this database's first upload.
+def find_orphaned_uploads(
+    service: Service, listed: Iterable[StoredObject] | None = None
+) -> Iterator[StoredObject]:
+    """Yield the unknown uploads (see `find_unknown_uploads`) that are this database's."""
+    unknown = find_unknown_uploads(service, listed)
+    return _select_own(service.staging_ownership, unknown)
 
-    Older ones belong to another database: if DATABASE_URL or DATABASE_PATH leads to an empty one
-    by mistake, every upload is unknown.
+
+def find_orphaned_images(
+    service: Service, listed: Iterable[StoredObject] | None = None
+) -> Iterator[StoredObject]:
+    """Yield the unknown variants (see `find_unknown_images`) that are this database's."""
+    unknown = find_unknown_images(service, listed)
+    return _select_own(service.ownership, unknown)
+
+
+def _select_own(
+    ownership: StorageOwnership, unknown: Iterable[StoredObject]
+) -> Iterator[StoredObject]:
+    """Yield the *unknown* objects that are this database's, as the storage's marker says.
+
+    If DATABASE_URL or DATABASE_PATH leads to an empty database by mistake, every object is unknown.
     """
-    with service.database.read() as connection:
-        beginning = inventory.find_beginning(connection)
-    if beginning is None:
-        return
-    since = beginning - UPLOAD_GRACE
-    ours = (stored for stored in service.staging.list() if stored.modified_at > since)
-    yield from find_unknown_uploads(service, ours)
-
-
-def find_orphaned_images(service: Service) -> Iterator[StoredObject]:
-    """Yield the unknown variants of images that this database once had.
-
-    Images unknown to this database may belong to another service; `fsck` reports them.
-    """
-    for batch in _batches(find_unknown_images(service)):
-        image_ids = [str(image_id_of(stored.key)) for stored in batch]
-        with service.database.read() as connection:
-            known = inventory.list_known_images(connection, image_ids)
-        for stored in batch:
-            if image_id_of(stored.key) in known:
-                yield stored
+    claims = ownership.list_claims()
+    kept = 0
+    for stored in unknown:
+        if any(claim.covers(stored) for claim in claims):
+            yield stored
+        else:
+            kept += 1
+    if kept:
+        log.warning(
+            "unknown_objects_kept",
+            count=kept,
+            remedy="They may belong to another database. Run: imageprocessor fsck",
+        )
 
 
 def find_unknown_uploads(
@@ -245,21 +275,23 @@ def delete_variant(service: Service, stored: StoredObject) -> None:
     service.storage.delete(stored.key)
 
 
-STEPS: tuple[Step, ...] = (
-    ("misdated_jobs", find_misdated, reset_timestamps),
+HOST_STEPS: tuple[Step, ...] = (
     ("lost_jobs", find_lost_jobs, end_lost),
-    ("overlooked_jobs", find_overlooked, wake_again),
     ("dead_supervisors", find_dead_supervisors, forget_supervisor),
+)
+GLOBAL_STEPS: tuple[Step, ...] = (
+    ("misdated_jobs", find_misdated, reset_timestamps),
+    ("expired_jobs", find_expired_jobs, end_lost),
+    ("overlooked_jobs", find_overlooked, wake_again),
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
     ("old_event_batches", find_old_events, delete_events),
 )
-UPLOAD_STEPS: tuple[Step, ...] = (
-    ("orphaned_uploads", find_orphaned_uploads, delete_upload),
-    ("abandoned_files", find_abandoned_files, delete_file),
-)
-IMAGE_STEPS: tuple[Step, ...] = (("orphaned_images", find_orphaned_images, delete_variant),)
+FILE_STEP: Step = ("abandoned_files", find_abandoned_files, delete_file)
+UPLOAD_STEP: Step = ("orphaned_uploads", find_orphaned_uploads, delete_upload)
+IMAGE_STEP: Step = ("orphaned_images", find_orphaned_images, delete_variant)
+ALL_STEPS = (*HOST_STEPS, *GLOBAL_STEPS, FILE_STEP, UPLOAD_STEP, IMAGE_STEP)
 
 
 def _batches(objects: Iterable[StoredObject]) -> Iterator[list[StoredObject]]:
