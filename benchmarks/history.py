@@ -28,6 +28,7 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.job_control import read_job
+from imageprocessor.queue.jobs.figures import store_snapshot
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
@@ -102,6 +103,7 @@ def run_side(folder: Path, url: str | None, job_count: int) -> Iterator[Side]:
     with open_service(settings) as service:
         if job_count:
             fill(service.database, job_count)
+            store_snapshot(service.database)  # as a sweep does
         port = find_free_port()
         with run_server(serve(port), port, folder / "serve.log", env=environment(settings)):
             yield Side(settings, service, port, folder)

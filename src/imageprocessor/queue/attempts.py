@@ -399,7 +399,8 @@ def _release(service: Service, job: Job, release: Callable[[Connection, Job], bo
     """Release a job by *release*; return False if that did not apply."""
     with service.database.write() as connection:
         released = release(connection, job)
-        if released and job.deleted_at is None:
+        # Read it again: it may have been deleted, and no event may follow that one.
+        if released and job_store.find_job(connection, job.job_id):
             job_store.add_event(
                 connection,
                 EventType.RELEASED,

@@ -12,11 +12,12 @@ from sqlalchemy import insert
 
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
-from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.attempts import fail_waiting, run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import inventory, job_store
+from imageprocessor.queue.jobs.figures import forget_snapshot
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance import fsck
 from imageprocessor.queue.maintenance.fsck import find_discrepancies
@@ -73,11 +74,7 @@ def fail_job(service: Service, job: Job) -> Job:
     """Fail the job for good by a storage error, after which its upload is kept."""
     with service.database.write() as connection:
         connection.execute(processing_jobs.update().values(max_retries=0))
-        claimed = job_store.claim(
-            connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1)
-        )
-    assert claimed
-    fail_attempt(service, claimed, StorageUnavailableError("The disk is away."))
+    assert fail_waiting(service, job.job_id, "worker", StorageUnavailableError("The disk is away."))
     return read(service, job)
 
 
@@ -156,6 +153,7 @@ def test_running_job_is_left_to_its_worker(service: Service, submit_image: Submi
     job = submit_image()
     with service.database.write() as connection:
         job_store.claim(connection, job.job_id, "worker", clock.utc_now(), timedelta(minutes=1))
+        forget_snapshot(connection)  # a claim without its event
     service.staging.delete(job.staging_key or "")
     (found,) = find_discrepancies(service, repair=True)
     assert not found.repaired
@@ -266,6 +264,7 @@ def test_rows_are_read_in_batches(settings: Settings, monkeypatch: pytest.Monkey
         jobs = [make_job(number) for number in range(20)]
         with service.database.write() as connection:
             connection.execute(insert(processing_jobs), [job.to_row() for job in jobs])
+            forget_snapshot(connection)
         found = list(find_discrepancies(service, report=lambda *report: reports.append(report)))
     assert reports[-1] == ("jobs checked", 20)
     assert {discrepancy.job_id for discrepancy in found} == {job.job_id for job in jobs}

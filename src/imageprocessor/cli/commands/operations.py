@@ -72,7 +72,9 @@ def fsck(repair: Repair = False, as_json: AsJson = False) -> None:
     - removes files without a row: uploads older than two hours, images older
       than a day, but nothing older than the database's first upload;
 
-    - fails jobs whose upload is missing or changed.
+    - fails jobs whose upload is missing or changed;
+
+    - counts the jobs again if /health/stats is wrong.
 
     An image with missing files is only reported: restore them from a backup, or
     delete the image. Every waiting upload is read and checked.
