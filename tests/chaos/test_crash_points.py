@@ -14,14 +14,26 @@ from pathlib import Path
 import httpx
 import pytest
 
+from imageprocessor.environment import load_settings
+from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.job import EventType
+from imageprocessor.queue.service import open_service
 from tests.chaos.ledger import Ledger, check_consistency
-from tests.chaos.points import DELETION_POINTS, UPLOAD_POINTS, WORK_POINTS
+from tests.chaos.points import (
+    DELETION_POINTS,
+    HANG_POINTS,
+    OVERLAP_POINTS,
+    UPLOAD_POINTS,
+    WORK_POINTS,
+)
 from tests.e2e.deployments import KEY, connect
 from tests.images import encode, photo
 from tests.servers import Server, find_free_port, run_server
 from tests.servers.processes import wait_for
 
 SMALL = encode(photo(120, 90), "JPEG")
+STARTED, RELEASED, RETRYING = EventType.PROCESSING_STARTED, EventType.RELEASED, EventType.RETRYING
+COMPLETED = EventType.COMPLETED
 LARGE = encode(photo(1400, 1000), "PNG")  # in several blocks
 
 
@@ -47,6 +59,12 @@ class Site:
         return run_server(
             command, self.port, self.folder / "serve.log", env=environ, cwd=self.folder
         )
+
+    def list_events(self, job_id: str) -> list[str]:
+        settings = load_settings(self.settings)
+        with open_service(settings) as service, service.database.read() as connection:
+            events = job_store.list_events(connection, job_id)
+        return [event["event_type"] for event in events]
 
     def delete(self, job_id: str) -> int:
         with connect(self.ledger.url, "me") as http:
@@ -102,6 +120,35 @@ def test_interrupted_job_ends_once(site: Site, point: str, monkeypatch: pytest.M
         assert site.ledger.statuses() == {"completed"}
         assert site.marker.exists()
         assert server.process.poll() is None, "only a worker should have exited"
+    check_consistency(site.settings, site.ledger, monkeypatch)
+
+
+@pytest.mark.parametrize("point", OVERLAP_POINTS)
+def test_child_that_dies_on_the_next_job_is_not_charged_for_the_pending_one(
+    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.serve(point) as server:
+        first, second = (site.ledger.send(key) for key in ("first", "second"))
+        wait_for(site.ledger.has_ended)
+        assert site.ledger.statuses() == {"completed"}
+        assert site.marker.exists()
+        assert server.process.poll() is None, "only a worker should have exited"
+    assert site.list_events(first)[1:] == [STARTED, RELEASED, STARTED, COMPLETED]
+    assert site.list_events(second)[1:] == [STARTED, RETRYING, STARTED, COMPLETED]
+    check_consistency(site.settings, site.ledger, monkeypatch)
+
+
+@pytest.mark.parametrize("point", HANG_POINTS)
+def test_job_whose_finish_hangs_is_charged_at_its_time_limit_and_not_the_next_one(
+    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.settings["JOB_TIMEOUT_SECONDS"] = "4"
+    with site.serve(point):
+        first, second = (site.ledger.send(key) for key in ("first", "second"))
+        wait_for(site.ledger.has_ended)
+        assert site.marker.exists()
+    assert site.list_events(first)[1:3] == [STARTED, RETRYING]
+    assert site.list_events(second)[1:3] == [STARTED, RELEASED]
     check_consistency(site.settings, site.ledger, monkeypatch)
 
 

@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from imageprocessor.core.pipeline import process
-from imageprocessor.errors import StorageUnavailableError
+from imageprocessor.errors import (
+    DecodeTimeoutError,
+    StorageUnavailableError,
+    WorkerLostError,
+)
 from imageprocessor.queue import attempts
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
@@ -212,16 +217,115 @@ def test_stale_worker_cannot_change_a_completed_job(
             connection, job.job_id, "slow", clock.utc_now(), timedelta(seconds=1)
         )
     assert stale
+    pending = attempts.process_job(service, stale, threads=1)
     set_clock(timedelta(minutes=1))
     assert sweep(service)["lost_jobs"] == 1
     set_clock(timedelta(minutes=2))
     run_job(service, job.job_id, "fast")
     done = find(service, job)
-    attempts._run_attempt(service, stale, nullcontext, 1)
+    with attempts.open_store_pool() as pool:
+        attempts.finish_attempt(service, pending, pool)
     attempts.fail_attempt(service, stale, StorageUnavailableError("too late"))
     assert find(service, job) == done
     assert set((done.variant_keys or {}).values()) == stored_keys(service)
     assert event_types(service, job).count("completed") == 1
+
+
+def claim_all(service: Service, worker_id: str) -> list[Job]:
+    """Claim every due job for one worker, in order."""
+    claimed: list[Job] = []
+    while job := attempts.claim_next(service, worker_id):
+        claimed.append(job)
+    return claimed
+
+
+def describe(service: Service, job: Job) -> tuple[str, int, str | None]:
+    now = find(service, job)
+    return now.status, now.attempts, now.error_code
+
+
+UNCOUNTED = ("pending", 0, None)
+
+
+def test_dead_worker_is_charged_only_for_the_job_that_it_began_last(
+    service: Service, submit_image: Submit
+) -> None:
+    jobs = [submit_image(), submit_image()]
+    assert claim_all(service, "abc:1") == [find(service, job) for job in jobs]
+    attempts.end_attempts(service, "abc:1", WorkerLostError("It ended."))
+    assert describe(service, jobs[0]) == UNCOUNTED
+    assert describe(service, jobs[1]) == ("retrying", 1, "worker_lost")
+    assert event_types(service, jobs[0])[-1] == "released"
+
+
+def test_worker_killed_because_of_a_job_is_charged_only_for_that_one(
+    service: Service, submit_image: Submit
+) -> None:
+    jobs = [submit_image(), submit_image()]
+    claim_all(service, "abc:1")
+    late = DecodeTimeoutError("It took too long.")
+    attempts.end_attempts(service, "abc:1", late, overdue=jobs[0].job_id)
+    assert describe(service, jobs[0]) == ("retrying", 1, "decode_timeout")
+    assert describe(service, jobs[1]) == UNCOUNTED
+
+
+def test_stopped_workers_are_charged_for_no_job(service: Service, submit_image: Submit) -> None:
+    jobs = [submit_image(), submit_image()]
+    claim_all(service, "abc:1")
+    attempts.release_attempts(service, "abc")
+    assert [describe(service, job) for job in jobs] == [UNCOUNTED, UNCOUNTED]
+
+
+def test_attempt_whose_result_the_database_rejects_fails(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reject(*_: object) -> None:
+        raise ValueError("not storable")
+
+    job = submit_image()
+    with monkeypatch.context() as patch:
+        patch.setattr(job_store, "complete", reject)
+        run_job(service, job.job_id, "worker")
+    assert describe(service, job) == ("retrying", 1, "internal_error")
+
+
+def test_everything_is_flushed_before_the_commit_that_completes_a_job(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync, complete = os.fsync, job_store.complete
+
+    def record_flush(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    def check_flushes(*arguments: Any) -> bool:
+        stored = arguments[2].values()
+        folders = {str((service.settings.storage_path / key).parent) for key in stored}
+        assert folders <= set(flushed)
+        drafts = [path for path in flushed if "/.tmp/" in path]
+        assert len(drafts) == len(stored)
+        return complete(*arguments)
+
+    job = submit_image()
+    monkeypatch.setattr(os, "fsync", record_flush)
+    monkeypatch.setattr(job_store, "complete", check_flushes)
+    run_job(service, job.job_id, "worker")
+    assert describe(service, job) == ("completed", 1, None)
+
+
+def test_image_deleted_while_its_finish_is_pending_does_not_come_back(
+    service: Service, submit_image: Submit
+) -> None:
+    job = submit_image()
+    (claimed,) = claim_all(service, "worker")
+    pending = attempts.process_job(service, claimed, threads=1)
+    delete_image(service, job.image_id, OPERATOR)
+    with attempts.open_store_pool() as pool:
+        attempts.finish_attempt(service, pending, pool)
+    assert stored_keys(service) == set()
+    assert list(service.staging.list()) == []
+    assert event_types(service, job)[-1] == "deleted"
 
 
 def test_image_deleted_while_it_is_processed_does_not_come_back(

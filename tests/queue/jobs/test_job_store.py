@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -60,12 +61,53 @@ def test_only_one_of_many_concurrent_claims_succeeds(
     assert won[0].attempts == 1
 
 
+def claim_next(service: Service, worker_id: str = "worker") -> Job | None:
+    with service.database.write() as connection:
+        return job_store.claim_next(connection, worker_id, clock.utc_now(), LEASE)
+
+
+def test_each_due_job_is_claimed_by_one_of_many_workers(
+    service: Service, submit_image: Submit
+) -> None:
+    jobs, start = [submit_image() for _ in range(6)], threading.Barrier(8)
+
+    def run(number: int) -> Job | None:
+        start.wait()
+        return claim_next(service, f"worker-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [job for job in pool.map(run, range(8)) if job]
+    while job := claim_next(service):  # PostgreSQL may find all jobs locked for a moment
+        claimed.append(job)
+    assert sorted(job.job_id for job in claimed) == sorted(job.job_id for job in jobs)
+    assert all(job == find(service, job) for job in claimed)
+
+
+def test_retries_are_claimed_before_new_jobs_and_those_in_order(
+    service: Service, submit_image: Submit, set_clock: Callable[[timedelta], None]
+) -> None:
+    retried, first, second = (submit_image() for _ in range(3))
+    claimed = claim(service, retried)
+    assert claimed
+    fail_attempt(service, claimed, StorageUnavailableError("The storage does not answer."))
+    order = [claim_next(service)]
+    set_clock(LEASE)  # the retry is due
+    order += [claim_next(service), claim_next(service), claim_next(service)]
+    assert [job and job.job_id for job in order] == [
+        first.job_id,
+        retried.job_id,
+        second.job_id,
+        None,
+    ]
+
+
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 def test_claim_does_not_wait_for_another_claim(service: Service, submit_image: Submit) -> None:
     job = submit_image()
     with service.database.write() as connection:
         assert job_store.claim(connection, job.job_id, "first", clock.utc_now(), LEASE)
         assert claim(service, job, "second") is None, "waiting for the lock would end in an error"
+        assert claim_next(service, "second") is None, "the only job is being claimed"
 
 
 def test_sweep_skips_jobs_that_a_worker_may_be_claiming(

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from imageprocessor.errors import ImageProcessorError, StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
-from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.attempts import claim_next, fail_attempt, run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
@@ -52,6 +52,26 @@ def test_jobs_of_a_dead_supervisor_are_retried_at_once(
     assert lost
     assert (lost.status, lost.error_code) == (JobStatus.RETRYING, "worker_lost")
     assert list(directory.iterdir()) == []
+
+
+def test_only_the_last_job_of_each_child_of_a_dead_supervisor_is_charged(
+    service: Service, submit_image: Submit
+) -> None:
+    jobs = [submit_image() for _ in range(4)]
+    directory = workers_directory(service.settings)
+    directory.mkdir()
+    (directory / "abc.lock").write_text("2")
+    for child in ("abc:1", "abc:2", "abc:1", "abc:2"):
+        assert claim_next(service, child)
+    assert sweep(service)["lost_jobs"] == 4
+    with service.database.read() as connection:
+        ended = [job_store.find_job(connection, job.job_id) for job in jobs]
+    assert [(job.status, job.attempts) for job in ended if job] == [
+        (JobStatus.PENDING, 0),
+        (JobStatus.PENDING, 0),
+        (JobStatus.RETRYING, 1),
+        (JobStatus.RETRYING, 1),
+    ]
 
 
 def test_job_that_kills_its_workers_fails_after_its_attempts(

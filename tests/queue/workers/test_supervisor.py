@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imageprocessor.queue.attempts import claim_next
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import job_store
@@ -162,13 +163,23 @@ def test_busy_workers_share_the_threads_of_idle_ones(
     supervisor._slots = [
         Slot(multiprocessing.current_process(), ours, "a worker") for ours, _ in pipes
     ]
-    handed_out = []
-    for count in (1, 3):
-        jobs = {submit_image().job_id for _ in range(count)}
-        supervisor._hand_out()
-        handed_out.append([theirs.recv() for _, theirs in pipes if theirs.poll()])
-        assert {job_id for job_id, _ in handed_out[-1]} == jobs
-    assert [[threads for _, threads in sent] for sent in handed_out] == [[4], [1, 1, 1]]
+
+    def list_orders() -> list[int | None]:
+        supervisor._wake_idle()
+        return [theirs.recv() if theirs.poll() else None for _, theirs in pipes]
+
+    assert list_orders() == [None, None, None, None]
+    job = submit_image()
+    assert list_orders() == [4, None, None, None]
+    assert claim_next(service, "a worker")
+    assert list_orders() == [None, None, None, None]
+    submit_image()
+    assert list_orders() == [2, 2, None, None], "the busy one uses fewer from its next job on"
+    pipes[0][1].send((job.job_id, time.monotonic()))
+    pipes[0][1].send((job.job_id, None))
+    pipes[0][1].send(None)
+    supervisor._slots[0].read_reports()
+    assert list_orders() == [2, None, None, None], "its job is still due"
 
 
 def test_killed_worker_costs_one_attempt_of_one_job(

@@ -60,6 +60,11 @@ def announce(directory: Path, worker_count: int) -> Iterator[Presence]:
         os.close(lock_descriptor)
 
 
+def wake(directory: Path, supervisor_id: str) -> None:
+    """Wake one supervisor in *directory*, if it is there."""
+    _wake(directory / f"{supervisor_id}.wake")
+
+
 def wake_all(directory: Path) -> None:
     """Wake every supervisor in *directory*; those that are gone or awake already are skipped."""
     # The directory is missing or not readable: supervisors look for jobs every second anyway.

@@ -4,7 +4,7 @@ Pure: no database access, no clock of its own. The state transitions::
 
     pending → processing → completed | failed | retrying
     retrying → processing
-    processing → pending (its worker was stopped)
+    processing → pending (its worker was stopped, or died on the next job)
     failed → pending (an operator)
 """
 
@@ -49,7 +49,8 @@ class EventType(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     RETRYING = "retrying"  #: an attempt failed, another will follow
-    RELEASED = "released"  #: its worker was stopped; the attempt does not count
+    #: its worker was stopped, or died on the next job; the attempt does not count
+    RELEASED = "released"
     RETRY_REQUESTED = "retry_requested"  #: an operator retries a failed job
     DELETED = "deleted"
 

@@ -17,9 +17,11 @@ from sqlalchemy import (
     Executable,
     bindparam,
     delete,
+    exists,
     false,
     func,
     insert,
+    literal_column,
     or_,
     select,
     update,
@@ -58,7 +60,7 @@ LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
 VISIBLE = select(jobs).where(IS_VISIBLE)
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
 
-# Run by every status check and upload, so built only once: see `prepared`.
+# Run by every status check, upload and job, so built only once: see `prepared`.
 FIND_JOB = VISIBLE.where(jobs.c.job_id == bindparam("job_id"))
 FIND_IMAGE = VISIBLE.where(jobs.c.image_id == bindparam("image_id"))
 FIND_REPEATED = VISIBLE.where(
@@ -67,6 +69,25 @@ FIND_REPEATED = VISIBLE.where(
 )
 INSERT_JOB = insert(jobs)
 INSERT_EVENT = insert(events)
+ZERO: ColumnElement[int] = literal_column("0")
+ONE: ColumnElement[int] = literal_column("1")
+_DUE = select(jobs.c.job_id).where(IS_WAITING).limit(ONE).offset(ZERO)
+_DUE = _DUE.with_for_update(skip_locked=True)
+FIRST_RETRY = _DUE.where(jobs.c.next_attempt_at <= bindparam("now"))
+FIRST_RETRY = FIRST_RETRY.order_by(jobs.c.next_attempt_at)
+FIRST_NEW = _DUE.where(jobs.c.next_attempt_at.is_(None))
+FIRST_NEW = FIRST_NEW.order_by(jobs.c.next_attempt_at, jobs.c.created_at)  # see `list_due`
+FIRST_DUE = func.coalesce(FIRST_RETRY.scalar_subquery(), FIRST_NEW.scalar_subquery())
+ONE_MORE = jobs.c.attempt_count + ONE
+CLAIM_NEXT = update(jobs).where(jobs.c.job_id == FIRST_DUE).values(attempt_count=ONE_MORE)
+CLAIM_NEXT = CLAIM_NEXT.returning(*jobs.c)
+COMPLETE = update(jobs).where(
+    jobs.c.job_id == bindparam("held_job"),
+    IS_PROCESSING,
+    jobs.c.lease_token == bindparam("held_lease"),
+    IS_VISIBLE,
+)
+COMPLETE = COMPLETE.returning(jobs.c.job_id)
 
 
 def insert_job(connection: Connection, job: Job) -> None:
@@ -159,15 +180,20 @@ def claim(
     )
     locked = claimable.with_for_update(skip_locked=True)
     statement = update(jobs).where(jobs.c.job_id == locked.scalar_subquery())
-    values = {
-        "status": JobStatus.PROCESSING,
-        "attempt_count": jobs.c.attempt_count + 1,
-        "worker_id": worker_id,
-        "lease_token": str(uuid.uuid4()),
-        "lease_expires_at": clock.to_text(now + lease),
-        "started_at": clock.to_text(now),
-    }
-    return _change(connection, statement.values(values))
+    values = _make_lease(worker_id, now, lease)
+    return _change(connection, statement.values(attempt_count=ONE_MORE, **values))
+
+
+def claim_next(
+    connection: Connection, worker_id: str, now: datetime, lease: timedelta
+) -> Job | None:
+    """Claim the job that is due first, in the order of :func:`list_due`; return None without one.
+
+    See :func:`claim`. On PostgreSQL, a job that another worker is claiming is passed over.
+    """
+    values = _make_lease(worker_id, now, lease)
+    row = prepared.fetch_first(connection, CLAIM_NEXT, {**values, "now": clock.to_text(now)})
+    return Job.from_row(row) if row else None
 
 
 def status_before_claim(job: Job) -> JobStatus:
@@ -183,6 +209,7 @@ def complete(
     Return False if its lease is no longer ours or its image was deleted.
     """
     values = {
+        **NO_LEASE,
         "status": JobStatus.COMPLETED,
         "staging_path": None,
         "processed_paths": json.dumps(keys),
@@ -192,7 +219,8 @@ def complete(
         "error_code": None,
         "last_error": None,
     }
-    return _end_lease(connection, job, values, jobs.c.deleted_at.is_(None))
+    lease = {"held_job": job.job_id, "held_lease": job.lease_token}
+    return prepared.fetch_first(connection, COMPLETE, {**values, **lease}) is not None
 
 
 def end_attempt(
@@ -215,17 +243,30 @@ def end_attempt(
     return _end_lease(connection, job, values, jobs.c.deleted_at.is_(None))
 
 
-def release(connection: Connection, job: Job) -> bool:
+def release(connection: Connection, job: Job, *conditions: ColumnElement[bool]) -> bool:
     """Make a claimed job pending again; the attempt does not count.
 
-    Return False if its lease is no longer ours.
+    Return False if its lease is no longer ours, or if it does not meet the *conditions*.
     """
     values = {
         "status": JobStatus.PENDING,
         "attempt_count": jobs.c.attempt_count - 1,
         "next_attempt_at": None,
     }
-    return _end_lease(connection, job, values)
+    return _end_lease(connection, job, values, *conditions)
+
+
+def release_unfinished(connection: Connection, job: Job) -> bool:
+    """Release a job whose worker has claimed another since, because only its finish was pending.
+
+    Return False if the worker has not, or if the job's lease is no longer ours.
+    """
+    later = jobs.alias()
+    is_held = later.c.status == literal_column(f"'{JobStatus.PROCESSING}'")
+    has_later = exists().where(
+        is_held, later.c.worker_id == job.worker_id, later.c.started_at > jobs.c.started_at
+    )
+    return release(connection, job, has_later)
 
 
 def retry_failed(connection: Connection, job_id: str) -> Job | None:
@@ -273,18 +314,24 @@ def remove(connection: Connection, job: Job) -> None:
 
 
 def list_held_by(connection: Connection, worker_id: str) -> list[Job]:
-    """Return the jobs held by a worker, or by all workers of the supervisor *worker_id*."""
+    """Return the jobs held by a worker, or by all workers of the supervisor *worker_id*.
+
+    Those claimed first come first, as :func:`attempts.end_lost` needs them.
+    """
     is_worker = jobs.c.worker_id == worker_id
     is_child = jobs.c.worker_id.startswith(f"{worker_id}:", autoescape=True)
     query = select(jobs).where(IS_PROCESSING, or_(is_worker, is_child))
-    return _fetch_all(connection, query)
+    return _fetch_all(connection, query.order_by(jobs.c.started_at))
 
 
 def list_expired(connection: Connection, now: datetime) -> list[Job]:
-    """Return the jobs whose lease expired before their worker reported an outcome."""
+    """Return the jobs whose lease expired before their worker reported an outcome.
+
+    Those claimed first come first, as :func:`attempts.end_lost` needs them.
+    """
     has_expired = jobs.c.lease_expires_at < clock.to_text(now)
     query = select(jobs).where(IS_PROCESSING, has_expired)
-    return _fetch_all(connection, query)
+    return _fetch_all(connection, query.order_by(jobs.c.started_at))
 
 
 def list_misdated(connection: Connection, now: datetime) -> list[Job]:
@@ -436,6 +483,17 @@ def find_oldest_open(connection: Connection) -> datetime | None:
     """Return when the oldest unfinished job was created, or None."""
     created_at = connection.scalar(select(func.min(jobs.c.created_at)).where(IS_OPEN))
     return clock.from_text(created_at) if created_at else None
+
+
+def _make_lease(worker_id: str, now: datetime, lease: timedelta) -> dict[str, Any]:
+    """Return the columns that a claim sets, except the number of attempts."""
+    return {
+        "status": JobStatus.PROCESSING,
+        "worker_id": worker_id,
+        "lease_token": str(uuid.uuid4()),
+        "lease_expires_at": clock.to_text(now + lease),
+        "started_at": clock.to_text(now),
+    }
 
 
 def _end_lease(

@@ -12,8 +12,7 @@ from typing import Any
 import structlog
 
 from imageprocessor.errors import WorkerLostError
-from imageprocessor.queue import rate_limits
-from imageprocessor.queue.attempts import fail_attempt
+from imageprocessor.queue import attempts, rate_limits
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
@@ -85,7 +84,7 @@ def find_lost_jobs(service: Service) -> list[Job]:
 
 def end_lost(service: Service, job: Job) -> None:
     """End the attempt of a job whose worker is gone."""
-    fail_attempt(service, job, WorkerLostError("The worker ended during the job."))
+    attempts.end_lost(service, job, WorkerLostError("The worker ended during the job."))
 
 
 def find_overlooked(service: Service) -> list[str]:

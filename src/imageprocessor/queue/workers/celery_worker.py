@@ -26,7 +26,7 @@ from imageprocessor.errors import (
     WorkerLostError,
 )
 from imageprocessor.logs import configure_logs
-from imageprocessor.queue.attempts import fail_attempts
+from imageprocessor.queue.attempts import end_attempts
 from imageprocessor.queue.dispatch.broker import Broker
 from imageprocessor.queue.dispatch.celery_client import (
     END_ATTEMPTS,
@@ -137,7 +137,7 @@ class CeleryWorker:
         error: JobError = WorkerLostError("The worker ended during the job.")
         if timed_out:
             error = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
-        fail_attempts(self._service, worker_id, error)
+        end_attempts(self._service, worker_id, error)
 
 
 def name_attempt(task_id: str, worker_name: str) -> str:

@@ -1,8 +1,9 @@
 """Embedded workers: child processes that run jobs, and the supervisor that starts and watches them.
 
-A decode that hangs, crashes or uses too much memory costs one attempt of one job. The supervisor
-is a single loop in one thread and never decodes. A child exits by itself as soon as the
-supervisor's end of its pipe closes, even if the supervisor was killed.
+A child claims jobs by itself until none is due; the supervisor wakes idle ones. A decode that
+hangs, crashes or uses too much memory costs one attempt of one job. The supervisor is a single loop
+in one thread and never decodes. A child exits by itself as soon as the supervisor's end of its pipe
+closes, even if the supervisor was killed.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ import os
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import structlog
 
 from imageprocessor.errors import DecodeTimeoutError, JobError, WorkerLostError
-from imageprocessor.queue.attempts import fail_attempts
+from imageprocessor.queue.attempts import end_attempts, release_attempts
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import DATABASE_FAULTS
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.dispatch.presence import Presence
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.jobs.job import EventType, JobStatus
 from imageprocessor.queue.maintenance.sweeper import Sweeper
 from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.workers.worker import work
+from imageprocessor.queue.workers.worker import STOP, Report, work
 
 POLL_SECONDS = 1.0
 STOP_WITHIN_SECONDS = 25.0
+ANSWER_SECONDS = 120.0  #: by then, a child that was woken has claimed a job or reported idle
 NEVER = float("inf")
 
 log = structlog.get_logger(__name__)
@@ -41,13 +42,58 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Slot:
-    """A child process and the job that it runs."""
+    """A child process and what it has reported. Times are on the monotonic clock."""
 
     process: BaseProcess
     pipe: Connection
     worker_id: str
-    job_id: str | None = None
-    deadline: float = NEVER  #: on the monotonic clock
+    is_idle: bool = True
+    threads: int = 0  #: as last ordered
+    #: Until when each of its jobs may take: one at most is being processed, one being finished.
+    deadlines: dict[str, float] = field(default_factory=dict)
+    active_at: float = 0.0  #: when it was woken, or ended its last job
+
+    @property
+    def deadline(self) -> float:
+        """When the child must be killed."""
+        if self.deadlines:
+            return min(self.deadlines.values())
+        return NEVER if self.is_idle else self.active_at + ANSWER_SECONDS
+
+    def order(self, threads: int) -> None:
+        """Let the child look for jobs and use *threads* for each, or stop."""
+        self.threads = threads
+        self.is_idle = False
+        self.active_at = time.monotonic()
+        with suppress(OSError):  # it has just died, and the next round replaces it
+            self.pipe.send(threads)
+
+    def read_reports(self) -> None:
+        """Note what the child has reported since the last time."""
+        with suppress(EOFError, OSError):  # it is dead, and the next round removes its slot
+            while self.pipe.poll():
+                self._note(self.pipe.recv())
+
+    def _note(self, report: Report) -> None:
+        if report is None:
+            self.is_idle = True
+            return
+        job_id, deadline = report
+        if deadline is None:
+            self.deadlines.pop(job_id, None)
+            self.active_at = time.monotonic()
+        else:
+            self.deadlines[job_id] = deadline
+            self.is_idle = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Attempts of a child that is gone, which are still to be ended in the database."""
+
+    worker_id: str
+    error: JobError
+    overdue: str | None = None  #: the job because of which the child was killed
 
 
 class Supervisor:
@@ -57,7 +103,7 @@ class Supervisor:
         self._service = service
         self._worker_count = worker_count
         self._slots: list[Slot] = []
-        self._lost: list[tuple[Slot, JobError]] = []  # attempts still to be ended in the database
+        self._losses: list[Loss] = []
         self._stopping = threading.Event()
         self._presence: Presence | None = None
 
@@ -90,14 +136,14 @@ class Supervisor:
                 self._start_missing(announced.supervisor_id)
                 self._kill_overdue()
                 self._end_lost_attempts()
-                self._hand_out()
+                self._wake_idle()
             except DATABASE_FAULTS as error:
                 log.warning("database_unavailable", cause=str(error))
             nearest = min((slot.deadline for slot in self._slots), default=NEVER)
             timeout_seconds = min(POLL_SECONDS, nearest - time.monotonic())
             self._wait(announced, max(0.0, timeout_seconds))
         sweeper.stop()
-        self._shut_down(announced)
+        self._shut_down(announced.supervisor_id)
         sweeping.join()
 
     def _remove_dead(self) -> None:
@@ -106,7 +152,7 @@ class Supervisor:
             code = slot.process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             error = WorkerLostError(f"The worker process ended ({how}) during the job.")
-            self._remove_slot(slot, error)
+            self._remove_slot(slot, Loss(slot.worker_id, error))
 
     def _start_missing(self, supervisor_id: str) -> None:
         os.environ.setdefault(*LARGE_PAGES)
@@ -127,95 +173,68 @@ class Supervisor:
     def _kill_overdue(self) -> None:
         seconds = self._service.settings.job_timeout_seconds
         now = time.monotonic()
-        overdue = [slot for slot in self._slots if slot.deadline <= now]
-        for slot in overdue:
+        for slot in [slot for slot in self._slots if slot.deadline <= now]:
             slot.process.kill()
             slot.process.join()
             error = DecodeTimeoutError(f"The image took longer than JOB_TIMEOUT_SECONDS={seconds}.")
-            self._remove_slot(slot, error)
+            overdue = min(slot.deadlines, key=slot.deadlines.__getitem__, default=None)
+            self._remove_slot(slot, Loss(slot.worker_id, error, overdue))
 
-    def _remove_slot(self, slot: Slot, error: JobError) -> None:
-        """Remove a slot whose process has ended; its attempt, if any, is to fail with *error*."""
+    def _remove_slot(self, slot: Slot, loss: Loss) -> None:
+        """Remove a slot whose process has ended."""
         self._slots.remove(slot)
         slot.pipe.close()
-        if slot.job_id:
-            self._lost.append((slot, error))
+        self._losses.append(loss)
 
     def _end_lost_attempts(self) -> None:
-        while self._lost:
-            slot, error = self._lost[0]
+        while self._losses:
+            loss = self._losses[0]
             try:
-                fail_attempts(self._service, slot.worker_id, error)
+                end_attempts(self._service, loss.worker_id, loss.error, loss.overdue)
             except DATABASE_FAULTS as fault:
-                log.warning("attempt_not_ended", job_id=slot.job_id, cause=str(fault))
+                log.warning("attempts_not_ended", worker_id=loss.worker_id, cause=str(fault))
                 return
-            self._lost.pop(0)
+            self._losses.pop(0)
 
-    def _hand_out(self) -> None:
-        """Send a due job to each idle child."""
-        idle = [slot for slot in self._slots if slot.job_id is None]
+    def _wake_idle(self) -> None:
+        """Wake as many idle children as there are due jobs."""
+        idle = [slot for slot in self._slots if slot.is_idle]
         if not idle:
             return
         with self._service.database.read() as connection:
-            due = job_store.list_due(connection, clock.utc_now(), limit=len(self._slots))
-        # A job that was handed out stays due until its child claims it.
-        handed_out = {slot.job_id for slot in self._slots}
-        waiting = [job_id for job_id in due if job_id not in handed_out]
-        assigned = list(zip(idle, waiting, strict=False))
+            due = job_store.list_due(connection, clock.utc_now(), limit=len(idle))
+        busy = [slot for slot in self._slots if not slot.is_idle]
+        woken = idle[: len(due)]
         # Busy children share the processors of idle ones.
-        busy_count = len(self._slots) - len(idle) + len(assigned)
-        for slot, job_id in assigned:
-            self._send(slot, job_id, threads=len(self._slots) // busy_count)
-
-    def _send(self, slot: Slot, job_id: str, threads: int) -> None:
-        try:
-            slot.pipe.send((job_id, threads))
-        except OSError:
-            return  # the child just died: the next round replaces it, and the job is still due
-        slot.job_id = job_id
-        slot.deadline = time.monotonic() + self._service.settings.job_timeout_seconds
+        threads = len(self._slots) // max(1, len(busy) + len(woken))
+        for slot in woken:
+            slot.order(threads)
+        for slot in busy:
+            if slot.threads != threads:
+                slot.order(threads)
 
     def _wait(self, announced: Presence, timeout_seconds: float) -> None:
-        """Sleep until a child finishes or dies, a job arrives, or *timeout_seconds* pass."""
-        pipes = [slot.pipe for slot in self._slots]
+        """Sleep until a child becomes idle or dies, a job arrives, or *timeout_seconds* pass.
+
+        A report of a child that goes on with the next job wakes nobody.
+        """
         exits = [slot.process.sentinel for slot in self._slots]
-        ready = wait([*pipes, *exits, announced.wake_descriptor], timeout_seconds)
+        wait([*exits, announced.wake_descriptor], timeout_seconds)
         announced.drain()
         for slot in self._slots:
-            if slot.pipe not in ready:
-                continue
-            with suppress(EOFError, OSError):  # the child is dead: the next round removes its slot
-                slot.pipe.recv()
-                slot.job_id = None
-                slot.deadline = NEVER
+            slot.read_reports()
 
-    def _shut_down(self, announced: Presence) -> None:
-        until = time.monotonic() + STOP_WITHIN_SECONDS
-        while self._runs_jobs() and time.monotonic() < until:
-            self._wait(announced, 0.2)
+    def _shut_down(self, supervisor_id: str) -> None:
         for slot in self._slots:
+            slot.order(STOP)
+        until = time.monotonic() + STOP_WITHIN_SECONDS
+        for slot in self._slots:
+            slot.process.join(max(0.0, until - time.monotonic()))
             slot.process.kill()
             slot.process.join()
             slot.pipe.close()
-            if slot.job_id:
-                self._release(slot)
         self._end_lost_attempts()
-
-    def _runs_jobs(self) -> bool:
-        return any(slot.job_id and slot.process.is_alive() for slot in self._slots)
-
-    def _release(self, slot: Slot) -> None:
         try:
-            with self._service.database.write() as connection:
-                for job in job_store.list_held_by(connection, slot.worker_id):
-                    job_store.release(connection, job)
-                    if job.deleted_at is None:
-                        job_store.add_event(
-                            connection,
-                            EventType.RELEASED,
-                            job,
-                            clock.utc_now(),
-                            previous_status=JobStatus.PROCESSING,
-                        )
+            release_attempts(self._service, supervisor_id)
         except DATABASE_FAULTS as error:
-            log.warning("job_not_released", job_id=slot.job_id, cause=str(error))
+            log.warning("jobs_not_released", cause=str(error))
