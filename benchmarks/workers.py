@@ -1,6 +1,6 @@
-"""Jobs per second of two workers compared with one.
+"""Jobs per second of two workers, compared with one, and with the same pixels without a service.
 
-Both run as a user starts them: `imageprocessor worker` on the host of its database.
+The workers run as a user starts them: `imageprocessor worker` on the host of its database.
 
 WORKER_CONCURRENCY is how many processors the workers use together: one worker encodes in one
 thread, and two busy workers in one thread each. (A worker that is busy alone also uses the threads
@@ -16,13 +16,15 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from benchmarks.figures import Figure, Skipped, compare, interleave
+from benchmarks.peers import Peer, python, start
 from benchmarks.photo import encode_photo
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import OPEN_STATUSES
@@ -31,42 +33,84 @@ from imageprocessor.queue.uploads import Sender, Upload, submit
 from imageprocessor.settings import Settings
 from tests.servers.processes import run_process
 
+WORKERS = 2
 JOBS = 12
+#: By width and height: how many jobs a batch has, and its budget.
+SMALL_JOBS = {(320, 240): (150, 0.80), (640, 480): (60, 0.93), (1600, 1200): (16, 0.96)}
 POLL_SECONDS = 0.5  # polling takes CPU time from the workers
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:
-    """Return the row for two workers.
+    """Return the row for two workers, and one for each size of small jobs.
 
-    It is skipped on a machine with one processor, which a second worker could not use.
+    They are skipped on a machine with one processor, which a second worker could not use.
     """
     work, reference = "12 MP jobs, two workers", "one worker"
-    if (os.cpu_count() or 1) < 2:
+    if (os.cpu_count() or 1) < WORKERS:
         return [Skipped(work, reference, "this machine has one processor")]
-    speeds = interleave(
-        {str(count): partial(run_batch, encode_photo(), count) for count in (1, 2)}, rounds
-    )
-    return [compare(work, "jobs/s", speeds["2"], reference, speeds["1"], at_least=1.85)]
+    image = encode_photo()
+    counts = {str(count): partial(run_batch, image, count, JOBS) for count in (1, WORKERS)}
+    speeds = interleave(counts, rounds)
+    rows: list[Figure | Skipped] = [
+        compare(work, "jobs/s", speeds["2"], reference, speeds["1"], at_least=1.85)
+    ]
+    for (width, height), (job_count, budget) in SMALL_JOBS.items():
+        rows.append(compare_with_bare(width, height, job_count, rounds, budget))
+    return rows
 
 
-def run_batch(image: bytes, worker_count: int) -> float:
+def compare_with_bare(
+    width: int, height: int, job_count: int, rounds: int, budget: float
+) -> Figure:
+    """Return the row that compares queued jobs with the same processing without a service."""
+    image = encode_photo(width, height)
+    contenders = {
+        "ours": partial(run_batch, image, WORKERS, job_count),
+        "bare": partial(run_bare, image, job_count),
+    }
+    speeds = interleave(contenders, rounds)
+    work, reference = f"{width}×{height} jobs, two workers", "process() in two processes"
+    return compare(work, "jobs/s", speeds["ours"], reference, speeds["bare"], at_least=budget)
+
+
+def run_bare(image: bytes, job_count: int) -> float:
+    """Process *image* in as many processes as workers; return the images per second."""
+    share = job_count // WORKERS
+
+    def run_share(peer: Peer) -> None:
+        for _ in range(share):
+            peer.run()
+
+    with NamedTemporaryFile() as file, ExitStack() as running, ThreadPoolExecutor(WORKERS) as pool:
+        file.write(image)
+        file.flush()
+        command = python("ours.py", file.name, "1")
+        peers = [running.enter_context(start(command)) for _ in range(WORKERS)]
+        for peer in peers:
+            peer.run()
+        started = time.perf_counter()
+        list(pool.map(run_share, peers))
+        return WORKERS * share / (time.perf_counter() - started)
+
+
+def run_batch(image: bytes, worker_count: int, job_count: int) -> float:
     """Submit jobs, start the workers, and return the jobs per second that they complete.
 
     The time starts when each worker has completed its first job.
     """
     with TemporaryDirectory() as folder:
-        settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=JOBS)
+        settings = Settings(data_dir=Path(folder), rate_limit_max_uploads=job_count)
         with open_service(settings) as service:
-            for _ in range(JOBS):
+            for _ in range(job_count):
                 submit_image(service, image)
             with run_workers(Path(folder), worker_count) as process:
                 while process.poll() is None and count_open(service):
                     time.sleep(POLL_SECONDS)
             ends = sorted(end for _, end in list_times(service))
-    assert len(ends) == JOBS, "not all jobs completed, so the ratio would mean nothing"
+    assert len(ends) == job_count, "not all jobs completed, so the ratio would mean nothing"
     seconds: float = (ends[-1] - ends[worker_count - 1]).total_seconds()
-    return (JOBS - worker_count) / seconds
+    return (job_count - worker_count) / seconds
 
 
 def submit_image(service: Service, image: bytes) -> str:
