@@ -5,7 +5,7 @@ status check's read takes 65 µs of CPU time instead of 175, an upload's transac
 1400 (`python -m benchmarks.prepared`). Through SQLAlchemy alone, a status check costs 2.3 times as
 much as the bare route instead of 1.7 times, an upload 2.1 times instead of 1.6, and both miss
 their budgets (`python -m benchmarks service`). A job of 320 × 240 px misses its budget, too: claim
-and finish would take 7 ms of CPU time instead of 3 (`python -m benchmarks workers`).
+and completion would take 6.4 ms of CPU time instead of 2.4 (`python -m benchmarks workers`).
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def fetch_first(
 def _run_on_driver(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    dialect = connection.dialect
-    sql = _compile(statement, dialect, tuple(parameters))
-    driver: Any = connection.connection.dbapi_connection
+    sql = _compile(statement, connection.dialect, tuple(parameters))
+    driver: Any = connection.connection.driver_connection
+    driver_error = connection.dialect.loaded_dbapi.Error
     try:
         cursor = driver.execute(sql, parameters)
         rows = cursor.fetchall()
-    except dialect.loaded_dbapi.Error as error:
-        driver_error = dialect.loaded_dbapi.Error
-        raise DBAPIError.instance(sql, None, error, driver_error, dialect=dialect) from error
+    except driver_error as error:
+        wrapped = DBAPIError.instance(sql, None, error, driver_error, dialect=connection.dialect)
+        raise wrapped from error
     if not rows:
         return None
     names = [column[0] for column in cursor.description]
