@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from imageprocessor.core.geometry import Crop, Dimensions
-from imageprocessor.core.resize import resize, resize_in_bands, resize_to_each
+from imageprocessor.core.resize import resize, resize_in_bands, resize_to_each, shrink
 from tests.images import photo
 
 ORIGINAL = Dimensions(600, 400)
@@ -17,7 +17,7 @@ SQUARE = Crop(Dimensions(400, 400), Dimensions(100, 100))
 @pytest.mark.parametrize("size", [(50, 700), (333, 511), (400, 900)])
 def test_bands_leave_no_seams(size: tuple[int, int]) -> None:
     image = photo(40, 90).resize((400, 900))
-    at_once = resize(image, Dimensions(*size))
+    at_once = resize(image, Dimensions(*size), resampling=Image.Resampling.BICUBIC)
     in_bands = resize_in_bands(image, Dimensions(*size))
     difference = np.asarray(ImageChops.difference(at_once, in_bands))
     assert difference.max() <= 3
@@ -27,7 +27,7 @@ def test_large_images_look_as_by_lanczos() -> None:
     image = photo(2700, 1800)
     size = Dimensions(2600, 1733)
     by_lanczos = image.resize(size, Image.Resampling.LANCZOS)
-    difference = np.asarray(ImageChops.difference(resize(image, size), by_lanczos))
+    difference = np.asarray(ImageChops.difference(shrink(image, size), by_lanczos))
     assert difference.mean() < 2
 
 

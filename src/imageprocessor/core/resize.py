@@ -19,15 +19,30 @@ _BAND_ROWS = 256
 _LARGE_PIXELS = 4_000_000
 
 
-def resize(image: Image.Image, size: Dimensions, box: Box | None = None) -> Image.Image:
-    """Return *image*, or the part of it in *box*, resized to *size*.
-
-    An image of more than 4 megapixels is resized by the bicubic filter, which takes two thirds of
-    Lanczos's time (docs/benchmarks.md, Filter).
-    """
-    is_large = image.width * image.height > _LARGE_PIXELS
-    resampling = Image.Resampling.BICUBIC if is_large else Image.Resampling.LANCZOS
+def resize(
+    image: Image.Image,
+    size: Dimensions,
+    box: Box | None = None,
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """Return *image*, or the part of it in *box*, resized to *size*."""
     return image.resize(size, resampling, box, reducing_gap=REDUCING_GAP)
+
+
+def shrink(image: Image.Image, size: Dimensions) -> Image.Image:
+    """Return an image resized to *size*, the largest size that is needed.
+
+    For an image of more than 4 megapixels, this is the dearest step. The bicubic filter takes two
+    thirds of Lanczos's time for it, and the difference cannot be seen (docs/benchmarks.md, Filter).
+    A large opaque image is resized in bands, to save memory.
+    """
+    pixels = image.width * image.height
+    has_alpha = image.mode in ("LA", "RGBA")
+    if pixels > MOST_PIXELS_AT_ONCE and not has_alpha:
+        return resize_in_bands(image, size)
+    if pixels > _LARGE_PIXELS:
+        return resize(image, size, resampling=Image.Resampling.BICUBIC)
+    return resize(image, size)
 
 
 def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
@@ -45,7 +60,7 @@ def resize_in_bands(image: Image.Image, size: Dimensions) -> Image.Image:
         source_bottom = min(bottom * step, image.height)
         box = (0, top * step, image.width, source_bottom)
         band_size = Dimensions(size.width, bottom - top)
-        band = resize(image, band_size, box)
+        band = resize(image, band_size, box, Image.Resampling.BICUBIC)
         resized.paste(band, (0, top))
     return resized
 

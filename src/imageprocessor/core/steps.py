@@ -15,13 +15,7 @@ from imageprocessor.core.encode import Encoders
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
-from imageprocessor.core.resize import (
-    MOST_PIXELS_AT_ONCE,
-    REDUCING_GAP,
-    resize,
-    resize_in_bands,
-    resize_to_each,
-)
+from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import Variant, VariantSpec
@@ -87,11 +81,7 @@ def shrink_to_largest(work: Work) -> None:
     size = _turn_if_sideways(largest.size, work.orientation)
     if largest.area != work.original or size == work.image.size:
         return
-    has_alpha = work.image.mode in ("LA", "RGBA")
-    if has_alpha or work.image.width * work.image.height <= MOST_PIXELS_AT_ONCE:
-        work.image = resize(work.image, size)
-    else:
-        work.image = resize_in_bands(work.image, size)
+    work.image = shrink(work.image, size)
 
 
 def convert_to_srgb(work: Work) -> None:

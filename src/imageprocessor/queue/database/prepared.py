@@ -39,15 +39,15 @@ def fetch_first(
 def _run_on_driver(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    sql = _compile(statement, connection.dialect, tuple(parameters))
-    driver: Any = connection.connection.driver_connection
-    driver_error = connection.dialect.loaded_dbapi.Error
+    dialect = connection.dialect
+    sql = _compile(statement, dialect, tuple(parameters))
+    driver: Any = connection.connection.dbapi_connection
     try:
         cursor = driver.execute(sql, parameters)
         rows = cursor.fetchall()
-    except driver_error as error:
-        wrapped = DBAPIError.instance(sql, None, error, driver_error, dialect=connection.dialect)
-        raise wrapped from error
+    except dialect.loaded_dbapi.Error as error:
+        driver_error = dialect.loaded_dbapi.Error
+        raise DBAPIError.instance(sql, None, error, driver_error, dialect=dialect) from error
     if not rows:
         return None
     names = [column[0] for column in cursor.description]
