@@ -75,6 +75,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.claim: lambda connection, job: job_store.claim(
         connection, job.job_id, "worker", NOW, MINUTE
     ),
+    job_store.claim_next: lambda connection, _: job_store.claim_next(
+        connection, "worker", NOW, MINUTE
+    ),
     job_store.complete: lambda connection, job: job_store.complete(connection, job, {}, {}, NOW),
     job_store.end_attempt: lambda connection, job: job_store.end_attempt(
         connection,
@@ -85,6 +88,7 @@ QUERIES: dict[Callable[..., Any], Query] = {
         NOW,
     ),
     job_store.release: job_store.release,
+    job_store.release_unfinished: job_store.release_unfinished,
     job_store.retry_failed: lambda connection, job: job_store.retry_failed(connection, job.job_id),
     job_store.mark_deleted: lambda connection, job: job_store.mark_deleted(
         connection, job.image_id, NOW
@@ -121,6 +125,10 @@ QUERIES: dict[Callable[..., Any], Query] = {
     rate_limits.read_quota: lambda connection, _: rate_limits.read_quota(
         connection, "ann", NOW, 9, HOUR
     ),
+    rate_limits.find_old_window: lambda connection, _: rate_limits.find_old_window(
+        connection, NOW, HOUR
+    ),
+    rate_limits.delete_counts: lambda connection, _: rate_limits.delete_counts(connection, "2024"),
     rate_limits.forget_user: lambda connection, _: rate_limits.forget_user(connection, "ann"),
 }
 #: Functions whose queries may read everything, and why, or that run none.

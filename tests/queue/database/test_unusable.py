@@ -85,8 +85,10 @@ def test_upload_to_a_lost_database_is_a_503_and_leaves_nothing(
 
 def test_no_connection_creates_a_deleted_database_again(service: Service) -> None:
     remove(service.settings.database_path)
-    with service.database.read(), pytest.raises(DatabaseUnusableError):
-        count_windows(service.database)  # on a second connection
+    # All connections that are open are in use.
+    first, second = service.database.read(), service.database.read()
+    with first, second, pytest.raises(DatabaseUnusableError):
+        count_windows(service.database)
     with pytest.raises(SettingsError), open_service(service.settings, creates=False):
         pass
     assert not service.settings.database_path.exists()
