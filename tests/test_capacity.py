@@ -35,4 +35,4 @@ def test_sqlite_is_full_first_if_jobs_cost_nothing(model: ModuleType) -> None:
     )
     uses = model.list_uses(image, model.Site(1, 1))
     assert model.rank(uses)[0][0] == "SQLite"
-    assert model.images_a_day(image, model.Site(1, 1)) == pytest.approx(700 / 3 * 86_400 / 3)
+    assert model.images_a_day(image, model.Site(1, 1)) == pytest.approx(700 / 2 * 86_400 / 3)
