@@ -35,15 +35,22 @@ def crash_at(
         owner = getattr(owner, part)
     function: Callable[..., Any] = getattr(owner, last)
 
+    results: list[Any] = []
+
     @wraps(function)
     def crashing(*arguments: Any, **options: Any) -> Any:
         if when == HANG and spring(trap, marker):
             time.sleep(FOREVER_SECONDS)
         if when == BEFORE:
             crash_if_set(trap, marker)
-        held = is_finish_held.is_set()
         result = function(*arguments, **options)
-        if when == AFTER and (not overlaps or (held and result)):
+        if result:
+            results.append(result)
+        if overlaps:
+            if len(results) == 2 and trap.exists():  # for the second job
+                is_finish_held.wait()
+                crash_if_set(trap, marker)
+        elif when == AFTER:
             crash_if_set(trap, marker)
         return result
 

@@ -23,6 +23,7 @@ from imageprocessor.environment import load_settings
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
+from imageprocessor.storage.protocol import MARKER_NAME
 from imageprocessor.tokens import sign_token
 from tests.cli.conftest import Run
 from tests.images import encode, photo
@@ -161,7 +162,8 @@ def test_serve_works_in_an_empty_folder_and_stops_cleanly_on_interrupt(
         path.name for path in data.iterdir()
     }
     assert len(list(data.glob("storage/photos/processed/*/*.webp"))) == 4
-    assert not any(path.is_file() for path in data.glob("staging/**/*"))
+    waiting = [path.name for path in data.glob("staging/**/*") if path.is_file()]
+    assert waiting == [MARKER_NAME]
     assert not list((data / "workers").iterdir())
 
 

@@ -18,6 +18,7 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
+from imageprocessor.storage.protocol import MARKER_NAME
 from imageprocessor.tokens import sign_token
 from tests.cli.conftest import run_python
 from tests.hostile.files import JPEG, HostileFile, list_files
@@ -67,7 +68,8 @@ class Installation:
 
     def files(self) -> set[Path]:
         folders = (self.service.incoming, self.service.settings.data_dir / "staging")
-        return {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+        paths = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+        return {path for path in paths if path.name != MARKER_NAME}
 
 
 @pytest.fixture(scope="module")

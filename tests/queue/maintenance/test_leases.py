@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_idle_sweep_writes_nothing_until_half_of_the_lease_is_used(
 
     def note(*arguments: object) -> None:
         statement = str(arguments[2])
-        if not statement.lstrip().startswith("SELECT"):
+        if re.match(r"\s*(INSERT|UPDATE|DELETE)", statement):
             written.append(statement)
 
     event.listen(service.database.connections.engine, "before_cursor_execute", note)

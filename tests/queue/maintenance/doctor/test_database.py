@@ -187,6 +187,9 @@ def test_tables_of_another_version_are_reported(
         connection.execute(
             text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
         )
+        connection.execute(
+            text("UPDATE schema_compatibility SET oldest_code = :revision"), {"revision": revision}
+        )
     assert verdict in [finding.verdict for finding in check_database(sqlite_settings)]
 
 
@@ -233,11 +236,12 @@ def submit_rows(sqlite_settings: Settings) -> Callable[[], None]:
 
     def fill() -> None:
         with closing(sqlite3.connect(sqlite_settings.database_path)) as connection:
+            columns = "(id, event_type, image_id, job_id, metadata, created_at)"
             row = (
                 "(lower(hex(randomblob(16))), 'failed', 'image', 'job', hex(zeroblob(500)), 'now')"
             )
             for _ in range(200):
-                connection.execute(f"INSERT INTO image_upload_events VALUES {row}")
+                connection.execute(f"INSERT INTO image_upload_events {columns} VALUES {row}")
             connection.commit()
             connection.execute("PRAGMA journal_mode=DELETE")
 
