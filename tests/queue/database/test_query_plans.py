@@ -61,6 +61,8 @@ SMALL_INDEXES = {
 
 Query = Callable[[Connection, Job], object]
 
+pytestmark = pytest.mark.xdist_group("query plans")  # the databases are filled only once
+
 
 QUERIES: dict[Callable[..., Any], Query] = {
     job_store.find_job: lambda connection, job: job_store.find_job(connection, job.job_id),
