@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,22 +22,29 @@ from imageprocessor.server.protocol import Connection
 #: A string because, with --reload, uvicorn imports the application again in each process.
 APP = f"{create_app_from_environment.__module__}:{create_app_from_environment.__name__}"
 ARRIVAL_SECONDS = 0.1  #: for the request on a connection that has just been accepted
-FINISH_REQUESTS_SECONDS = 9
+DRAIN_SECONDS = 1.0  #: for requests on connections that a proxy keeps open
+FINISH_REQUESTS_SECONDS = 8
 CANCEL_SECONDS = 1  #: for cancelled requests to respond and clean up
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, changed in what it does with open connections at its shutdown.
 
-    It first answers requests on connections that it has just accepted: uvicorn would close these
-    at once, and a proxy cannot repeat an upload. At the end it aborts the connections that are
-    left; otherwise uvloop would wait for clients that do not read their responses.
+    It first answers requests on connections that have just been accepted, or that a proxy keeps
+    open, and asks the proxy to close them: uvicorn would close them at once, and a proxy cannot
+    repeat an upload. At the end it aborts the connections that are left; otherwise uvloop would
+    wait for clients that do not read their responses.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        state = self.server_state
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
         await asyncio.sleep(ARRIVAL_SECONDS)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while state.connections and time.monotonic() < deadline and not self.force_exit:
+            await asyncio.sleep(ARRIVAL_SECONDS)
         await super().shutdown(sockets)
         cancelled = self.server_state.tasks
         if cancelled and not self.force_exit:

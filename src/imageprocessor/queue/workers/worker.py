@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 def work(pipe: Connection, settings: Settings, supervisor_id: str) -> None:
-    """Run the jobs that are due, when an order on *pipe* asks for it, until told to stop."""
+    """Run the jobs that are due, when an order on *pipe* asks for it, until one says to stop."""
     # Ctrl-C reaches every process in the terminal; the supervisor decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logs(settings.log_format, settings.log_level)
