@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http.client import HTTPResponse
 
 import pytest
 from structlog.testing import capture_logs
@@ -62,6 +65,28 @@ def test_unread_response_is_aborted_without_a_traceback(
     assert head.startswith(b"HTTP/1.1 200 ")
     assert statuses(logs) == [200]
     assert not any(record.exc_info for record in caplog.records), "no traceback"
+
+
+def test_request_on_a_kept_connection_is_answered_while_the_server_stops(
+    settings: Settings,
+) -> None:
+    """A proxy could not repeat an upload; it is asked to close the connection instead."""
+    request = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+
+    def ask_again(line: Wire) -> HTTPResponse:
+        time.sleep(0.3)
+        line.send(request)
+        return line.answer()[0]
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        with serve(settings, finish_seconds=FINISH_SECONDS) as port:
+            line = stack.enter_context(wire(port))
+            line.send(request)
+            first, _ = line.answer()
+            second = pool.submit(ask_again, line)
+        answer = second.result(10)
+    assert (first.status, first.getheader("Connection")) == (200, None)
+    assert (answer.status, answer.getheader("Connection")) == (200, "close")
 
 
 def statuses(logs: list[EventDict]) -> list[int]:
