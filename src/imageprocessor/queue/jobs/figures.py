@@ -42,7 +42,7 @@ STATUS_AFTER: dict[str, JobStatus | None] = {
     EventType.RETRY_REQUESTED: JobStatus.PENDING,
     EventType.DELETED: None,
 }
-#: Assumed of events that do not tell: those of code from before migration 0004, which runs beside
+#: Assumed of events that lack it: those of code from before migration 0004, which runs beside
 #: this one during an upgrade. It may have claimed a retry, or deleted a job that had not completed;
 #: then the figures are off by one until `imageprocessor fsck --repair` counts the jobs.
 STATUS_BEFORE: dict[str, JobStatus | None] = {
