@@ -147,6 +147,9 @@ def build_indexes(database: Database) -> None:
                 index.create(connection)
             for name in obsolete:
                 connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+            for table in {index.table.name for index in missing if index.table is not None}:
+                # Until autovacuum does so, the planner would not know how few rows an index holds.
+                connection.execute(text(f"ANALYZE {table}"))
         finally:
             connection.invalidate()  # its timeouts are gone
 
