@@ -26,8 +26,8 @@ OLDEST_CODE = "0003"
 OBSOLETE_INDEXES = {"ix_jobs_due", "ix_jobs_deleted", "ux_jobs_idempotency", "ix_events_image"}
 LOCK_NUMBER = 7236837101  #: arbitrary; nobody else uses it
 LOCK_POLL_SECONDS = 0.2
-#: A table is locked while a column is added. Whoever waits for that lock blocks all that come
-#: later, so the wait is short, and repeated.
+#: Adding a column locks the table. While a migration waits for that lock, all later statements
+#: on the table wait behind it, so the wait is short, and repeated.
 TABLE_LOCK_TIMEOUT = "2s"
 TABLE_LOCK_TRIES = 30
 LOCK_NOT_AVAILABLE = "55P03"  #: an SQLSTATE

@@ -50,7 +50,7 @@ processing_jobs = Table(
     "processing_jobs",
     metadata,
     Column("job_id", String(36), primary_key=True),  # see `ids`
-    Column("image_id", String(36), nullable=False, unique=True),  # random: a secret may be its URL
+    Column("image_id", String(36), nullable=False, unique=True),  # random: it must not be guessed
     Column("user_id", String(255), nullable=False),
     Column("status", String(16), nullable=False),
     Column("storage_bucket", String(63), nullable=False),

@@ -62,7 +62,7 @@ def import_database(path: Path, settings: Settings, report: Report = ignore) -> 
 
 
 def _copy(old: Connection, new: Connection, report: Report) -> dict[str, int]:
-    # What an empty database knows about its rows and tasks. It is found out again.
+    # These describe the empty database. The next start creates them again.
     for table in (job_statistics, maintenance):
         new.execute(delete(table))
     # The storage is marked as that of the old database: the new one takes its place.
