@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.peers import find_obstacle, node, start
 from benchmarks.photo import draw_photo, encode_photo
 from benchmarks.workers import count_open, run_workers, submit_image
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from tests.images import animated_webp, encode, photo, truncated
@@ -96,7 +96,7 @@ def peak_after(service: Service, images: Iterable[bytes]) -> float:
 def find_worker(service: Service, job_id: str) -> int:
     """Return the id of the process that ran the job."""
     with service.database.read() as connection:
-        events = job_store.list_events(connection, job_id)
+        events = outbox.list_events(connection, job_id)
     details = [event["metadata"] for event in events]
     (worker_id,) = [detail["worker"] for detail in details if "worker" in detail]
     return int(worker_id.rpartition(":")[2])

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Executable
 from imageprocessor.queue import rate_limits
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.sqlite import SqliteConnections
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
@@ -71,7 +71,7 @@ def store_job(service: Service) -> Job:
     with service.database.write() as connection:
         rate_limits.count_upload(connection, "ann", now, 1_000_000, timedelta(hours=1))
         job_store.insert_job(connection, job)
-        job_store.add_event(
+        outbox.add_event(
             connection, EventType.UPLOAD_INITIATED, job, now, previous_status=None, by="ann"
         )
     return job

@@ -15,7 +15,7 @@ from PIL import Image
 
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service
@@ -91,9 +91,7 @@ def check_consistency(
 
 def check_job(service: Service, job: Job) -> None:
     with service.database.read() as connection:
-        event_types = [
-            event["event_type"] for event in job_store.list_events(connection, job.job_id)
-        ]
+        event_types = [event["event_type"] for event in outbox.list_events(connection, job.job_id)]
     assert job.status in FINAL
     assert event_types.count("completed") == (job.status == "completed")
     assert job.status == "completed" or job.error_code

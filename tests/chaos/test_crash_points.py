@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.jobs.job import EventType
 from imageprocessor.queue.service import open_service
 from tests.chaos.ledger import Ledger, check_consistency
@@ -68,7 +68,7 @@ class Site:
     def list_events(self, job_id: str) -> list[str]:
         settings = load_settings(self.settings)
         with open_service(settings) as service, service.database.read() as connection:
-            events = job_store.list_events(connection, job_id)
+            events = outbox.list_events(connection, job_id)
         return [event["event_type"] for event in events]
 
     def delete(self, job_id: str) -> int:

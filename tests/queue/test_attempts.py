@@ -25,7 +25,7 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.images import delete_image
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
@@ -46,7 +46,7 @@ def find(service: Service, job: Job) -> Job:
 
 def event_types(service: Service, job: Job) -> list[str]:
     with service.database.read() as connection:
-        return [event["event_type"] for event in job_store.list_events(connection, job.job_id)]
+        return [event["event_type"] for event in outbox.list_events(connection, job.job_id)]
 
 
 def stored_keys(service: Service) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 from imageprocessor.errors import RateLimitedError, WorkerLostError
 from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, sweep
 from imageprocessor.queue.service import Service
@@ -48,9 +48,9 @@ def list_due(service: Service) -> list[str]:
 
 def count_events(service: Service, job: Job, event_type: EventType) -> int:
     with service.database.read() as connection:
-        return [
-            event["event_type"] for event in job_store.list_events(connection, job.job_id)
-        ].count(event_type)
+        return [event["event_type"] for event in outbox.list_events(connection, job.job_id)].count(
+            event_type
+        )
 
 
 def test_retry_is_due_after_the_next_sweep_when_the_clock_goes_back(

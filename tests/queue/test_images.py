@@ -20,7 +20,7 @@ from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.images import delete_image, read_image, read_images
 from imageprocessor.queue.job_control import read_job
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
@@ -107,7 +107,7 @@ def test_one_of_several_concurrent_deletions_succeeds(service: Service, done: Jo
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(delete, range(4))) == 1
     with service.database.read() as connection:
-        events = [event["event_type"] for event in job_store.list_events(connection, done.job_id)]
+        events = [event["event_type"] for event in outbox.list_events(connection, done.job_id)]
     assert events.count("deleted") == 1
 
 

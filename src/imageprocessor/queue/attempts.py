@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from imageprocessor.errors import (
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import DATABASE_FAULTS
 from imageprocessor.queue.images import delete_variants, purge
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import (
     LEASE_MARGIN_SECONDS,
     EventType,
@@ -208,13 +208,30 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
     now = clock.utc_now()
     outcome = after_failure(job, error, now)
     final = outcome.status is JobStatus.FAILED
-    event = EventType.FAILED if final else EventType.RETRYING
     with service.database.write() as connection:
         ended = job_store.end_attempt(connection, job, outcome, error.code, str(error), now)
-        if ended:
-            job_store.add_event(
+        if ended and final:
+            ended_job = replace(
+                job,
+                status=JobStatus.FAILED,
+                error_code=error.code,
+                error=str(error),
+                completed_at=now,
+            )
+            outbox.announce(
                 connection,
-                event,
+                EventType.FAILED,
+                ended_job,
+                now,
+                base_url=service.settings.public_base_url,
+                previous_status=JobStatus.PROCESSING,
+                code=error.code,
+                attempt=job.attempts,
+            )
+        elif ended:
+            outbox.add_event(
+                connection,
+                EventType.RETRYING,
                 job,
                 now,
                 previous_status=JobStatus.PROCESSING,
@@ -269,7 +286,7 @@ def _claim(service: Service, worker_id: str, claim: Callable[..., Job | None]) -
     with service.database.write(durable=False) as connection:
         job = claim(connection, worker_id, now, lease)
         if job:
-            job_store.add_event(
+            outbox.add_event(
                 connection,
                 EventType.PROCESSING_STARTED,
                 job,
@@ -361,11 +378,19 @@ def _complete(service: Service, job: Job, stored: Stored) -> None:
     with service.database.write() as connection:
         completed = job_store.complete(connection, job, stored.keys, stored.generated, now)
         if completed:
-            job_store.add_event(
+            completed_job = replace(
+                job,
+                status=JobStatus.COMPLETED,
+                variant_keys=stored.keys,
+                generated=stored.generated,
+                completed_at=now,
+            )
+            outbox.announce(
                 connection,
                 EventType.COMPLETED,
-                job,
+                completed_job,
                 now,
+                base_url=service.settings.public_base_url,
                 previous_status=JobStatus.PROCESSING,
                 duration_seconds=_measure_attempt(job, now),
                 attempt=job.attempts,
@@ -401,7 +426,7 @@ def _release(service: Service, job: Job, release: Callable[[Connection, Job], bo
         released = release(connection, job)
         # Read it again: it may have been deleted, and no event may follow that one.
         if released and job_store.find_job(connection, job.job_id):
-            job_store.add_event(
+            outbox.add_event(
                 connection,
                 EventType.RELEASED,
                 job,

@@ -16,7 +16,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.access import Caller, may_read
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 
@@ -65,8 +65,8 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
     id_ = parse_id(any_id)
     with service.database.read() as connection:
         job = job_store.find_job(connection, id_) or job_store.find_image(connection, id_)
-        job_id = job.job_id if job else job_store.find_deleted_job(connection, id_)
-        events = job_store.list_events(connection, job_id or id_)
+        job_id = job.job_id if job else outbox.find_deleted_job(connection, id_)
+        events = outbox.list_events(connection, job_id or id_)
     if job is None and not events:
         raise JobNotFoundError(f"There is no job and no image {id_}.")
     return job, events
@@ -117,7 +117,7 @@ def retry_job(service: Service, job_id: str) -> Job:
         if job is None:
             raise _explain_refusal(job_store.find_job(connection, canonical_id), job_id)
         now = clock.utc_now()
-        job_store.add_event(
+        outbox.add_event(
             connection, EventType.RETRY_REQUESTED, job, now, previous_status=JobStatus.FAILED
         )
     service.dispatcher.dispatch(job.job_id)

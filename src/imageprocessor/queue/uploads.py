@@ -22,7 +22,7 @@ from imageprocessor.queue import rate_limits
 from imageprocessor.queue.client_metadata import parse_context
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
@@ -146,11 +146,12 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
             settings.rate_limit_window,
         )
         job_store.insert_job(connection, job)
-        job_store.add_event(
+        outbox.announce(
             connection,
             EventType.UPLOAD_INITIATED,
             job,
             job.created_at,
+            base_url=settings.public_base_url,
             previous_status=None,
             request_id=job.request_id,
             by=job.user_id,

@@ -7,6 +7,7 @@ from typing import Any
 from imageprocessor.errors import describe_publicly
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.job_control import public_status
+from imageprocessor.queue.jobs.description import describe_result, make_url
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
 
@@ -36,15 +37,7 @@ def represent_job(job: Job, caller: Caller) -> JobState:
 
 def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
     """Return the result of the completed *job*, including its context if *caller* owns it."""
-    keys = job.variant_keys or {}
-    urls = {size: _make_url(key, base_url) for size, key in keys.items()}
-    result: dict[str, Any] = {
-        "image_id": job.image_id,
-        "status": job.status,
-        "urls": urls,
-        "metadata": job.generated,
-        "completed_at": job.completed_at,
-    }
+    result = describe_result(job, base_url)
     if caller.owns(job):
         result["context"] = job.context
     return ImageResult.model_validate(result)
@@ -54,7 +47,7 @@ def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
     """Return the variant *size* of the completed *job*."""
     keys = job.variant_keys or {}
     generated = job.generated or {}
-    url = _make_url(keys[size], base_url)
+    url = make_url(keys[size], base_url)
     variant = generated["variants"][size]
     return ImageVariant(image_id=job.image_id, size=size, url=url, **variant)
 
@@ -70,7 +63,3 @@ def represent_failed(job: Job) -> FailedJob:
         created_at=job.created_at,
         failed_at=job.completed_at,
     )
-
-
-def _make_url(key: str, base_url: str) -> str:
-    return f"{base_url}/storage/{key}"

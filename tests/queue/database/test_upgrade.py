@@ -19,7 +19,7 @@ from sqlalchemy import text
 from imageprocessor.queue.database import clock, schema
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import HEAD, find_missing_indexes, migrate
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.settings import Settings
 
@@ -101,7 +101,7 @@ def test_rows_survive_and_events_are_numbered_in_order(older: Database) -> None:
     assert numbered_ids == (by_age if is_sqlite else []), "PostgreSQL numbers new events only"
     new = add_job(older, NOW)
     with older.read() as connection:
-        (event,) = job_store.list_events(connection, new["job_id"])
+        (event,) = outbox.list_events(connection, new["job_id"])
     assert event["seq"] > 0
     assert (event["transaction_id"] is None) is is_sqlite
 

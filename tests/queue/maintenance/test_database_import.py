@@ -53,7 +53,10 @@ def test_all_rows_are_copied_to_postgresql(
     target = with_database(source, create_database(postgres))
     reports: list[tuple[str, int]] = []
     counts = import_database(source.database_path, target, lambda *report: reports.append(report))
-    assert counts == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
+    assert counts.pop("image_upload_events") == 6
+    assert counts.pop("processing_jobs") == 2
+    assert counts.pop("upload_rate_limits") == 1
+    assert set(counts.values()) == {0}
     assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 6]
     assert list_all(target) == list_all(source)
     with open_service(target) as service:

@@ -23,7 +23,7 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch.broker import DATABASE_KEY
 from imageprocessor.queue.dispatch.celery_client import RUN_JOB, create_celery
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.maintenance.sweeper import Sweeper
@@ -128,7 +128,7 @@ def flush(redis: Server) -> None:
 
 def list_event_types(service: Service, job: Job) -> list[str]:
     with service.database.read() as connection:
-        return [event["event_type"] for event in job_store.list_events(connection, job.job_id)]
+        return [event["event_type"] for event in outbox.list_events(connection, job.job_id)]
 
 
 def test_jobs_run_and_processes_are_counted(

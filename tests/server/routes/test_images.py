@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.service import Service
 from tests.server.conftest import count_jobs
 
@@ -187,7 +187,7 @@ def test_a_waiting_upload_can_be_deleted(
     assert list(service.staging.list()) == list(service.storage.list()) == []
     with service.database.read() as connection:
         events = [
-            event["event_type"] for event in job_store.list_events(connection, accepted["job_id"])
+            event["event_type"] for event in outbox.list_events(connection, accepted["job_id"])
         ]
     assert events == ["upload_initiated", "deleted"]
 

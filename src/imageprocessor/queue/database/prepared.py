@@ -30,15 +30,22 @@ def fetch_first(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Run *statement* and return its first row, or None if there is none."""
+    rows = fetch_all(connection, statement, parameters)
+    return rows[0] if rows else None
+
+
+def fetch_all(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Run *statement* and return its rows."""
     if connection.dialect.name == "sqlite":
         return _run_on_driver(connection, statement, parameters)
-    row = connection.execute(statement, parameters).mappings().first()
-    return dict(row) if row else None
+    return [dict(row) for row in connection.execute(statement, parameters).mappings()]
 
 
 def _run_on_driver(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any]
-) -> dict[str, Any] | None:
+) -> list[dict[str, Any]]:
     dialect = connection.dialect
     sql = _compile(statement, dialect, tuple(parameters))
     driver: Any = connection.connection.dbapi_connection
@@ -49,9 +56,9 @@ def _run_on_driver(
         driver_error = dialect.loaded_dbapi.Error
         raise DBAPIError.instance(sql, None, error, driver_error, dialect=dialect) from error
     if not rows:
-        return None
+        return []
     names = [column[0] for column in cursor.description]
-    return dict(zip(names, rows[0], strict=True))
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 @cache

@@ -18,7 +18,7 @@ from imageprocessor.errors import DatabaseUnavailableError, SettingsError
 from imageprocessor.queue.database.connections import Database
 from imageprocessor.queue.database.tables import metadata, processing_jobs, schema_compatibility
 
-HEAD = "0004"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
+HEAD = "0005"  #: the newest migration; a constant, because loading Alembic takes 0.2 s
 #: The newest migration of the oldest code that may run on a database at HEAD. The database stores
 #: it, so that this older code knows.
 OLDEST_CODE = "0003"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     Index,
@@ -31,6 +32,9 @@ IS_VISIBLE = text("deleted_at IS NULL")
 IS_DELETED = text("deleted_at IS NOT NULL")
 HAS_KEY = text("idempotency_key IS NOT NULL")
 IS_DELETION = text("event_type = 'deleted'")
+IN_BATCH = text("batch_id IS NOT NULL")
+IS_TO_SEND = text("status = 'waiting'")
+IS_SENT = text("status != 'waiting'")
 
 
 def _index(
@@ -69,6 +73,8 @@ processing_jobs = Table(
     Column("last_error", Text),
     Column("request_id", String(64)),
     Column("idempotency_key", String(255)),
+    Column("batch_id", String(36)),  # of the upload of several images that it was part of
+    Column("webhook", String(63)),  # the endpoint that the upload named
     Column("created_at", String(27), nullable=False),
     Column("started_at", String(27)),
     Column("completed_at", String(27)),
@@ -80,6 +86,7 @@ processing_jobs = Table(
     _index("ix_jobs_kept_sources", "completed_at", where=KEEPS_SOURCE),
     _index("ix_jobs_being_deleted", "deleted_at", where=IS_DELETED),
     _index("ix_jobs_completed", "completed_at"),
+    _index("ix_jobs_batch", "batch_id", where=IN_BATCH),
     _index("ux_jobs_repeated", "user_id", "idempotency_key", where=HAS_KEY, unique=True),
 )
 
@@ -96,6 +103,7 @@ image_upload_events = Table(
     Column("job_id", String(36), nullable=False),
     Column("metadata", Text, nullable=False),
     Column("created_at", String(27), nullable=False),
+    # In an event of a batch, `image_id` and `job_id` are the id of the batch.
     # Null in events from before migration 0004, and:
     Column("user_id", String(255)),
     Column("bucket", String(63)),
@@ -106,6 +114,68 @@ image_upload_events = Table(
     _index("ix_events_user", "user_id", "transaction_id", "seq"),
     _index("ix_events_order", "transaction_id", "seq"),
     _index("ix_events_created", "created_at"),
+)
+
+# Where events are sent. `webhook_deliveries` has a row for each event and endpoint.
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("previous_secret", Text),  # still used for signing, until it expires
+    Column("previous_secret_expires_at", String(27)),
+    Column("event_types", Text),  # JSON, a list; null: all
+    Column("buckets", Text),  # JSON, a list; null: all
+    Column("only_named", Boolean, nullable=False),  # only for uploads that name this endpoint
+    Column("allows_private", Boolean, nullable=False),  # private addresses, and HTTP
+    Column("from_settings", Boolean, nullable=False),  # WEBHOOK_URL
+    Column("created_at", String(27), nullable=False),
+    Column("failing_since", String(27)),  # no delivery has succeeded since
+    Column("next_probe_at", String(27)),  # while it fails: when one delivery is tried again
+    Column("disabled_at", String(27)),  # deliveries then wait until it is enabled
+    Column("disabled_reason", Text),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("delivery_id", String(36), primary_key=True),  # see `ids`
+    Column("endpoint", String(63), nullable=False),
+    Column("event_id", String(36), nullable=False),
+    Column("event_type", String(32), nullable=False),  # as in the body, such as image.completed
+    Column("image_id", String(36), nullable=False),
+    Column("job_id", String(36), nullable=False),
+    Column("body", Text, nullable=False),  # the bytes that every attempt sends
+    Column("status", String(16), nullable=False),  # waiting, delivered or failed
+    Column("attempt_count", Integer, nullable=False),
+    Column("next_attempt_at", String(27)),  # of a claimed one: when the claim expires
+    Column("lease_token", String(36)),
+    Column("last_status_code", Integer),  # of the last response
+    Column("last_error", Text),
+    Column("created_at", String(27), nullable=False),
+    Column("attempted_at", String(27)),
+    Column("ended_at", String(27)),
+    _index("ix_deliveries_due", "endpoint", "next_attempt_at", where=IS_TO_SEND),
+    _index("ix_deliveries_waiting", "image_id", where=IS_TO_SEND),
+    _index("ix_deliveries_job", "job_id"),
+    _index("ix_deliveries_ended", "ended_at", where=IS_SENT),
+)
+
+# An upload of several images at once.
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", String(36), primary_key=True),  # see `ids`
+    Column("user_id", String(255), nullable=False),
+    Column("bucket", String(63), nullable=False),
+    Column("webhook", String(63)),
+    Column("outcomes", Text, nullable=False),  # JSON: a list, of each file sent
+    Column("payload_sha256", String(64), nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("created_at", String(27), nullable=False),
+    Column("completed_at", String(27)),  # when all its jobs had ended
+    _index("ux_batches_repeated", "user_id", "idempotency_key", where=HAS_KEY, unique=True),
 )
 
 # The tasks that one process at a time does for all hosts.

@@ -53,6 +53,7 @@ class EventType(StrEnum):
     RELEASED = "released"
     RETRY_REQUESTED = "retry_requested"  #: an operator retries a failed job
     DELETED = "deleted"
+    BATCH_COMPLETED = "batch_completed"  #: every job of a batch has ended, or was deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,8 @@ class Job:
     error: str | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
+    batch_id: str | None = None
+    webhook: str | None = None  #: the endpoint that the upload named
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
@@ -140,6 +143,8 @@ _SAME_NAMED = (
     "error_code",
     "request_id",
     "idempotency_key",
+    "batch_id",
+    "webhook",
 )
 _TIMES = (
     "created_at",

@@ -1,4 +1,4 @@
-"""SQL on jobs and their events; `inventory` compares jobs with stored objects.
+"""SQL on jobs; `inventory` compares them with stored objects.
 
 Every change of state is one conditional UPDATE: if it matches no row, another process was first.
 """
@@ -31,24 +31,20 @@ from sqlalchemy import (
 
 from imageprocessor.errors import StorageFullError, StorageUnavailableError
 from imageprocessor.queue.database import clock, prepared
-from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.tables import (
     HAS_FAILED,
     IS_DELETED,
-    IS_DELETION,
     IS_OPEN,
     IS_PROCESSING,
     IS_VISIBLE,
     IS_WAITING,
     KEEPS_SOURCE,
 )
-from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import (
     CLAIMABLE_STATUSES,
     MAX_BACKOFF_SECONDS,
     OPEN_STATUSES,
-    EventType,
     FailedAttempt,
     Job,
     JobStatus,
@@ -70,7 +66,6 @@ FIND_REPEATED = VISIBLE.where(
     jobs.c.idempotency_key == bindparam("idempotency_key"),
 )
 INSERT_JOB = insert(jobs)
-INSERT_EVENT = insert(events)
 ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
 _DUE = select(jobs.c.job_id).where(IS_WAITING).limit(ONE).offset(ZERO)
@@ -414,54 +409,6 @@ def forget_source(connection: Connection, job: Job) -> bool:
     )
     result = connection.execute(statement.values(staging_path=None))
     return result.rowcount == 1
-
-
-def add_event(
-    connection: Connection,
-    event_type: EventType,
-    job: Job,
-    now: datetime,
-    *,
-    previous_status: JobStatus | None,
-    duration_seconds: float | None = None,
-    **details: Any,
-) -> None:
-    """Add an event to the audit trail.
-
-    *previous_status* is the job's status before the event, None for the first event.
-    """
-    row = {
-        "id": make_id(),
-        "event_type": event_type,
-        "image_id": job.image_id,
-        "job_id": job.job_id,
-        "user_id": job.user_id,
-        "bucket": job.bucket,
-        "previous_status": previous_status,
-        "duration_seconds": duration_seconds,
-        "metadata": json.dumps(details),
-        "created_at": clock.to_text(now),
-    }
-    prepared.execute(connection, INSERT_EVENT, row)
-
-
-def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
-    """Return the audit trail of a job, oldest first. It outlives the job."""
-    query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
-    rows = connection.execute(query).mappings()
-    return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
-
-
-def has_event_since(connection: Connection, moment: datetime) -> bool:
-    """Return whether any job or image has changed since *moment*."""
-    query = select(events.c.id).where(events.c.created_at >= clock.to_text(moment))
-    return connection.scalar(query.limit(1)) is not None
-
-
-def find_deleted_job(connection: Connection, image_id: str) -> str | None:
-    """Return the id of the job that made an image which is deleted now, or None."""
-    query = select(events.c.job_id).where(IS_DELETION, events.c.image_id == image_id)
-    return connection.scalar(query.limit(1))
 
 
 def find_storage_fault(connection: Connection, since: datetime) -> tuple[str, str] | None:

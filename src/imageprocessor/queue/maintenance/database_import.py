@@ -11,12 +11,15 @@ from imageprocessor.errors import SettingsError
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
 from imageprocessor.queue.database.tables import (
+    batches,
     database_identity,
     image_upload_events,
     job_statistics,
     maintenance,
     processing_jobs,
     upload_rate_limits,
+    webhook_deliveries,
+    webhook_endpoints,
 )
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
@@ -75,8 +78,9 @@ def _copy(old: Connection, new: Connection, report: Report) -> dict[str, int]:
     counts = {
         "image_upload_events": _copy_table(image_upload_events, old, new, report, **changes),
         "processing_jobs": _copy_table(processing_jobs, old, new, report),
-        "upload_rate_limits": _copy_table(upload_rate_limits, old, new, report),
     }
+    for table in (batches, upload_rate_limits, webhook_deliveries, webhook_endpoints):
+        counts[table.name] = _copy_table(table, old, new, report)
     newest = old.scalar(select(func.max(image_upload_events.c.seq)))
     if is_postgres and newest:
         new.execute(select(func.setval("image_upload_events_seq", newest)))

@@ -19,7 +19,7 @@ from imageprocessor.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership, find_ownerships
 from imageprocessor.queue.service import Service, open_storages
 from imageprocessor.settings import Settings
@@ -156,7 +156,7 @@ def find_open_work(service: Service, since: datetime) -> str | None:
     """
     with service.database.read() as connection:
         open_jobs = job_store.count_open(connection)
-        has_changed = job_store.has_event_since(connection, since)
+        has_changed = outbox.has_event_since(connection, since)
     if open_jobs:
         return f"open jobs: {open_jobs}"
     if has_changed:

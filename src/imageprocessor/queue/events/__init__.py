@@ -1,0 +1,1 @@
+"""Consumers of the outbox: those who tell others what has happened."""

@@ -1,0 +1,90 @@
+"""What is said of a job to the outside: the fields of its result, and the bodies of its events."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from imageprocessor.errors import describe_publicly
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
+
+MAX_BODY_BYTES = 20_000  #: of an event; receivers may refuse more (Standard Webhooks 1.0)
+
+#: The events that are reported to the outside. Those of batches have a body of their own.
+PUBLIC_TYPES: dict[str, str] = {
+    EventType.UPLOAD_INITIATED: "image.accepted",
+    EventType.COMPLETED: "image.completed",
+    EventType.FAILED: "image.failed",
+    EventType.DELETED: "image.deleted",
+    EventType.BATCH_COMPLETED: "batch.completed",
+}
+
+
+class Occurrence(NamedTuple):
+    """An event, apart from what it happened to."""
+
+    event_id: str
+    event_type: EventType
+    created_at: datetime
+
+
+def describe_result(job: Job, base_url: str) -> dict[str, Any]:
+    """Return the result of a completed job, without its context."""
+    keys = job.variant_keys or {}
+    return {
+        "image_id": job.image_id,
+        "status": job.status,
+        "urls": {size: make_url(key, base_url) for size, key in keys.items()},
+        "metadata": job.generated,
+        "completed_at": job.completed_at,
+    }
+
+
+def make_url(key: str, base_url: str) -> str:
+    """Return the URL at which the service serves the object *key*."""
+    return f"{base_url}/storage/{key}"
+
+
+def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str, Any]:
+    """Return what an event of *job* says, *job* being as the event left it.
+
+    `type` and `timestamp` as in Standard Webhooks 1.0, beside the fields of the result.
+    """
+    said: dict[str, Any] = {
+        "id": occurrence.event_id,
+        "type": PUBLIC_TYPES[occurrence.event_type],
+        "timestamp": occurrence.created_at,
+        "job_id": job.job_id,
+        "image_id": job.image_id,
+        "bucket": job.bucket,
+    }
+    if occurrence.event_type is EventType.DELETED:
+        return {**said, "status": "deleted"}
+    if job.status is JobStatus.COMPLETED:
+        said |= describe_result(job, base_url)
+    elif job.status is JobStatus.FAILED:
+        said |= {
+            "status": job.status,
+            "error": describe_publicly(job.error_code, job.error or ""),
+            "error_code": job.error_code,
+            "completed_at": job.completed_at,
+        }
+    else:
+        said["status"] = JobStatus.PENDING
+    return {**said, "context": job.context}
+
+
+def encode_event(said: dict[str, Any]) -> str:
+    """Return the JSON of an event; without its context if it is longer than MAX_BODY_BYTES."""
+    body = json.dumps(said, default=_encode)
+    if len(body) <= MAX_BODY_BYTES or "context" not in said:
+        return body
+    return encode_event({name: value for name, value in said.items() if name != "context"})
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, datetime):
+        return clock.to_text(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

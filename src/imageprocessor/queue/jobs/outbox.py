@@ -1,0 +1,107 @@
+"""The outbox: the events of jobs, written in the transaction of the change itself.
+
+The table ``image_upload_events`` is the audit trail, too. Feed, waiting requests and webhooks read
+what is written here; nothing else reports a change to the outside.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from imageprocessor.queue.database import clock, prepared
+from imageprocessor.queue.database.ids import make_id
+from imageprocessor.queue.database.tables import IS_DELETION
+from imageprocessor.queue.database.tables import image_upload_events as events
+from imageprocessor.queue.jobs.description import (
+    PUBLIC_TYPES,
+    Occurrence,
+    describe_event,
+    encode_event,
+)
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
+from imageprocessor.queue.jobs.webhooks import insert_deliveries, list_endpoints
+
+INSERT_EVENT = insert(events)
+
+
+def announce(
+    connection: Connection,
+    event_type: EventType,
+    job: Job,
+    now: datetime,
+    *,
+    base_url: str,
+    **recorded: Any,
+) -> None:
+    """Add an event of PUBLIC_TYPES, and its deliveries to the webhooks that want it.
+
+    *job* is as the event leaves it; *recorded*: see :func:`add_event`. *base_url*: see
+    :func:`description.make_url`.
+    """
+    event_id = add_event(connection, event_type, job, now, **recorded)
+    public_type = PUBLIC_TYPES[event_type]
+    receivers = [
+        endpoint
+        for endpoint in list_endpoints(connection)
+        if endpoint.receives(public_type, job.bucket, job.webhook)
+    ]
+    if receivers:
+        occurrence = Occurrence(event_id, event_type, now)
+        body = encode_event(describe_event(occurrence, job, base_url))
+        insert_deliveries(
+            connection, occurrence, receivers, body, image_id=job.image_id, job_id=job.job_id
+        )
+
+
+def add_event(
+    connection: Connection,
+    event_type: EventType,
+    job: Job,
+    now: datetime,
+    *,
+    previous_status: JobStatus | None,
+    duration_seconds: float | None = None,
+    **details: Any,
+) -> str:
+    """Add an event to the audit trail, and return its id.
+
+    *previous_status* is the job's status before the event, None for the first event.
+    """
+    event_id = make_id()
+    row = {
+        "id": event_id,
+        "event_type": event_type,
+        "image_id": job.image_id,
+        "job_id": job.job_id,
+        "user_id": job.user_id,
+        "bucket": job.bucket,
+        "previous_status": previous_status,
+        "duration_seconds": duration_seconds,
+        "metadata": json.dumps(details),
+        "created_at": clock.to_text(now),
+    }
+    prepared.execute(connection, INSERT_EVENT, row)
+    return event_id
+
+
+def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
+    """Return the audit trail of a job, oldest first. It outlives the job."""
+    query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
+    rows = connection.execute(query).mappings()
+    return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+
+def has_event_since(connection: Connection, moment: datetime) -> bool:
+    """Return whether any job or image has changed since *moment*."""
+    query = select(events.c.id).where(events.c.created_at >= clock.to_text(moment))
+    return connection.scalar(query.limit(1)) is not None
+
+
+def find_deleted_job(connection: Connection, image_id: str) -> str | None:
+    """Return the id of the job that made an image which is deleted now, or None."""
+    query = select(events.c.job_id).where(IS_DELETION, events.c.image_id == image_id)
+    return connection.scalar(query.limit(1))

@@ -1,0 +1,129 @@
+"""SQL on webhook endpoints and on the deliveries of events to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from imageprocessor.queue.database import clock, prepared
+from imageprocessor.queue.database.ids import make_id
+from imageprocessor.queue.database.tables import webhook_deliveries as deliveries
+from imageprocessor.queue.database.tables import webhook_endpoints as endpoints
+from imageprocessor.queue.jobs.description import PUBLIC_TYPES, Occurrence
+
+ALL_ENDPOINTS = select(endpoints)
+INSERT_DELIVERY = insert(deliveries)
+
+
+class DeliveryStatus(StrEnum):
+    """The state of a delivery."""
+
+    WAITING = "waiting"  #: for its first or next attempt
+    DELIVERED = "delivered"
+    FAILED = "failed"  #: after the last attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A receiver of events: one row of ``webhook_endpoints``."""
+
+    name: str
+    url: str
+    secret: str
+    created_at: datetime
+    previous_secret: str | None = None  #: still used for signing, until it expires
+    previous_secret_expires_at: datetime | None = None
+    event_types: tuple[str, ...] | None = None  #: None: all
+    buckets: tuple[str, ...] | None = None  #: None: all
+    only_named: bool = False  #: receives only the events of uploads that name it
+    allows_private: bool = False  #: may have a private address, or use HTTP
+    from_settings: bool = False
+    failing_since: datetime | None = None
+    next_probe_at: datetime | None = None
+    disabled_at: datetime | None = None
+    disabled_reason: str | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Endpoint:
+        """Return the endpoint in *row*."""
+        fields = dict(row)
+        for name in TIMES:
+            fields[name] = clock.from_text(row[name]) if row[name] else None
+        for name in LISTS:
+            fields[name] = tuple(json.loads(row[name])) if row[name] else None
+        for name in FLAGS:
+            fields[name] = bool(row[name])
+        return cls(**fields)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns of this endpoint: the reverse of :meth:`from_row`."""
+        row = {name: getattr(self, name) for name in self.__slots__}
+        for name in TIMES:
+            row[name] = clock.to_text(row[name]) if row[name] else None
+        for name in LISTS:
+            row[name] = json.dumps(row[name]) if row[name] else None
+        return row
+
+    def receives(self, event_type: str, bucket: str, named: str | None) -> bool:
+        """Return whether an event goes here, of an upload that named the endpoint *named*."""
+        if self.name == named:
+            is_addressed = True
+        else:
+            has_bucket = self.buckets is None or bucket in self.buckets
+            is_addressed = has_bucket and not self.only_named
+        return is_addressed and (self.event_types is None or event_type in self.event_types)
+
+
+TIMES = (
+    "created_at",
+    "previous_secret_expires_at",
+    "failing_since",
+    "next_probe_at",
+    "disabled_at",
+)
+LISTS = ("event_types", "buckets")
+FLAGS = ("only_named", "allows_private", "from_settings")
+
+
+def list_endpoints(connection: Connection) -> list[Endpoint]:
+    """Return all endpoints, by name."""
+    rows = prepared.fetch_all(connection, ALL_ENDPOINTS, {})
+    found = [Endpoint.from_row(row) for row in rows]
+    return sorted(found, key=lambda endpoint: endpoint.name)
+
+
+def insert_deliveries(
+    connection: Connection,
+    occurrence: Occurrence,
+    receivers: Iterable[Endpoint],
+    body: str,
+    *,
+    image_id: str,
+    job_id: str,
+) -> None:
+    """Store a delivery of an event to each of *receivers*, due at once.
+
+    One to a disabled endpoint waits until it is enabled.
+    """
+    now = clock.to_text(occurrence.created_at)
+    for endpoint in receivers:
+        row = {
+            "delivery_id": make_id(),
+            "endpoint": endpoint.name,
+            "event_id": occurrence.event_id,
+            "event_type": PUBLIC_TYPES[occurrence.event_type],
+            "image_id": image_id,
+            "job_id": job_id,
+            "body": body,
+            "status": DeliveryStatus.WAITING,
+            "attempt_count": 0,
+            "next_attempt_at": now,
+            "created_at": now,
+        }
+        prepared.execute(connection, INSERT_DELIVERY, row)
