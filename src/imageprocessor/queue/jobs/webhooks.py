@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.ids import make_id
@@ -88,6 +88,7 @@ TIMES = (
     "disabled_at",
 )
 LISTS = ("event_types", "buckets")
+FAILURE_COLUMNS = ("failing_since", "next_probe_at")
 FLAGS = ("only_named", "allows_private", "from_settings")
 
 
@@ -96,6 +97,26 @@ def list_endpoints(connection: Connection) -> list[Endpoint]:
     rows = prepared.fetch_all(connection, ALL_ENDPOINTS, {})
     found = [Endpoint.from_row(row) for row in rows]
     return sorted(found, key=lambda endpoint: endpoint.name)
+
+
+def find_endpoint(connection: Connection, name: str) -> Endpoint | None:
+    """Return an endpoint, or None if there is none with this name."""
+    row = connection.execute(select(endpoints).where(endpoints.c.name == name)).mappings().first()
+    return Endpoint.from_row(row) if row else None
+
+
+def disable_endpoint(connection: Connection, name: str, reason: str, now: datetime) -> bool:
+    """Stop sending to an endpoint: its deliveries wait. Return False if it is disabled already."""
+    statement = update(endpoints).where(endpoints.c.name == name, endpoints.c.disabled_at.is_(None))
+    values = {"disabled_at": clock.to_text(now), "disabled_reason": reason}
+    return connection.execute(statement.values(values)).rowcount == 1
+
+
+def enable_endpoint(connection: Connection, name: str) -> bool:
+    """Send to an endpoint again, as if it had never failed. Return False if there is none."""
+    values: dict[str, None] = dict.fromkeys((*FAILURE_COLUMNS, "disabled_at", "disabled_reason"))
+    statement = update(endpoints).where(endpoints.c.name == name)
+    return connection.execute(statement.values(values)).rowcount == 1
 
 
 def insert_deliveries(
