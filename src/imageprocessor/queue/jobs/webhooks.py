@@ -102,7 +102,7 @@ def list_endpoints(connection: Connection) -> list[Endpoint]:
 def find_endpoint(connection: Connection, name: str) -> Endpoint | None:
     """Return an endpoint, or None if there is none with this name."""
     row = connection.execute(select(endpoints).where(endpoints.c.name == name)).mappings().first()
-    return Endpoint.from_row(row) if row else None
+    return Endpoint.from_row(dict(row)) if row else None
 
 
 def disable_endpoint(connection: Connection, name: str, reason: str, now: datetime) -> bool:
