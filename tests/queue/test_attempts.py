@@ -343,7 +343,7 @@ def test_image_deleted_while_it_is_processed_does_not_come_back(
     assert list(service.staging.list()) == []
     with service.database.read() as connection:
         assert job_store.find_job(connection, job.job_id) is None
-        assert job_store.list_deleted(connection) == []
+        assert job_store.list_deleted(connection, 2) == []
     assert event_types(service, job)[-1] == "deleted"
 
 

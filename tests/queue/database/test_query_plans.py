@@ -95,7 +95,7 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.mark_deleted: lambda connection, job: job_store.mark_deleted(
         connection, job.image_id, NOW
     ),
-    job_store.list_deleted: lambda connection, _: job_store.list_deleted(connection),
+    job_store.list_deleted: lambda connection, _: job_store.list_deleted(connection, 2),
     job_store.remove: job_store.remove,
     job_store.list_held_by: lambda connection, _: job_store.list_held_by(connection, "worker"),
     job_store.list_expired: lambda connection, _: job_store.list_expired(connection, NOW),

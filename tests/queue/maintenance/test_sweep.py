@@ -262,15 +262,19 @@ def test_sweep_holds_one_batch_of_keys_at_a_time(
     assert (most, held) == (OBJECTS_PER_QUERY, set())
 
 
-def test_interrupted_deletion_is_finished(
+def test_interrupted_deletions_are_finished_some_by_each_sweep(
     service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = submit_image()
-    run_job(service, job.job_id, "worker")
+    monkeypatch.setattr("imageprocessor.queue.maintenance.sweep.JOBS_PER_SWEEP", 2)
+    jobs = [submit_image() for _ in range(3)]
+    for job in jobs:
+        run_job(service, job.job_id, "worker")
     with monkeypatch.context() as patch:
         patch.setattr(type(service.storage), "delete", _refuse)
-        delete_image(service, job.image_id, OPERATOR)
-    assert len(list(service.storage.list())) == 2
+        for job in jobs:
+            delete_image(service, job.image_id, OPERATOR)
+    assert len(list(service.storage.list())) == 6
+    assert sweep(service)["deleted_images"] == 2
     assert sweep(service)["deleted_images"] == 1
     assert list(service.storage.list()) == []
     assert sweep(service)["deleted_images"] == 0

@@ -314,10 +314,13 @@ def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | 
     return _change(connection, statement.values(values))
 
 
-def list_deleted(connection: Connection) -> list[Job]:
-    """Return the jobs of deleted images that still have a row and that no worker is processing."""
+def list_deleted(connection: Connection, limit: int) -> list[Job]:
+    """Return the jobs of deleted images that still have a row and that no worker is processing.
+
+    Those deleted first come first.
+    """
     query = select(jobs).where(IS_DELETED, jobs.c.status != JobStatus.PROCESSING)
-    return _fetch_all(connection, query)
+    return _fetch_all(connection, query.order_by(jobs.c.deleted_at).limit(limit))
 
 
 def remove(connection: Connection, job: Job) -> None:

@@ -35,6 +35,7 @@ WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have claimed the job b
 UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
 OBJECTS_PER_QUERY = 500
+JOBS_PER_SWEEP = 1000  #: repaired by one step; the next sweep, seconds later, does more
 
 #: Takes the service; the orphan steps also take the listed objects, by default all.
 Find = Callable[..., Iterable[Any]]
@@ -136,16 +137,19 @@ def forget_supervisor(service: Service, supervisor_id: str) -> None:
 
 
 def find_deleted(service: Service) -> list[Job]:
-    """Return the images whose deletion was interrupted."""
+    """Return the images whose deletion was interrupted, at most JOBS_PER_SWEEP."""
     with service.database.read() as connection:
-        return job_store.list_deleted(connection)
+        return job_store.list_deleted(connection, JOBS_PER_SWEEP)
 
 
 def find_old_sources(service: Service) -> list[Job]:
-    """Return the failed jobs that have kept their upload for FAILED_SOURCE_HOURS."""
+    """Return the failed jobs that have kept their upload for FAILED_SOURCE_HOURS.
+
+    At most JOBS_PER_SWEEP.
+    """
     before = clock.utc_now() - timedelta(hours=service.settings.failed_source_hours)
     with service.database.read() as connection:
-        return job_store.list_failed_with_source(connection, before)
+        return job_store.list_failed_with_source(connection, before, JOBS_PER_SWEEP)
 
 
 def drop_source(service: Service, job: Job) -> None:
