@@ -1,0 +1,1 @@
+"""What is sent when something happens to an image."""
