@@ -17,7 +17,9 @@ import nox
 from nox.command import CommandFailed
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-IN_PARALLEL = ["-n", "auto", "--dist", "loadgroup"]  # tests that share a server run in one process
+# Many tests wait for other processes, so one more than there are cores keeps these busy. Tests that
+# share a server run in one process.
+IN_PARALLEL = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup"]
 WITHOUT_EXTRAS = [
     "tests/core",
     "tests/storage",
