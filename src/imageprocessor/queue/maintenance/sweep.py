@@ -138,7 +138,10 @@ def forget_supervisor(service: Service, supervisor_id: str) -> None:
 def find_deleted(service: Service) -> list[Job]:
     """Return the images whose deletion was interrupted."""
     with service.database.read() as connection:
-        return job_store.list_deleted(connection)
+        deleted = job_store.list_deleted(connection)
+    if deleted:
+        service.database.flush()  # a power cut must not undo the deletion of a row alone
+    return deleted
 
 
 def find_old_sources(service: Service) -> list[Job]:
@@ -224,9 +227,10 @@ def find_unknown_uploads(
         keys = [stored.key for stored in batch]
         with service.database.read() as connection:
             known = inventory.list_staged(connection, keys)
-        for stored in batch:
-            if stored.key not in known:
-                yield stored
+        unknown = [stored for stored in batch if stored.key not in known]
+        if unknown:
+            service.database.flush()  # a power cut must not revive a job without its upload
+        yield from unknown
 
 
 def find_unknown_images(
