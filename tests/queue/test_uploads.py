@@ -144,6 +144,20 @@ def test_same_idempotency_key_and_payload_returns_the_same_job_and_spends_no_quo
     assert remaining(service) == service.settings.rate_limit_max_uploads - 1
 
 
+def test_repeated_upload_is_flushed_before_it_is_accepted_again(
+    service: Service, submit_image: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, the first request may still wait for the disk."""
+
+    def fail(_: Database) -> None:
+        raise DatabaseUnavailableError("The disk fails.")
+
+    submit_image(key="k1")
+    monkeypatch.setattr(Database, "flush", fail)
+    with pytest.raises(DatabaseUnavailableError):
+        submit_image(key="k1")
+
+
 def test_repeated_idempotency_key_is_accepted_in_a_full_window(
     service: Service, receive: Receive
 ) -> None:

@@ -135,6 +135,7 @@ def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
+        service.database.flush()  # a 202 will confirm it; the first request may still be waiting
         return repeated, _read_quota(service, sender)
     settings = service.settings
     with service.database.write() as connection:

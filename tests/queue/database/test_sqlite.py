@@ -48,14 +48,6 @@ def test_waits_for_threads_and_processes_share_one_timeout(
     database.close()
 
 
-def test_sqlite_commits_are_on_disk_when_they_return(tmp_path: Path) -> None:
-    database = open_database(Settings(data_dir=tmp_path))
-    with database.read() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-    database.close()
-
-
 def test_bundled_sqlite_has_no_wal_reset_bug() -> None:
     assert sqlite_module().sqlite_version_info >= (3, 51, 3)
 

@@ -11,18 +11,28 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from imageprocessor.errors import ImageProcessorError, StorageUnavailableError
+from imageprocessor.errors import (
+    DatabaseUnavailableError,
+    ImageProcessorError,
+    StorageUnavailableError,
+)
 from imageprocessor.queue import rate_limits
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import claim_next, fail_attempt, run_job
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.connections import Database
 from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.fsck import find_discrepancies
-from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, OBJECTS_PER_QUERY, sweep
+from imageprocessor.queue.maintenance.sweep import (
+    GLOBAL_STEPS,
+    OBJECTS_PER_QUERY,
+    UPLOAD_STEP,
+    sweep,
+)
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import variant_key
@@ -280,6 +290,28 @@ def test_interrupted_deletions_are_finished_some_by_each_sweep(
     assert sweep(service)["deleted_images"] == 0
 
 
+def test_nothing_is_deleted_before_the_row_that_permits_it_is_flushed(
+    service: Service,
+    submit_image: Submit,
+    set_clock: SetClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orphan = f"photos/{uuid.uuid4()}"
+    service.staging.put(orphan, b"nobody's")
+    deleted = submit_image()
+    with service.database.write() as connection:
+        job_store.mark_deleted(connection, deleted.image_id, clock.utc_now())
+    set_clock(timedelta(hours=25))
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "flush", _fail)
+        for steps in (GLOBAL_STEPS, [UPLOAD_STEP]):
+            with pytest.raises(DatabaseUnavailableError):
+                sweep(service, steps)
+    assert {stored.key for stored in service.staging.list()} == {orphan, deleted.staging_key}
+    sweep(service)
+    assert list(service.staging.list()) == []
+
+
 def test_expired_rate_limit_windows_are_deleted(
     service: Service, submit_image: Submit, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +361,10 @@ def fail_after_storing(service: Service, job: Job) -> Job:
             .values(max_retries=0)
         )
     return fail_attempt_of(service, job, StorageUnavailableError("The disk is away."))
+
+
+def _fail(_: Database) -> None:
+    raise DatabaseUnavailableError("The disk fails.")
 
 
 def _refuse(*_: object) -> None:

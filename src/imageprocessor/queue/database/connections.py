@@ -52,7 +52,9 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """Yield a connection on which every statement sees the newest commit.
 
-        No statement waits for a writer.
+        No statement waits for a writer. On SQLite, not even for its flush: a power cut may undo
+        what was read. Call :meth:`flush` before doing, or telling others, what assumes that it
+        stays.
 
         Raises:
             DatabaseUnavailableError: The database is damaged or unreachable.
@@ -87,13 +89,22 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: The database is locked for longer than the busy timeout,
-                restarting or unreachable. If the connection was lost, the transaction may have
-                been committed nevertheless.
+                restarting or unreachable. If the connection was lost or the commit could not be
+                flushed, the transaction may have been committed nevertheless.
             DatabaseUnusableError: The database is read-only, damaged, deleted or replaced.
             StorageFullError: The database's disk is full.
         """
         with _translate_errors(self.connections), self.connections.writer(durable) as connection:
             yield connection
+
+    def flush(self) -> None:
+        """Return once all that has been read is on disk, whichever process wrote it.
+
+        Raises:
+            DatabaseUnavailableError, StorageFullError: See :meth:`write`.
+        """
+        with _translate_errors(self.connections):
+            self.connections.flush()
 
     @contextmanager
     def direct(self) -> Iterator[Database]:

@@ -110,6 +110,9 @@ class PostgresConnections:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
+    def flush(self) -> None:
+        """Do nothing: a commit that can be read has been flushed, unless its writer waived that."""
+
     def close(self) -> None:
         """Close the connections that no thread uses."""
         self.engine.dispose()

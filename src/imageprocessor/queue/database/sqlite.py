@@ -135,6 +135,10 @@ class SqliteConnections:
         with self.write_connection.write(BUSY_TIMEOUT_SECONDS, durable=durable) as connection:
             yield connection
 
+    def flush(self) -> None:
+        """Flush what any process has committed so far."""
+        self.write_connection.flush()
+
     def close(self) -> None:
         """Close the connections that no thread uses."""
         while self._idle_readers:
@@ -146,7 +150,7 @@ class SqliteConnections:
 def open_sqlite(path: Path) -> SqliteConnections:
     """Return connections to the file at *path*; create it and its folder if they are missing.
 
-    ``synchronous=FULL``: a commit is on disk when it returns. A 202 response promises that.
+    ``synchronous=NORMAL``: the writer flushes after the commit, see :mod:`sqlite_writer`.
 
     Raises:
         SettingsError: *path* is on a network file system, or cannot be read or created.
@@ -311,7 +315,7 @@ def _find_file(path: Path) -> tuple[int, int]:
 def _set_pragmas(connection: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     _switch_to_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT_BYTES}")
 

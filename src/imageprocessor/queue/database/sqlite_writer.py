@@ -1,46 +1,38 @@
-"""SQLite's write connection: threads write one after another, and one commit may serve several.
+"""SQLite's write connection: threads write one after another and wait for the disk together.
 
-A commit with ``synchronous=FULL`` waits for the disk. While another thread waits for the lock, a
-transaction therefore stays open and that thread joins it; the last one commits for all. Each
-returns only when its changes are on disk. With eight clients, uploads then reach 0.65 of the rate
-of the bare steps (`python -m benchmarks service`; the budget is 0.60).
+With ``synchronous=FULL`` a commit waits for the disk while it keeps SQLite's lock, and every other
+thread and process waits with it. So the commit is ``NORMAL``; the thread that wrote then releases
+the lock, flushes the WAL and returns. One flush makes durable all that was committed before it.
+
+A checkpoint flushes the WAL, copies it and flushes the database before the WAL may be overwritten.
+So the changes of a thread that has yet to flush are durable if the WAL no longer has them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from imageprocessor.errors import DatabaseUnavailableError
+from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 from imageprocessor.queue.database import prepared
+from imageprocessor.storage.files import flush_directory
 
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
-SAVE, UNDO, RELEASE = text("SAVEPOINT one"), text("ROLLBACK TO one"), text("RELEASE one")
-FLUSHED, NOT_FLUSHED = "FULL", "NORMAL"  #: what is done with the WAL at a commit
-MAX_MEMBERS = 16
-HANDOVER_SECONDS = 0.5  #: after which a thread commits itself: the next one may have given up
-#: errors of a single statement, after which the transaction goes on
+#: errors of a single statement, after which the connection is sound
 VALUE_ERRORS = (IntegrityError, DataError)
-
-
-@dataclass(slots=True)
-class Group:
-    """The changes of several threads that one commit makes durable."""
-
-    connection: Connection
-    durable: bool
-    members: int = 0
-    ended: threading.Event = field(default_factory=threading.Event)
-    error: SQLAlchemyError | None = None  #: why no change was committed
+_flush = getattr(os, "fdatasync", os.fsync)  # macOS lacks it
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class SqliteWriter:
@@ -51,11 +43,9 @@ class SqliteWriter:
         self.lock = threading.Lock()
         self._engine = engine
         self._check = check
-        self._waiting: list[None] = []  # an entry for each thread that waits for the lock
-        self._group: Group | None = None  # of the open transaction
         self._connection: Connection | None = None
         self._busy_milliseconds: int | None = None
-        self._synchronous: str | None = None
+        self._wal = Wal()
 
     @contextmanager
     def write(self, timeout_seconds: float, *, durable: bool = True) -> Iterator[Connection]:
@@ -63,40 +53,47 @@ class SqliteWriter:
 
         If not *durable*, they are committed, but may not be on disk yet.
 
-        An error of the database undoes the changes of the whole group; any other error, only those
-        of this context.
-
         Raises:
-            DatabaseUnavailableError: Other threads keep writing for longer than the timeout.
+            DatabaseUnavailableError: Other threads keep writing for longer than the timeout, or
+                the changes were committed, but could not be flushed.
+            StorageFullError: They could not be flushed, because the disk is full.
         """
         deadline = time.monotonic() + timeout_seconds
-        group = None
-        try:
-            with self._locked(timeout_seconds):
-                group = self._join(deadline, durable)
-                with self._change(group):
-                    yield group.connection
-        finally:
-            # Even after an error: its cause, such as a repeated key, may not be committed yet.
-            if group is not None:
-                self._wait_for_commit(group)
-        if group.error is not None:
-            raise group.error
+        with self._locked(timeout_seconds):
+            connection = self._connect()
+            try:
+                self._begin(connection, deadline)
+                yield connection
+                prepared.execute(connection, COMMIT, {})  # compiled once, unlike the driver's
+            except SQLAlchemyError as error:
+                if not isinstance(error, VALUE_ERRORS):
+                    connection.invalidate()
+                raise
+            finally:
+                connection.rollback()
+        if durable:
+            self._wal.flush()
+
+    def flush(self) -> None:
+        """Flush what any process has committed so far.
+
+        Raises:
+            DatabaseUnavailableError, StorageFullError: See :meth:`write`.
+        """
+        with self.lock:
+            self._connect()
+        self._wal.flush()
 
     def close(self) -> None:
         """Close the connection, which no thread uses any more."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._wal.close()
 
     @contextmanager
     def _locked(self, timeout_seconds: float) -> Iterator[None]:
-        self._waiting.append(None)
-        try:
-            is_locked = self.lock.acquire(timeout=timeout_seconds)
-        finally:
-            self._waiting.pop()
-        if not is_locked:
+        if not self.lock.acquire(timeout=timeout_seconds):
             raise DatabaseUnavailableError(
                 "The database is locked by another writer. Try again shortly."
             )
@@ -105,27 +102,27 @@ class SqliteWriter:
         finally:
             self.lock.release()
 
-    def _join(self, deadline: float, durable: bool) -> Group:
-        """Join the open transaction, or begin one."""
+    def _connect(self) -> Connection:
+        """Return the connection; open it first, or again after an error of SQLite."""
+        if self._connection is not None and self._connection.invalidated:
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
-            self._connection = self._engine.connect()
-        if self._group is None:
-            self._begin(self._connection, deadline, durable)
-            self._group = Group(self._connection, durable)
-        self._group.members += 1
-        return self._group
+            connection = self._engine.connect()
+            # Without any connection, SQLite would have deleted the WAL and made another.
+            self._wal.open(_find_wal(connection))
+            self._connection = connection
+            self._busy_milliseconds = None
+        return self._connection
 
-    def _begin(self, connection: Connection, deadline: float, durable: bool) -> None:
-        try:
-            connection.begin()
-            # Wait for writers of other processes only for the rest of the timeout.
-            self._set_busy_timeout(connection, deadline - time.monotonic())
-            self._set_synchronous(connection, FLUSHED if durable else NOT_FLUSHED)
-            prepared.execute(connection, BEGIN, {})
-            self._check()
-        except BaseException as error:
-            self._reset(connection, error)
-            raise
+    def _begin(self, connection: Connection, deadline: float) -> None:
+        connection.begin()
+        # Wait for writers of other processes only for the rest of the timeout.
+        self._set_busy_timeout(connection, deadline - time.monotonic())
+        if self._wal.is_torn:
+            self._empty_wal(connection)
+        prepared.execute(connection, BEGIN, {})
+        self._check()
 
     def _set_busy_timeout(self, connection: Connection, seconds: float) -> None:
         """Set the busy timeout, in steps of half a second so that it rarely has to change."""
@@ -135,58 +132,86 @@ class SqliteWriter:
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             self._busy_milliseconds = milliseconds
 
-    def _set_synchronous(self, connection: Connection, mode: str) -> None:
-        """Choose whether a commit is flushed; SQLite ignores a change within a transaction."""
-        if mode != self._synchronous:
-            driver: Any = connection.connection.driver_connection
-            driver.execute(f"PRAGMA synchronous = {mode}")
-            self._synchronous = mode
+    def _empty_wal(self, connection: Connection) -> None:
+        """Copy the WAL into the database and empty it, so that the next change starts a new one."""
+        row = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        if row.busy:
+            raise DatabaseUnavailableError(
+                "A change could not be flushed, and the log that it is in is in use. "
+                "Try again shortly."
+            )
+        self._wal.is_torn = False
+
+
+class Wal:
+    """SQLite's write-ahead log, which the threads of a process flush together.
+
+    SQLite locks the database and its ``-shm`` file, never the WAL: closing a descriptor of the WAL
+    releases no lock.
+    """
+
+    def __init__(self) -> None:
+        #: Whether a flush failed. What follows a lost part of the WAL would be lost, too.
+        self.is_torn = False
+        self._descriptor: int | None = None
+        self._flushing = threading.Lock()
+        self._begun = self._ended = 0  #: the number of the last flush
+
+    def open(self, path: Path) -> None:
+        """Open the file at *path*, which a connection has created, instead of the last one."""
+        with self._flushing, self._translate_errors():
+            descriptor = os.open(path, os.O_RDONLY)
+            self._close()
+            self._descriptor = descriptor
+            flush_directory(path.parent)  # SQLite leaves that to the process that created the file
+
+    def flush(self) -> None:
+        """Flush what was committed before the call; one flush serves all threads that wait for it.
+
+        Raises:
+            DatabaseUnavailableError, StorageFullError: It failed, now or for an earlier change.
+        """
+        needed = self._begun + 1  # one that is running may have begun before the commit
+        with self._flushing:
+            if self._ended >= needed:
+                return
+            self._begun += 1
+            if self.is_torn:
+                raise DatabaseUnavailableError(
+                    "An earlier change could not be flushed. Try again shortly."
+                )
+            assert self._descriptor is not None  # opened with the connection
+            with self._translate_errors():
+                _flush(self._descriptor)
+            self._ended = self._begun
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._flushing:
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
 
     @contextmanager
-    def _change(self, group: Group) -> Iterator[None]:
-        """Undo the changes of the context if it raises an error; at its end, commit if due."""
+    def _translate_errors(self) -> Iterator[None]:
         try:
-            prepared.execute(group.connection, SAVE, {})
             yield
-            prepared.execute(group.connection, RELEASE, {})
-        except BaseException as error:
-            if isinstance(error, DBAPIError) and not isinstance(error, VALUE_ERRORS):
-                self._end(group, error)
-            else:
-                prepared.execute(group.connection, UNDO, {})
-            raise
-        finally:
-            # Who joined a group that is not flushed would not be durable.
-            may_wait = group.durable and group.members < MAX_MEMBERS
-            is_awaited = may_wait and bool(self._waiting)
-            if self._group is group and not is_awaited:
-                self._commit(group)
+        except OSError as error:
+            self.is_torn = True
+            if error.errno in _NO_SPACE:
+                raise StorageFullError(
+                    f"The database's disk is full ({error.strerror}). Free some space on it."
+                ) from error
+            raise DatabaseUnavailableError(
+                f"The database could not be flushed ({error.strerror}). Check its disk."
+            ) from error
 
-    def _commit(self, group: Group) -> None:
-        error = None
-        try:
-            prepared.execute(group.connection, COMMIT, {})  # compiled once, unlike the driver's
-        except SQLAlchemyError as failure:
-            error = failure
-        self._end(group, error)
 
-    def _end(self, group: Group, error: SQLAlchemyError | None) -> None:
-        self._group, group.error = None, error
-        try:
-            self._reset(group.connection, error)
-        finally:
-            group.ended.set()
-
-    def _reset(self, connection: Connection, error: BaseException | None) -> None:
-        """Roll back what is left of a transaction; reconnect after an error of SQLite."""
-        if isinstance(error, SQLAlchemyError):
-            connection.invalidate()
-            self._busy_milliseconds = None
-            self._synchronous = None
-        connection.rollback()
-
-    def _wait_for_commit(self, group: Group) -> None:
-        while not group.ended.wait(HANDOVER_SECONDS):
-            with self.lock:
-                if self._group is group:
-                    self._commit(group)
+def _find_wal(connection: Connection) -> Path:
+    """Return the path of the WAL, beside the file that SQLite has opened, links resolved."""
+    database = connection.exec_driver_sql("PRAGMA database_list").one()
+    connection.rollback()
+    return Path(f"{database.file}-wal")

@@ -139,7 +139,10 @@ def forget_supervisor(service: Service, supervisor_id: str) -> None:
 def find_deleted(service: Service) -> list[Job]:
     """Return the images whose deletion was interrupted, at most JOBS_PER_SWEEP."""
     with service.database.read() as connection:
-        return job_store.list_deleted(connection, JOBS_PER_SWEEP)
+        deleted = job_store.list_deleted(connection, JOBS_PER_SWEEP)
+    if deleted:
+        service.database.flush()  # a power cut must not undo the deletion of a row alone
+    return deleted
 
 
 def find_old_sources(service: Service) -> list[Job]:
@@ -228,9 +231,10 @@ def find_unknown_uploads(
         keys = [stored.key for stored in batch]
         with service.database.read() as connection:
             known = inventory.list_staged(connection, keys)
-        for stored in batch:
-            if stored.key not in known:
-                yield stored
+        unknown = [stored for stored in batch if stored.key not in known]
+        if unknown:
+            service.database.flush()  # a power cut must not revive a job without its upload
+        yield from unknown
 
 
 def find_unknown_images(
