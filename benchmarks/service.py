@@ -35,6 +35,7 @@ from tests.servers import find_free_port, run_server
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
 READS, UPLOADS = 1500, 200  #: requests per turn
+BATCH, BATCHES = 20, 4  #: images in a batch, batches per turn
 #: Rounds run per round requested: short ones, because a shared machine changes less meanwhile.
 ROUND_FACTOR = 3
 READERS, UPLOADERS = 16, 8  #: connections
@@ -79,6 +80,8 @@ def measure(rounds: int) -> list[Figure | Skipped]:
         file = get(f"/storage/{done.variant_keys['thumbnail']}")
         reads = partial(load, connections=READERS, requests=READS, status=200)
         uploads = partial(load, connections=UPLOADERS, requests=UPLOADS, status=202)
+        batches = partial(load, connections=1, requests=BATCHES, status=207)
+        singles = partial(load, connections=1, requests=BATCH * BATCHES, status=202)
         contenders = {
             "constant": partial(reads, bare, get("/jobs/1")),
             "status": partial(reads, ours, status),
@@ -88,6 +91,8 @@ def measure(rounds: int) -> list[Figure | Skipped]:
             "two processes": partial(reads, two, status),
             "durable": partial(uploads, bare, upload("/upload", photo)),
             "upload": partial(uploads, ours, upload("/api/v1/images/upload", photo)),
+            "single": partial(singles, ours, upload("/api/v1/images/upload", photo)),
+            "batch": partial(batches, ours, upload("/api/v1/images/batch", photo, BATCH)),
         }
         turns = interleave(contenders, ROUND_FACTOR * rounds)
     return [*compare_loads(turns), *count_statements(photo)]
@@ -97,6 +102,14 @@ def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
     """Yield the rows that compare one load with another."""
     yield from compare_pair(turns, "status", "constant", "status check", CONSTANT, at_least=0.50)
     yield from compare_pair(turns, "upload", "durable", "upload of 100 KB", DURABLE, at_least=0.60)
+    yield compare(
+        f"batch of {BATCH} × 100 KB",
+        "images/s",
+        [turn.per_second * BATCH for turn in turns["batch"]],
+        f"{BATCH} uploads, one after another",
+        per_second(turns["single"]),
+        at_least=2.5,
+    )
     for name in ("result", "image", "file"):
         yield compare(
             f"{name} read",

@@ -8,14 +8,15 @@
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
         InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
+        BatchTooLargeError · InvalidItemsError · BatchRefusedError
         RateLimitedError · UnauthorizedError · AdminRequiredError · WebhookUrlInvalidError
         WebhookSecretInvalidError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
       JobError
-        JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
-        JobNotRetryableError · SourceMissingError · SourceCorruptError
+        JobNotFoundError · ImageNotFoundError · BatchNotFoundError · JobNotReadyError
+        JobFailedError · JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
         DatabaseUnusableError    a DatabaseUnavailableError
@@ -31,10 +32,10 @@ read ``public_message``, or the message itself where that is None: see :func:`de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ImageProcessorError(Exception):
@@ -169,6 +170,31 @@ class IdempotencyKeyReusedError(RequestError):
     code = "idempotency_key_reused"
 
 
+class BatchTooLargeError(RequestError):
+    """The batch has more files than BATCH_MAX_FILES, or more bytes than BATCH_MAX_MB."""
+
+    code = "batch_too_large"
+
+
+class InvalidItemsError(RequestError):
+    """``items`` is not a JSON array with an object for each file of the batch."""
+
+    code = "items_invalid"
+
+
+class BatchRefusedError(RequestError):
+    """A file of a batch with ``atomic=true`` was refused, so none was accepted.
+
+    ``outcomes`` are those of the files, in their order, as ``queue.batches`` describes them.
+    """
+
+    code = "batch_refused"
+
+    def __init__(self, message: str, outcomes: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
+
+
 class RateLimitedError(RequestError):
     """The user's uploads for this window are used up until ``reset_at`` (UTC)."""
 
@@ -270,6 +296,13 @@ class ImageNotFoundError(JobError):
     """The image does not exist, was deleted, or is not visible to the caller."""
 
     code = "image_not_found"
+    public_message = None
+
+
+class BatchNotFoundError(JobError):
+    """The batch does not exist, is no longer kept, or does not belong to the caller."""
+
+    code = "batch_not_found"
     public_message = None
 
 

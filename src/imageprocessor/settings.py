@@ -303,6 +303,17 @@ class Settings(BaseModel):
     max_upload_size_mb: int = setting(
         10, "1 to 1024", "Largest file accepted; 1 MB is 1 048 576 bytes.", ge=1, le=1024
     )
+    batch_max_files: int = setting(
+        20, "1 to 100", "Files that one batch may contain.", ge=1, le=100
+    )
+    batch_max_mb: int = setting(
+        100,
+        "1 to 10240",
+        "Largest batch accepted, all files together; 1 MB is 1 048 576 bytes. "
+        "A proxy in front must accept as much.",
+        ge=1,
+        le=10_240,
+    )
     max_image_pixels: int = setting(
         50_000_000,
         "1 to 178956970",

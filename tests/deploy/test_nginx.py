@@ -27,7 +27,7 @@ from tests.deploy.traffic import (
     upload_in_rounds,
 )
 from tests.images import encode, photo
-from tests.server.live import form_body, form_start
+from tests.server.live import BOUNDARY, form_body, form_start
 from tests.servers import find_free_port
 from tests.servers.faults import run_slow_line
 from tests.servers.nginx import run_nginx
@@ -225,6 +225,14 @@ def test_too_large_upload_is_a_problem_from_service_and_nginx(
     assert (f'"{refusal["detail"]}"' in NGINX_CONF) is by_nginx
     assert refusal["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_batch_may_be_larger_than_an_upload(site: Site) -> None:
+    part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\n'.encode()
+    more = (part + b"x" * MEGABYTE + b"\r\n") * 12
+    path, body = "/api/v1/images/batch", more + form_body(b"x")
+    answer = site.passing.ask(path, "POST", body, upload_headers())
+    assert (answer.status, json.loads(answer.body)["refused"]) == (207, 13)
 
 
 def test_upload_without_token_is_refused_before_its_body_is_sent(site: Site) -> None:

@@ -35,6 +35,8 @@ def test_document_lists_every_operation(document: dict[str, Any]) -> None:
         "GET /api/v1/images/{image_id}/all",
         "GET /api/v1/images/{image_id}/direct",
         "GET /api/v1/images/batch",
+        "POST /api/v1/images/batch",
+        "GET /api/v1/batches/{batch_id}",
         "GET /api/v1/health",
         "GET /api/v1/health/stats",
         "GET /api/v1/health/failed",
@@ -69,6 +71,20 @@ def test_upload_form_is_documented(
     assert "Idempotency-Key" in str(operation["parameters"]).title()
 
 
+def test_batch_form_is_documented(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/api/v1/images/batch"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["files", "bucket"]
+    assert set(form["properties"]) == {"files", "bucket", "metadata", "items"}
+    assert {"207", "400", "401", "413", "415", "422", "429", "503", "507"} == set(
+        operation["responses"]
+    )
+    assert [parameter["name"] for parameter in operation["parameters"]] == [
+        "atomic",
+        "idempotency-key",
+    ]
+
+
 def test_links_of_an_accepted_upload_name_existing_operations(
     document: dict[str, Any],
 ) -> None:
@@ -82,6 +98,8 @@ def test_token_is_optional_for_reads_and_required_for_writes(document: dict[str,
     assert found["GET /api/v1/images/{image_id}"]["security"] == [{}, {"bearer": []}]
     assert found["POST /api/v1/images/upload"]["security"] == [{"bearer": []}]
     assert found["DELETE /api/v1/images/{image_id}"]["security"] == [{"bearer": []}]
+    assert found["POST /api/v1/images/batch"]["security"] == [{"bearer": []}]
+    assert found["GET /api/v1/batches/{batch_id}"]["security"] == [{"bearer": []}]
     assert "security" not in found["GET /api/v1/health"]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 

@@ -29,7 +29,7 @@ from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.routes import files, health, images, index, jobs
+from imageprocessor.server.routes import batches, files, health, images, index, jobs
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
@@ -44,7 +44,14 @@ REQUEST_HEADERS = (
     "traceparent",
     "tracestate",
 )
-ROUTERS = (jobs.router, images.router, files.router, health.router, index.router)
+ROUTERS = (
+    jobs.router,
+    images.router,
+    batches.router,
+    files.router,
+    health.router,
+    index.router,
+)
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 
 

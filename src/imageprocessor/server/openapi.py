@@ -37,27 +37,51 @@ STATUSES_WITH_RETRY_AFTER = {
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 }
-FORM = {
+FORM_FIELDS: dict[str, dict[str, Any]] = {
+    "file": {
+        "type": "string",
+        "format": "binary",
+        "description": f"The image: {join_titles('or')}.",
+    },
+    "bucket": {
+        "type": "string",
+        "pattern": f"^{BUCKET_PATTERN.pattern}$",
+        "description": "The bucket to store the image in.",
+        "examples": ["test-uploads"],
+    },
+    "metadata": {
+        "type": "object",
+        "description": (
+            "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
+        ),
+        "examples": [{"context": "test_upload"}],
+    },
+}
+FORM = {"type": "object", "required": ["file", "bucket"], "properties": FORM_FIELDS}
+BATCH_FORM = {
     "type": "object",
-    "required": ["file", "bucket"],
+    "required": ["files", "bucket"],
     "properties": {
-        "file": {
-            "type": "string",
-            "format": "binary",
-            "description": f"The image: {join_titles('or')}.",
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": "The images; the parts may also be called `file` or `files[]`.",
         },
-        "bucket": {
-            "type": "string",
-            "pattern": f"^{BUCKET_PATTERN.pattern}$",
-            "description": "The bucket to store the image in.",
-            "examples": ["test-uploads"],
-        },
-        "metadata": {
-            "type": "object",
+        "bucket": FORM_FIELDS["bucket"],
+        "metadata": FORM_FIELDS["metadata"],
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"metadata": {"type": "object"}},
+                "additionalProperties": False,
+            },
             "description": (
-                "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
+                "An object for each file, in the same order; its `metadata` is added to that of "
+                "the batch, and takes precedence."
             ),
-            "examples": [{"context": "test_upload"}],
+            "examples": [[{"metadata": {"caption": "A cat"}}]],
         },
     },
 }
@@ -116,17 +140,36 @@ def describe_upload() -> dict[str, Any]:
     }
 
 
+def describe_batch_upload() -> dict[str, Any]:
+    """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
+    encoding = {
+        "files": {"contentType": ", ".join(MIME_TYPES)},
+        "metadata": {"contentType": "application/json"},
+        "items": {"contentType": "application/json"},
+    }
+    content = {"multipart/form-data": {"schema": BATCH_FORM, "encoding": encoding}}
+    return {
+        "parameters": [IDEMPOTENCY_KEY],
+        "requestBody": {"required": True, "content": content},
+    }
+
+
 def describe_accepted() -> dict[str, Any]:
     """Return the OpenAPI headers and links of the response to an accepted upload."""
-    headers = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in ACCEPTED_HEADERS.items()
-    }
     links = {
         operation: {"operationId": operation, "parameters": {name: f"$response.body#/{name}"}}
         for operation, name in ACCEPTED_LINKS.items()
     }
-    return {"headers": headers, "links": links}
+    return {**describe_quota_headers(), "links": links}
+
+
+def describe_quota_headers() -> dict[str, Any]:
+    """Return the OpenAPI headers of the response to an accepted upload."""
+    headers = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in ACCEPTED_HEADERS.items()
+    }
+    return {"headers": headers}
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:

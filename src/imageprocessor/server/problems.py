@@ -57,6 +57,9 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.InvalidIdError: (422, "The id is not a UUID"),
     errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is invalid"),
     errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key was used for another upload"),
+    errors.BatchTooLargeError: (413, "The batch is too large"),
+    errors.InvalidItemsError: (422, "The items are invalid"),
+    errors.BatchRefusedError: (422, "A file of the batch was refused"),
     errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
@@ -70,6 +73,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.StorageFullError: (507, "The storage is full"),
     errors.JobNotFoundError: (404, "The job does not exist"),
     errors.ImageNotFoundError: (404, "The image does not exist"),
+    errors.BatchNotFoundError: (404, "The batch does not exist"),
     errors.JobNotReadyError: (409, "The job has not finished"),
     errors.JobFailedError: (422, "The job failed"),
     errors.JobNotRetryableError: (409, "The job cannot be retried"),
@@ -175,16 +179,25 @@ def fault_of(status: HTTPStatus) -> Fault:
     return Fault(status, code, phrase, f"{status.description}.")
 
 
-def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JsonLine:
-    """Return the response for *fault*, with the user's quota if it has been read."""
-    body = {
+def describe_fault(fault: Fault) -> dict[str, Any]:
+    """Return the members of a problem, without the request's id."""
+    return {
         "type": f"urn:imageprocessor:error:{fault.code}",
         "title": fault.title,
         "status": fault.status,
         "detail": fault.detail,
         "code": fault.code,
-        "request_id": request.state.request_id,
     }
+
+
+def make_problem(
+    request: Request, fault: Fault, headers: dict[str, str] | None = None, **members: Any
+) -> JsonLine:
+    """Return the response for *fault*, with the user's quota if it has been read.
+
+    *members* are added to the problem: its extensions in the sense of RFC 9457.
+    """
+    body = {**describe_fault(fault), "request_id": request.state.request_id, **members}
     all_headers = {"Cache-Control": "no-store"}
     quota: Quota | None = getattr(request.state, "quota", None)
     if quota is not None:

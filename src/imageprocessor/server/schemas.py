@@ -9,6 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 JOB_ID = "0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90"
 IMAGE_ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
+BATCH_ID = "01930c1e-3a00-7f0c-9d52-6a8e1f4b2c73"
+REFUSED = {
+    "type": "urn:imageprocessor:error:type_unsupported",
+    "title": "The file type is not accepted",
+    "status": 415,
+    "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
+    "code": "type_unsupported",
+}
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -34,6 +42,123 @@ class UploadAccepted(BaseModel):
     image_id: str
     status_url: str
     message: str
+
+
+class Fault(BaseModel):
+    """Why a file of a batch was refused: a problem without the request's id."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="A stable identifier of the cause, for programs.")
+
+
+class BatchOutcome(BaseModel):
+    """What became of one file: 202 and the ids of its job, or why it was refused."""
+
+    index: int = Field(description="The file's place in the form, from 0.")
+    filename: str | None = Field(description="As it was sent, at most 255 characters of it.")
+    status: int = Field(description="202, or the status of `error`.")
+    job_id: str | None = None
+    image_id: str | None = None
+    status_url: str | None = None
+    error: Fault | None = None
+
+
+class BatchAccepted(BaseModel):
+    """The outcomes of all files, in the order sent. The accepted ones are durable."""
+
+    model_config = example(
+        batch_id=BATCH_ID,
+        status_url=f"/api/v1/batches/{BATCH_ID}",
+        accepted=1,
+        refused=1,
+        items=[
+            {
+                "index": 0,
+                "filename": "cat.jpg",
+                "status": 202,
+                "job_id": JOB_ID,
+                "image_id": IMAGE_ID,
+                "status_url": f"/api/v1/images/jobs/{JOB_ID}",
+            },
+            {"index": 1, "filename": "notes.txt", "status": 415, "error": REFUSED},
+        ],
+    )
+
+    batch_id: str
+    status_url: str
+    accepted: int
+    refused: int
+    items: list[BatchOutcome]
+
+
+class BatchCounts(BaseModel):
+    """How many files of a batch are in each status."""
+
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    deleted: int
+    refused: int
+
+
+class BatchItem(BaseModel):
+    """The state of one file of a batch."""
+
+    index: int = Field(description="The file's place in the form, from 0.")
+    filename: str | None
+    status: Literal["pending", "processing", "completed", "failed", "deleted", "refused"]
+    job_id: str | None = None
+    image_id: str | None = None
+    error: str | None = Field(
+        None, description="Why the file was refused or its last attempt failed, in a sentence."
+    )
+    error_code: str | None = None
+
+
+class BatchState(BaseModel):
+    """The state of a batch. It is `completed` once each of its jobs has ended or was deleted."""
+
+    model_config = example(
+        batch_id=BATCH_ID,
+        status="completed",
+        created_at="2024-11-08T14:00:00Z",
+        completed_at="2024-11-08T14:00:05Z",
+        counts={
+            "pending": 0,
+            "processing": 0,
+            "completed": 1,
+            "failed": 0,
+            "deleted": 0,
+            "refused": 1,
+        },
+        items=[
+            {
+                "index": 0,
+                "filename": "cat.jpg",
+                "status": "completed",
+                "job_id": JOB_ID,
+                "image_id": IMAGE_ID,
+            },
+            {
+                "index": 1,
+                "filename": "notes.txt",
+                "status": "refused",
+                "error": REFUSED["detail"],
+                "error_code": REFUSED["code"],
+            },
+        ],
+    )
+
+    batch_id: str
+    status: Literal["processing", "completed"]
+    created_at: datetime
+    completed_at: datetime | None = Field(description="When the last of its jobs had ended.")
+    counts: BatchCounts
+    items: list[BatchItem] = Field(description="In the order sent.")
 
 
 class JobState(BaseModel):
@@ -266,21 +391,9 @@ class FailedJobs(BaseModel):
     jobs: list[FailedJob] = Field(description="Newest first.")
 
 
-class Problem(BaseModel):
+class Problem(Fault):
     """An error response in the format of RFC 9457."""
 
-    model_config = example(
-        type="urn:imageprocessor:error:type_unsupported",
-        title="The file type is not accepted",
-        status=415,
-        detail="The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
-        code="type_unsupported",
-        request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f",
-    )
+    model_config = example(**REFUSED, request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f")
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str = Field(description="A stable identifier of the cause, for programs.")
     request_id: str

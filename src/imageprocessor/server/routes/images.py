@@ -27,7 +27,7 @@ from imageprocessor.server.openapi import (
     problem_responses,
 )
 from imageprocessor.server.quota_headers import describe_quota
-from imageprocessor.server.representations import represent_result, represent_variant
+from imageprocessor.server.representations import JOBS_URL, represent_result, represent_variant
 from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import (
     ACCEPTED,
@@ -39,7 +39,6 @@ from imageprocessor.server.schemas import (
 from imageprocessor.server.threads import run_read
 from imageprocessor.server.uploads import accept_upload
 
-JOBS_URL = "/api/v1/images/jobs"
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)
 
