@@ -24,6 +24,7 @@ from imageprocessor.errors import (
     MemoryLimitError,
     RateLimitedError,
     StorageFullError,
+    UnknownWebhookError,
 )
 from imageprocessor.queue import attempts, batches, job_control
 from imageprocessor.queue.access import OPERATOR
@@ -185,18 +186,22 @@ def test_webhooks_receive_the_completed_batch(service: Service, receive: Receive
         endpoint("batches", event_types=("batch.completed",), buckets=("photos",)),
         endpoint("images", event_types=("image.completed",)),
         endpoint("elsewhere", buckets=("others",)),
+        endpoint("named", event_types=("batch.completed",), only_named=True),
     ]
     with service.database.write() as connection:
         connection.execute(webhook_endpoints.delete())
         connection.execute(webhook_deliveries.delete())
         connection.execute(webhook_endpoints.insert(), rows)
-    batch = submit(service, receive(JPEG, b"text"))
+    batch = submit(service, receive(JPEG, b"text", webhook="named"))
+    with pytest.raises(UnknownWebhookError):
+        submit(service, receive(JPEG, webhook="unknown"))
+    assert len(staged(service)) == 1
     run_job(service, job_ids(batch)[0], "worker")
     with service.database.write() as connection:
         sent = connection.execute(webhook_deliveries.select()).mappings().all()
         connection.execute(webhook_endpoints.delete())
     found = {row["endpoint"]: row for row in sent}
-    assert found.keys() == {"batches", "images"}
+    assert found.keys() == {"batches", "images", "named"}
     assert found["batches"]["image_id"] == found["batches"]["job_id"] == batch.batch_id
     body = json.loads(found["batches"]["body"])
     assert body.pop("id")

@@ -46,6 +46,7 @@ from imageprocessor.queue.uploads import (
     make_job,
     make_reuse_error,
     read_quota,
+    require_webhook,
 )
 
 MAX_FILENAME_CHARACTERS = 255
@@ -69,6 +70,7 @@ class BatchUpload:
     files: Sequence[ReceivedFile]
     bucket: str
     metadata: str = ""  #: for all files
+    webhook: str = ""  #: the name of an endpoint, or empty
     items: str = ""  #: JSON: a list with an object for each file
     is_atomic: bool = False
 
@@ -112,8 +114,8 @@ def submit_batch(service: Service, upload: BatchUpload, sender: Sender) -> tuple
     quota ends within the batch, the files after that are refused.
 
     Raises:
-        InvalidBucketError, InvalidMetadataError, InvalidItemsError: Another field of the form is
-            not acceptable.
+        InvalidBucketError, InvalidMetadataError, InvalidItemsError, UnknownWebhookError: Another
+            field of the form is not acceptable.
         BatchRefusedError: The batch is atomic, and a file was refused.
         IdempotencyKeyReusedError: The key was already used with another payload.
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The batch was not
@@ -221,7 +223,7 @@ def _check_files(
     for file, context in zip(upload.files, contexts, strict=True):
         try:
             content = _require_content(service, file)
-            single = Upload(content, file.sha256, upload.bucket)
+            single = Upload(content, file.sha256, upload.bucket, webhook=upload.webhook)
             job = make_job(service, single, context, replace(sender, idempotency_key=None))
         except InputError as error:
             outcomes.append(_refuse(file.filename, error))
@@ -238,6 +240,7 @@ def _check_files(
         outcomes=tuple(outcomes),
         payload_sha256=_hash_payload(upload, contexts),
         created_at=clock.utc_now(),
+        webhook=upload.webhook or None,
         idempotency_key=sender.idempotency_key,
     )
     return _Draft(batch, jobs, sources)
@@ -259,7 +262,8 @@ def _refuse(filename: str | None, error: ImageProcessorError) -> Outcome:
 def _hash_payload(upload: BatchUpload, contexts: Sequence[dict[str, Any]]) -> str:
     """Return the SHA-256 of all that makes the payload: two with the same one are the same."""
     files = [(file.sha256, file.size_bytes) for file in upload.files]
-    payload = json.dumps([files, upload.bucket, contexts, upload.is_atomic], sort_keys=True)
+    fields = [upload.bucket, upload.webhook, upload.is_atomic]
+    payload = json.dumps([files, contexts, fields], sort_keys=True)
     return hashlib.sha256(payload.encode()).hexdigest()
 
 
@@ -292,6 +296,7 @@ def _queue(service: Service, draft: _Draft, *, is_atomic: bool) -> tuple[Batch, 
     now = draft.batch.created_at
     settings = service.settings
     with service.database.write() as connection:
+        require_webhook(connection, draft.batch.webhook)
         batch, quota = _count(service, connection, draft.batch, now)
         if is_atomic:
             _require_all(batch)

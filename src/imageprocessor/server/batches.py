@@ -71,7 +71,9 @@ def submit_files(
         ImageProcessorError: Any error raised by ``submit_batch``.
     """
     files = [file.complete() for file in incoming.files]
-    upload = BatchUpload(files, fields.bucket, fields.metadata, fields.items, is_atomic)
+    upload = BatchUpload(
+        files, fields.bucket, fields.metadata, fields.webhook, fields.items, is_atomic
+    )
     return AcceptedBatch(*submit_batch(service, upload, sender))
 
 
@@ -91,7 +93,7 @@ class IncomingBatch:
 
         Raises:
             InvalidFormError, MissingFileError, BatchTooLargeError, InvalidBucketError,
-            InvalidMetadataError, InvalidItemsError: The form is invalid.
+            InvalidMetadataError, InvalidItemsError, UnknownWebhookError: The form is invalid.
             StorageFullError, StorageUnavailableError: A file cannot be written.
         """
         content_type = request.headers.get("content-type", "")

@@ -21,6 +21,7 @@ from imageprocessor.errors import (
     MissingFileError,
     RequestError,
     TooManyFilesError,
+    UnknownWebhookError,
 )
 
 MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to a file
@@ -32,6 +33,7 @@ BATCH_FILES = ("file", "files", "files[]")
 TEXT_FIELDS: dict[str, type[RequestError]] = {
     "bucket": InvalidBucketError,
     "metadata": InvalidMetadataError,
+    "webhook": UnknownWebhookError,
 }
 
 WriteFile = Callable[[memoryview], None]
@@ -42,6 +44,7 @@ class TextFields(NamedTuple):
 
     bucket: str
     metadata: str
+    webhook: str = ""
     items: str = ""  #: of a batch
 
 
@@ -144,7 +147,8 @@ class UploadForm:
                 limit.
             InvalidFormError: The form is malformed, has too many parts, or repeats a field.
             TooManyFilesError, BatchTooLargeError: The form has too many files.
-            InvalidBucketError, InvalidMetadataError, InvalidItemsError: The field is too long.
+            InvalidBucketError, InvalidMetadataError, InvalidItemsError, UnknownWebhookError: The
+                field is too long.
         """
         self._body_size += len(chunk)
         self._rules.check_body_size(self._body_size)
@@ -164,7 +168,8 @@ class UploadForm:
             InvalidFormError: The body ended before the form did.
             MissingFileError: The form has no file.
             InvalidBucketError: The form has no part called ``bucket``, or it is not valid UTF-8.
-            InvalidMetadataError, InvalidItemsError: The field is not valid UTF-8.
+            InvalidMetadataError, InvalidItemsError, UnknownWebhookError: The field is not valid
+                UTF-8.
         """
         if self._preamble is not None:
             raise self._no_boundary()

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from imageprocessor import errors
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
+from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
@@ -56,6 +57,11 @@ FORM_FIELDS: dict[str, dict[str, Any]] = {
         ),
         "examples": [{"context": "test_upload"}],
     },
+    "webhook": {
+        "type": "string",
+        "pattern": f"^{ENDPOINT_NAME.pattern}$",
+        "description": "The name of a webhook endpoint that is to receive the image's events.",
+    },
 }
 FORM = {"type": "object", "required": ["file", "bucket"], "properties": FORM_FIELDS}
 BATCH_FORM = {
@@ -70,6 +76,7 @@ BATCH_FORM = {
         },
         "bucket": FORM_FIELDS["bucket"],
         "metadata": FORM_FIELDS["metadata"],
+        "webhook": FORM_FIELDS["webhook"],
         "items": {
             "type": "array",
             "items": {

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, event, select, text
 from benchmarks.rows import fill
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import rate_limits
-from imageprocessor.queue.database import prepared
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.schema import migrate
@@ -37,10 +37,11 @@ from imageprocessor.queue.database.tables import (
     metadata,
     processing_jobs,
 )
-from imageprocessor.queue.jobs import batch_store, inventory, job_store, outbox
+from imageprocessor.queue.jobs import batch_store, inventory, job_store, outbox, webhook_history
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
+from imageprocessor.queue.jobs.webhooks import DeliveryStatus
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.settings import Settings
 from tests.servers import create_database
@@ -50,10 +51,12 @@ NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 ANY_ID = str(uuid4())
+RECENTLY = clock.to_text(NOW - HOUR)
 WAITING_JOBS = 200
 BATCHES = 5000
 BATCH_ID = make_id()
-LARGE = "processing_jobs|image_upload_events|batches"
+DELIVERIES = 10_000  #: of these, one in 50 waits
+LARGE = "processing_jobs|image_upload_events|batches|webhook_deliveries"
 #: Their indexes hold few rows, or those that the caller asks for.
 SMALL = {IS_DELETED, IS_OPEN, IS_PROCESSING, IS_WAITING, HAS_FAILED, KEEPS_SOURCE}
 SMALL_INDEXES = {
@@ -124,6 +127,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
     outbox.complete_batch: lambda connection, _: outbox.complete_batch(connection, BATCH_ID, NOW),
     outbox.list_events: lambda connection, job: outbox.list_events(connection, job.job_id),
     outbox.has_event_since: lambda connection, _: outbox.has_event_since(connection, NOW),
+    outbox.list_public: lambda connection, _: outbox.list_public(
+        connection, RECENTLY, NOW + HOUR, 20
+    ),
     job_store.count_open: lambda connection, _: job_store.count_open(connection),
     outbox.find_deleted_job: lambda connection, job: outbox.find_deleted_job(
         connection, job.image_id
@@ -138,6 +144,34 @@ QUERIES: dict[Callable[..., Any], Query] = {
     ),
     inventory.list_owned: lambda connection, job: inventory.list_owned(
         connection, {"key": job.image_id}
+    ),
+    webhook_history.list_of_job: lambda connection, job: webhook_history.list_of_job(
+        connection, job.job_id
+    ),
+    webhook_history.list_waiting: lambda connection, _: webhook_history.list_waiting(
+        connection, "shop", 10
+    ),
+    webhook_history.list_ended: lambda connection, _: webhook_history.list_ended(
+        connection, "shop", 10
+    ),
+    webhook_history.find_oldest_waiting: (
+        lambda connection, _: webhook_history.find_oldest_waiting(connection, "shop")
+    ),
+    webhook_history.find_last_success: (
+        lambda connection, _: webhook_history.find_last_success(connection, "shop")
+    ),
+    webhook_history.drop_waiting: lambda connection, _: webhook_history.drop_waiting(
+        connection, "shop", 10
+    ),
+    webhook_history.list_repeatable: lambda connection, _: webhook_history.list_repeatable(
+        connection, "shop", DeliveryStatus.DELIVERED, RECENTLY, NOW + HOUR, 20
+    ),
+    webhook_history.list_deleted_images: lambda connection, job: (
+        webhook_history.list_deleted_images(connection, [job.image_id, ANY_ID])
+    ),
+    webhook_history.repeat: lambda connection, _: webhook_history.repeat(connection, [ANY_ID], NOW),
+    webhook_history.list_events_sent: lambda connection, job: webhook_history.list_events_sent(
+        connection, "shop", [job.job_id, ANY_ID]
     ),
     rate_limits.read_quota: lambda connection, _: rate_limits.read_quota(
         connection, "ann", NOW, 9, HOUR
@@ -161,6 +195,7 @@ EXCEPTIONS = {
     inventory.has_images: "only while a storage's marker is missing",
     inventory.iterate_jobs: "for fsck, in pages, which are checked below",
     inventory.iterate_variants: "for a backup, in pages likewise",
+    webhook_history.count_waiting: "below, because it reads an index up to a limit",
     rate_limits.count_upload: "an INSERT",
     rate_limits.require_remaining: "no query",
     rate_limits.window_start: "no query",
@@ -197,6 +232,7 @@ def filled(
             job = Job.from_row(dict(row.mappings().one()))
         add_waiting(database, job)
         add_batches(database, job)
+        add_deliveries(database)
         if request.param == "postgres":  # as autovacuum does within a minute
             with database.write() as connection:
                 connection.execute(text("ANALYZE"))
@@ -237,6 +273,28 @@ def add_batches(database: Database, template: Job) -> None:
     with database.write() as connection:
         connection.execute(batches.insert(), rows)
         job_store.insert_job(connection, job)
+
+
+def add_deliveries(database: Database) -> None:
+    """Add deliveries of the newest jobs to two endpoints."""
+    statement = text("""
+        INSERT INTO webhook_deliveries (
+            delivery_id, endpoint, event_id, event_type, image_id, job_id, body, status,
+            attempt_count, next_attempt_at, created_at, ended_at
+        )
+        SELECT
+            job_id, CASE WHEN number % 5 = 0 THEN 'shop' ELSE 'other' END, image_id,
+            'image.completed', image_id, job_id, '{}',
+            CASE WHEN number % 50 = 0 THEN 'waiting'
+                WHEN number % 3 = 0 THEN 'failed' ELSE 'delivered' END,
+            1, created_at, created_at, CASE WHEN number % 50 = 0 THEN NULL ELSE created_at END
+        FROM (
+            SELECT *, row_number() OVER (ORDER BY job_id DESC) AS number FROM processing_jobs
+            ORDER BY job_id DESC LIMIT :limit
+        ) AS newest
+    """)
+    with database.write() as connection:
+        connection.execute(statement, {"limit": DELIVERIES})
 
 
 @contextmanager
@@ -330,6 +388,14 @@ def test_jobs_of_any_status_are_listed_through_an_index(
     assert [plan for plan in plans if find_fault(plan, may_stop=may_stop)] == []
 
 
+@pytest.mark.parametrize("endpoint", ["shop", None])
+def test_waiting_deliveries_are_counted_in_an_index(filled: Filled, endpoint: str | None) -> None:
+    (plan,) = filled.explain(
+        lambda connection, _: webhook_history.count_waiting(connection, endpoint)
+    )
+    assert "ix_deliveries_due" in plan
+
+
 def test_a_page_of_all_jobs_is_read_through_an_index(filled: Filled) -> None:
     plans: list[str] = []
     with watch(filled.database, plans):
@@ -370,7 +436,9 @@ def test_figures_read_only_the_events_since_the_snapshot(
     assert not [plan for plan in plans if re.search(f"(SCAN|Seq Scan on) ({LARGE})", plan)]
 
 
-@pytest.mark.parametrize("module", [job_store, batch_store, outbox, inventory, rate_limits])
+@pytest.mark.parametrize(
+    "module", [job_store, batch_store, outbox, inventory, rate_limits, webhook_history]
+)
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {
         function

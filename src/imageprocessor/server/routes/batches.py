@@ -47,6 +47,7 @@ router = APIRouter(prefix="/api/v1", tags=["batches"], default_response_class=Js
             errors.InvalidBucketError,
             errors.InvalidMetadataError,
             errors.InvalidItemsError,
+            errors.UnknownWebhookError,
             errors.InvalidIdempotencyKeyError,
             errors.IdempotencyKeyReusedError,
             errors.BatchRefusedError,
