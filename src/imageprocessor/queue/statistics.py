@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs.figures import read_figures
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
-    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, the workers.
+    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, workers, events.
 
     No rows of jobs are read: see `jobs.figures`.
     """
     current = read_figures(service.database)
+    with service.database.read() as connection:
+        lag_seconds = feed.measure_lag(connection)
     counts = {status.value: max(0, current.jobs[status]) for status in JobStatus}
     timed = current.timed.total()
     average = round(sum(current.seconds.values()) / timed, 3) if timed else None
@@ -34,6 +37,7 @@ def collect_statistics(service: Service) -> dict[str, Any]:
             "total_jobs": sum(counts.values()),
         },
         "workers": workers,
+        "events": {"lag_seconds": lag_seconds},
     }
     if service.settings.queue_backend == "celery":
         figures["celery"] = workers

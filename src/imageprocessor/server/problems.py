@@ -24,6 +24,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.auth import is_admin
+from imageprocessor.server.preferences import describe_preference
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 from imageprocessor.server.responses import JsonLine
 
@@ -57,6 +58,10 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.InvalidIdError: (422, "The id is not a UUID"),
     errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is invalid"),
     errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key was used for another upload"),
+    errors.InvalidWaitError: (422, "The time to wait is out of range"),
+    errors.InvalidCursorError: (422, "The cursor is invalid"),
+    errors.ExpiredCursorError: (410, "The cursor has expired"),
+    errors.TooManyStreamsError: (503, "Too many event streams are open"),
     errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
@@ -87,6 +92,7 @@ class Fault:
     code: str
     title: str
     detail: str
+    job_id: str | None = None  #: of the job that failed
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -107,7 +113,7 @@ async def _answer_error(request: Request, error: Exception) -> JsonLine:
     detail = describe_publicly(code, str(error))
     if detail != str(error) and await is_admin(request):
         detail = str(error)
-    fault = Fault(status, code, title, detail)
+    fault = Fault(status, code, title, detail, getattr(error, "job_id", None))
     return make_problem(request, fault, _make_headers(request, error, status))
 
 
@@ -183,7 +189,9 @@ def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None 
         "code": fault.code,
         "request_id": request.state.request_id,
     }
-    all_headers = {"Cache-Control": "no-store"}
+    if fault.job_id is not None:
+        body["job_id"] = fault.job_id
+    all_headers = {"Cache-Control": "no-store", **describe_preference(request)}
     quota: Quota | None = getattr(request.state, "quota", None)
     if quota is not None:
         all_headers |= describe_quota(quota)

@@ -52,16 +52,9 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
 
     `type` and `timestamp` as in Standard Webhooks 1.0, beside the fields of the result.
     """
-    said: dict[str, Any] = {
-        "id": occurrence.event_id,
-        "type": PUBLIC_TYPES[occurrence.event_type],
-        "timestamp": occurrence.created_at,
-        "job_id": job.job_id,
-        "image_id": job.image_id,
-        "bucket": job.bucket,
-    }
     if occurrence.event_type is EventType.DELETED:
-        return {**said, "status": "deleted"}
+        return describe_deleted(occurrence, job.job_id, job.image_id, job.bucket)
+    said = _identify(occurrence, job.job_id, job.image_id, job.bucket)
     if job.status is JobStatus.COMPLETED:
         said |= describe_result(job, base_url)
     elif job.status is JobStatus.FAILED:
@@ -76,12 +69,40 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
     return {**said, "context": job.context}
 
 
+def describe_deleted(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    """Return what an event says of an image that is deleted, by this event or since."""
+    return {**_identify(occurrence, job_id, image_id, bucket), "status": "deleted"}
+
+
+def describe_batch_event(
+    occurrence: Occurrence, batch_id: str, bucket: str | None, details: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what an event of a batch says: *details* are what was recorded with it."""
+    return {**_begin(occurrence), "batch_id": batch_id, "bucket": bucket, **details}
+
+
 def encode_event(said: dict[str, Any]) -> str:
     """Return the JSON of an event; without its context if it is longer than MAX_BODY_BYTES."""
     body = json.dumps(said, default=_encode)
     if len(body) <= MAX_BODY_BYTES or "context" not in said:
         return body
     return encode_event({name: value for name, value in said.items() if name != "context"})
+
+
+def _identify(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    return {**_begin(occurrence), "job_id": job_id, "image_id": image_id, "bucket": bucket}
+
+
+def _begin(occurrence: Occurrence) -> dict[str, Any]:
+    return {
+        "id": occurrence.event_id,
+        "type": PUBLIC_TYPES[occurrence.event_type],
+        "timestamp": occurrence.created_at,
+    }
 
 
 def _encode(value: object) -> str:
