@@ -9,7 +9,13 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.job_control import public_status
 from imageprocessor.queue.jobs.description import describe_result, make_url
 from imageprocessor.queue.jobs.job import Job
-from imageprocessor.server.schemas import FailedJob, ImageResult, ImageVariant, JobState
+from imageprocessor.server.schemas import (
+    FailedJob,
+    ImageResult,
+    ImageVariant,
+    JobState,
+    UploadResult,
+)
 
 
 def represent_job(job: Job, caller: Caller) -> JobState:
@@ -41,6 +47,12 @@ def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
     if caller.owns(job):
         result["context"] = job.context
     return ImageResult.model_validate(result)
+
+
+def represent_upload(job: Job, caller: Caller, base_url: str) -> UploadResult:
+    """Return the result of the completed *job* to the request that uploaded its image."""
+    result = represent_result(job, caller, base_url)
+    return UploadResult(job_id=job.job_id, **result.model_dump(exclude_unset=True))
 
 
 def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
