@@ -9,6 +9,7 @@
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
         InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
         BatchTooLargeError · InvalidItemsError · BatchRefusedError
+        InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
         UnknownWebhookError · InvalidWebhookError · WebhookUrlInvalidError
       StorageError
@@ -195,6 +196,31 @@ class BatchRefusedError(RequestError):
         self.outcomes = outcomes
 
 
+class InvalidWaitError(RequestError):
+    """``wait`` is not a whole number of seconds from 0 to 30."""
+
+    code = "wait_invalid"
+
+
+class InvalidCursorError(RequestError):
+    """``after`` or ``Last-Event-ID`` is not a cursor that this service returned."""
+
+    code = "cursor_invalid"
+
+
+class ExpiredCursorError(RequestError):
+    """Events that follow the cursor are no longer kept, or it belongs to another database."""
+
+    code = "cursor_expired"
+
+
+class TooManyStreamsError(RequestError):
+    """The process has as many open event streams as MAX_EVENT_STREAMS allows."""
+
+    code = "stream_count_exceeded"
+    retryable = True
+
+
 class RateLimitedError(RequestError):
     """The user's uploads for this window are used up until ``reset_at`` (UTC)."""
 
@@ -325,9 +351,10 @@ class JobFailedError(JobError):
     code = "job_failed"
     public_message = "The job failed. Send the image again."
 
-    def __init__(self, message: str, *, job_code: str) -> None:
+    def __init__(self, message: str, *, job_code: str, job_id: str | None = None) -> None:
         super().__init__(message)
         self.job_code = job_code
+        self.job_id = job_id
 
 
 class JobNotRetryableError(JobError):

@@ -318,6 +318,15 @@ class Settings(BaseModel):
         le=3600,
     )
 
+    max_event_streams: int = setting(
+        500,
+        "1 to 100000",
+        "Event streams that one API process keeps open, at most half of its connections; "
+        "further ones get 503.",
+        ge=1,
+        le=100_000,
+    )
+
     rate_limit_max_uploads: int = setting(
         50, "1 to 1000000", "Uploads that one user may make in a window.", ge=1, le=1_000_000
     )

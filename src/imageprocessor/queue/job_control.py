@@ -128,7 +128,9 @@ def check_completed(job: Job) -> None:
     """Raise JobFailedError if the job failed, JobNotReadyError if it has not ended."""
     if job.status is JobStatus.FAILED:
         raise JobFailedError(
-            job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
+            job.error or "The job failed.",
+            job_code=job.error_code or JobFailedError.code,
+            job_id=job.job_id,
         )
     if job.status is not JobStatus.COMPLETED:
         raise JobNotReadyError(f"Job {job.job_id} is {public_status(job)}. Ask again in a moment.")

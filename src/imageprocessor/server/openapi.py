@@ -13,6 +13,7 @@ from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
+from imageprocessor.server.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
 from imageprocessor.settings import MIME_TYPES, Settings
@@ -107,6 +108,34 @@ IDEMPOTENCY_KEY = {
     },
 }
 
+#: See `server.preferences`, which reads them.
+WAIT_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "wait",
+        "in": "query",
+        "required": False,
+        "description": "Seconds to wait for the job to finish before answering.",
+        "schema": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_WAIT_SECONDS,
+            "default": 0,
+        },
+    },
+    {
+        "name": "prefer",
+        "in": "header",
+        "required": False,
+        "description": (
+            "`wait=10` means the same as the parameter, by RFC 7240: a larger number means "
+            f"{MAX_WAIT_SECONDS}, and anything malformed is ignored. The answer then has "
+            "`Preference-Applied`."
+        ),
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    },
+]
+
 #: Readers may send a token; if PUBLIC_READS is false, :func:`build_openapi` makes it required.
 READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
@@ -142,7 +171,7 @@ def describe_upload() -> dict[str, Any]:
     content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
     return {
         "security": [{"bearer": []}],
-        "parameters": [IDEMPOTENCY_KEY],
+        "parameters": [IDEMPOTENCY_KEY, *WAIT_PARAMETERS],
         "requestBody": {"required": True, "content": content},
     }
 

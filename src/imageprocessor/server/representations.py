@@ -20,6 +20,7 @@ from imageprocessor.server.schemas import (
     ImageResult,
     ImageVariant,
     JobState,
+    UploadResult,
 )
 
 JOBS_URL = "/api/v1/images/jobs"
@@ -54,6 +55,12 @@ def represent_result(job: Job, caller: Caller, base_url: str) -> ImageResult:
     if caller.owns(job):
         result["context"] = job.context
     return ImageResult.model_validate(result)
+
+
+def represent_upload(job: Job, caller: Caller, base_url: str) -> UploadResult:
+    """Return the result of the completed *job* to the request that uploaded its image."""
+    result = represent_result(job, caller, base_url)
+    return UploadResult(job_id=job.job_id, **result.model_dump(exclude_unset=True))
 
 
 def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:

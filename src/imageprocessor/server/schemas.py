@@ -233,22 +233,25 @@ VARIANTS = {
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
 
 
+RESULT = {
+    "image_id": IMAGE_ID,
+    "status": "completed",
+    "urls": URLS,
+    "metadata": {
+        "dominant_color": "#3A5F8C",
+        "original_dimensions": {"width": 3024, "height": 4032},
+        "variants": VARIANTS,
+        "warnings": [],
+        "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
+    },
+    "completed_at": "2024-11-08T14:00:05Z",
+}
+
+
 class ImageResult(BaseModel):
     """All sizes of an image."""
 
-    model_config = example(
-        image_id=IMAGE_ID,
-        status="completed",
-        urls=URLS,
-        metadata={
-            "dominant_color": "#3A5F8C",
-            "original_dimensions": {"width": 3024, "height": 4032},
-            "variants": VARIANTS,
-            "warnings": [],
-            "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
-        },
-        completed_at="2024-11-08T14:00:05Z",
-    )
+    model_config = example(**RESULT)
 
     image_id: str
     status: Literal["completed"]
@@ -256,6 +259,14 @@ class ImageResult(BaseModel):
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+
+
+class UploadResult(ImageResult):
+    """The result of an upload that waited for its job."""
+
+    model_config = example(job_id=JOB_ID, **RESULT)
+
+    job_id: str
 
 
 class ImageVariant(BaseModel):
@@ -359,8 +370,19 @@ class WebhookFigures(BaseModel):
     )
 
 
+class EventFigures(BaseModel):
+    """How far the feed of events is behind."""
+
+    lag_seconds: float = Field(
+        description=(
+            "Age of the oldest event that the feed does not show yet, because of a transaction in "
+            "progress in PostgreSQL."
+        )
+    )
+
+
 class Statistics(BaseModel):
-    """Jobs by status, performance in the last 24 hours, totals, workers, and webhooks."""
+    """Jobs by status, performance in the last 24 hours, totals, workers, webhooks, and events."""
 
     model_config = example(
         status_breakdown={
@@ -380,6 +402,7 @@ class Statistics(BaseModel):
             "waiting": 3,
             "oldest_waiting_seconds": 1.8,
         },
+        events={"lag_seconds": 0.0},
     )
 
     status_breakdown: dict[str, int]
@@ -387,9 +410,32 @@ class Statistics(BaseModel):
     storage: StorageFigures
     workers: WorkerFigures
     webhooks: WebhookFigures
+    events: EventFigures
     celery: WorkerFigures | None = Field(
         None, description="The same as `workers`; present only if Celery runs the jobs."
     )
+
+
+class EventPage(BaseModel):
+    """Some events, oldest first, and where the next page begins."""
+
+    model_config = example(
+        events=[
+            {
+                "id": "0199c6f2-8a4d-7f6b-9c1e-2d7a5b8c0e13",
+                "type": "image.completed",
+                "timestamp": "2024-11-08T14:00:05Z",
+                "job_id": JOB_ID,
+                "bucket": "photos",
+                **RESULT,
+                "context": {"album": "summer"},
+            }
+        ],
+        next="0-1543",
+    )
+
+    events: list[dict[str, Any]]
+    next: str = Field(description="Send it as `after` to read what follows.")
 
 
 class FailedJob(BaseModel):
@@ -417,3 +463,4 @@ class Problem(Fault):
     model_config = example(**REFUSED, request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f")
 
     request_id: str
+    job_id: str | None = Field(None, description="The job that failed, if one did.")

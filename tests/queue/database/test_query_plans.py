@@ -37,6 +37,7 @@ from imageprocessor.queue.database.tables import (
     metadata,
     processing_jobs,
 )
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs import batch_store, inventory, job_store, outbox, webhook_history
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
@@ -71,6 +72,16 @@ Query = Callable[[Connection, Job], object]
 pytestmark = pytest.mark.xdist_group("query plans")  # the databases are filled only once
 
 
+def read_feed(connection: Connection, job: Job) -> None:
+    newest = feed.advance(connection, feed.START)
+    assert newest > feed.START
+    for after in (feed.START, newest):
+        feed.read_events(connection, after, 100)
+        feed.read_events(connection, after, 100, user_id=job.user_id)
+        feed.read_events(connection, after, 100, job_id=job.job_id)
+    feed.measure_lag(connection)
+
+
 QUERIES: dict[Callable[..., Any], Query] = {
     job_store.find_job: lambda connection, job: job_store.find_job(connection, job.job_id),
     job_store.find_image: lambda connection, job: job_store.find_image(connection, job.image_id),
@@ -78,6 +89,13 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.find_images: lambda connection, job: job_store.find_images(
         connection, [job.image_id, ANY_ID]
     ),
+    job_store.find_jobs: lambda connection, job: job_store.find_jobs(
+        connection, [job.job_id, ANY_ID]
+    ),
+    job_store.list_open: lambda connection, job: job_store.list_open(
+        connection, [job.job_id, ANY_ID]
+    ),
+    feed.read_events: read_feed,
     job_store.list_due: lambda connection, _: job_store.list_due(
         connection, NOW, 2, created_before=NOW
     ),

@@ -59,16 +59,9 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
 
     `type` and `timestamp` as in Standard Webhooks 1.0, beside the fields of the result.
     """
-    said: dict[str, Any] = {
-        "id": occurrence.event_id,
-        "type": PUBLIC_TYPES[occurrence.event_type],
-        "timestamp": occurrence.created_at,
-        "job_id": job.job_id,
-        "image_id": job.image_id,
-        "bucket": job.bucket,
-    }
     if occurrence.event_type is EventType.DELETED:
-        return {**said, "status": "deleted"}
+        return describe_deleted(occurrence, job.job_id, job.image_id, job.bucket)
+    said = _identify(occurrence, job.job_id, job.image_id, job.bucket)
     if job.status is JobStatus.COMPLETED:
         said |= describe_result(job, base_url)
     elif job.status is JobStatus.FAILED:
@@ -81,6 +74,13 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
     else:
         said["status"] = JobStatus.PENDING
     return {**said, "context": job.context}
+
+
+def describe_deleted(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    """Return what an event says of an image that is deleted, by this event or since."""
+    return {**_identify(occurrence, job_id, image_id, bucket), "status": "deleted"}
 
 
 def describe_outcomes(batch: Batch, jobs: Iterable[Job]) -> dict[str, Any]:
@@ -109,14 +109,7 @@ def describe_batch_event(
     occurrence: Occurrence, batch_id: str, bucket: str | None, outcomes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the event of a completed batch says; see :func:`describe_outcomes`."""
-    return {
-        "id": occurrence.event_id,
-        "type": PUBLIC_TYPES[occurrence.event_type],
-        "timestamp": occurrence.created_at,
-        "batch_id": batch_id,
-        "bucket": bucket,
-        **outcomes,
-    }
+    return {**_begin(occurrence), "batch_id": batch_id, "bucket": bucket, **outcomes}
 
 
 def encode_event(said: dict[str, Any]) -> str:
@@ -125,6 +118,20 @@ def encode_event(said: dict[str, Any]) -> str:
     if len(body) <= MAX_BODY_BYTES or "context" not in said:
         return body
     return encode_event({name: value for name, value in said.items() if name != "context"})
+
+
+def _identify(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    return {**_begin(occurrence), "job_id": job_id, "image_id": image_id, "bucket": bucket}
+
+
+def _begin(occurrence: Occurrence) -> dict[str, Any]:
+    return {
+        "id": occurrence.event_id,
+        "type": PUBLIC_TYPES[occurrence.event_type],
+        "timestamp": occurrence.created_at,
+    }
 
 
 def _encode(value: object) -> str:
