@@ -11,6 +11,7 @@ from starlette.types import Receive
 
 from imageprocessor.errors import JobNotFoundError
 from imageprocessor.queue.access import Caller
+from imageprocessor.queue.batches import BatchProgress, read_batch
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.events.feed import Event
 from imageprocessor.queue.job_control import read_job
@@ -61,6 +62,22 @@ async def read_job_waiting(request: Request, job_id: str, caller: Caller) -> Job
         await wait_until_final(request, [job.job_id], seconds)
         job = await run_read(service, read_job, job_id, caller)
     return job
+
+
+async def read_batch_waiting(request: Request, batch_id: str, caller: Caller) -> BatchProgress:
+    """Return a batch; if the request may wait, once it is completed or the time is over.
+
+    Raises:
+        InvalidWaitError: See :func:`preferences.read_wait`.
+        InvalidIdError, BatchNotFoundError: See :func:`batches.read_batch`.
+    """
+    service: Service = request.state.service
+    seconds = read_wait(request)
+    progress = await run_read(service, read_batch, batch_id, caller)
+    if seconds and progress.batch.completed_at is None:
+        await wait_until_final(request, progress.jobs, seconds)
+        progress = await run_read(service, read_batch, batch_id, caller)
+    return progress
 
 
 async def wait_for_upload(request: Request, accepted: Job, seconds: int) -> Job | None:

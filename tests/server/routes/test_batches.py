@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from starlette.testclient import TestClient
 
 from imageprocessor.queue import incoming, job_control
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.service import Service
 from imageprocessor.settings import Settings
@@ -374,6 +377,34 @@ def test_a_batch_reports_its_files_until_all_have_ended(
     assert [item.get("job_id") for item in state["items"]] == job_ids
     assert state["items"][3]["error_code"] == "image_truncated"
     assert state["items"][3]["error"]
+
+
+def test_a_batch_may_be_waited_for(
+    send: Send, client: TestClient, token: Callable[..., dict[str, str]], service: Service
+) -> None:
+    accepted = send(PNG, TEXT, PNG).json()
+    path, first, last = accepted["status_url"], accepted["items"][0], accepted["items"][2]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get, f"{path}?wait=20", headers=token())
+        for item in (first, last):
+            time.sleep(0.2)
+            assert not waiting.done()
+            run_job(service, item["job_id"], "test")
+        answer = waiting.result(10)
+    assert (answer.json()["status"], answer.json()["counts"]["completed"]) == ("completed", 2)
+
+    answer = client.get(path, headers={**token(), "Prefer": "wait=31"})
+    assert answer.headers["preference-applied"] == "wait=30"
+    for wait in ("31", "-1", "x"):
+        refused = client.get(path, params={"wait": wait}, headers=token())
+        assert (refused.status_code, refused.json()["code"]) == (422, "wait_invalid")
+
+
+def test_a_wait_for_a_batch_ends_with_the_time(
+    send: Send, client: TestClient, token: Callable[..., dict[str, str]]
+) -> None:
+    path = send(PNG).json()["status_url"]
+    assert client.get(f"{path}?wait=1", headers=token()).json()["status"] == "processing"
 
 
 def test_only_the_owner_and_admins_may_read_a_batch(

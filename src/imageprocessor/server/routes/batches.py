@@ -8,20 +8,21 @@ from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
 from imageprocessor.errors import BatchRefusedError
-from imageprocessor.queue.batches import read_batch
 from imageprocessor.server.batches import accept_batch
-from imageprocessor.server.dependencies import Atomic, BatchId, CurrentService, User
+from imageprocessor.server.dependencies import Atomic, BatchId, User
 from imageprocessor.server.openapi import (
+    WAIT_PARAMETERS,
     describe_batch_upload,
     describe_quota_headers,
     problem_responses,
 )
+from imageprocessor.server.preferences import describe_preference
 from imageprocessor.server.problems import Fault, find_problem, make_problem
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import represent_batch, represent_outcome
 from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import BatchAccepted, BatchState
-from imageprocessor.server.threads import run_read
+from imageprocessor.server.waiting import read_batch_waiting
 
 BATCHES_URL = "/api/v1/batches"
 
@@ -95,11 +96,21 @@ async def upload_batch(request: Request, user: User, atomic: Atomic = False) -> 
     operation_id="getBatch",
     summary="Read the state of a batch",
     responses=problem_responses(
-        errors.UnauthorizedError, errors.InvalidIdError, errors.BatchNotFoundError
+        errors.UnauthorizedError,
+        errors.InvalidIdError,
+        errors.InvalidWaitError,
+        errors.BatchNotFoundError,
     ),
     response_model_exclude_unset=True,
+    openapi_extra={"parameters": WAIT_PARAMETERS},
 )
-async def get_batch(service: CurrentService, user: User, batch_id: BatchId) -> BatchState:
-    """For the owner and admins. Images that were deleted since are `deleted`."""
-    progress = await run_read(service, read_batch, batch_id, user)
+async def get_batch(
+    request: Request, response: Response, user: User, batch_id: BatchId
+) -> BatchState:
+    """For the owner and admins. Images that were deleted since are `deleted`.
+
+    With `wait`, the answer is sent as soon as the batch is completed, or when the time is over.
+    """
+    progress = await read_batch_waiting(request, batch_id, user)
+    response.headers.update(describe_preference(request))
     return represent_batch(progress, user)
