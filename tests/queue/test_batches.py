@@ -32,6 +32,7 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.batches import BatchUpload, ReceivedFile, read_batch, submit_batch
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import webhook_deliveries, webhook_endpoints
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.batch_store import Batch
@@ -204,6 +205,9 @@ def test_webhooks_receive_the_completed_batch(service: Service, receive: Receive
     assert found.keys() == {"batches", "images", "named"}
     assert found["batches"]["image_id"] == found["batches"]["job_id"] == batch.batch_id
     body = json.loads(found["batches"]["body"])
+    shown = feed.fetch_events(service.database, feed.START, 10)
+    (of_batch,) = [event for event in shown if event.public_type == "batch.completed"]
+    assert json.loads(of_batch.encode("")) == body
     assert body.pop("id")
     clock.from_text(body.pop("timestamp"))
     assert body == {
