@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.events import feed
@@ -21,6 +22,7 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.server import waiting
 from imageprocessor.server.event_poller import EventPoller
+from imageprocessor.server.schemas import ACCEPTED
 from imageprocessor.settings import Settings
 from tests.images import encode, photo, truncated
 from tests.server.live import form_body, get, serve, upload_head, wire
@@ -295,6 +297,19 @@ def test_upload_of_a_deleted_image_is_still_accepted(
             (job,) = job_store.list_jobs(connection, None, 1)
         delete_image(service, job.image_id, OPERATOR)
         assert answer.result(10)[0].status == 202
+
+
+def test_accepted_upload_is_a_202_even_if_the_wait_fails(
+    settings: Settings, token: Token, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailableError("It does not answer.")
+
+    monkeypatch.setattr(feed, "find_newest", fail)
+    with serve(settings) as port:
+        response, body = upload(port, token(), jpeg, "/upload?wait=20 ")
+        assert (response.status, body["message"]) == (202, ACCEPTED)
+        assert get(port, f"{body['status_url']}?wait=20")[0].status == 503
 
 
 def test_bad_wait_is_refused_before_the_body_is_read(

@@ -19,7 +19,7 @@ from imageprocessor.queue.events.feed import Event, Position
 from imageprocessor.queue.service import Service
 from imageprocessor.server.threads import run_read
 
-POLL_SECONDS = 0.015
+POLL_SECONDS = 0.02
 RETRY_SECONDS = 1.0  #: after an error
 #: How often the waiting jobs themselves are read. On PostgreSQL, a long transaction anywhere holds
 #: back the events, but not the jobs.

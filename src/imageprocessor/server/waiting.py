@@ -9,7 +9,7 @@ from contextlib import suppress
 from fastapi import Request
 from starlette.types import Receive
 
-from imageprocessor.errors import JobNotFoundError
+from imageprocessor.errors import DatabaseUnavailableError, JobNotFoundError
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.batches import BatchProgress, read_batch
 from imageprocessor.queue.events import feed
@@ -81,13 +81,16 @@ async def read_batch_waiting(request: Request, batch_id: str, caller: Caller) ->
 
 
 async def wait_for_upload(request: Request, accepted: Job, seconds: int) -> Job | None:
-    """Return the job of an upload once it has ended; None if the time is over or it is deleted."""
-    if accepted.status in OPEN_STATUSES:
-        await wait_until_final(request, [accepted.job_id], seconds)
+    """Return the job of an upload once it has ended; None if the time is over.
+
+    Also None if the image is deleted or the database does not answer: the upload was accepted.
+    """
     owner = Caller(accepted.user_id)
     try:
+        if accepted.status in OPEN_STATUSES:
+            await wait_until_final(request, [accepted.job_id], seconds)
         job = await run_read(request.state.service, read_job, accepted.job_id, owner)
-    except JobNotFoundError:
+    except (JobNotFoundError, DatabaseUnavailableError):
         return None
     return None if job.status in OPEN_STATUSES else job
 

@@ -48,7 +48,7 @@ from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 #: The row of ``maintenance`` with the position of the last event that was deleted because of its
 #: age, among the public ones.
 PRUNED_TASK = "pruned_events"
-CURSOR = re.compile(r"(\d{1,19})-(\d{1,19})", re.ASCII)
+CURSOR = re.compile(r"([0-9]{1,19})-([0-9]{1,19})")
 MAX_NUMBER = 2**63 - 1
 IDS_PER_QUERY = 500
 MAX_EVENTS = 500  #: in a page

@@ -33,6 +33,7 @@ CURSOR_ERRORS = (
     errors.TooManyStreamsError,
     errors.RequestError,
 )
+CURSOR_OR_NONE = {"pattern": f"^({feed.CURSOR.pattern})?$"}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
 }
@@ -47,20 +48,24 @@ class PageRequest(NamedTuple):
 
 async def read_page_request(
     after: Annotated[
-        str | None,
+        str,
         Query(
             description=(
                 "A cursor: the `next` of a page, or the `id` of an event in a stream. Without one, "
                 "a page begins with the oldest event."
             ),
             examples=["0-1543"],
+            json_schema_extra=CURSOR_OR_NONE,
         ),
-    ] = None,
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=feed.MAX_EVENTS, description="Events in a page.")] = 100,
     last_event_id: Annotated[
-        str | None,
-        Header(description="Like `after`, which it replaces; browsers send it to reconnect."),
-    ] = None,
+        str,
+        Header(
+            description="Like `after`, which it replaces; browsers send it to reconnect.",
+            json_schema_extra=CURSOR_OR_NONE,
+        ),
+    ] = "",
 ) -> PageRequest:
     """Return what a request asks for.
 
@@ -68,7 +73,7 @@ async def read_page_request(
         InvalidCursorError: The cursor is not one.
     """
     cursor = last_event_id or after
-    return PageRequest(None if cursor is None else Position.parse(cursor), limit)
+    return PageRequest(Position.parse(cursor) if cursor else None, limit)
 
 
 Asked = Annotated[PageRequest, Depends(read_page_request)]
