@@ -75,10 +75,10 @@ def test_refused_upload_leaves_no_row_and_no_staged_file_and_spends_no_quota(
     assert remaining(service) == service.settings.rate_limit_max_uploads
 
 
-@pytest.mark.parametrize("name", ["Shop", "sh\0p", "x" * 64, "https://shop.example.com/", "-"])
-def test_malformed_webhook_is_refused(name: str, service: Service, receive: Receive) -> None:
-    with pytest.raises(UnknownWebhookError):
-        submit(service, receive(webhook=name), Sender("ann"))
+def test_malformed_webhook_is_refused(service: Service, receive: Receive) -> None:
+    for name in ("Shop", "sh\0p", "x" * 64, "https://shop.example.com/", "-"):
+        with pytest.raises(UnknownWebhookError):
+            submit(service, receive(webhook=name), Sender("ann"))
     assert list(service.staging.list()) == []
 
 

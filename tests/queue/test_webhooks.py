@@ -98,15 +98,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_unusable_endpoint_is_refused(service: Service, case: str) -> None:
+def test_unusable_endpoint_is_refused(service: Service) -> None:
     service = with_settings(service, allowed_buckets=("photos",))
-    changes, code = REFUSED[case]
-    options: dict[str, Any] = {"resolve": lambda _: [PUBLIC]}
-    options |= {"name": "shop", "url": "https://shop.example.com/"}
-    with pytest.raises(ImageProcessorError) as caught:
-        add_endpoint(service, **(options | changes))
-    assert caught.value.code == code
+    good: dict[str, Any] = {"resolve": lambda _: [PUBLIC]}
+    good |= {"name": "shop", "url": "https://shop.example.com/"}
+    for case, (changes, code) in REFUSED.items():
+        with pytest.raises(ImageProcessorError) as caught:
+            add_endpoint(service, **(good | changes))
+        assert (case, caught.value.code) == (case, code)
     assert list_states(service) == []
 
 
@@ -123,13 +122,13 @@ def test_name_is_taken_only_once(service: Service) -> None:
     assert read_endpoint(service, "shop").secret == first.secret
 
 
-@pytest.mark.parametrize("name", ["nobody", "sh\0p", "x" * 9999])
-def test_unknown_endpoint_is_reported_as_such(service: Service, name: str) -> None:
-    for use in (read_state, send_test, rotate_secret, enable_endpoint):
+def test_unknown_endpoint_is_reported_as_such(service: Service) -> None:
+    for name in ("nobody", "sh\0p", "x" * 9999):
+        for use in (read_state, send_test, rotate_secret, enable_endpoint):
+            with pytest.raises(UnknownWebhookError):
+                use(service, name)
         with pytest.raises(UnknownWebhookError):
-            use(service, name)
-    with pytest.raises(UnknownWebhookError):
-        remove_endpoint(service, name, ignore)
+            remove_endpoint(service, name, ignore)
 
 
 def test_test_event_is_signed_and_neither_stored_nor_tried_again(service: Service) -> None:

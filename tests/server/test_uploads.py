@@ -75,10 +75,10 @@ def test_accepted_upload_has_all_quota_headers(upload: Callable[..., Any]) -> No
     assert headers["ratelimit"].startswith('"uploads";r=48;t=')
 
 
-@pytest.mark.parametrize("name", ["nobody", "sh\0p", "https://shop.example.com/", "x" * 40_000])
-def test_unknown_webhook_is_a_422(upload: Callable[..., Any], service: Service, name: str) -> None:
-    answer = upload(fields={"webhook": name})
-    assert (answer.status_code, answer.json()["code"]) == (422, "webhook_unknown")
+def test_unknown_webhook_is_a_422(upload: Callable[..., Any], service: Service) -> None:
+    for name in ("nobody", "sh\0p", "https://shop.example.com/", "x" * 40_000):
+        answer = upload(fields={"webhook": name})
+        assert (answer.status_code, answer.json()["code"]) == (422, "webhook_unknown")
     assert count_jobs(service) == 0
 
 
