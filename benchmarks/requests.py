@@ -16,14 +16,12 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".encode()
 
 
-def upload(path: str, image: bytes) -> bytes:
-    """Return a user's upload request with *image* in its form."""
-    fields = (
-        'name="bucket"\r\n\r\nphotos\r\n',
-        'name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n',
-    )
-    head = "".join(f"--{BOUNDARY}\r\nContent-Disposition: form-data; {field}" for field in fields)
-    body = head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
+def upload(path: str, image: bytes, copies: int = 1) -> bytes:
+    """Return a user's upload request with *copies* of *image* in its form."""
+    part = f"--{BOUNDARY}\r\nContent-Disposition: form-data; ".encode()
+    file = b'name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + image + b"\r\n"
+    body = part + b'name="bucket"\r\n\r\nphotos\r\n'
+    body += (part + file) * copies + f"--{BOUNDARY}--\r\n".encode()
     lines = (
         f"POST {path} HTTP/1.1",
         "Host: localhost",

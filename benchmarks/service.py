@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.figures import Figure, Skipped, compare, interleave
 from benchmarks.photo import encode_photo
-from benchmarks.requests import SECRET, get, upload
+from benchmarks.requests import SECRET, get, make_token, upload
 from benchmarks.statements import count_statements
 from benchmarks.workers import submit_image
 from imageprocessor.logs import configure_logs
@@ -35,10 +36,14 @@ from tests.servers import find_free_port, run_server
 CONSTANT = "the same route returning a constant"
 DURABLE = "form, two flushes, one FULL commit"
 READS, UPLOADS = 1500, 200  #: requests per turn
+BATCH, BATCHES = 20, 4  #: images in a batch, batches per turn
 #: Rounds run per round requested: short ones, because a shared machine changes less meanwhile.
 ROUND_FACTOR = 3
 READERS, UPLOADERS = 16, 8  #: connections
 PHOTO_SIDE = 660  #: pixels; the JPEG is 100 KB
+WAITS, STREAMS = 500, 200  #: open beside other requests
+CROWD_MB = 150.0
+CROWD_FILES = 4096  #: descriptors: a process gives half of its connections to waiting requests
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -53,6 +58,10 @@ class Server:
         fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
+    def resident_mb(self) -> float:
+        pages = Path(f"/proc/{self.process_id}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -66,11 +75,14 @@ class Load:
 
 def measure(rounds: int) -> list[Figure | Skipped]:
     """Return the rows for the service."""
+    raise_file_limit()
     with TemporaryDirectory() as folder, ExitStack() as servers:
         photo = encode_photo(PHOTO_SIDE, PHOTO_SIDE)
         waiting, done = prepare(Path(folder), photo)
         ours = servers.enter_context(run_service(Path(folder)))
         two = servers.enter_context(run_service(Path(folder), processes=2))
+        crowded = servers.enter_context(run_service(Path(folder)))
+        servers.enter_context(hold_crowd(crowded, waiting))
         bare = servers.enter_context(run_reference(Path(folder)))
         status = get(f"/api/v1/images/jobs/{waiting}")
         result = get(f"/api/v1/images/jobs/{done.job_id}/result")
@@ -79,24 +91,51 @@ def measure(rounds: int) -> list[Figure | Skipped]:
         file = get(f"/storage/{done.variant_keys['thumbnail']}")
         reads = partial(load, connections=READERS, requests=READS, status=200)
         uploads = partial(load, connections=UPLOADERS, requests=UPLOADS, status=202)
+        batches = partial(load, connections=1, requests=BATCHES, status=207)
+        singles = partial(load, connections=1, requests=BATCH * BATCHES, status=202)
         contenders = {
             "constant": partial(reads, bare, get("/jobs/1")),
             "status": partial(reads, ours, status),
+            "crowded": partial(reads, crowded, status),
             "result": partial(reads, ours, result),
             "image": partial(reads, ours, image),
             "file": partial(reads, ours, file),
             "two processes": partial(reads, two, status),
             "durable": partial(uploads, bare, upload("/upload", photo)),
             "upload": partial(uploads, ours, upload("/api/v1/images/upload", photo)),
+            "single": partial(singles, ours, upload("/api/v1/images/upload", photo)),
+            "batch": partial(batches, ours, upload("/api/v1/images/batch", photo, BATCH)),
         }
         turns = interleave(contenders, ROUND_FACTOR * rounds)
-    return [*compare_loads(turns), *count_statements(photo)]
+        memory = compare(
+            f"memory of {WAITS} waiting requests and {STREAMS} streams",
+            "MB",
+            [crowded.resident_mb() - ours.resident_mb()],
+            "their budget",
+            [CROWD_MB],
+            at_most=1.0,
+        )
+    return [*compare_loads(turns), memory, *count_statements(photo)]
+
+
+def raise_file_limit() -> None:
+    """Let each server that is started from here keep CROWD_FILES open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, CROWD_FILES)), hard))
 
 
 def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
     """Yield the rows that compare one load with another."""
     yield from compare_pair(turns, "status", "constant", "status check", CONSTANT, at_least=0.50)
     yield from compare_pair(turns, "upload", "durable", "upload of 100 KB", DURABLE, at_least=0.60)
+    yield compare(
+        f"batch of {BATCH} × 100 KB",
+        "images/s",
+        [turn.per_second * BATCH for turn in turns["batch"]],
+        f"{BATCH} uploads, one after another",
+        per_second(turns["single"]),
+        at_least=2.5,
+    )
     for name in ("result", "image", "file"):
         yield compare(
             f"{name} read",
@@ -105,6 +144,14 @@ def compare_loads(turns: dict[str, list[Load]]) -> Iterable[Figure]:
             CONSTANT,
             per_second(turns["constant"]),
         )
+    yield compare(
+        f"status check beside {WAITS} waiting requests and {STREAMS} streams",
+        "requests/s",
+        per_second(turns["crowded"]),
+        "without them",
+        per_second(turns["status"]),
+        at_least=0.90,
+    )
     two, one = per_second(turns["two processes"]), per_second(turns["status"])
     yield compare("status check, two API processes", "requests/s", two, "one API process", one)
 
@@ -157,6 +204,25 @@ def run_service(folder: Path, processes: int = 1) -> Iterator[Server]:
     command = [sys.executable, "-m", "imageprocessor", "serve", *options]
     with run_server(command, port, folder / f"{port}.log", env=environment) as server:
         yield Server(port, server.process.pid)
+
+
+@contextmanager
+def hold_crowd(server: Server, waiting: str) -> Iterator[None]:
+    """Hold requests open on *server* that wait for the job *waiting*, and event streams."""
+    wait = get(f"/api/v1/images/jobs/{waiting}?wait=30").decode()
+    follow = get("/api/v1/events").decode().replace("*/*", "text/event-stream")
+    token = f"Authorization: Bearer {make_token()}\r\nAccept"
+    crowd = [(WAITS, wait), (STREAMS, follow.replace("Accept", token))]
+    command = [sys.executable, "-m", "benchmarks.crowd", str(server.port)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(crowd) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "open\n"
+        yield
 
 
 @contextmanager

@@ -8,14 +8,16 @@
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
         InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
+        BatchTooLargeError · InvalidItemsError · BatchRefusedError
+        InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
         UnknownWebhookError · InvalidWebhookError · WebhookUrlInvalidError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
       JobError
-        JobNotFoundError · ImageNotFoundError · JobNotReadyError · JobFailedError
-        JobNotRetryableError · SourceMissingError · SourceCorruptError
+        JobNotFoundError · ImageNotFoundError · BatchNotFoundError · JobNotReadyError
+        JobFailedError · JobNotRetryableError · SourceMissingError · SourceCorruptError
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
         DatabaseUnusableError    a DatabaseUnavailableError
@@ -31,10 +33,10 @@ read ``public_message``, or the message itself where that is None: see :func:`de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ImageProcessorError(Exception):
@@ -169,6 +171,56 @@ class IdempotencyKeyReusedError(RequestError):
     code = "idempotency_key_reused"
 
 
+class BatchTooLargeError(RequestError):
+    """The batch has more files than BATCH_MAX_FILES, or more bytes than BATCH_MAX_MB."""
+
+    code = "batch_too_large"
+
+
+class InvalidItemsError(RequestError):
+    """``items`` is not a JSON array with an object for each file of the batch."""
+
+    code = "items_invalid"
+
+
+class BatchRefusedError(RequestError):
+    """A file of a batch with ``atomic=true`` was refused, so none was accepted.
+
+    ``outcomes`` are those of the files, in their order, as ``queue.batches`` describes them.
+    """
+
+    code = "batch_refused"
+
+    def __init__(self, message: str, outcomes: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
+
+
+class InvalidWaitError(RequestError):
+    """``wait`` is not a whole number of seconds from 0 to 30."""
+
+    code = "wait_invalid"
+
+
+class InvalidCursorError(RequestError):
+    """``after`` or ``Last-Event-ID`` is not a cursor that this service returned."""
+
+    code = "cursor_invalid"
+
+
+class ExpiredCursorError(RequestError):
+    """Events that follow the cursor are no longer kept, or it belongs to another database."""
+
+    code = "cursor_expired"
+
+
+class TooManyStreamsError(RequestError):
+    """The process has as many open event streams as MAX_EVENT_STREAMS allows."""
+
+    code = "stream_count_exceeded"
+    retryable = True
+
+
 class RateLimitedError(RequestError):
     """The user's uploads for this window are used up until ``reset_at`` (UTC)."""
 
@@ -279,6 +331,13 @@ class ImageNotFoundError(JobError):
     public_message = None
 
 
+class BatchNotFoundError(JobError):
+    """The batch does not exist, is no longer kept, or does not belong to the caller."""
+
+    code = "batch_not_found"
+    public_message = None
+
+
 class JobNotReadyError(JobError):
     """The job has not finished yet; ask again later."""
 
@@ -292,9 +351,10 @@ class JobFailedError(JobError):
     code = "job_failed"
     public_message = "The job failed. Send the image again."
 
-    def __init__(self, message: str, *, job_code: str) -> None:
+    def __init__(self, message: str, *, job_code: str, job_id: str | None = None) -> None:
         super().__init__(message)
         self.job_code = job_code
+        self.job_id = job_id
 
 
 class JobNotRetryableError(JobError):

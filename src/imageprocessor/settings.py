@@ -318,6 +318,15 @@ class Settings(BaseModel):
         le=3600,
     )
 
+    max_event_streams: int = setting(
+        500,
+        "1 to 100000",
+        "Event streams that one API process keeps open, at most half of its connections; "
+        "further ones get 503.",
+        ge=1,
+        le=100_000,
+    )
+
     rate_limit_max_uploads: int = setting(
         50, "1 to 1000000", "Uploads that one user may make in a window.", ge=1, le=1_000_000
     )
@@ -327,6 +336,17 @@ class Settings(BaseModel):
 
     max_upload_size_mb: int = setting(
         10, "1 to 1024", "Largest file accepted; 1 MB is 1 048 576 bytes.", ge=1, le=1024
+    )
+    batch_max_files: int = setting(
+        20, "1 to 100", "Files that one batch may contain.", ge=1, le=100
+    )
+    batch_max_mb: int = setting(
+        100,
+        "1 to 10240",
+        "Largest batch accepted, all files together; 1 MB is 1 048 576 bytes. "
+        "A proxy in front must accept as much.",
+        ge=1,
+        le=10_240,
     )
     max_image_pixels: int = setting(
         50_000_000,

@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 
 from imageprocessor.queue.service import s3_access
+from imageprocessor.server.event_stream import PING_SECONDS
+from imageprocessor.server.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.threads import WAIT_SECONDS
 from imageprocessor.settings import Settings
 from imageprocessor.storage.s3 import ATTEMPTS
 from tests.deploy.compose import ROOT
-from tests.deploy.live import UPLOAD, Place, image_path, run_service, upload_headers
+from tests.deploy.live import (
+    UPLOAD,
+    Place,
+    authorization,
+    image_path,
+    run_service,
+    upload_headers,
+)
 from tests.deploy.traffic import (
     NO_LIMIT,
     count_statuses,
@@ -27,7 +36,7 @@ from tests.deploy.traffic import (
     upload_in_rounds,
 )
 from tests.images import encode, photo
-from tests.server.live import form_body, form_start
+from tests.server.live import BOUNDARY, form_body, form_start
 from tests.servers import find_free_port
 from tests.servers.faults import run_slow_line
 from tests.servers.nginx import run_nginx
@@ -227,6 +236,14 @@ def test_too_large_upload_is_a_problem_from_service_and_nginx(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_a_batch_may_be_larger_than_an_upload(site: Site) -> None:
+    part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\n'.encode()
+    more = (part + b"x" * MEGABYTE + b"\r\n") * 12
+    path, body = "/api/v1/images/batch", more + form_body(b"x")
+    answer = site.passing.ask(path, "POST", body, upload_headers())
+    assert (answer.status, json.loads(answer.body)["refused"]) == (207, 13)
+
+
 def test_upload_without_token_is_refused_before_its_body_is_sent(site: Site) -> None:
     with site.passing.connect() as connection:
         start_upload(connection, {"Content-Length": str(9 * MEGABYTE)}, b"x")
@@ -321,7 +338,25 @@ def test_nginx_closes_idle_connections_before_the_service() -> None:
 def test_nginx_waits_longer_than_an_upload_may_take() -> None:
     (seconds,) = re.findall(r"^proxy_read_timeout (\d+)s;", PROXY_CONF, re.MULTILINE)
     longest_seconds = WAIT_SECONDS + s3_access(Settings()).timeout_seconds * ATTEMPTS
+    longest_seconds += MAX_WAIT_SECONDS
     assert int(seconds) >= longest_seconds + 5
+
+
+def test_nginx_passes_on_an_event_as_it_happens(site: Site) -> None:
+    (seconds,) = re.findall(r"^proxy_read_timeout (\d+)s;", PROXY_CONF, re.MULTILINE)
+    assert int(seconds) > PING_SECONDS
+    headers = {"Accept": "text/event-stream", **authorization()}
+    with site.passing.connect() as connection:
+        connection.request("GET", "/api/v1/events", headers=headers)
+        stream = connection.getresponse()
+        site.passing.make_image()
+        lines = [stream.readline() for _ in range(8)]
+    kinds = [line for line in lines if line.startswith(b"event: ")]
+    assert kinds == [b"event: image.accepted\n", b"event: image.completed\n"]
+    answer = site.passing.ask(
+        f"{UPLOAD}?wait=20", "POST", form_body(encode(photo(320, 240), "JPEG")), upload_headers()
+    )
+    assert (answer.status, json.loads(answer.body)["status"]) == (200, "completed")
 
 
 def test_no_upload_is_lost_around_the_end_of_an_idle_connection(tmp_path: Path) -> None:

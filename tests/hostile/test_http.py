@@ -109,6 +109,24 @@ def test_eleven_megabytes_are_refused_before_they_are_read(target: Target) -> No
     assert answer == (413, "file_too_large")
 
 
+def test_a_batch_may_be_larger_than_an_upload_but_not_than_its_own_limit(target: Target) -> None:
+    head = upload_head(target.authorization, "Transfer-Encoding: chunked")
+    head = head.replace(b"/images/upload", b"/images/batch")
+    end = f"\r\n--{BOUNDARY}--\r\n".encode()
+    with wire(target.port) as line:
+        line.send(head + chunk(form_start()) + chunk(b"x" * MEGABYTE) * 12)
+        line.send(chunk(end) + b"0\r\n\r\n")
+        response, answer = line.answer()
+    assert (response.status, json.loads(answer)["items"][0]["status"]) == (207, 413)
+
+    lines = (f"Content-Length: {102 * MEGABYTE}", "Expect: 100-continue")
+    head = upload_head(target.authorization, *lines)
+    with wire(target.port) as line:
+        line.send(head.replace(b"/images/upload", b"/images/batch"))
+        response, answer = line.answer()
+    assert (response.status, json.loads(answer)["code"]) == (413, "batch_too_large")
+
+
 def test_eleven_megabytes_in_chunks_are_refused_at_the_limit(target: Target) -> None:
     pieces = chunk(form_start()) + chunk(b"x" * MEGABYTE) * 11 + b"0\r\n\r\n"
     assert target.upload("Transfer-Encoding: chunked", body=pieces) == (413, "file_too_large")

@@ -46,8 +46,8 @@ def run_service(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def process_images(url: str, authorization: str) -> list[dict[str, str]]:
-    """Upload some images, and return the responses once they are processed."""
+def process_images(url: str, authorization: str) -> tuple[list[dict[str, str]], str]:
+    """Upload some images; return the responses once they are processed, and the id of a batch."""
     files = {"file": encode(photo(80, 60), "JPEG")}
     with httpx.Client(
         base_url=url, headers={"Authorization": authorization}, trust_env=False
@@ -60,7 +60,8 @@ def process_images(url: str, authorization: str) -> list[dict[str, str]]:
         accepted: list[dict[str, str]] = [answer.json() for answer in answers]
         for path in [image["status_url"] for image in accepted]:
             wait_for(partial(_is_completed, http, path))
-        return accepted
+        batch = http.post("/api/v1/images/batch", files=files, data={"bucket": "photos"})
+        return accepted, batch.json()["batch_id"]
 
 
 def _is_completed(http: httpx.Client, path: str) -> bool:
@@ -76,7 +77,8 @@ def test_every_response_matches_the_openapi_document(
     )
     with run_service(tmp_path, {"PUBLIC_READS": public_reads}) as url:
         hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.hostile.schemathesis_hooks"}
-        images = {"SCHEMATHESIS_IMAGES": json.dumps(process_images(url, authorization))}
+        images, batch_id = process_images(url, authorization)
+        known = {"SCHEMATHESIS_IMAGES": json.dumps(images), "SCHEMATHESIS_BATCH": batch_id}
         command = [
             sys.executable,
             "-m",
@@ -88,11 +90,11 @@ def test_every_response_matches_the_openapi_document(
         done = subprocess.run(
             [*command, *OPTIONS, *SEED, "--header", f"Authorization: {authorization}"],
             cwd=tmp_path,
-            env={**os.environ, **hooks, **images},
+            env={**os.environ, **hooks, **known},
             capture_output=True,
             text=True,
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Tested: 15" in done.stdout, done.stdout
+    assert "Tested: 19" in done.stdout, done.stdout
     assert "Traceback" not in (tmp_path / "serve.log").read_text()

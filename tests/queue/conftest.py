@@ -122,6 +122,7 @@ def empty(url: str) -> None:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("DELETE FROM processing_jobs")
         connection.execute("DELETE FROM image_upload_events")
+        connection.execute("DELETE FROM batches")
         connection.execute("DELETE FROM upload_rate_limits")
         connection.execute("DELETE FROM maintenance")
         connection.execute("DELETE FROM job_statistics")

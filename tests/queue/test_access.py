@@ -8,7 +8,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.images import delete_image, read_image, read_images
-from imageprocessor.queue.job_control import read_job, read_result
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service
 from tests.queue.conftest import with_settings
@@ -18,7 +18,7 @@ ANN, BOB = Caller("ann"), Caller("bob")
 
 def test_anyone_with_the_id_reads_if_reads_are_public(service: Service, done: Job) -> None:
     for caller in (ANYONE, ANN, BOB, OPERATOR):
-        assert read_result(service, done.job_id, caller) == done
+        assert read_job(service, done.job_id, caller) == done
         assert read_image(service, done.image_id, caller, "medium") == done
 
 

@@ -20,7 +20,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.images import delete_image, read_image
-from imageprocessor.queue.job_control import list_retryable, read_history, read_job, read_result
+from imageprocessor.queue.job_control import list_retryable, read_history, read_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
@@ -33,7 +33,7 @@ def test_result_of_an_open_job_is_not_ready_and_of_a_failed_job_has_its_code(
 ) -> None:
     job = submit_image(truncated(encode(photo(80, 60), "JPEG"), 0.6))
     with pytest.raises(JobNotReadyError, match="pending"):
-        read_result(service, job.job_id, ANYONE)
+        read_image(service, job.image_id, ANYONE)
     run_job(service, job.job_id, "worker")
     with pytest.raises(JobFailedError) as caught:
         read_image(service, job.image_id, ANYONE)

@@ -15,11 +15,15 @@ from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
+from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.service import Service
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
 from tests.conftest import require_program
 from tests.server.live import find_free_port, serve
+from tests.uploads import submit_to
 
 SITE = "https://app.example.com"
 CORS = pytest.mark.parametrize("settings", [{"cors_origins": [SITE]}], indirect=True)
@@ -47,6 +51,8 @@ def test_allowed_site_may_send_credentials(client: TestClient) -> None:
         "Content-Type",
         "Idempotency-Key",
         "If-Modified-Since",
+        "Last-Event-ID",
+        "Prefer",
         "If-None-Match",
         "traceparent",
         "tracestate",
@@ -66,6 +72,7 @@ def test_allowed_site_may_read_quota_and_request_id_of_errors(client: TestClient
         "X-RateLimit-Reset",
         "RateLimit",
         "Retry-After",
+        "Preference-Applied",
         "ETag",
         "X-Request-ID",
     } <= exposed
@@ -193,6 +200,14 @@ def test_no_process_outlives_its_killed_parent(tmp_path: Path, free_port: int) -
         wait_until(lambda: not answers(free_port), 10)
 
 
+FOLLOW = """
+    window.seen = [];
+    window.source = new EventSource(arguments[0]);
+    for (const type of ["image.accepted", "image.completed"])
+        source.addEventListener(type, (event) => seen.push(JSON.parse(event.data).type));
+"""
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     from selenium import webdriver
@@ -237,3 +252,26 @@ def test_docs_page_loads_only_from_this_server(settings: Settings, browser: Any)
     ] == []
     assert any("swagger-ui-bundle.js" in url for url in requested)
     assert faults == []
+
+
+def test_browser_follows_a_job_to_its_end(
+    settings: Settings, service: Service, browser: Any
+) -> None:
+    """Through the page's own origin; after the last event the browser does not ask again."""
+    job = submit_to(service)
+    path = f"/api/v1/images/jobs/{job.job_id}/events"
+    with serve(settings) as port, capture_logs() as logs:
+        browser.get(f"http://127.0.0.1:{port}/docs")
+        browser.execute_script(FOLLOW, path)
+        wait_until(lambda: read_seen(browser) == ["image.accepted"])
+        run_job(service, job.job_id, "test")
+        wait_until(lambda: read_seen(browser) == ["image.accepted", "image.completed"])
+        wait_until(lambda: browser.execute_script("return source.readyState") == 2, 20)
+        wait_until(lambda: len([entry for entry in logs if entry.get("path") == path]) == 2)
+    assert [entry["status"] for entry in logs if entry.get("path") == path] == [200, 204]
+    assert read_seen(browser) == ["image.accepted", "image.completed"]
+
+
+def read_seen(browser: Any) -> list[str]:
+    seen: list[str] = browser.execute_script("return seen")
+    return seen

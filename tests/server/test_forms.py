@@ -16,15 +16,16 @@ from imageprocessor.errors import (
 from imageprocessor.server.forms import (
     MARGIN_BYTES,
     MAX_FIELD_BYTES,
-    MAX_PARTS,
     MAX_PREAMBLE_BYTES,
+    MORE_PARTS,
     TextFields,
     UploadForm,
-    check_body_size,
+    UploadRules,
 )
 
 TYPE = "multipart/form-data; boundary=b"
 MAX_BYTES = 1000
+RULES = UploadRules(MAX_BYTES)
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
@@ -47,7 +48,7 @@ LONG = PREAMBLE + WHOLE.replace(b"--b\r\n", b"--b \t \r\n") + EPILOGUE
 def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
     """Return the text fields and the file of the form in *body*."""
     file = bytearray()
-    form = UploadForm(TYPE, MAX_BYTES, file.extend)
+    form = UploadForm(TYPE, RULES, lambda _: file.extend)
     for start in range(0, len(body), chunk_bytes):
         form.feed(body[start : start + chunk_bytes])
     return form.finish(), bytes(file)
@@ -58,12 +59,12 @@ def read(body: bytes, chunk_bytes: int = 65_536) -> tuple[TextFields, bytes]:
 def test_form_reads_the_same_in_chunks_of_any_size(body: bytes, chunk_bytes: int) -> None:
     fields, file = read(body, chunk_bytes)
     assert file == b"\r\n--bytes\r\n"
-    assert fields == ("photos", '{"ü": 1}', "")
+    assert fields == ("photos", '{"ü": 1}', "", "")
 
 
 def test_file_bytes_are_written_once_as_they_arrive() -> None:
     file = bytearray()
-    form = UploadForm(TYPE, MAX_BYTES, file.extend)
+    form = UploadForm(TYPE, RULES, lambda _: file.extend)
     before, found, after = WHOLE.partition(b"--bytes")
     form.feed(before + found)
     assert b"\r\n--bytes".startswith(file)
@@ -117,7 +118,7 @@ def test_body_without_the_boundary_says_so(body: bytes) -> None:
         (part("metadata", b"{}") + FILE + END, InvalidBucketError),
         (FILE + FILE + END, TooManyFilesError),
         (FILE + part("bucket", b"a") + part("bucket", b"b") + END, InvalidFormError),
-        (FILE + part("note", b"") * MAX_PARTS + END, InvalidFormError),
+        (FILE + part("note", b"") * (MORE_PARTS + 1) + END, InvalidFormError),
         (part("file", b"x" * (MAX_BYTES + 1)) + END, FileTooLargeError),
         (part("other", b"x" * (MAX_BYTES + MARGIN_BYTES)) + END, FileTooLargeError),
         (part("metadata", b"x" * (MAX_FIELD_BYTES + 1)) + END, InvalidMetadataError),
@@ -171,17 +172,17 @@ def test_field_that_is_not_utf8_raises_its_own_error(
 )
 def test_other_content_type_is_refused(content_type: str) -> None:
     with pytest.raises(InvalidFormError):
-        UploadForm(content_type, MAX_BYTES, bytearray().extend)
+        UploadForm(content_type, RULES, lambda _: bytearray().extend)
 
 
 def test_preamble_counts_towards_the_limit() -> None:
-    form = UploadForm(TYPE, MAX_BYTES, bytearray().extend)
+    form = UploadForm(TYPE, RULES, lambda _: bytearray().extend)
     form.feed(b"\r\n" * 32_768)
     with pytest.raises(FileTooLargeError):
         form.feed(b"\r\n" * 32_768)
 
 
 def test_body_may_exceed_the_file_limit_by_the_margin() -> None:
-    check_body_size(MAX_BYTES + MARGIN_BYTES, MAX_BYTES)
+    RULES.check_body_size(MAX_BYTES + MARGIN_BYTES)
     with pytest.raises(FileTooLargeError, match=str(MAX_BYTES)):
-        check_body_size(MAX_BYTES + MARGIN_BYTES + 1, MAX_BYTES)
+        RULES.check_body_size(MAX_BYTES + MARGIN_BYTES + 1)

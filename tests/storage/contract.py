@@ -102,6 +102,21 @@ class StorageContract:
         assert store.get(KEY) == b"bytes"
         assert not upload.exists()
 
+    def test_put_all_stores_bytes_and_files(self, store: Storage, tmp_path: Path) -> None:
+        upload = tmp_path / "upload"
+        upload.write_bytes(b"moved")
+        copies = {f"one/{number}": b"%d" % number for number in range(20)}
+        store.put_all({**copies, KEY: upload})
+        assert {key: store.get(key) for key in copies} == copies
+        assert store.get(KEY) == b"moved"
+        assert not upload.exists()
+
+    def test_put_all_raises_the_error_of_one_object(self, store: Storage, tmp_path: Path) -> None:
+        with pytest.raises(StorageUnavailableError):
+            store.put_all({"one/1": b"1", "one/2": tmp_path / "absent"})
+        with pytest.raises(InvalidKeyError):
+            store.put_all({"one/1": b"1", "../1": b"2"})
+
     def test_adopt_replaces_an_object(self, store: Storage, tmp_path: Path) -> None:
         store.put(KEY, b"first")
         upload = tmp_path / "upload"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from imageprocessor.errors import ObjectNotFoundError, StorageFullError, StorageUnavailableError
 from imageprocessor.storage.keys import check_key
 from imageprocessor.storage.protocol import MARKER_NAME, Marker, Storage, StoredObject
+from imageprocessor.storage.side_by_side import put_side_by_side
 
 TABLE = "CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, data BLOB, modified_at REAL)"
 
@@ -33,6 +34,9 @@ class SingleFileStorage:
             path.unlink()
         except OSError as error:
             raise StorageUnavailableError(f"Cannot store a file as {key!r}: {error}.") from error
+
+    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
+        put_side_by_side(self, objects)
 
     def get(self, key: str) -> bytes:
         select = "SELECT data FROM objects WHERE key = ?"

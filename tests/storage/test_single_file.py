@@ -11,7 +11,7 @@ import imageprocessor as ip
 from imageprocessor.errors import SettingsError, StorageFullError, StorageUnavailableError
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.job_control import read_result
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
 from imageprocessor.storage import location
@@ -59,7 +59,7 @@ def test_job_stores_its_variants_in_the_file(tmp_path: Path) -> None:
         service = replace(local, storage=SingleFileStorage(tmp_path / "objects.db"))
         job = submit_to(service, PHOTO)
         run_job(service, job.job_id, "worker")
-        done = read_result(service, job.job_id, OPERATOR)
+        done = read_job(service, job.job_id, OPERATOR)
         stored = {found.key for found in service.storage.list()}
         assert stored == set((done.variant_keys or {}).values())
 

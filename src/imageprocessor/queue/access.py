@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imageprocessor.queue.jobs.batch_store import Batch
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 
@@ -15,9 +16,9 @@ class Caller:
     user_id: str | None = None
     admin: bool = False
 
-    def owns(self, job: Job) -> bool:
-        """Return whether the caller owns the job's image or is an admin."""
-        return self.admin or self.user_id == job.user_id
+    def owns(self, uploaded: Job | Batch) -> bool:
+        """Return whether the caller owns the job's image, or the batch, or is an admin."""
+        return self.admin or self.user_id == uploaded.user_id
 
 
 ANYONE = Caller()

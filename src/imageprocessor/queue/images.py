@@ -27,7 +27,7 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
     Raises:
         InvalidIdError: *image_id* is not a UUID.
         ImageNotFoundError: The image does not exist, was deleted, or is not visible to the caller.
-        JobNotReadyError, JobFailedError: See :func:`job_control.read_result`.
+        JobNotReadyError, JobFailedError: See :func:`job_control.check_completed`.
         UnknownSizeError: The image has no variant *size*.
     """
     canonical_id = parse_id(image_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from imageprocessor.errors import StorageFullError, StorageUnavailableError
 
 BLOCK_BYTES = 1024 * 1024  #: buffered in memory before each write; a smaller file stays in memory
+MAX_KEPT_BYTES = 128 * 1024  #: of each file of a batch in memory while others are received
 
 
 class IncomingFile:
@@ -29,6 +30,11 @@ class IncomingFile:
     def has_block(self) -> bool:
         """Whether enough bytes have been collected to write a block."""
         return len(self._pending) >= BLOCK_BYTES
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether to write what is left of a file whose end has arrived, to free its memory."""
+        return len(self._pending) > (0 if self._path else MAX_KEPT_BYTES)
 
     @property
     def sha256(self) -> str:

@@ -40,19 +40,6 @@ def read_job(service: Service, job_id: str, caller: Caller) -> Job:
     return job
 
 
-def read_result(service: Service, job_id: str, caller: Caller) -> Job:
-    """Return a completed job.
-
-    Raises:
-        JobNotReadyError: The job has not ended.
-        JobFailedError: The job ended without a result.
-        InvalidIdError, JobNotFoundError: See :func:`read_job`.
-    """
-    job = read_job(service, job_id, caller)
-    check_completed(job)
-    return job
-
-
 def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[str, Any]]]:
     """Return a job, by its own id or its image's, and its audit trail.
 
@@ -128,7 +115,9 @@ def check_completed(job: Job) -> None:
     """Raise JobFailedError if the job failed, JobNotReadyError if it has not ended."""
     if job.status is JobStatus.FAILED:
         raise JobFailedError(
-            job.error or "The job failed.", job_code=job.error_code or JobFailedError.code
+            job.error or "The job failed.",
+            job_code=job.error_code or JobFailedError.code,
+            job_id=job.job_id,
         )
     if job.status is not JobStatus.COMPLETED:
         raise JobNotReadyError(f"Job {job.job_id} is {public_status(job)}. Ask again in a moment.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs import webhook_history
 from imageprocessor.queue.jobs.figures import read_figures
 from imageprocessor.queue.jobs.job import JobStatus
@@ -13,11 +14,13 @@ from imageprocessor.queue.service import Service
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
-    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, workers, webhooks.
+    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, workers and more.
 
     No rows of jobs are read: see `jobs.figures`.
     """
     current = read_figures(service.database)
+    with service.database.read() as connection:
+        lag_seconds = feed.measure_lag(connection)
     counts = {status.value: max(0, current.jobs[status]) for status in JobStatus}
     timed = current.timed.total()
     average = round(sum(current.seconds.values()) / timed, 3) if timed else None
@@ -38,6 +41,7 @@ def collect_statistics(service: Service) -> dict[str, Any]:
         },
         "workers": workers,
         "webhooks": _collect_webhooks(service),
+        "events": {"lag_seconds": lag_seconds},
     }
     if service.settings.queue_backend == "celery":
         figures["celery"] = workers

@@ -6,6 +6,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -61,7 +62,7 @@ def check_quota(service: Service, sender: Sender) -> Quota:
         RateLimitedError: The quota is used up and the request does not repeat an accepted
             Idempotency-Key.
     """
-    quota = _read_quota(service, sender)
+    quota = read_quota(service, sender)
     if quota.remaining == 0 and not _find_repeated(service, sender):
         rate_limits.require_remaining(quota)
     return quota
@@ -81,7 +82,8 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The upload was not
             accepted; try again later.
     """
-    job = _make_job(service, upload, sender)
+    check_bucket_name(service, upload.bucket)
+    job = make_job(service, upload, parse_context(upload.metadata), sender)
     key = job.staging_key
     assert key is not None
     if isinstance(upload.file, Path):
@@ -100,16 +102,23 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     return accepted, quota
 
 
-def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
-    """Check the upload and return its job."""
-    check_bucket(upload.bucket)
+def check_bucket_name(service: Service, bucket: str) -> None:
+    """Raise InvalidBucketError if *bucket* is not a valid name, or not allowed."""
+    check_bucket(bucket)
     allowed = service.settings.allowed_buckets
-    if allowed and upload.bucket not in allowed:
+    if allowed and bucket not in allowed:
         raise InvalidBucketError(
-            f"bucket {upload.bucket!r} is not one of the allowed buckets. "
+            f"bucket {bucket!r} is not one of the allowed buckets. "
             "Ask the service's operator for their names."
         )
-    context = parse_context(upload.metadata)
+
+
+def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: Sender) -> Job:
+    """Check the file of *upload* and return its job.
+
+    Raises:
+        InputError: The header does not belong to an acceptable image.
+    """
     validate(upload.file, service.settings.limits)
     job_id = make_id()
     return Job(
@@ -142,7 +151,7 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
         service.database.flush()  # a 202 will confirm it; the first request may still be waiting
-        return repeated, _read_quota(service, sender)
+        return repeated, read_quota(service, sender)
     settings = service.settings
     with service.database.write() as connection:
         require_webhook(connection, job.webhook)
@@ -191,13 +200,19 @@ def _check_same_payload(first: Job, second: Job) -> None:
     first_payload = (first.source_sha256, first.bucket, first.context, first.webhook)
     second_payload = (second.source_sha256, second.bucket, second.context, second.webhook)
     if first_payload != second_payload:
-        raise IdempotencyKeyReusedError(
-            f"Idempotency-Key {first.idempotency_key!r} was already used with another payload. "
-            "Use a new key for a new upload."
-        )
+        raise make_reuse_error(first.idempotency_key)
 
 
-def _read_quota(service: Service, sender: Sender) -> Quota:
+def make_reuse_error(idempotency_key: str | None) -> IdempotencyKeyReusedError:
+    """Return the error for an Idempotency-Key that was used with another payload."""
+    return IdempotencyKeyReusedError(
+        f"Idempotency-Key {idempotency_key!r} was already used with another payload. "
+        "Use a new key for a new upload."
+    )
+
+
+def read_quota(service: Service, sender: Sender) -> Quota:
+    """Return the sender's quota in this window."""
     settings = service.settings
     with service.database.read() as connection:
         return rate_limits.read_quota(

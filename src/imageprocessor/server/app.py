@@ -22,6 +22,7 @@ import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
+from imageprocessor.server.event_poller import EventPoller
 from imageprocessor.server.middleware.lingering_close import LingeringClose
 from imageprocessor.server.middleware.request_log import ID_HEADER, RequestLog
 from imageprocessor.server.middleware.security_headers import DOCS_PATH, SecurityHeaders
@@ -29,7 +30,7 @@ from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.routes import files, health, images, index, jobs
+from imageprocessor.server.routes import batches, events, files, health, images, index, jobs
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
@@ -41,10 +42,22 @@ REQUEST_HEADERS = (
     "Idempotency-Key",
     "If-None-Match",
     "If-Modified-Since",
+    "Last-Event-ID",
+    "Prefer",
     "traceparent",
     "tracestate",
 )
-ROUTERS = (jobs.router, images.router, files.router, health.router, index.router)
+#: What it may read of an answer, besides the quota and the id.
+ANSWER_HEADERS = ("Retry-After", "ETag", "Content-Range", "Preference-Applied")
+ROUTERS = (
+    jobs.router,
+    events.router,
+    images.router,
+    batches.router,
+    files.router,
+    health.router,
+    index.router,
+)
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 
 
@@ -94,6 +107,7 @@ def _make_lifespan(
                 "service": service,
                 "keys": load_keys(settings),
                 "storage_threads": threads,
+                "event_poller": EventPoller(service),
                 "shared_runs": {},
             }
 
@@ -124,7 +138,7 @@ def _list_middleware(settings: Settings) -> list[Middleware]:
             allow_credentials=True,
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=[*REQUEST_HEADERS, ID_HEADER],
-            expose_headers=[*NAMES, "Retry-After", "ETag", "Content-Range", ID_HEADER],
+            expose_headers=[*NAMES, *ANSWER_HEADERS, ID_HEADER],
         )
         layers.append(cors)
     layers.append(Middleware(UnexpectedErrors))

@@ -11,7 +11,7 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.queue.service import Service
 from imageprocessor.server.auth import read_caller, require_admin, require_user
-from imageprocessor.server.schemas import IMAGE_ID, JOB_ID
+from imageprocessor.server.schemas import BATCH_ID, IMAGE_ID, JOB_ID
 from imageprocessor.server.threads import StorageThreads
 
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -46,6 +46,7 @@ Reader = Annotated[Caller, Depends(read_caller)]
 
 JobId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [JOB_ID]})]
 ImageId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [IMAGE_ID]})]
+BatchId = Annotated[str, Path(json_schema_extra={"format": "uuid", "examples": [BATCH_ID]})]
 ImageIds = Annotated[
     list[str],
     Query(
@@ -57,6 +58,9 @@ ImageIds = Annotated[
             "examples": [[IMAGE_ID]],
         },
     ),
+]
+Atomic = Annotated[
+    bool, Query(description="Accept all files or, if one is refused, none: then with a 422.")
 ]
 Size = Annotated[str, Query(description="The name of a configured size.", examples=["medium"])]
 

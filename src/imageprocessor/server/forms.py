@@ -1,8 +1,8 @@
-"""Parsing an upload's form as it arrives: one file and some text fields of limited length."""
+"""Parsing the form of an upload as it arrives: files, and text fields of limited length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +11,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from imageprocessor.errors import (
+    BatchTooLargeError,
     FileTooLargeError,
+    ImageProcessorError,
     InvalidBucketError,
     InvalidFormError,
+    InvalidItemsError,
     InvalidMetadataError,
     MissingFileError,
     RequestError,
@@ -21,16 +24,19 @@ from imageprocessor.errors import (
     UnknownWebhookError,
 )
 
-MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to the file
-MAX_PARTS = 16
+MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to a file
+MORE_PARTS = 15  #: allowed in a form in addition to its files
 MAX_FIELD_BYTES = 32 * 1024
 MAX_PREAMBLE_BYTES = 64 * 1024  #: in front of the first part
 FILE = "file"
+BATCH_FILES = ("file", "files", "files[]")
 TEXT_FIELDS: dict[str, type[RequestError]] = {
     "bucket": InvalidBucketError,
     "metadata": InvalidMetadataError,
     "webhook": UnknownWebhookError,
 }
+
+WriteFile = Callable[[memoryview], None]
 
 
 class TextFields(NamedTuple):
@@ -38,7 +44,59 @@ class TextFields(NamedTuple):
 
     bucket: str
     metadata: str
-    webhook: str
+    webhook: str = ""
+    items: str = ""  #: of a batch
+
+
+class UploadRules:
+    """What the form of an upload may contain: one file of at most *max_bytes*."""
+
+    file_names: tuple[str, ...] = (FILE,)
+    text_fields: Mapping[str, type[RequestError]] = TEXT_FIELDS
+    max_files = 1
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes  #: of all files together
+
+    def check_body_size(self, size_bytes: int) -> None:
+        """Raise an error if a body is too large even for a form with the largest files."""
+        if size_bytes > self.max_bytes + self.max_files * MARGIN_BYTES:
+            raise self.make_size_error()
+
+    def make_size_error(self) -> ImageProcessorError:
+        """Return the error for files that exceed the limit by an unknown amount."""
+        return FileTooLargeError(
+            f"The file is larger than the limit of {self.max_bytes} bytes. "
+            "Send a smaller or more compressed one."
+        )
+
+    def make_count_error(self) -> ImageProcessorError:
+        """Return the error for a form with too many files."""
+        return TooManyFilesError(
+            "The form has more than one part called 'file'. Send one image per request."
+        )
+
+
+class BatchRules(UploadRules):
+    """What the form of a batch may contain: *max_files*, together of at most *max_bytes*."""
+
+    file_names = BATCH_FILES
+    text_fields: Mapping[str, type[RequestError]] = {**TEXT_FIELDS, "items": InvalidItemsError}
+
+    def __init__(self, max_files: int, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self.max_files = max_files
+
+    def make_size_error(self) -> ImageProcessorError:
+        return BatchTooLargeError(
+            f"The files are larger than the limit of {self.max_bytes} bytes in all. "
+            "Send fewer files in one batch."
+        )
+
+    def make_count_error(self) -> ImageProcessorError:
+        return BatchTooLargeError(
+            f"The form has more than {self.max_files} files. Send fewer files in one batch."
+        )
 
 
 @dataclass(slots=True)
@@ -46,6 +104,7 @@ class Part:
     """The part of the form that is being parsed."""
 
     name: str | None = None
+    filename: str | None = None
     header_name: bytearray = field(default_factory=bytearray)
     header_value: bytearray = field(default_factory=bytearray)
 
@@ -53,21 +112,26 @@ class Part:
 class UploadForm:
     """A ``multipart/form-data`` parser: :meth:`feed` it the body, then call :meth:`finish`.
 
-    *write_file* receives each chunk of the file and must copy what it keeps.
+    *begin_file* is called with the name of each file, None if it has none, as the client sent it.
+    It returns a function that receives each chunk of the file and must copy what it keeps.
 
     Raises:
         InvalidFormError: *content_type* is not ``multipart/form-data`` with a usable boundary.
     """
 
     def __init__(
-        self, content_type: str, max_file_bytes: int, write_file: Callable[[memoryview], None]
+        self,
+        content_type: str,
+        rules: UploadRules,
+        begin_file: Callable[[str | None], WriteFile],
     ) -> None:
-        self._max_file_bytes = max_file_bytes
-        self._write_file = write_file
+        self._rules = rules
+        self._begin_file = begin_file
+        self._write_file: WriteFile | None = None  # set while the part is a file
         self._body_size = 0
-        self._file_size = 0
-        self._names: set[str] = set()  # known parts received so far
-        self._texts = {name: bytearray() for name in TEXT_FIELDS}
+        self._file_count = 0
+        self._files_size = 0
+        self._texts: dict[str, bytearray] = {}  # received so far
         self._part = Part()
         self._part_count = 0
         self._complete = False
@@ -79,13 +143,15 @@ class UploadForm:
         """Parse the next bytes of the body.
 
         Raises:
-            FileTooLargeError: The file, or the body as a whole, exceeds its limit.
+            FileTooLargeError, BatchTooLargeError: The files, or the body as a whole, exceed the
+                limit.
             InvalidFormError: The form is malformed, has too many parts, or repeats a field.
-            TooManyFilesError: The form has more than one file.
-            InvalidBucketError, InvalidMetadataError, UnknownWebhookError: The field is too long.
+            TooManyFilesError, BatchTooLargeError: The form has too many files.
+            InvalidBucketError, InvalidMetadataError, InvalidItemsError, UnknownWebhookError: The
+                field is too long.
         """
         self._body_size += len(chunk)
-        check_body_size(self._body_size, self._max_file_bytes)
+        self._rules.check_body_size(self._body_size)
         if self._preamble is not None:
             chunk = self._skip_preamble(self._preamble + chunk)
         try:
@@ -100,27 +166,28 @@ class UploadForm:
 
         Raises:
             InvalidFormError: The body ended before the form did.
-            MissingFileError: The form has no part called ``file``.
+            MissingFileError: The form has no file.
             InvalidBucketError: The form has no part called ``bucket``, or it is not valid UTF-8.
-            InvalidMetadataError, UnknownWebhookError: The field is not valid UTF-8.
+            InvalidMetadataError, InvalidItemsError, UnknownWebhookError: The field is not valid
+                UTF-8.
         """
         if self._preamble is not None:
             raise self._no_boundary()
         if not self._complete:
             raise InvalidFormError("The body ends before the form does. Send the form again.")
-        if FILE not in self._names:
+        if self._file_count == 0:
             raise MissingFileError("The form has no part called 'file'. Send the image as 'file'.")
-        if "bucket" not in self._names:
+        if "bucket" not in self._texts:
             raise InvalidBucketError(
                 "The form has no part called 'bucket'. Send the name of the image's bucket."
             )
-        return TextFields(*map(self._decode, TextFields._fields))
+        return TextFields(**{name: self._decode(name) for name in self._rules.text_fields})
 
     def _decode(self, name: str) -> str:
         try:
-            return self._texts[name].decode("utf-8")
+            return self._texts.get(name, b"").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise TEXT_FIELDS[name](
+            raise self._rules.text_fields[name](
                 f"{name} is not valid UTF-8 ({error.reason}). Encode it as UTF-8."
             ) from error
 
@@ -168,12 +235,12 @@ class UploadForm:
 
     def _begin_part(self) -> None:
         self._part_count += 1
-        if self._part_count > MAX_PARTS:
-            raise InvalidFormError(
-                f"The form has more than {MAX_PARTS} parts. "
-                "Send only file, bucket, metadata and webhook."
-            )
+        max_parts = self._rules.max_files + MORE_PARTS
+        if self._part_count > max_parts:
+            fields = ", ".join([FILE, *self._rules.text_fields])
+            raise InvalidFormError(f"The form has more than {max_parts} parts. Send only {fields}.")
         self._part = Part()
+        self._write_file = None
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:
         self._part.header_name += data[start:end]
@@ -185,8 +252,8 @@ class UploadForm:
         part = self._part
         if part.header_name.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(part.header_value))
-            name = options.get(b"name")
-            part.name = None if name is None else name.decode("utf-8", "replace")
+            part.name = _decode_option(options.get(b"name"))
+            part.filename = _decode_option(options.get(b"filename"))
         part.header_name, part.header_value = bytearray(), bytearray()
 
     def _end_headers(self) -> None:
@@ -195,29 +262,32 @@ class UploadForm:
             raise InvalidFormError(
                 "A part of the form has no name. Give each a Content-Disposition header with one."
             )
-        if name not in TEXT_FIELDS and name != FILE:
-            return  # its data is ignored
-        if name in self._names and name == FILE:
-            raise TooManyFilesError(
-                "The form has more than one part called 'file'. Send one image per request."
-            )
-        if name in self._names:
+        if name in self._rules.file_names:
+            self._file_count += 1
+            if self._file_count > self._rules.max_files:
+                raise self._rules.make_count_error()
+            self._write_file = self._begin_file(self._part.filename)
+        elif name in self._texts:
             raise InvalidFormError(f"The form has more than one part called {name!r}. Send one.")
-        self._names.add(name)
+        elif name in self._rules.text_fields:
+            self._texts[name] = bytearray()
+        # The data of any other part is ignored.
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         name = self._part.name
-        if name == FILE:
-            self._file_size += end - start
-            if self._file_size > self._max_file_bytes:
-                raise _too_large(self._max_file_bytes)
+        if self._write_file:
+            self._files_size += end - start
+            if self._files_size > self._rules.max_bytes:
+                raise self._rules.make_size_error()
             self._write_file(memoryview(data)[start:end])
-        elif name in TEXT_FIELDS:
+        elif name in self._texts:
             text = self._texts[name]
             text += data[start:end]
-            if len(text) > MAX_FIELD_BYTES:
-                error_class = TEXT_FIELDS[name]
-                raise error_class(f"{name} is longer than {MAX_FIELD_BYTES} bytes. Shorten it.")
+            # `items` has a field's worth of text for each file.
+            limit = MAX_FIELD_BYTES * (self._rules.max_files if name == "items" else 1)
+            if len(text) > limit:
+                error_class = self._rules.text_fields[name]
+                raise error_class(f"{name} is longer than {limit} bytes. Shorten it.")
 
     def _end(self) -> None:
         self._complete = True
@@ -238,15 +308,5 @@ def find_boundary(content_type: str) -> bytes:
     return boundary
 
 
-def check_body_size(size_bytes: int, max_file_bytes: int) -> None:
-    """Raise FileTooLargeError if a body is too large even for a form with the largest file."""
-    if size_bytes > max_file_bytes + MARGIN_BYTES:
-        raise _too_large(max_file_bytes)
-
-
-def _too_large(max_file_bytes: int) -> FileTooLargeError:
-    """Return the error for a file that exceeds the limit by an unknown amount."""
-    return FileTooLargeError(
-        f"The file is larger than the limit of {max_file_bytes} bytes. "
-        "Send a smaller or more compressed one."
-    )
+def _decode_option(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")

@@ -13,6 +13,7 @@ from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
+from imageprocessor.server.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
 from imageprocessor.settings import MIME_TYPES, Settings
@@ -38,32 +39,57 @@ STATUSES_WITH_RETRY_AFTER = {
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 }
-FORM = {
+FORM_FIELDS: dict[str, dict[str, Any]] = {
+    "file": {
+        "type": "string",
+        "format": "binary",
+        "description": f"The image: {join_titles('or')}.",
+    },
+    "bucket": {
+        "type": "string",
+        "pattern": f"^{BUCKET_PATTERN.pattern}$",
+        "description": "The bucket to store the image in.",
+        "examples": ["test-uploads"],
+    },
+    "metadata": {
+        "type": "object",
+        "description": (
+            "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
+        ),
+        "examples": [{"context": "test_upload"}],
+    },
+    "webhook": {
+        "type": "string",
+        "pattern": f"^{ENDPOINT_NAME.pattern}$",
+        "description": "The name of a webhook endpoint that is to receive the image's events.",
+    },
+}
+FORM = {"type": "object", "required": ["file", "bucket"], "properties": FORM_FIELDS}
+BATCH_FORM = {
     "type": "object",
-    "required": ["file", "bucket"],
+    "required": ["files", "bucket"],
     "properties": {
-        "file": {
-            "type": "string",
-            "format": "binary",
-            "description": f"The image: {join_titles('or')}.",
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": "The images; the parts may also be called `file` or `files[]`.",
         },
-        "bucket": {
-            "type": "string",
-            "pattern": f"^{BUCKET_PATTERN.pattern}$",
-            "description": "The bucket to store the image in.",
-            "examples": ["test-uploads"],
-        },
-        "metadata": {
-            "type": "object",
+        "bucket": FORM_FIELDS["bucket"],
+        "metadata": FORM_FIELDS["metadata"],
+        "webhook": FORM_FIELDS["webhook"],
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"metadata": {"type": "object"}},
+                "additionalProperties": False,
+            },
             "description": (
-                "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
+                "An object for each file, in the same order; its `metadata` is added to that of "
+                "the batch, and takes precedence."
             ),
-            "examples": [{"context": "test_upload"}],
-        },
-        "webhook": {
-            "type": "string",
-            "pattern": f"^{ENDPOINT_NAME.pattern}$",
-            "description": "The name of a webhook endpoint that is to receive the image's events.",
+            "examples": [[{"metadata": {"caption": "A cat"}}]],
         },
     },
 }
@@ -81,6 +107,34 @@ IDEMPOTENCY_KEY = {
         "pattern": "^[ -~]+$",
     },
 }
+
+#: See `server.preferences`, which reads them.
+WAIT_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "wait",
+        "in": "query",
+        "required": False,
+        "description": "Seconds to wait for the job to finish before answering.",
+        "schema": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_WAIT_SECONDS,
+            "default": 0,
+        },
+    },
+    {
+        "name": "prefer",
+        "in": "header",
+        "required": False,
+        "description": (
+            "`wait=10` means the same as the parameter, by RFC 7240: a larger number means "
+            f"{MAX_WAIT_SECONDS}, and anything malformed is ignored. The answer then has "
+            "`Preference-Applied`."
+        ),
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    },
+]
 
 #: Readers may send a token; if PUBLIC_READS is false, :func:`build_openapi` makes it required.
 READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
@@ -117,6 +171,20 @@ def describe_upload() -> dict[str, Any]:
     content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
     return {
         "security": [{"bearer": []}],
+        "parameters": [IDEMPOTENCY_KEY, *WAIT_PARAMETERS],
+        "requestBody": {"required": True, "content": content},
+    }
+
+
+def describe_batch_upload() -> dict[str, Any]:
+    """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
+    encoding = {
+        "files": {"contentType": ", ".join(MIME_TYPES)},
+        "metadata": {"contentType": "application/json"},
+        "items": {"contentType": "application/json"},
+    }
+    content = {"multipart/form-data": {"schema": BATCH_FORM, "encoding": encoding}}
+    return {
         "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {"required": True, "content": content},
     }
@@ -124,15 +192,20 @@ def describe_upload() -> dict[str, Any]:
 
 def describe_accepted() -> dict[str, Any]:
     """Return the OpenAPI headers and links of the response to an accepted upload."""
-    headers = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in ACCEPTED_HEADERS.items()
-    }
     links = {
         operation: {"operationId": operation, "parameters": {name: f"$response.body#/{name}"}}
         for operation, name in ACCEPTED_LINKS.items()
     }
-    return {"headers": headers, "links": links}
+    return {**describe_quota_headers(), "links": links}
+
+
+def describe_quota_headers() -> dict[str, Any]:
+    """Return the OpenAPI headers of the response to an accepted upload."""
+    headers = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in ACCEPTED_HEADERS.items()
+    }
+    return {"headers": headers}
 
 
 def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:

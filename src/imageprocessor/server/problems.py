@@ -24,6 +24,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.auth import is_admin
+from imageprocessor.server.preferences import describe_preference
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 from imageprocessor.server.responses import JsonLine
 
@@ -57,6 +58,13 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.InvalidIdError: (422, "The id is not a UUID"),
     errors.InvalidIdempotencyKeyError: (422, "The Idempotency-Key is invalid"),
     errors.IdempotencyKeyReusedError: (422, "The Idempotency-Key was used for another upload"),
+    errors.BatchTooLargeError: (413, "The batch is too large"),
+    errors.InvalidItemsError: (422, "The items are invalid"),
+    errors.BatchRefusedError: (422, "A file of the batch was refused"),
+    errors.InvalidWaitError: (422, "The time to wait is out of range"),
+    errors.InvalidCursorError: (422, "The cursor is invalid"),
+    errors.ExpiredCursorError: (410, "The cursor has expired"),
+    errors.TooManyStreamsError: (503, "Too many event streams are open"),
     errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
@@ -71,6 +79,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.StorageFullError: (507, "The storage is full"),
     errors.JobNotFoundError: (404, "The job does not exist"),
     errors.ImageNotFoundError: (404, "The image does not exist"),
+    errors.BatchNotFoundError: (404, "The batch does not exist"),
     errors.JobNotReadyError: (409, "The job has not finished"),
     errors.JobFailedError: (422, "The job failed"),
     errors.JobNotRetryableError: (409, "The job cannot be retried"),
@@ -90,6 +99,7 @@ class Fault:
     code: str
     title: str
     detail: str
+    job_id: str | None = None  #: of the job that failed
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -110,7 +120,7 @@ async def _answer_error(request: Request, error: Exception) -> JsonLine:
     detail = describe_publicly(code, str(error))
     if detail != str(error) and await is_admin(request):
         detail = str(error)
-    fault = Fault(status, code, title, detail)
+    fault = Fault(status, code, title, detail, getattr(error, "job_id", None))
     return make_problem(request, fault, _make_headers(request, error, status))
 
 
@@ -176,17 +186,28 @@ def fault_of(status: HTTPStatus) -> Fault:
     return Fault(status, code, phrase, f"{status.description}.")
 
 
-def make_problem(request: Request, fault: Fault, headers: dict[str, str] | None = None) -> JsonLine:
-    """Return the response for *fault*, with the user's quota if it has been read."""
-    body = {
+def describe_fault(fault: Fault) -> dict[str, Any]:
+    """Return the members of a problem, without the request's id."""
+    return {
         "type": f"urn:imageprocessor:error:{fault.code}",
         "title": fault.title,
         "status": fault.status,
         "detail": fault.detail,
         "code": fault.code,
-        "request_id": request.state.request_id,
     }
-    all_headers = {"Cache-Control": "no-store"}
+
+
+def make_problem(
+    request: Request, fault: Fault, headers: dict[str, str] | None = None, **members: Any
+) -> JsonLine:
+    """Return the response for *fault*, with the user's quota if it has been read.
+
+    *members* are added to the problem: its extensions in the sense of RFC 9457.
+    """
+    body = {**describe_fault(fault), "request_id": request.state.request_id, **members}
+    if fault.job_id is not None:
+        body["job_id"] = fault.job_id
+    all_headers = {"Cache-Control": "no-store", **describe_preference(request)}
     quota: Quota | None = getattr(request.state, "quota", None)
     if quota is not None:
         all_headers |= describe_quota(quota)

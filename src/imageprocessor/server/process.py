@@ -30,13 +30,16 @@ CANCEL_SECONDS = 1  #: for cancelled requests to respond and clean up
 class Server(uvicorn.Server):
     """uvicorn's server, changed in what it does with open connections at its shutdown.
 
-    It first answers requests on connections that have just been accepted, or that a proxy keeps
-    open, and asks the proxy to close them: uvicorn would close them at once, and a proxy cannot
-    repeat an upload. At the end it aborts the connections that are left; otherwise uvloop would
-    wait for clients that do not read their responses.
+    It first ends the requests that wait for events. Then it answers requests on connections that
+    have just been accepted, or that a proxy keeps open, and asks the proxy to close them: uvicorn
+    would close them at once, and a proxy cannot repeat an upload. At the end it aborts the
+    connections that are left; otherwise uvloop would wait for clients that do not read their
+    responses.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if poller := self.lifespan.state.get("event_poller"):
+            poller.stop()
         for server in self.servers:
             server.close()
         state = self.server_state

@@ -9,6 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 JOB_ID = "0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90"
 IMAGE_ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
+BATCH_ID = "01930c1e-3a00-7f0c-9d52-6a8e1f4b2c73"
+REFUSED = {
+    "type": "urn:imageprocessor:error:type_unsupported",
+    "title": "The file type is not accepted",
+    "status": 415,
+    "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
+    "code": "type_unsupported",
+}
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -34,6 +42,123 @@ class UploadAccepted(BaseModel):
     image_id: str
     status_url: str
     message: str
+
+
+class Fault(BaseModel):
+    """Why a file of a batch was refused: a problem without the request's id."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="A stable identifier of the cause, for programs.")
+
+
+class BatchOutcome(BaseModel):
+    """What became of one file: 202 and the ids of its job, or why it was refused."""
+
+    index: int = Field(description="The file's place in the form, from 0.")
+    filename: str | None = Field(description="As it was sent, at most 255 characters of it.")
+    status: int = Field(description="202, or the status of `error`.")
+    job_id: str | None = None
+    image_id: str | None = None
+    status_url: str | None = None
+    error: Fault | None = None
+
+
+class BatchAccepted(BaseModel):
+    """The outcomes of all files, in the order sent. The accepted ones are durable."""
+
+    model_config = example(
+        batch_id=BATCH_ID,
+        status_url=f"/api/v1/batches/{BATCH_ID}",
+        accepted=1,
+        refused=1,
+        items=[
+            {
+                "index": 0,
+                "filename": "cat.jpg",
+                "status": 202,
+                "job_id": JOB_ID,
+                "image_id": IMAGE_ID,
+                "status_url": f"/api/v1/images/jobs/{JOB_ID}",
+            },
+            {"index": 1, "filename": "notes.txt", "status": 415, "error": REFUSED},
+        ],
+    )
+
+    batch_id: str
+    status_url: str
+    accepted: int
+    refused: int
+    items: list[BatchOutcome]
+
+
+class BatchCounts(BaseModel):
+    """How many files of a batch are in each status."""
+
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    deleted: int
+    refused: int
+
+
+class BatchItem(BaseModel):
+    """The state of one file of a batch."""
+
+    index: int = Field(description="The file's place in the form, from 0.")
+    filename: str | None
+    status: Literal["pending", "processing", "completed", "failed", "deleted", "refused"]
+    job_id: str | None = None
+    image_id: str | None = None
+    error: str | None = Field(
+        None, description="Why the file was refused or its last attempt failed, in a sentence."
+    )
+    error_code: str | None = None
+
+
+class BatchState(BaseModel):
+    """The state of a batch. It is `completed` once each of its jobs has ended or was deleted."""
+
+    model_config = example(
+        batch_id=BATCH_ID,
+        status="completed",
+        created_at="2024-11-08T14:00:00Z",
+        completed_at="2024-11-08T14:00:05Z",
+        counts={
+            "pending": 0,
+            "processing": 0,
+            "completed": 1,
+            "failed": 0,
+            "deleted": 0,
+            "refused": 1,
+        },
+        items=[
+            {
+                "index": 0,
+                "filename": "cat.jpg",
+                "status": "completed",
+                "job_id": JOB_ID,
+                "image_id": IMAGE_ID,
+            },
+            {
+                "index": 1,
+                "filename": "notes.txt",
+                "status": "refused",
+                "error": REFUSED["detail"],
+                "error_code": REFUSED["code"],
+            },
+        ],
+    )
+
+    batch_id: str
+    status: Literal["processing", "completed"]
+    created_at: datetime
+    completed_at: datetime | None = Field(description="When the last of its jobs had ended.")
+    counts: BatchCounts
+    items: list[BatchItem] = Field(description="In the order sent.")
 
 
 class JobState(BaseModel):
@@ -108,22 +233,25 @@ VARIANTS = {
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
 
 
+RESULT = {
+    "image_id": IMAGE_ID,
+    "status": "completed",
+    "urls": URLS,
+    "metadata": {
+        "dominant_color": "#3A5F8C",
+        "original_dimensions": {"width": 3024, "height": 4032},
+        "variants": VARIANTS,
+        "warnings": [],
+        "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
+    },
+    "completed_at": "2024-11-08T14:00:05Z",
+}
+
+
 class ImageResult(BaseModel):
     """All sizes of an image."""
 
-    model_config = example(
-        image_id=IMAGE_ID,
-        status="completed",
-        urls=URLS,
-        metadata={
-            "dominant_color": "#3A5F8C",
-            "original_dimensions": {"width": 3024, "height": 4032},
-            "variants": VARIANTS,
-            "warnings": [],
-            "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
-        },
-        completed_at="2024-11-08T14:00:05Z",
-    )
+    model_config = example(**RESULT)
 
     image_id: str
     status: Literal["completed"]
@@ -131,6 +259,14 @@ class ImageResult(BaseModel):
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+
+
+class UploadResult(ImageResult):
+    """The result of an upload that waited for its job."""
+
+    model_config = example(job_id=JOB_ID, **RESULT)
+
+    job_id: str
 
 
 class ImageVariant(BaseModel):
@@ -234,8 +370,19 @@ class WebhookFigures(BaseModel):
     )
 
 
+class EventFigures(BaseModel):
+    """How far the feed of events is behind."""
+
+    lag_seconds: float = Field(
+        description=(
+            "Age of the oldest event that the feed does not show yet, because of a transaction in "
+            "progress in PostgreSQL."
+        )
+    )
+
+
 class Statistics(BaseModel):
-    """Jobs by status, performance in the last 24 hours, totals, workers, and webhooks."""
+    """Jobs by status, performance in the last 24 hours, totals, workers, webhooks, and events."""
 
     model_config = example(
         status_breakdown={
@@ -255,6 +402,7 @@ class Statistics(BaseModel):
             "waiting": 3,
             "oldest_waiting_seconds": 1.8,
         },
+        events={"lag_seconds": 0.0},
     )
 
     status_breakdown: dict[str, int]
@@ -262,9 +410,32 @@ class Statistics(BaseModel):
     storage: StorageFigures
     workers: WorkerFigures
     webhooks: WebhookFigures
+    events: EventFigures
     celery: WorkerFigures | None = Field(
         None, description="The same as `workers`; present only if Celery runs the jobs."
     )
+
+
+class EventPage(BaseModel):
+    """Some events, oldest first, and where the next page begins."""
+
+    model_config = example(
+        events=[
+            {
+                "id": "0199c6f2-8a4d-7f6b-9c1e-2d7a5b8c0e13",
+                "type": "image.completed",
+                "timestamp": "2024-11-08T14:00:05Z",
+                "job_id": JOB_ID,
+                "bucket": "photos",
+                **RESULT,
+                "context": {"album": "summer"},
+            }
+        ],
+        next="0-1543",
+    )
+
+    events: list[dict[str, Any]]
+    next: str = Field(description="Send it as `after` to read what follows.")
 
 
 class FailedJob(BaseModel):
@@ -286,21 +457,10 @@ class FailedJobs(BaseModel):
     jobs: list[FailedJob] = Field(description="Newest first.")
 
 
-class Problem(BaseModel):
+class Problem(Fault):
     """An error response in the format of RFC 9457."""
 
-    model_config = example(
-        type="urn:imageprocessor:error:type_unsupported",
-        title="The file type is not accepted",
-        status=415,
-        detail="The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
-        code="type_unsupported",
-        request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f",
-    )
+    model_config = example(**REFUSED, request_id="7c9d2f4e1b3a4c5d8e6f0a1b2c3d4e5f")
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str = Field(description="A stable identifier of the cause, for programs.")
     request_id: str
+    job_id: str | None = Field(None, description="The job that failed, if one did.")

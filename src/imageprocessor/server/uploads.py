@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 from fastapi import Request
@@ -25,7 +26,7 @@ from imageprocessor.queue.uploads import (
     check_quota,
     submit,
 )
-from imageprocessor.server.forms import TextFields, UploadForm, check_body_size
+from imageprocessor.server.forms import TextFields, UploadForm, UploadRules
 from imageprocessor.server.threads import StorageThreads, run_read
 
 
@@ -44,26 +45,33 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
     """
     service: Service = request.state.service
     storage_threads: StorageThreads = request.state.storage_threads
-    sender = await admit(request, service, user)
+    rules = UploadRules(service.settings.limits.max_bytes)
+    sender = await admit(request, service, user, rules, check_quota)
     file = IncomingFile(service.incoming)
     try:
         with service.write_faults.watch():
-            fields = await receive(request, service, file)
+            fields = await receive(request, rules, file)
             return await storage_threads.run(submit_file, service, sender, file, fields)
     finally:
         file.remove()
 
 
-async def admit(request: Request, service: Service, user: Caller) -> Sender:
+async def admit(
+    request: Request,
+    service: Service,
+    user: Caller,
+    rules: UploadRules,
+    check_quota: Callable[[Service, Sender], Quota],
+) -> Sender:
     """Return the sender, or refuse the upload if that is possible before reading its body.
 
-    The checks run in the order of the errors below.
+    The checks run in the order of the errors below; *check_quota* makes the first.
 
     Raises:
         RateLimitedError: The sender's quota for this window is exhausted.
         InvalidIdempotencyKeyError: The Idempotency-Key is malformed.
         UnsupportedEncodingError: The body is compressed.
-        FileTooLargeError: The Content-Length exceeds the limit.
+        FileTooLargeError, BatchTooLargeError: The Content-Length exceeds the limit.
     """
     assert user.user_id is not None
     key = request.headers.get("idempotency-key")
@@ -76,11 +84,11 @@ async def admit(request: Request, service: Service, user: Caller) -> Sender:
     _check_encoding(request)
     content_length = request.headers.get("content-length", "")
     if content_length.isdecimal():
-        check_body_size(int(content_length), service.settings.limits.max_bytes)
+        rules.check_body_size(int(content_length))
     return sender
 
 
-async def receive(request: Request, service: Service, file: IncomingFile) -> TextFields:
+async def receive(request: Request, rules: UploadRules, file: IncomingFile) -> TextFields:
     """Read the form from the body, write its file to *file*, and return its text fields.
 
     Raises:
@@ -89,15 +97,25 @@ async def receive(request: Request, service: Service, file: IncomingFile) -> Tex
         StorageFullError, StorageUnavailableError: The file cannot be written.
     """
     content_type = request.headers.get("content-type", "")
-    form = UploadForm(content_type, service.settings.limits.max_bytes, file.collect)
+    form = UploadForm(content_type, rules, lambda _: file.collect)
+    async for chunk in read_body(request):
+        form.feed(chunk)
+        if file.has_block:
+            await run_in_threadpool(file.write_block)
+    return form.finish()
+
+
+async def read_body(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives.
+
+    Raises:
+        InvalidFormError: The client disconnected before its end.
+    """
     try:
         async for chunk in request.stream():
-            form.feed(chunk)
-            if file.has_block:
-                await run_in_threadpool(file.write_block)
+            yield chunk
     except ClientDisconnect:
         raise InvalidFormError("The client disconnected before the body ended.") from None
-    return form.finish()
 
 
 def submit_file(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from imageprocessor.errors import ObjectNotFoundError, StorageUnavailableError
 from imageprocessor.storage.keys import check_key
 from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
+from imageprocessor.storage.side_by_side import put_side_by_side
 
 
 class MemoryStorage:
@@ -36,6 +37,9 @@ class MemoryStorage:
             raise StorageUnavailableError(
                 f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
+
+    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
+        put_side_by_side(self, objects)
 
     def get(self, key: str) -> bytes:
         try:

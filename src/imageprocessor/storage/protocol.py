@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,6 +48,13 @@ class Storage(Protocol):
         """Move the file at *path* into the storage, under *key*.
 
         On an error, the file stays at *path*.
+        """
+
+    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
+        """Store several objects, by key, side by side.
+
+        A path is moved into the storage, as by :meth:`adopt`. On an error, some of the objects may
+        be stored.
         """
 
     def get(self, key: str) -> bytes:

@@ -7,7 +7,7 @@ be left unfinished. Clients fetch images by presigned URLs; buckets need not be 
 # ruff: noqa: PLC0415 - boto3 takes 0.3 s to import and is an extra
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.storage.keys import check_key, is_key
 from imageprocessor.storage.protocol import MARKER_NAME, Marker, StoredObject
+from imageprocessor.storage.side_by_side import put_side_by_side
 
 CONNECT_SECONDS = 3
 ANSWER_SECONDS = 5.0
@@ -133,6 +134,9 @@ class S3Storage:
             raise StorageUnavailableError(
                 f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
+
+    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
+        put_side_by_side(self, objects)
 
     def get(self, key: str) -> bytes:
         with self._locate(key, "read") as where:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.job_control import read_result
+from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service, open_storages
 from imageprocessor.server.app import create_app
@@ -57,7 +57,7 @@ def open_current() -> AbstractContextManager[Service]:
 def process(service: Service, bucket: str = "photos") -> Job:
     job = submit_to(service, bucket=bucket)
     run_job(service, job.job_id, "worker")
-    return read_result(service, job.job_id, OPERATOR)
+    return read_job(service, job.job_id, OPERATOR)
 
 
 def read_all(service: Service) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ def test_waiting_upload_is_migrated_but_the_switch_is_advised_against(
     switch(STORAGE_BACKEND="s3", S3_BUCKET=bucket)
     with open_current() as service:
         run_job(service, job.job_id, "worker")
-        assert set(read_result(service, job.job_id, OPERATOR).variant_keys or {}) == {
+        assert set(read_job(service, job.job_id, OPERATOR).variant_keys or {}) == {
             "thumbnail",
             "medium",
         }

@@ -33,10 +33,13 @@ from imageprocessor.queue.database.tables import (
     IS_PROCESSING,
     IS_WAITING,
     KEEPS_SOURCE,
+    batches,
     metadata,
     processing_jobs,
 )
-from imageprocessor.queue.jobs import inventory, job_store, outbox, webhook_history
+from imageprocessor.queue.events import feed
+from imageprocessor.queue.jobs import batch_store, inventory, job_store, outbox, webhook_history
+from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
 from imageprocessor.queue.jobs.webhooks import DeliveryStatus
@@ -51,8 +54,10 @@ HOUR = timedelta(hours=1)
 ANY_ID = str(uuid4())
 RECENTLY = clock.to_text(NOW - HOUR)
 WAITING_JOBS = 200
+BATCHES = 5000
+BATCH_ID = make_id()
 DELIVERIES = 10_000  #: of these, one in 50 waits
-LARGE = "processing_jobs|image_upload_events|webhook_deliveries"
+LARGE = "processing_jobs|image_upload_events|batches|webhook_deliveries"
 #: Their indexes hold few rows, or those that the caller asks for.
 SMALL = {IS_DELETED, IS_OPEN, IS_PROCESSING, IS_WAITING, HAS_FAILED, KEEPS_SOURCE}
 SMALL_INDEXES = {
@@ -67,6 +72,16 @@ Query = Callable[[Connection, Job], object]
 pytestmark = pytest.mark.xdist_group("query plans")  # the databases are filled only once
 
 
+def read_feed(connection: Connection, job: Job) -> None:
+    newest = feed.advance(connection, feed.START)
+    assert newest > feed.START
+    for after in (feed.START, newest):
+        feed.read_events(connection, after, 100)
+        feed.read_events(connection, after, 100, user_id=job.user_id)
+        feed.read_events(connection, after, 100, job_id=job.job_id)
+    feed.measure_lag(connection)
+
+
 QUERIES: dict[Callable[..., Any], Query] = {
     job_store.find_job: lambda connection, job: job_store.find_job(connection, job.job_id),
     job_store.find_image: lambda connection, job: job_store.find_image(connection, job.image_id),
@@ -74,6 +89,13 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.find_images: lambda connection, job: job_store.find_images(
         connection, [job.image_id, ANY_ID]
     ),
+    job_store.find_jobs: lambda connection, job: job_store.find_jobs(
+        connection, [job.job_id, ANY_ID]
+    ),
+    job_store.list_open: lambda connection, job: job_store.list_open(
+        connection, [job.job_id, ANY_ID]
+    ),
+    feed.read_events: read_feed,
     job_store.list_due: lambda connection, _: job_store.list_due(
         connection, NOW, 2, created_before=NOW
     ),
@@ -110,6 +132,17 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, NOW - HOUR, 20, job
     ),
     job_store.forget_source: job_store.forget_source,
+    batch_store.find_repeated: lambda connection, _: batch_store.find_repeated(
+        connection, "a", "b"
+    ),
+    batch_store.find_batch: lambda connection, _: batch_store.find_batch(connection, BATCH_ID),
+    batch_store.complete_batch: lambda connection, _: batch_store.complete_batch(
+        connection, BATCH_ID, NOW
+    ),
+    batch_store.list_jobs: lambda connection, _: batch_store.list_jobs(connection, BATCH_ID),
+    batch_store.list_old: lambda connection, _: batch_store.list_old(connection, NOW - HOUR, 9),
+    batch_store.delete_batch: lambda connection, _: batch_store.delete_batch(connection, BATCH_ID),
+    outbox.complete_batch: lambda connection, _: outbox.complete_batch(connection, BATCH_ID, NOW),
     outbox.list_events: lambda connection, job: outbox.list_events(connection, job.job_id),
     outbox.has_event_since: lambda connection, _: outbox.has_event_since(connection, NOW),
     outbox.list_public: lambda connection, _: outbox.list_public(
@@ -170,6 +203,7 @@ QUERIES: dict[Callable[..., Any], Query] = {
 #: Functions whose queries may read everything, and why, or that run none.
 EXCEPTIONS = {
     job_store.insert_job: "an INSERT",
+    batch_store.insert_batch: "an INSERT",
     outbox.add_event: "an INSERT",
     outbox.announce: "an INSERT, and a read of the few endpoints",
     job_store.change_nothing: "its condition is false",
@@ -215,6 +249,7 @@ def filled(
             row = connection.execute(select(processing_jobs).limit(1).offset(JOBS // 2))
             job = Job.from_row(dict(row.mappings().one()))
         add_waiting(database, job)
+        add_batches(database, job)
         add_deliveries(database)
         if request.param == "postgres":  # as autovacuum does within a minute
             with database.write() as connection:
@@ -236,6 +271,26 @@ def add_waiting(database: Database, template: Job) -> None:
                 completed_at=None,
             )
             job_store.insert_job(connection, job)
+
+
+def add_batches(database: Database, template: Job) -> None:
+    """Add completed batches, and one with a job that has ended, which is to be completed."""
+    of_one = Batch(
+        batch_id=BATCH_ID,
+        user_id="ann",
+        bucket="photos",
+        outcomes=(Outcome("a.jpg", template.job_id, template.image_id),),
+        payload_sha256="",
+        created_at=NOW,
+    )
+    rows = [of_one.to_row()]
+    for number in range(BATCHES):
+        other = replace(of_one, batch_id=make_id(), idempotency_key=str(number), completed_at=NOW)
+        rows.append(other.to_row())
+    job = replace(template, job_id=make_id(), image_id=str(uuid4()), batch_id=BATCH_ID)
+    with database.write() as connection:
+        connection.execute(batches.insert(), rows)
+        job_store.insert_job(connection, job)
 
 
 def add_deliveries(database: Database) -> None:
@@ -315,7 +370,7 @@ def find_fault(plan: str, *, may_stop: bool = False) -> str:
     reads_few = any(index in plan for index in SMALL_INDEXES)
     lines = plan.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if re.search(rf"Seq Scan on ({LARGE})|^(?:SCAN|SEARCH) ({LARGE})$", line):
+        if re.search(rf"Seq Scan on ({LARGE})|^(?:SCAN|SEARCH) ({LARGE})(?: LEFT-JOIN)?$", line):
             return line
         if re.search("TEMP B-TREE|Sort Key", line) and not reads_few:
             return line
@@ -399,7 +454,9 @@ def test_figures_read_only_the_events_since_the_snapshot(
     assert not [plan for plan in plans if re.search(f"(SCAN|Seq Scan on) ({LARGE})", plan)]
 
 
-@pytest.mark.parametrize("module", [job_store, outbox, inventory, rate_limits, webhook_history])
+@pytest.mark.parametrize(
+    "module", [job_store, batch_store, outbox, inventory, rate_limits, webhook_history]
+)
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {
         function
@@ -415,6 +472,7 @@ def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
         ("ix_jobs_processing", QUERIES[job_store.list_expired]),
         ("ix_jobs_open", QUERIES[job_store.find_oldest_open]),
         ("ix_events_job", QUERIES[outbox.list_events]),
+        ("ix_jobs_batch", QUERIES[batch_store.find_batch]),
     ],
 )
 def test_a_missing_index_is_noticed(filled: Filled, index: str, query: Query) -> None:

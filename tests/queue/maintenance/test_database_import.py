@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from imageprocessor.errors import SettingsError
+from imageprocessor.errors import ExpiredCursorError, SettingsError
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
@@ -15,6 +15,7 @@ from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import job_statistics, maintenance
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance import database_import
@@ -85,9 +86,18 @@ def test_new_events_come_after_the_imported_ones(source: Settings, postgres: int
             stale = {"id": 1, "position": 9, "figures": "{}"}
             connection.execute(job_statistics.insert().values(stale))
             connection.execute(maintenance.insert().values(task="old", position="far"))
+    with closing(open_database(source)) as database:
+        first, cursor = feed.read_page(database, None, 1)
+        with database.write() as connection:
+            pruned = {"task": feed.PRUNED_TASK, "position": str(cursor)}
+            connection.execute(maintenance.insert().values(pruned))
     import_database(source.database_path, target)
     with open_service(target) as service:
         submit_to(service)
+        every, _ = feed.read_page(service.database, None, 9)
+        rest, _ = feed.read_page(service.database, cursor, 9)
+        with pytest.raises(ExpiredCursorError):
+            feed.read_page(service.database, feed.START, 9)
         with service.database.read() as connection:
             query = select(events.c.transaction_id, events.c.seq, events.c.event_type)
             rows = connection.execute(query.order_by(events.c.transaction_id, events.c.seq)).all()
@@ -96,6 +106,8 @@ def test_new_events_come_after_the_imported_ones(source: Settings, postgres: int
     imported, newest = rows[:-1], rows[-1]
     assert [(row.transaction_id, row.seq) for row in imported] == [(0, n) for n in range(1, 7)]
     assert (newest.transaction_id > 0, newest.seq) == (True, 7)
+    assert [event.occurrence.event_id for event in first] == [every[0].occurrence.event_id]
+    assert rest == every[1:], "a cursor stays valid"
     assert "{}" not in figures, "what was known about the empty database"
     assert "old" not in tasks
 

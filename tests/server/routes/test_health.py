@@ -69,6 +69,7 @@ def test_statistics_match_the_specification(
     ].items()
     assert body["performance_24h"]["completed_24h"] == 1
     assert body["performance_24h"]["avg_processing_time_seconds"] > 0
+    assert body["events"] == {"lag_seconds": 0.0}
     assert body["storage"] == {"total_images": 1, "total_jobs": 2}
     assert body["workers"] == {"backend": "embedded", "active_workers": 0, "active_tasks": 0}
     none = dict.fromkeys(("endpoints", "disabled", "failing", "waiting"), 0)

@@ -1,9 +1,10 @@
-"""Ids of jobs and events, which sort by the time when they were made."""
+"""Ids of jobs, batches and events, which sort by the time when they were made."""
 
 from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 from uuid import UUID
 
 _VERSION, _VARIANT = 0x7, 0b10
@@ -23,3 +24,13 @@ def make_id() -> str:
     high_random, low_random = random >> 68, random & (1 << 62) - 1
     number = milliseconds << 80 | _VERSION << 76 | high_random << 64 | _VARIANT << 62 | low_random
     return str(UUID(int=number))
+
+
+def lowest_id(moment: datetime) -> str:
+    """Return an id that sorts before all those made since *moment*.
+
+    >>> from datetime import UTC
+    >>> lowest_id(datetime(2024, 11, 8, 14, tzinfo=UTC))
+    '01930c1e-3a00-0000-0000-000000000000'
+    """
+    return str(UUID(int=int(moment.timestamp() * 1000) << 80))

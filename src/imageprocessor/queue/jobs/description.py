@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from imageprocessor.errors import describe_publicly
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs.batch_store import Batch
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 
 MAX_BODY_BYTES = 20_000  #: of an event; receivers may refuse more (Standard Webhooks 1.0)
 
-#: The events that are reported to the outside. Those of batches have a body of their own.
+#: The events that are reported to the outside. Those of batches: see `describe_batch_event`.
 PUBLIC_TYPES: dict[str, str] = {
     EventType.UPLOAD_INITIATED: "image.accepted",
     EventType.COMPLETED: "image.completed",
@@ -20,6 +23,10 @@ PUBLIC_TYPES: dict[str, str] = {
     EventType.DELETED: "image.deleted",
     EventType.BATCH_COMPLETED: "batch.completed",
 }
+
+
+#: How a file of a batch may end.
+BATCH_ENDINGS = ("completed", "failed", "deleted", "refused")
 
 
 class Occurrence(NamedTuple):
@@ -52,16 +59,9 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
 
     `type` and `timestamp` as in Standard Webhooks 1.0, beside the fields of the result.
     """
-    said: dict[str, Any] = {
-        "id": occurrence.event_id,
-        "type": PUBLIC_TYPES[occurrence.event_type],
-        "timestamp": occurrence.created_at,
-        "job_id": job.job_id,
-        "image_id": job.image_id,
-        "bucket": job.bucket,
-    }
     if occurrence.event_type is EventType.DELETED:
-        return {**said, "status": "deleted"}
+        return describe_deleted(occurrence, job.job_id, job.image_id, job.bucket)
+    said = _identify(occurrence, job.job_id, job.image_id, job.bucket)
     if job.status is JobStatus.COMPLETED:
         said |= describe_result(job, base_url)
     elif job.status is JobStatus.FAILED:
@@ -76,12 +76,62 @@ def describe_event(occurrence: Occurrence, job: Job, base_url: str) -> dict[str,
     return {**said, "context": job.context}
 
 
+def describe_deleted(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    """Return what an event says of an image that is deleted, by this event or since."""
+    return {**_identify(occurrence, job_id, image_id, bucket), "status": "deleted"}
+
+
+def describe_outcomes(batch: Batch, jobs: Iterable[Job]) -> dict[str, Any]:
+    """Return how the files of a completed batch ended; *jobs* are those of its jobs with a row."""
+    found = {job.job_id: job for job in jobs if job.deleted_at is None}
+    items: list[dict[str, Any]] = []
+    for index, outcome in enumerate(batch.outcomes):
+        item: dict[str, Any] = {"index": index}
+        error_code = outcome.error_code
+        if outcome.job_id is None:
+            item["status"] = "refused"
+        else:
+            job = found.get(outcome.job_id)
+            item |= {"job_id": outcome.job_id, "image_id": outcome.image_id}
+            item["status"] = job.status if job else "deleted"
+            error_code = job.error_code if job else None
+        if error_code:
+            item["error_code"] = error_code
+        items.append(item)
+    found_statuses = Counter(item["status"] for item in items)
+    counts = {ending: found_statuses[ending] for ending in BATCH_ENDINGS}
+    return {"status": "completed", "counts": counts, "items": items}
+
+
+def describe_batch_event(
+    occurrence: Occurrence, batch_id: str, bucket: str | None, outcomes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the event of a completed batch says; see :func:`describe_outcomes`."""
+    return {**_begin(occurrence), "batch_id": batch_id, "bucket": bucket, **outcomes}
+
+
 def encode_event(said: dict[str, Any]) -> str:
     """Return the JSON of an event; without its context if it is longer than MAX_BODY_BYTES."""
     body = json.dumps(said, default=_encode)
     if len(body) <= MAX_BODY_BYTES or "context" not in said:
         return body
     return encode_event({name: value for name, value in said.items() if name != "context"})
+
+
+def _identify(
+    occurrence: Occurrence, job_id: str, image_id: str, bucket: str | None
+) -> dict[str, Any]:
+    return {**_begin(occurrence), "job_id": job_id, "image_id": image_id, "bucket": bucket}
+
+
+def _begin(occurrence: Occurrence) -> dict[str, Any]:
+    return {
+        "id": occurrence.event_id,
+        "type": PUBLIC_TYPES[occurrence.event_type],
+        "timestamp": occurrence.created_at,
+    }
 
 
 def _encode(value: object) -> str:

@@ -121,6 +121,17 @@ def find_images(connection: Connection, image_ids: Sequence[str]) -> list[Job]:
     return _fetch_all(connection, VISIBLE.where(jobs.c.image_id.in_(image_ids)))
 
 
+def find_jobs(connection: Connection, job_ids: Sequence[str]) -> list[Job]:
+    """Return those of the jobs that exist and are not deleted, in any order."""
+    return _fetch_all(connection, VISIBLE.where(jobs.c.job_id.in_(job_ids)))
+
+
+def list_open(connection: Connection, job_ids: Sequence[str]) -> set[str]:
+    """Return the ids of those of the jobs that have neither ended nor been deleted."""
+    query = select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), IS_OPEN)
+    return set(connection.scalars(query))
+
+
 def list_jobs(
     connection: Connection, status: JobStatus | None, limit: int, after: Job | None = None
 ) -> list[Job]:

@@ -17,16 +17,20 @@ from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.tables import IS_DELETION
 from imageprocessor.queue.database.tables import image_upload_events as events
+from imageprocessor.queue.jobs import batch_store
 from imageprocessor.queue.jobs.description import (
     PUBLIC_TYPES,
     Occurrence,
+    describe_batch_event,
     describe_event,
+    describe_outcomes,
     encode_event,
 )
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
-from imageprocessor.queue.jobs.webhooks import insert_deliveries, list_endpoints
+from imageprocessor.queue.jobs.webhooks import Endpoint, insert_deliveries, list_endpoints
 
 INSERT_EVENT = insert(events)
+ENDINGS = (EventType.COMPLETED, EventType.FAILED, EventType.DELETED)  #: of a job
 
 
 def announce(
@@ -40,22 +44,56 @@ def announce(
 ) -> None:
     """Add an event of PUBLIC_TYPES, and its deliveries to the webhooks that want it.
 
-    *job* is as the event leaves it; *recorded*: see :func:`add_event`. *base_url*: see
-    :func:`description.make_url`.
+    If it ends the last job of a batch, the batch is completed, too. *job* is as the event leaves
+    it; *recorded*: see :func:`add_event`. *base_url*: see :func:`description.make_url`.
     """
     event_id = add_event(connection, event_type, job, now, **recorded)
-    public_type = PUBLIC_TYPES[event_type]
-    receivers = [
-        endpoint
-        for endpoint in list_endpoints(connection)
-        if endpoint.receives(public_type, job.bucket, job.webhook)
-    ]
+    receivers = _list_receivers(connection, event_type, job.bucket, job.webhook)
     if receivers:
         occurrence = Occurrence(event_id, event_type, now)
         body = encode_event(describe_event(occurrence, job, base_url))
         insert_deliveries(
             connection, occurrence, receivers, body, image_id=job.image_id, job_id=job.job_id
         )
+    if job.batch_id and event_type in ENDINGS:
+        complete_batch(connection, job.batch_id, now)
+
+
+def complete_batch(connection: Connection, batch_id: str, now: datetime) -> None:
+    """Complete a batch, and announce it, if none of its jobs is open; do so only once."""
+    batch = batch_store.complete_batch(connection, batch_id, now)
+    if batch is None:
+        return
+    jobs = batch_store.list_jobs(connection, batch_id)
+    outcomes = describe_outcomes(batch, jobs)
+    event_type = EventType.BATCH_COMPLETED
+    subject = {
+        "image_id": batch_id,
+        "job_id": batch_id,
+        "user_id": batch.user_id,
+        "bucket": batch.bucket,
+    }
+    event_id = _insert_event(connection, event_type, now, subject, outcomes)
+    receivers = _list_receivers(connection, event_type, batch.bucket, batch.webhook)
+    if receivers:
+        occurrence = Occurrence(event_id, event_type, now)
+        said = describe_batch_event(occurrence, batch_id, batch.bucket, outcomes)
+        body = encode_event(said)
+        insert_deliveries(
+            connection, occurrence, receivers, body, image_id=batch_id, job_id=batch_id
+        )
+
+
+def _list_receivers(
+    connection: Connection, event_type: EventType, bucket: str, webhook: str | None
+) -> list[Endpoint]:
+    """Return the endpoints that want an event of an upload that named the endpoint *webhook*."""
+    public_type = PUBLIC_TYPES[event_type]
+    return [
+        endpoint
+        for endpoint in list_endpoints(connection)
+        if endpoint.receives(public_type, bucket, webhook)
+    ]
 
 
 def add_event(
@@ -72,16 +110,30 @@ def add_event(
 
     *previous_status* is the job's status before the event, None for the first event.
     """
-    event_id = make_id()
-    row = {
-        "id": event_id,
-        "event_type": event_type,
+    subject = {
         "image_id": job.image_id,
         "job_id": job.job_id,
         "user_id": job.user_id,
         "bucket": job.bucket,
         "previous_status": previous_status,
         "duration_seconds": duration_seconds,
+    }
+    return _insert_event(connection, event_type, now, subject, details)
+
+
+def _insert_event(
+    connection: Connection,
+    event_type: EventType,
+    now: datetime,
+    subject: dict[str, Any],
+    details: dict[str, Any],
+) -> str:
+    """Add an event, and return its id; *subject* has the columns that say what it happened to."""
+    event_id = make_id()
+    row = {
+        "id": event_id,
+        "event_type": event_type,
+        **subject,
         "metadata": json.dumps(details),
         "created_at": clock.to_text(now),
     }

@@ -23,6 +23,7 @@ from imageprocessor.queue.database.tables import (
 )
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
+from imageprocessor.queue.events.feed import PRUNED_TASK
 from imageprocessor.queue.maintenance.progress import Report, ignore
 from imageprocessor.settings import Settings
 
@@ -71,6 +72,10 @@ def _copy(old: Connection, new: Connection, report: Report) -> dict[str, int]:
     # The storage is marked as that of the old database: the new one takes its place.
     new.execute(delete(database_identity))
     _copy_table(database_identity, old, new, report)
+
+    pruned = old.execute(select(maintenance).where(maintenance.c.task == PRUNED_TASK)).mappings()
+    for row in pruned:
+        new.execute(insert(maintenance), dict(row))
 
     is_postgres = new.dialect.name == "postgresql"
     # Before all transactions of the new database.

@@ -8,16 +8,18 @@ times as many events as ten million images a day add, and their space is used ag
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, RowMapping, delete, func, select, text
 
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import image_upload_events as events
 from imageprocessor.queue.database.tables import job_statistics, maintenance
+from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs.description import PUBLIC_TYPES
 from imageprocessor.queue.service import Service
 
 TASK = "old_events"
@@ -69,10 +71,25 @@ def delete_events(service: Service, batch: Batch) -> None:
     oldest ones would pass over all of them, and take half a second after two million.
     """
     created_at = events.c.created_at
-    statement = delete(events).where(created_at > batch.after, created_at <= batch.last)
+    old = delete(events).where(created_at > batch.after, created_at <= batch.last)
+    statement = old.returning(events.c.event_type, events.c.transaction_id, events.c.seq)
     with service.database.write() as connection:
-        connection.execute(statement)
+        # First, because it locks the row: another process then waits here, see `_note_pruned`.
         connection.execute(SET_POSITION, {"task": TASK, "position": batch.last})
+        deleted = connection.execute(statement).mappings().all()
+        _note_pruned(connection, deleted)
+
+
+def _note_pruned(connection: Connection, deleted: Sequence[RowMapping]) -> None:
+    """Store the position up to which public events may be missing, for readers with a cursor.
+
+    Events are deleted by time, and their positions may be in another order.
+    """
+    before = feed.read_pruned(connection)
+    positions = [feed.position_of(row) for row in deleted if row["event_type"] in PUBLIC_TYPES]
+    last = max([before, *positions])
+    if last > before:
+        connection.execute(SET_POSITION, {"task": feed.PRUNED_TASK, "position": str(last)})
 
 
 def _find_end(connection: Connection, retention: timedelta) -> str:

@@ -21,7 +21,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
-from imageprocessor.queue.jobs import inventory, job_store
+from imageprocessor.queue.jobs import batch_store, inventory, job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.maintenance.leases import Lease
@@ -181,6 +181,22 @@ def drop_window(service: Service, window_start: str) -> None:
         rate_limits.delete_counts(connection, window_start)
 
 
+def find_old_batches(service: Service) -> list[str]:
+    """Return the batches completed before AUDIT_RETENTION_DAYS, at most JOBS_PER_SWEEP."""
+    days = service.settings.audit_retention_days
+    if days == 0:
+        return []
+    before = clock.utc_now() - timedelta(days=days)
+    with service.database.read() as connection:
+        return batch_store.list_old(connection, before, JOBS_PER_SWEEP)
+
+
+def drop_batch(service: Service, batch_id: str) -> None:
+    """Delete a batch. Its jobs and images stay."""
+    with service.database.write() as connection:
+        batch_store.delete_batch(connection, batch_id)
+
+
 def find_orphaned_uploads(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
@@ -294,6 +310,7 @@ GLOBAL_STEPS: tuple[Step, ...] = (
     ("deleted_images", find_deleted, purge),
     ("old_sources", find_old_sources, drop_source),
     ("old_windows", find_old_windows, drop_window),
+    ("old_batches", find_old_batches, drop_batch),
     ("old_event_batches", find_old_events, delete_events),
 )
 FILE_STEP: Step = ("abandoned_files", find_abandoned_files, delete_file)

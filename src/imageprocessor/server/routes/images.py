@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
 from imageprocessor.queue.images import delete_image, read_image, read_images
+from imageprocessor.queue.job_control import check_completed
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.dependencies import (
     BaseUrl,
@@ -18,6 +19,7 @@ from imageprocessor.server.dependencies import (
     Reader,
     Size,
     User,
+    provide_base_url,
 )
 from imageprocessor.server.direct_route import DirectRoute
 from imageprocessor.server.openapi import (
@@ -26,8 +28,14 @@ from imageprocessor.server.openapi import (
     describe_upload,
     problem_responses,
 )
+from imageprocessor.server.preferences import describe_preference, read_wait
 from imageprocessor.server.quota_headers import describe_quota
-from imageprocessor.server.representations import represent_result, represent_variant
+from imageprocessor.server.representations import (
+    JOBS_URL,
+    represent_result,
+    represent_upload,
+    represent_variant,
+)
 from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import (
     ACCEPTED,
@@ -35,11 +43,12 @@ from imageprocessor.server.schemas import (
     ImageResult,
     ImageVariant,
     UploadAccepted,
+    UploadResult,
 )
 from imageprocessor.server.threads import run_read
 from imageprocessor.server.uploads import accept_upload
+from imageprocessor.server.waiting import wait_for_upload
 
-JOBS_URL = "/api/v1/images/jobs"
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)
 
@@ -47,16 +56,25 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"], default_response_cl
 
 
 async def upload_image(request: Request) -> Response:
-    """Check, receive and submit an upload; respond as soon as it is durable."""
+    """Check, receive and submit an upload; respond as soon as it is durable, or has ended."""
     user = await require_user(request, await bearer(request))
+    seconds = read_wait(request)
     job, quota = await accept_upload(request, user)
+    headers = {**describe_quota(quota), **describe_preference(request)}
+    if seconds:
+        request.state.quota = quota  # for the problem if the job failed
+        ended = await wait_for_upload(request, job, seconds)
+        if ended is not None:
+            check_completed(ended)
+            completed = represent_upload(ended, user, await provide_base_url(request))
+            return make_json(completed, headers=headers)
     accepted = UploadAccepted(
         job_id=job.job_id,
         image_id=job.image_id,
         status_url=f"{request.scope['root_path']}{JOBS_URL}/{job.job_id}",
         message=ACCEPTED,
     )
-    return make_json(accepted, HTTPStatus.ACCEPTED, describe_quota(quota))
+    return make_json(accepted, HTTPStatus.ACCEPTED, headers)
 
 
 # Without DirectRoute, an upload of 100 KB misses its budget; see its module.
@@ -70,11 +88,13 @@ router.add_api_route(
     description=(
         "Send the image as `multipart/form-data` with the parts `file`, `bucket` and, optionally, "
         "`metadata`.\n\nThe response is sent as soon as the upload is durable. Poll `status_url`, "
-        "or its `/result`, for the outcome."
+        "or its `/result`, for the outcome.\n\nWith `wait`, the response is the result if the job "
+        "completes in time, and a 422 if it fails. When the time is over, it is a 202."
     ),
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=describe_upload(),
     responses={
+        200: {"model": UploadResult},
         202: describe_accepted(),
         **problem_responses(
             errors.UnauthorizedError,
@@ -93,8 +113,10 @@ router.add_api_route(
             errors.InvalidBucketError,
             errors.InvalidMetadataError,
             errors.UnknownWebhookError,
+            errors.InvalidWaitError,
             errors.InvalidIdempotencyKeyError,
             errors.IdempotencyKeyReusedError,
+            errors.JobFailedError,
             errors.StorageUnavailableError,
             errors.StorageFullError,
         ),
