@@ -123,6 +123,8 @@ def empty(url: str) -> None:
         connection.execute("DELETE FROM upload_rate_limits")
         connection.execute("DELETE FROM maintenance")
         connection.execute("DELETE FROM job_statistics")
+        connection.execute("DELETE FROM webhook_endpoints")
+        connection.execute("DELETE FROM webhook_deliveries")
 
 
 def disconnect_clients(url: str) -> None:

@@ -35,10 +35,13 @@ from imageprocessor.queue.database.tables import (
     KEEPS_SOURCE,
     metadata,
     processing_jobs,
+    webhook_endpoints,
 )
-from imageprocessor.queue.jobs import inventory, job_store, outbox
+from imageprocessor.queue.jobs import inventory, job_store, outbox, webhook_deliveries
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
+from imageprocessor.queue.jobs.webhook_deliveries import Delivery
+from imageprocessor.queue.jobs.webhooks import Endpoint
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.settings import Settings
 from tests.servers import create_database
@@ -49,7 +52,7 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 ANY_ID = str(uuid4())
 WAITING_JOBS = 200
-LARGE = "processing_jobs|image_upload_events"
+LARGE = "processing_jobs|image_upload_events|webhook_deliveries"
 #: Their indexes hold few rows, or those that the caller asks for.
 SMALL = {IS_DELETED, IS_OPEN, IS_PROCESSING, IS_WAITING, HAS_FAILED, KEEPS_SOURCE}
 SMALL_INDEXES = {
@@ -60,6 +63,10 @@ SMALL_INDEXES = {
 }
 
 Query = Callable[[Connection, Job], object]
+ENDPOINT = Endpoint(
+    name="shop", url="https://shop.example", secret="whsec_…", created_at=NOW, next_probe_at=NOW
+)
+DELIVERY = Delivery(ANY_ID, "shop", ANY_ID, "{}", 1, NOW, NOW, None, ANY_ID)
 
 pytestmark = pytest.mark.xdist_group("query plans")  # the databases are filled only once
 
@@ -131,6 +138,39 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, NOW, HOUR
     ),
     rate_limits.delete_counts: lambda connection, _: rate_limits.delete_counts(connection, "2024"),
+    webhook_deliveries.list_enabled: lambda connection, _: webhook_deliveries.list_enabled(
+        connection
+    ),
+    webhook_deliveries.claim_due: lambda connection, _: webhook_deliveries.claim_due(
+        connection, "shop", 8, NOW, MINUTE
+    ),
+    webhook_deliveries.mark_delivered: lambda connection, _: webhook_deliveries.mark_delivered(
+        connection, DELIVERY, 200, NOW
+    ),
+    webhook_deliveries.mark_failed: lambda connection, _: webhook_deliveries.mark_failed(
+        connection, DELIVERY, (500, "answered 500"), NOW + MINUTE, NOW
+    ),
+    webhook_deliveries.release: lambda connection, _: webhook_deliveries.release(
+        connection, DELIVERY
+    ),
+    webhook_deliveries.begin_probe: lambda connection, _: webhook_deliveries.begin_probe(
+        connection, ENDPOINT, NOW
+    ),
+    webhook_deliveries.set_failing: lambda connection, _: webhook_deliveries.set_failing(
+        connection, ENDPOINT, NOW, NOW
+    ),
+    webhook_deliveries.clear_failing: lambda connection, _: webhook_deliveries.clear_failing(
+        connection, "shop"
+    ),
+    webhook_deliveries.drop_context: lambda connection, job: webhook_deliveries.drop_context(
+        connection, job.image_id
+    ),
+    webhook_deliveries.has_ended_before: lambda connection, _: webhook_deliveries.has_ended_before(
+        connection, NOW
+    ),
+    webhook_deliveries.delete_ended: lambda connection, _: webhook_deliveries.delete_ended(
+        connection, NOW
+    ),
     rate_limits.forget_user: lambda connection, _: rate_limits.forget_user(connection, "ann"),
 }
 #: Functions whose queries may read everything, and why, or that run none.
@@ -180,6 +220,7 @@ def filled(
             row = connection.execute(select(processing_jobs).limit(1).offset(JOBS // 2))
             job = Job.from_row(dict(row.mappings().one()))
         add_waiting(database, job)
+        add_deliveries(database)
         if request.param == "postgres":  # as autovacuum does within a minute
             with database.write() as connection:
                 connection.execute(text("ANALYZE"))
@@ -200,6 +241,28 @@ def add_waiting(database: Database, template: Job) -> None:
                 completed_at=None,
             )
             job_store.insert_job(connection, job)
+
+
+def add_deliveries(database: Database) -> None:
+    """Add 25 000 deliveries that have ended, and as many that wait, to two endpoints."""
+    insert = """
+        INSERT INTO webhook_deliveries (
+            delivery_id, endpoint, event_id, event_type, image_id, job_id, body, status,
+            attempt_count, next_attempt_at, created_at, ended_at
+        )
+        SELECT
+            {prefix} || substr(job_id, 3), CASE WHEN user_id < 'user-5' THEN 'shop' ELSE 'blog' END,
+            job_id, 'image.completed', image_id, job_id, '{{}}', {status}, 1,
+            {due_at}, created_at, {ended_at}
+        FROM processing_jobs WHERE completed_at IS NOT NULL AND substr(job_id, 36) < '4'
+    """
+    with database.write() as connection:
+        for endpoint in (ENDPOINT, replace(ENDPOINT, name="blog")):
+            connection.execute(webhook_endpoints.insert().values(endpoint.to_row()))
+        values = {"prefix": "'aa'", "due_at": "NULL", "ended_at": "completed_at"}
+        connection.execute(text(insert.format(status="'delivered'", **values)))
+        values = {"prefix": "'bb'", "due_at": "completed_at", "ended_at": "NULL"}
+        connection.execute(text(insert.format(status="'waiting'", **values)))
 
 
 @contextmanager
@@ -333,7 +396,7 @@ def test_figures_read_only_the_events_since_the_snapshot(
     assert not [plan for plan in plans if re.search(f"(SCAN|Seq Scan on) ({LARGE})", plan)]
 
 
-@pytest.mark.parametrize("module", [job_store, outbox, inventory, rate_limits])
+@pytest.mark.parametrize("module", [job_store, outbox, inventory, rate_limits, webhook_deliveries])
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {
         function
@@ -349,6 +412,10 @@ def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
         ("ix_jobs_processing", QUERIES[job_store.list_expired]),
         ("ix_jobs_open", QUERIES[job_store.find_oldest_open]),
         ("ix_events_job", QUERIES[outbox.list_events]),
+        ("ix_deliveries_due", QUERIES[webhook_deliveries.list_enabled]),
+        ("ix_deliveries_due", QUERIES[webhook_deliveries.claim_due]),
+        ("ix_deliveries_waiting", QUERIES[webhook_deliveries.drop_context]),
+        ("ix_deliveries_ended", QUERIES[webhook_deliveries.delete_ended]),
     ],
 )
 def test_a_missing_index_is_noticed(filled: Filled, index: str, query: Query) -> None:
