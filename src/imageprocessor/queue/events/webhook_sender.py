@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 
@@ -39,6 +40,8 @@ TRIES_PER_ENDPOINT = 8
 #: Threads of all endpoints. If all others hang, one endpoint of 64 still has its own.
 TRIES = 64
 
+Ended = tuple[Delivery, Reply]
+
 log = structlog.get_logger(__name__)
 
 
@@ -52,9 +55,11 @@ class WebhookSender:
         self._database = service.database
         self._schedule = schedule or Schedule()
         self._stopping = threading.Event()
-        self._wake = threading.Event()  #: set when a try has ended
-        self._ended: SimpleQueue[tuple[Delivery, Reply]] = SimpleQueue()
-        self._running: set[Delivery] = set()
+        self._wake = threading.Event()
+        self._ended: SimpleQueue[Ended] = SimpleQueue()
+        self._unrecorded: list[Ended] = []
+        self._running: set[Delivery] = set()  #: until they are recorded
+        self._is_waiting_for_room = False  #: a try that ends must wake the first thread
         self._is_database_away = False
 
     def run(self) -> None:
@@ -68,8 +73,9 @@ class WebhookSender:
                 if not self._is_database_away:
                     log.warning("webhooks_interrupted", cause=str(error))
                 self._is_database_away = True
-            except Exception:  # keep sending
+            except Exception:  # keep sending; what could not be recorded is sent again
                 log.exception("webhook_sender_failed")
+                self._forget_ended()
             self._wake.wait(pause_seconds)
             self._wake.clear()
         self._end_tries()
@@ -87,18 +93,21 @@ class WebhookSender:
         now = clock.utc_now()
         share = max(1, min(TRIES_PER_ENDPOINT, TRIES // max(1, len(enabled))))
         running = Counter(delivery.endpoint for delivery in self._running)
+        self._is_waiting_for_room = False
         for endpoint, first_due in enabled:
             if first_due is None or first_due > now:
                 continue
             room = min(share - running[endpoint.name], TRIES - len(self._running))
             if endpoint.next_probe_at is not None:
-                is_probe_due = endpoint.next_probe_at <= now and not running[endpoint.name]
-                room = min(room, int(is_probe_due))
-            if room > 0:
-                self._start_tries(endpoint, room, now)
+                if endpoint.next_probe_at > now:
+                    continue
+                room = min(room, 1 - running[endpoint.name])
+            started = self._start_tries(endpoint, room, now) if room > 0 else 0
+            self._is_waiting_for_room |= started >= room
         return POLL_SECONDS if enabled else LOOK_SECONDS
 
-    def _start_tries(self, endpoint: Endpoint, limit: int, now: datetime) -> None:
+    def _start_tries(self, endpoint: Endpoint, limit: int, now: datetime) -> int:
+        """Claim deliveries and start a thread for each; return how many."""
         lease = self._schedule.claim
         claimed: list[Delivery] = []
         # A power cut may undo the claim: then the try merely does not count.
@@ -113,6 +122,7 @@ class WebhookSender:
             threading.Thread(
                 target=self._try, args=(endpoint, delivery), name="webhook", daemon=True
             ).start()
+        return len(claimed)
 
     def _try(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Send a delivery once, in a thread."""
@@ -131,18 +141,27 @@ class WebhookSender:
             log.exception("webhook_not_sent")
             reply = Reply(None, f"unexpected error ({type(error).__name__})", None, 0.0)
         self._ended.put((delivery, reply))
-        self._wake.set()
+        if self._is_waiting_for_room:
+            self._wake.set()
 
     def _record_ended(self) -> None:
-        for delivery, reply in self._take_ended():
-            self._running.discard(delivery)
-            try:
-                with self._database.write(durable=False) as connection:
-                    self._record(connection, delivery, reply)
-            except DATABASE_FAULTS:  # record it in the next round
-                self._running.add(delivery)
-                self._ended.put((delivery, reply))
-                raise
+        """Record, in one transaction, the tries that have ended since the last round or fault."""
+        # Sorted, because two processes that lock rows in different orders could block each other.
+        self._unrecorded = sorted(
+            [*self._unrecorded, *self._take_ended()], key=lambda pair: pair[0].delivery_id
+        )
+        if not self._unrecorded:
+            return
+        by_endpoint: dict[str, list[Ended]] = {}
+        for pair in self._unrecorded:
+            by_endpoint.setdefault(pair[0].endpoint, []).append(pair)
+        now = clock.utc_now()
+        with self._database.write(durable=False) as connection:
+            for delivery, reply in self._unrecorded:
+                self._record_delivery(connection, delivery, reply, now)
+            for name in sorted(by_endpoint):
+                self._record_endpoint(connection, name, by_endpoint[name])
+        for delivery, reply in self._unrecorded:
             log.info(
                 "webhook_tried",
                 endpoint=delivery.endpoint,
@@ -152,28 +171,44 @@ class WebhookSender:
                 error=reply.error,
                 seconds=round(reply.seconds, 3),
             )
+        self._forget_ended()
 
-    def _take_ended(self) -> Iterator[tuple[Delivery, Reply]]:
-        while True:
-            try:
+    def _forget_ended(self) -> None:
+        self._running -= {delivery for delivery, _ in self._unrecorded}
+        self._unrecorded = []
+
+    def _take_ended(self) -> Iterator[Ended]:
+        with suppress(Empty):
+            while True:
                 yield self._ended.get_nowait()
-            except Empty:
-                return
 
-    def _record(self, connection: Connection, delivery: Delivery, reply: Reply) -> None:
-        now = clock.utc_now()
+    def _record_delivery(
+        self, connection: Connection, delivery: Delivery, reply: Reply, now: datetime
+    ) -> None:
         if reply.succeeded:
             webhook_deliveries.mark_delivered(connection, delivery, reply.status, now)
-            webhook_deliveries.clear_failing(connection, delivery.endpoint)
             return
         next_try = self._schedule.next_try(delivery.attempts, now, reply.retry_after_seconds)
         failure = (reply.status, reply.error)
         webhook_deliveries.mark_failed(connection, delivery, failure, next_try, now)
         if next_try is None:
             log.warning("webhook_failed", endpoint=delivery.endpoint, event_id=delivery.event_id)
-        endpoint = find_endpoint(connection, delivery.endpoint)
-        if endpoint and endpoint.disabled_at is None:
-            self._note_failure(connection, endpoint, delivery, reply)
+
+    def _record_endpoint(self, connection: Connection, name: str, ended: list[Ended]) -> None:
+        """Record whether an endpoint fails, by the tries that have *ended* since the last round.
+
+        Any success counts as the last of them.
+        """
+        has_success = any(reply.succeeded for _, reply in ended)
+        if has_success:
+            webhook_deliveries.clear_failing(connection, name)
+        for delivery, reply in ended:
+            asks_for_pause = reply.gone or reply.retry_after_seconds is not None
+            if reply.succeeded or (has_success and not asks_for_pause):
+                continue
+            endpoint = find_endpoint(connection, name)
+            if endpoint and endpoint.disabled_at is None:
+                self._note_failure(connection, endpoint, delivery, reply)
 
     def _note_failure(
         self, connection: Connection, endpoint: Endpoint, delivery: Delivery, reply: Reply
@@ -204,6 +239,7 @@ class WebhookSender:
     def _end_tries(self) -> None:
         """Give running tries a moment, then release their claims."""
         until = time.monotonic() + STOP_WITHIN_SECONDS
+        self._is_waiting_for_room = True
         try:
             self._record_ended()
             while self._running and time.monotonic() < until:
