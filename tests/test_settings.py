@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ from imageprocessor.errors import SettingsError
 from imageprocessor.settings import Settings, accepted_form
 
 KEY = "k" * 32
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 NO_FILE = Path("does-not-exist")
 
 
@@ -131,6 +133,50 @@ def test_key_must_be_as_long_as_the_hash_of_its_algorithm(algorithm: str, min_by
     assert load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * min_bytes).jwt_secret_key
     with pytest.raises(SettingsError, match=f"{min_bytes - 1} bytes are too short"):
         load(JWT_ALGORITHM=algorithm, JWT_SECRET_KEY="k" * (min_bytes - 1))
+
+
+def test_webhook_url_needs_a_secret_and_says_how_to_make_one() -> None:
+    with pytest.raises(SettingsError, match=r"WEBHOOK_SECRET=\(unset\): required.*openssl rand"):
+        load(WEBHOOK_URL="http://10.0.0.7/hooks?key=7")
+    both = load(WEBHOOK_URL="http://10.0.0.7/hooks?key=7", WEBHOOK_SECRET=WEBHOOK_SECRET)
+    assert both.webhook_url
+    assert load(WEBHOOK_SECRET=WEBHOOK_SECRET).webhook_url is None
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a.example/", "a.example/x", "https://me:pw@a.example/", "https://a.example/#x"]
+)
+def test_unusable_webhook_url_is_refused_but_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(WEBHOOK_URL=url, WEBHOOK_SECRET=WEBHOOK_SECRET)
+    assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault"),
+    [
+        (WEBHOOK_SECRET.removeprefix("whsec_"), "does not start with whsec_"),
+        ("whsec_correct horse battery staple!", "is not base64"),
+        ("whsec_" + "é" * 40, "is not base64"),
+        (WEBHOOK_SECRET.rstrip("="), "is not base64"),
+        ("whsec_", "has 0 bytes, not 24 to 64"),
+        ("whsec_" + base64.b64encode(bytes(23)).decode(), "has 23 bytes, not 24 to 64"),
+        ("whsec_" + base64.b64encode(bytes(65)).decode(), "has 65 bytes, not 24 to 64"),
+    ],
+)
+def test_weak_webhook_secret_is_refused_but_not_shown(secret: str, fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault) as caught:
+        load(WEBHOOK_URL="https://a.example/", WEBHOOK_SECRET=secret)
+    assert f"={secret}" not in str(caught.value)
+
+
+def test_processes_that_decode_have_no_signing_key() -> None:
+    settings = load(
+        JWT_SECRET_KEY=KEY, WEBHOOK_URL="https://a.example/", WEBHOOK_SECRET=WEBHOOK_SECRET
+    )
+    shown = repr(settings.without_secrets().model_dump())
+    assert settings.webhook_secret
+    assert "SecretStr" not in shown.replace(repr(settings.redis_url), "")
 
 
 def test_secret_may_come_from_a_file(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
         InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
-        RateLimitedError · UnauthorizedError · AdminRequiredError · WebhookUrlInvalidError
-        WebhookSecretInvalidError
+        RateLimitedError · UnauthorizedError · AdminRequiredError
+        UnknownWebhookError · InvalidWebhookError · WebhookUrlInvalidError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
@@ -198,16 +198,22 @@ class AdminRequiredError(RequestError):
         super().__init__("This request needs a token whose scope contains 'images:admin'.")
 
 
+class UnknownWebhookError(RequestError):
+    """There is no webhook endpoint with this name, or an upload names one that is disabled."""
+
+    code = "webhook_unknown"
+
+
+class InvalidWebhookError(RequestError):
+    """A webhook endpoint cannot be added or changed like this; the message says why."""
+
+    code = "webhook_invalid"
+
+
 class WebhookUrlInvalidError(RequestError):
     """Webhooks cannot be sent to this URL: its form is wrong, or its host is not public."""
 
     code = "webhook_url_invalid"
-
-
-class WebhookSecretInvalidError(RequestError):
-    """The webhook secret is not ``whsec_`` and the base64 form of 24 to 64 bytes."""
-
-    code = "webhook_secret_invalid"
 
 
 class StorageError(ImageProcessorError):

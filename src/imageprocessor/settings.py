@@ -7,6 +7,7 @@ else reads the environment.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from datetime import timedelta
@@ -42,6 +43,8 @@ SECRETS = {
     "redis_url",
     "aws_secret_access_key",
     "aws_session_token",
+    "webhook_url",  # its path may contain a token
+    "webhook_secret",
 }
 PUBLISHED_KEYS = (
     "CHANGE_THIS_IN_PRODUCTION",
@@ -51,6 +54,10 @@ PUBLISHED_KEYS = (
 #: A key must be at least as long as the hash output: RFC 7518, section 3.2.
 MIN_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 KEY_COMMAND = 'python3 -c "import secrets; print(secrets.token_hex(32))"'
+#: The form of a webhook's secret: Standard Webhooks 1.0.
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret
+WEBHOOK_SECRET_BYTES = range(24, 65)
+WEBHOOK_SECRET_COMMAND = "echo whsec_$(openssl rand -base64 32)"  # noqa: S105 - not a secret
 
 
 def setting(default: Any, form: str, meaning: str, **constraints: Any) -> Any:
@@ -284,6 +291,24 @@ class Settings(BaseModel):
         "Prefix of every image URL, such as a CDN's address.",
     )
 
+    webhook_url: SecretStr | None = setting(
+        None,
+        "a URL, as `https://example.com/hooks`",
+        "Where to send the events of all images; `http` and private addresses are permitted. "
+        "`serve` stores it as the endpoint `default`; see `imageprocessor webhooks`.",
+    )
+    webhook_secret: SecretStr | None = setting(
+        None,
+        "`whsec_` and 24 to 64 bytes in base64",
+        "Key that signs what is sent to WEBHOOK_URL. If it changes, the old one signs, too, "
+        "for 24 hours.",
+    )
+    webhook_ca_file: Path | None = setting(
+        None,
+        "a PEM file",
+        "Certificates of authorities that webhook receivers may use besides public ones.",
+    )
+
     keep_alive_seconds: int = setting(
         75,
         "1 to 3600",
@@ -357,6 +382,26 @@ class Settings(BaseModel):
             raise ValueError("not the URL of a PostgreSQL database")
         return value
 
+    @field_validator("webhook_url", mode="before")
+    @classmethod
+    def _check_webhook_url(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"https?://[^/?#@\s]+([/?][^#\s]*)?", value):
+            raise ValueError(
+                "not a URL of the form https://host/path, without a user name or a fragment"
+            )
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if value is not None:
+            _check_webhook_key(value.get_secret_value())
+        elif info.data.get("webhook_url") is not None:
+            raise ValueError(f"required with WEBHOOK_URL; make one with: {WEBHOOK_SECRET_COMMAND}")
+        return value
+
     @field_validator("redis_url", mode="before")
     @classmethod
     def _check_redis_url(cls, value: Any) -> Any:
@@ -408,7 +453,13 @@ class Settings(BaseModel):
 
     def without_secrets(self) -> Settings:
         """Return a copy for processes that decode untrusted files."""
-        return self.model_copy(update={"jwt_secret_key": None, "jwt_previous_secret_keys": ()})
+        keys: dict[str, Any] = {
+            "jwt_secret_key": None,
+            "jwt_previous_secret_keys": (),
+            "webhook_url": None,
+            "webhook_secret": None,
+        }
+        return self.model_copy(update=keys)
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -451,6 +502,18 @@ def _check_key(key: str, min_bytes: int) -> None:
     size = len(key.encode())
     if size < min_bytes:
         raise ValueError(f"{size} bytes are too short for a key; make one with: {KEY_COMMAND}")
+
+
+def _check_webhook_key(secret: str) -> None:
+    remedy = f"make one with: {WEBHOOK_SECRET_COMMAND}"
+    if not secret.startswith(WEBHOOK_SECRET_PREFIX):
+        raise ValueError(f"it does not start with {WEBHOOK_SECRET_PREFIX}; {remedy}")
+    try:
+        size = len(base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True))
+    except ValueError:
+        raise ValueError(f"it is not base64 after {WEBHOOK_SECRET_PREFIX}; {remedy}") from None
+    if size not in WEBHOOK_SECRET_BYTES:
+        raise ValueError(f"it has {size} bytes, not 24 to 64; {remedy}")
 
 
 def _raise_if_any(refused: list[str], fault: str) -> None:

@@ -69,10 +69,14 @@ def test_example_without_a_key_shows_how_to_generate_one(tmp_path: Path) -> None
 
 
 def test_worker_has_no_signing_key(project: Path) -> None:
-    worker = load_settings(
-        read_project(project)["services"]["worker"]["environment"], project / "none"
+    with (project / ".env").open("a") as env_file:
+        env_file.write(f"\nWEBHOOK_URL=https://a.example/\nWEBHOOK_SECRET=whsec_{'s' * 40}\n")
+    services = read_project(project)["services"]
+    api, worker = (
+        load_settings(services[name]["environment"], project / "none") for name in ("api", "worker")
     )
-    assert worker.jwt_secret_key is None
+    assert api.webhook_url
+    assert (worker.jwt_secret_key, worker.webhook_url, worker.webhook_secret) == (None, None, None)
 
 
 def test_workers_can_be_scaled_without_conflicts(project: Path) -> None:

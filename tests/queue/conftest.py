@@ -77,11 +77,13 @@ def service(settings: Settings) -> Iterator[Service]:
 def receive(service: Service) -> Callable[..., Upload]:
     """Write bytes to the service's folder for received uploads."""
 
-    def put(data: bytes | None = None, bucket: str = "photos", metadata: str = "") -> Upload:
+    def put(
+        data: bytes | None = None, bucket: str = "photos", metadata: str = "", webhook: str = ""
+    ) -> Upload:
         data = encode(photo(80, 60), "JPEG") if data is None else data
         path = service.incoming / uuid.uuid4().hex
         path.write_bytes(data)
-        return Upload(path, hashlib.sha256(data).hexdigest(), bucket, metadata)
+        return Upload(path, hashlib.sha256(data).hexdigest(), bucket, metadata, webhook)
 
     return put
 

@@ -17,12 +17,14 @@ from imageprocessor.errors import (
     ImageProcessorError,
     InvalidBucketError,
     StorageFullError,
+    UnknownWebhookError,
 )
 from imageprocessor.queue.database.connections import Database
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, check_quota, submit
+from imageprocessor.queue.webhooks import add_endpoint, disable_endpoint
 from tests.images import encode, photo, png_bomb
 from tests.queue.conftest import Submit, lock_tables, with_settings
 
@@ -56,6 +58,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "image_too_large": {"data": png_bomb(65_535, 65_535)},
     "bucket_invalid": {"bucket": "../../etc"},
     "metadata_invalid": {"metadata": "[1]"},
+    "webhook_unknown": {"webhook": "nobody"},
 }
 
 
@@ -70,6 +73,29 @@ def test_refused_upload_leaves_no_row_and_no_staged_file_and_spends_no_quota(
     assert all_jobs(service) == []
     assert list(service.staging.list()) == []
     assert remaining(service) == service.settings.rate_limit_max_uploads
+
+
+@pytest.mark.parametrize("name", ["Shop", "sh\0p", "x" * 64, "https://shop.example.com/", "-"])
+def test_malformed_webhook_is_refused(name: str, service: Service, receive: Receive) -> None:
+    with pytest.raises(UnknownWebhookError):
+        submit(service, receive(webhook=name), Sender("ann"))
+    assert list(service.staging.list()) == []
+
+
+def test_webhook_of_an_upload_must_be_enabled_and_is_part_of_its_payload(
+    service: Service, submit_image: Submit
+) -> None:
+    add_endpoint(service, "shop", "http://127.0.0.1/", allows_private=True)
+    job = submit_image(webhook="shop", key="k1")
+    assert all_jobs(service) == [job]
+    assert job.webhook == "shop"
+    with pytest.raises(IdempotencyKeyReusedError):
+        submit_image(key="k1")
+
+    disable_endpoint(service, "shop", "test")
+    assert submit_image(webhook="shop", key="k1") == job, "it was accepted before"
+    with pytest.raises(UnknownWebhookError, match="'shop'"):
+        submit_image(webhook="shop")
 
 
 def test_bucket_must_be_an_allowed_one(service: Service, receive: Receive) -> None:

@@ -62,7 +62,7 @@ def test_upload_form_is_documented(
     operation = document["paths"]["/api/v1/images/upload"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["file", "bucket"]
-    assert set(form["properties"]) == {"file", "bucket", "metadata"}
+    assert set(form["properties"]) == {"file", "bucket", "metadata", "webhook"}
     assert {"202", "400", "401", "413", "415", "422", "429", "503", "507"} == set(
         operation["responses"]
     )

@@ -17,6 +17,7 @@ from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue import incoming, job_control
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.service import Service
+from imageprocessor.queue.webhooks import add_endpoint
 from imageprocessor.settings import Settings
 from tests.images import encode, photo, png_bomb
 from tests.server.conftest import UPLOAD, count_jobs
@@ -72,6 +73,20 @@ def test_accepted_upload_has_all_quota_headers(upload: Callable[..., Any]) -> No
     assert time.strptime(headers["x-ratelimit-reset"], "%Y-%m-%dT%H:%M:%SZ")
     assert headers["ratelimit-policy"] == '"uploads";q=50;w=3600'
     assert headers["ratelimit"].startswith('"uploads";r=48;t=')
+
+
+@pytest.mark.parametrize("name", ["nobody", "sh\0p", "https://shop.example.com/", "x" * 40_000])
+def test_unknown_webhook_is_a_422(upload: Callable[..., Any], service: Service, name: str) -> None:
+    answer = upload(fields={"webhook": name})
+    assert (answer.status_code, answer.json()["code"]) == (422, "webhook_unknown")
+    assert count_jobs(service) == 0
+
+
+def test_upload_may_name_a_webhook(upload: Callable[..., Any], service: Service) -> None:
+    add_endpoint(service, "shop", "http://127.0.0.1/", allows_private=True)
+    answer = upload(fields={"webhook": "shop"})
+    job = job_control.read_job(service, answer.json()["job_id"], OPERATOR)
+    assert job.webhook == "shop"
 
 
 def test_file_name_and_type_from_the_client_are_ignored(

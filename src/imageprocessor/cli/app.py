@@ -9,7 +9,15 @@ from typing import Annotated, NoReturn
 import typer
 
 import imageprocessor
-from imageprocessor.cli.commands import database, images, jobs, operations, service, storage
+from imageprocessor.cli.commands import (
+    database,
+    images,
+    jobs,
+    operations,
+    service,
+    storage,
+    webhooks,
+)
 from imageprocessor.cli.output import print_error
 from imageprocessor.errors import ImageProcessorError, MissingExtraError, SettingsError
 
@@ -24,6 +32,7 @@ app = typer.Typer(
 images.register(app)
 service.register(app)
 jobs.register(app)
+webhooks.register(app)
 database.register(app)
 storage.register(app)
 operations.register(app)

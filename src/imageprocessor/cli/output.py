@@ -29,8 +29,10 @@ LONG_WORD = 16  #: a longer one without an id, such as a path, may be broken
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 STATUS_STYLES = {
     "completed": "green",
+    "delivered": "green",
     "failed": "red",
     "retrying": "yellow",
+    "waiting": "yellow",
     "processing": "cyan",
     "ok": "green",
     "wrong": "red",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import webhook_history
 from imageprocessor.queue.jobs.figures import read_figures
 from imageprocessor.queue.jobs.job import JobStatus
+from imageprocessor.queue.jobs.webhooks import list_endpoints
 from imageprocessor.queue.service import Service
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
-    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, the workers.
+    """Return the body of ``/health/stats``: jobs by status, the last 24 hours, workers, webhooks.
 
     No rows of jobs are read: see `jobs.figures`.
     """
@@ -34,7 +37,25 @@ def collect_statistics(service: Service) -> dict[str, Any]:
             "total_jobs": sum(counts.values()),
         },
         "workers": workers,
+        "webhooks": _collect_webhooks(service),
     }
     if service.settings.queue_backend == "celery":
         figures["celery"] = workers
     return figures
+
+
+def _collect_webhooks(service: Service) -> dict[str, Any]:
+    """Return how many endpoints there are and how they fare; a few entries of indexes are read."""
+    with service.database.read() as connection:
+        endpoints = list_endpoints(connection)
+        found = [webhook_history.find_oldest_waiting(connection, each.name) for each in endpoints]
+        waiting = webhook_history.count_waiting(connection) if endpoints else 0
+    oldest = min((moment for moment in found if moment), default=None)
+    enabled = [endpoint for endpoint in endpoints if not endpoint.disabled_at]
+    return {
+        "endpoints": len(endpoints),
+        "disabled": len(endpoints) - len(enabled),
+        "failing": sum(endpoint.failing_since is not None for endpoint in enabled),
+        "waiting": waiting,
+        "oldest_waiting_seconds": (clock.utc_now() - oldest).total_seconds() if oldest else None,
+    }

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from imageprocessor.core.validate import validate
@@ -17,6 +18,7 @@ from imageprocessor.errors import (
     InvalidBucketError,
     RateLimitedError,
     StorageError,
+    UnknownWebhookError,
 )
 from imageprocessor.queue import rate_limits
 from imageprocessor.queue.client_metadata import parse_context
@@ -24,6 +26,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
+from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME, find_endpoint
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import check_bucket, staging_key
@@ -39,6 +42,7 @@ class Upload:
     sha256: str
     bucket: str
     metadata: str = ""
+    webhook: str = ""  #: the name of an endpoint, or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
 
     Raises:
         InputError: The header does not belong to an acceptable image.
-        InvalidBucketError, InvalidMetadataError: Another field of the form is not acceptable.
+        InvalidBucketError, InvalidMetadataError, UnknownWebhookError: Another field of the form is
+            not acceptable.
         RateLimitedError: The sender's quota in this window is used up.
         IdempotencyKeyReusedError: The key was already used with another payload.
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The upload was not
@@ -120,6 +125,7 @@ def _make_job(service: Service, upload: Upload, sender: Sender) -> Job:
         max_retries=service.settings.max_retries,
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
+        webhook=upload.webhook or None,
     )
 
 
@@ -138,6 +144,7 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
         return repeated, _read_quota(service, sender)
     settings = service.settings
     with service.database.write() as connection:
+        require_webhook(connection, job.webhook)
         quota = rate_limits.count_upload(
             connection,
             job.user_id,
@@ -160,6 +167,18 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     return job, quota
 
 
+def require_webhook(connection: Connection, name: str | None) -> None:
+    """Raise UnknownWebhookError if *name* is not that of an endpoint, or it is disabled."""
+    if name is None:
+        return
+    endpoint = find_endpoint(connection, name) if ENDPOINT_NAME.fullmatch(name) else None
+    if endpoint is None or endpoint.disabled_at:
+        raise UnknownWebhookError(
+            f"There is no webhook {name[:80]!r} that is enabled. Ask the service's operator for "
+            "its name, or leave out the field 'webhook'."
+        )
+
+
 def _find_repeated(service: Service, sender: Sender) -> Job | None:
     if sender.idempotency_key is None:
         return None
@@ -168,8 +187,8 @@ def _find_repeated(service: Service, sender: Sender) -> Job | None:
 
 
 def _check_same_payload(first: Job, second: Job) -> None:
-    first_payload = (first.source_sha256, first.bucket, first.context)
-    second_payload = (second.source_sha256, second.bucket, second.context)
+    first_payload = (first.source_sha256, first.bucket, first.context, first.webhook)
+    second_payload = (second.source_sha256, second.bucket, second.context, second.webhook)
     if first_payload != second_payload:
         raise IdempotencyKeyReusedError(
             f"Idempotency-Key {first.idempotency_key!r} was already used with another payload. "

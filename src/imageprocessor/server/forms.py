@@ -1,4 +1,4 @@
-"""Parsing an upload's form as it arrives: one file and two text fields of limited length."""
+"""Parsing an upload's form as it arrives: one file and some text fields of limited length."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imageprocessor.errors import (
     MissingFileError,
     RequestError,
     TooManyFilesError,
+    UnknownWebhookError,
 )
 
 MARGIN_BYTES = 64 * 1024  #: allowed in a body in addition to the file
@@ -28,14 +29,16 @@ FILE = "file"
 TEXT_FIELDS: dict[str, type[RequestError]] = {
     "bucket": InvalidBucketError,
     "metadata": InvalidMetadataError,
+    "webhook": UnknownWebhookError,
 }
 
 
 class TextFields(NamedTuple):
-    """The form's text fields; metadata that was not sent is empty."""
+    """The form's text fields; those that were not sent are empty."""
 
     bucket: str
     metadata: str
+    webhook: str
 
 
 @dataclass(slots=True)
@@ -79,7 +82,7 @@ class UploadForm:
             FileTooLargeError: The file, or the body as a whole, exceeds its limit.
             InvalidFormError: The form is malformed, has too many parts, or repeats a field.
             TooManyFilesError: The form has more than one file.
-            InvalidBucketError, InvalidMetadataError: The field is too long.
+            InvalidBucketError, InvalidMetadataError, UnknownWebhookError: The field is too long.
         """
         self._body_size += len(chunk)
         check_body_size(self._body_size, self._max_file_bytes)
@@ -99,7 +102,7 @@ class UploadForm:
             InvalidFormError: The body ended before the form did.
             MissingFileError: The form has no part called ``file``.
             InvalidBucketError: The form has no part called ``bucket``, or it is not valid UTF-8.
-            InvalidMetadataError: ``metadata`` is not valid UTF-8.
+            InvalidMetadataError, UnknownWebhookError: The field is not valid UTF-8.
         """
         if self._preamble is not None:
             raise self._no_boundary()
@@ -111,7 +114,7 @@ class UploadForm:
             raise InvalidBucketError(
                 "The form has no part called 'bucket'. Send the name of the image's bucket."
             )
-        return TextFields(self._decode("bucket"), self._decode("metadata"))
+        return TextFields(*map(self._decode, TextFields._fields))
 
     def _decode(self, name: str) -> str:
         try:
@@ -167,7 +170,8 @@ class UploadForm:
         self._part_count += 1
         if self._part_count > MAX_PARTS:
             raise InvalidFormError(
-                f"The form has more than {MAX_PARTS} parts. Send only file, bucket and metadata."
+                f"The form has more than {MAX_PARTS} parts. "
+                "Send only file, bucket, metadata and webhook."
             )
         self._part = Part()
 

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from imageprocessor import errors
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
+from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
@@ -58,6 +59,11 @@ FORM = {
                 "A JSON object of at most 16 KiB and 8 levels; stored and returned as `context`."
             ),
             "examples": [{"context": "test_upload"}],
+        },
+        "webhook": {
+            "type": "string",
+            "pattern": f"^{ENDPOINT_NAME.pattern}$",
+            "description": "The name of a webhook endpoint that is to receive the image's events.",
         },
     },
 }

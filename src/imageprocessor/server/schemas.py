@@ -222,8 +222,20 @@ class WorkerFigures(BaseModel):
     active_tasks: int
 
 
+class WebhookFigures(BaseModel):
+    """The endpoints of webhooks, and the deliveries that wait for them."""
+
+    endpoints: int
+    disabled: int
+    failing: int = Field(description="Endpoints that have accepted nothing since a failure.")
+    waiting: int = Field(description="Deliveries not yet accepted; counted up to 1000.")
+    oldest_waiting_seconds: float | None = Field(
+        description="Age of the oldest event that waits, also for a disabled endpoint."
+    )
+
+
 class Statistics(BaseModel):
-    """Jobs by status, performance in the last 24 hours, totals, and workers."""
+    """Jobs by status, performance in the last 24 hours, totals, workers, and webhooks."""
 
     model_config = example(
         status_breakdown={
@@ -236,12 +248,20 @@ class Statistics(BaseModel):
         performance_24h={"completed_24h": 234, "avg_processing_time_seconds": 4.23},
         storage={"total_images": 1543, "total_jobs": 1558},
         workers={"backend": "embedded", "active_workers": 4, "active_tasks": 1},
+        webhooks={
+            "endpoints": 1,
+            "disabled": 0,
+            "failing": 0,
+            "waiting": 3,
+            "oldest_waiting_seconds": 1.8,
+        },
     )
 
     status_breakdown: dict[str, int]
     performance_24h: Performance
     storage: StorageFigures
     workers: WorkerFigures
+    webhooks: WebhookFigures
     celery: WorkerFigures | None = Field(
         None, description="The same as `workers`; present only if Celery runs the jobs."
     )

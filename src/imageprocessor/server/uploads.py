@@ -85,7 +85,7 @@ async def receive(request: Request, service: Service, file: IncomingFile) -> Tex
 
     Raises:
         InvalidFormError, MissingFileError, TooManyFilesError, FileTooLargeError,
-        InvalidBucketError, InvalidMetadataError: The form is invalid.
+        InvalidBucketError, InvalidMetadataError, UnknownWebhookError: The form is invalid.
         StorageFullError, StorageUnavailableError: The file cannot be written.
     """
     content_type = request.headers.get("content-type", "")
@@ -109,7 +109,7 @@ def submit_file(
         ImageProcessorError: Any error raised by ``submit``.
     """
     content = file.complete()
-    upload = Upload(content, file.sha256, fields.bucket, fields.metadata)
+    upload = Upload(content, file.sha256, fields.bucket, fields.metadata, fields.webhook)
     return Accepted(*submit(service, upload, sender))
 
 

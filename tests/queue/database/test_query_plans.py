@@ -22,7 +22,7 @@ from sqlalchemy import Connection, event, select, text
 from benchmarks.rows import fill
 from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import rate_limits
-from imageprocessor.queue.database import prepared
+from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.schema import migrate
@@ -37,11 +37,17 @@ from imageprocessor.queue.database.tables import (
     processing_jobs,
     webhook_endpoints,
 )
-from imageprocessor.queue.jobs import inventory, job_store, outbox, webhook_deliveries
+from imageprocessor.queue.jobs import (
+    inventory,
+    job_store,
+    outbox,
+    webhook_deliveries,
+    webhook_history,
+)
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
 from imageprocessor.queue.jobs.webhook_deliveries import Delivery
-from imageprocessor.queue.jobs.webhooks import Endpoint
+from imageprocessor.queue.jobs.webhooks import DeliveryStatus, Endpoint
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.settings import Settings
 from tests.servers import create_database
@@ -51,6 +57,7 @@ NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 ANY_ID = str(uuid4())
+RECENTLY = clock.to_text(NOW - HOUR)
 WAITING_JOBS = 200
 LARGE = "processing_jobs|image_upload_events|webhook_deliveries"
 #: Their indexes hold few rows, or those that the caller asks for.
@@ -116,6 +123,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.forget_source: job_store.forget_source,
     outbox.list_events: lambda connection, job: outbox.list_events(connection, job.job_id),
     outbox.has_event_since: lambda connection, _: outbox.has_event_since(connection, NOW),
+    outbox.list_public: lambda connection, _: outbox.list_public(
+        connection, RECENTLY, NOW + HOUR, 20
+    ),
     job_store.count_open: lambda connection, _: job_store.count_open(connection),
     outbox.find_deleted_job: lambda connection, job: outbox.find_deleted_job(
         connection, job.image_id
@@ -130,6 +140,34 @@ QUERIES: dict[Callable[..., Any], Query] = {
     ),
     inventory.list_owned: lambda connection, job: inventory.list_owned(
         connection, {"key": job.image_id}
+    ),
+    webhook_history.list_of_job: lambda connection, job: webhook_history.list_of_job(
+        connection, job.job_id
+    ),
+    webhook_history.list_waiting: lambda connection, _: webhook_history.list_waiting(
+        connection, "shop", 10
+    ),
+    webhook_history.list_ended: lambda connection, _: webhook_history.list_ended(
+        connection, "shop", 10
+    ),
+    webhook_history.find_oldest_waiting: (
+        lambda connection, _: webhook_history.find_oldest_waiting(connection, "shop")
+    ),
+    webhook_history.find_last_success: (
+        lambda connection, _: webhook_history.find_last_success(connection, "shop")
+    ),
+    webhook_history.drop_waiting: lambda connection, _: webhook_history.drop_waiting(
+        connection, "shop", 10
+    ),
+    webhook_history.list_repeatable: lambda connection, _: webhook_history.list_repeatable(
+        connection, "shop", DeliveryStatus.DELIVERED, RECENTLY, NOW + HOUR, 20
+    ),
+    webhook_history.list_deleted_images: lambda connection, job: (
+        webhook_history.list_deleted_images(connection, [job.image_id, ANY_ID])
+    ),
+    webhook_history.repeat: lambda connection, _: webhook_history.repeat(connection, [ANY_ID], NOW),
+    webhook_history.list_events_sent: lambda connection, job: webhook_history.list_events_sent(
+        connection, "shop", [job.job_id, ANY_ID]
     ),
     rate_limits.read_quota: lambda connection, _: rate_limits.read_quota(
         connection, "ann", NOW, 9, HOUR
@@ -185,6 +223,7 @@ EXCEPTIONS = {
     inventory.has_images: "only while a storage's marker is missing",
     inventory.iterate_jobs: "for fsck, in pages, which are checked below",
     inventory.iterate_variants: "for a backup, in pages likewise",
+    webhook_history.count_waiting: "below, because it reads an index up to a limit",
     rate_limits.count_upload: "an INSERT",
     rate_limits.require_remaining: "no query",
     rate_limits.window_start: "no query",
@@ -251,16 +290,18 @@ def add_deliveries(database: Database) -> None:
             attempt_count, next_attempt_at, created_at, ended_at
         )
         SELECT
-            {prefix} || substr(job_id, 3), CASE WHEN user_id < 'user-5' THEN 'shop' ELSE 'blog' END,
+            {prefix} || substr(job_id, 3),
+            CASE WHEN user_id < 'user-5' THEN 'shop' ELSE 'other' END,
             job_id, 'image.completed', image_id, job_id, '{{}}', {status}, 1,
             {due_at}, created_at, {ended_at}
         FROM processing_jobs WHERE completed_at IS NOT NULL AND substr(job_id, 36) < '4'
     """
     with database.write() as connection:
-        for endpoint in (ENDPOINT, replace(ENDPOINT, name="blog")):
+        for endpoint in (ENDPOINT, replace(ENDPOINT, name="other")):
             connection.execute(webhook_endpoints.insert().values(endpoint.to_row()))
         values = {"prefix": "'aa'", "due_at": "NULL", "ended_at": "completed_at"}
-        connection.execute(text(insert.format(status="'delivered'", **values)))
+        ended = "CASE WHEN substr(job_id, 36) = '0' THEN 'failed' ELSE 'delivered' END"
+        connection.execute(text(insert.format(status=ended, **values)))
         values = {"prefix": "'bb'", "due_at": "completed_at", "ended_at": "NULL"}
         connection.execute(text(insert.format(status="'waiting'", **values)))
 
@@ -356,6 +397,14 @@ def test_jobs_of_any_status_are_listed_through_an_index(
     assert [plan for plan in plans if find_fault(plan, may_stop=may_stop)] == []
 
 
+@pytest.mark.parametrize("endpoint", ["shop", None])
+def test_waiting_deliveries_are_counted_in_an_index(filled: Filled, endpoint: str | None) -> None:
+    (plan,) = filled.explain(
+        lambda connection, _: webhook_history.count_waiting(connection, endpoint)
+    )
+    assert "ix_deliveries_due" in plan
+
+
 def test_a_page_of_all_jobs_is_read_through_an_index(filled: Filled) -> None:
     plans: list[str] = []
     with watch(filled.database, plans):
@@ -396,7 +445,9 @@ def test_figures_read_only_the_events_since_the_snapshot(
     assert not [plan for plan in plans if re.search(f"(SCAN|Seq Scan on) ({LARGE})", plan)]
 
 
-@pytest.mark.parametrize("module", [job_store, outbox, inventory, rate_limits, webhook_deliveries])
+@pytest.mark.parametrize(
+    "module", [job_store, outbox, inventory, rate_limits, webhook_deliveries, webhook_history]
+)
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {
         function

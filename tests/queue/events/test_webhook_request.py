@@ -21,13 +21,11 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 import imageprocessor
-from imageprocessor.errors import WebhookSecretInvalidError
 from imageprocessor.queue.events.webhook_address import check_url
 from imageprocessor.queue.events.webhook_request import (
     MAX_ANSWER_BYTES,
     Reply,
     _read_retry_after,
-    check_secret,
     make_secret,
     send,
     sign,
@@ -121,30 +119,8 @@ def test_signature_does_not_depend_on_the_time_zone_of_the_moment() -> None:
     assert sign([SECRET], "event-1", elsewhere, BODY) == expected
 
 
-def test_made_secrets_differ_and_pass_the_check() -> None:
+def test_made_secrets_differ() -> None:
     assert make_secret() != make_secret()
-    check_secret(make_secret())
-    check_secret(SECRET)
-    check_secret(OTHER_SECRET)
-
-
-@pytest.mark.parametrize(
-    ("secret", "reason"),
-    [
-        ("", "does not start with 'whsec_'"),
-        (SECRET.removeprefix("whsec_"), "does not start with 'whsec_'"),
-        ("whsec_correct horse battery staple!", "is not base64"),
-        ("whsec_" + "é" * 40, "is not base64"),
-        (SECRET.rstrip("="), "is not base64"),
-        ("whsec_", "has 0 bytes, not 24 to 64"),
-        ("whsec_" + base64.b64encode(bytes(23)).decode(), "has 23 bytes, not 24 to 64"),
-        ("whsec_" + base64.b64encode(bytes(65)).decode(), "has 65 bytes, not 24 to 64"),
-    ],
-)
-def test_weak_secret_is_refused_without_repeating_it(secret: str, reason: str) -> None:
-    with pytest.raises(WebhookSecretInvalidError) as caught:
-        check_secret(secret)
-    assert reason in str(caught.value)
 
 
 # Answers

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance import database_import
 from imageprocessor.queue.maintenance.database_import import import_database
+from imageprocessor.queue.maintenance.progress import ignore
 from imageprocessor.queue.service import open_service
 from imageprocessor.queue.statistics import collect_statistics
+from imageprocessor.queue.webhook_replay import replay
+from imageprocessor.queue.webhooks import add_endpoint, read_endpoint, read_state
 from imageprocessor.settings import Settings
 from tests.servers import create_database
 from tests.uploads import submit_to
@@ -51,16 +55,23 @@ def test_all_rows_are_copied_to_postgresql(
 ) -> None:
     monkeypatch.setattr(database_import, "ROWS_PER_BATCH", 4)
     target = with_database(source, create_database(postgres))
+    with open_service(source) as service:
+        endpoint = add_endpoint(service, "shop", "http://127.0.0.1/", allows_private=True)
+        replayed = replay(service, "shop", datetime(2020, 1, 1, tzinfo=UTC), ignore)
     reports: list[tuple[str, int]] = []
     counts = import_database(source.database_path, target, lambda *report: reports.append(report))
     assert counts.pop("image_upload_events") == 6
     assert counts.pop("processing_jobs") == 2
     assert counts.pop("upload_rate_limits") == 1
+    assert counts.pop("webhook_endpoints") == 1
+    assert counts.pop("webhook_deliveries") == replayed.added > 0
     assert set(counts.values()) == {0}
     assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 6]
     assert list_all(target) == list_all(source)
     with open_service(target) as service:
         assert collect_statistics(service)["storage"]["total_images"] == 2
+        assert read_state(service, "shop").waiting == replayed.added
+        assert read_endpoint(service, "shop") == endpoint
     with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
 

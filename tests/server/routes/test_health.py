@@ -71,6 +71,8 @@ def test_statistics_match_the_specification(
     assert body["performance_24h"]["avg_processing_time_seconds"] > 0
     assert body["storage"] == {"total_images": 1, "total_jobs": 2}
     assert body["workers"] == {"backend": "embedded", "active_workers": 0, "active_tasks": 0}
+    none = dict.fromkeys(("endpoints", "disabled", "failing", "waiting"), 0)
+    assert body["webhooks"] == none | {"oldest_waiting_seconds": None}
     assert "celery" not in body
 
 

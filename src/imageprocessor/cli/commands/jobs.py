@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
+from imageprocessor.cli.commands.webhooks import print_deliveries
 from imageprocessor.cli.output import (
     in_pages,
     print_json,
@@ -104,19 +105,23 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
     """Show a job and its audit trail: every event, its time and who caused it.
 
     The trail also shows each attempt and how long each step took. It outlives the
-    image: for a deleted image, only the trail is shown.
+    image: for a deleted image, only the trail is shown. Below it are the webhooks
+    that were sent, or are to be sent.
 
     Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
     """
     from imageprocessor.queue.job_control import parse_id, read_history
     from imageprocessor.queue.service import open_service
+    from imageprocessor.queue.webhooks import list_job_deliveries
 
     id_ = parse_id(job)
     with open_service(read_settings(quiet=True), creates=False) as service:
         found, events = read_history(service, id_)
+        deliveries = list_job_deliveries(service, found.job_id if found else events[0]["job_id"])
     trail = trace(events)
     if as_json:
-        print_json({"job": describe_job(found) if found else None, "events": trail})
+        facts = describe_job(found) if found else None
+        print_json({"job": facts, "events": trail, "deliveries": deliveries})
         return
     if found:
         facts = describe_job(found)
@@ -129,6 +134,8 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         first = trail[0]
         print_pairs(f"Job {first['job_id']}", {"image_id": first["image_id"]})
     print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
+    if deliveries:
+        print_deliveries(deliveries, "endpoint")
 
 
 def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,6 +230,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "source_kept": job.staging_key is not None,
         "worker_id": job.worker_id,
         "request_id": job.request_id,
+        "webhook": job.webhook,
         "context": job.context,
         "result": job.generated,
         "storage_keys": dict(job.variant_keys) if job.variant_keys else None,

@@ -41,8 +41,8 @@ def register(app: typer.Typer) -> None:
 def doctor(integrity: Integrity = False, as_json: AsJson = False) -> None:
     """Check everything that the service depends on, and show how to fix problems.
 
-    It checks database, storage, broker, codecs, clock, disks, memory, keys and
-    settings. The service may be running; the checks leave nothing behind.
+    It checks database, storage, broker, codecs, clock, disks, memory, keys,
+    settings and webhooks. The service may be running; the checks leave nothing behind.
     Exit code 1: something is wrong; warnings do not count.
 
     Example: [bold]imageprocessor doctor[/bold]

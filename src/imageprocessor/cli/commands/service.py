@@ -152,6 +152,7 @@ def serve(
     from imageprocessor.cli.banner import describe_service
     from imageprocessor.cli.serving import listen, serve_api
     from imageprocessor.queue.service import open_service
+    from imageprocessor.queue.webhooks import apply_settings
 
     if reload and api_processes > 1:
         raise typer.BadParameter("works only with one API process", param_hint="'--reload'")
@@ -162,6 +163,7 @@ def serve(
         open_service(settings) as service,
         listen(host, port) as listener,
     ):
+        apply_settings(service)
         print_note(describe_service(settings, listener, os.environ, root_path))
         answer = partial(
             serve_api, settings, listener, api_processes, root_path=root_path, reload=reload

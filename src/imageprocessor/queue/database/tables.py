@@ -160,6 +160,8 @@ webhook_deliveries = Table(
     _index("ix_deliveries_waiting", "image_id", where=IS_TO_SEND),
     _index("ix_deliveries_job", "job_id"),
     _index("ix_deliveries_ended", "ended_at", where=IS_SENT),
+    _index("ix_deliveries_oldest", "endpoint", "created_at", where=IS_TO_SEND),
+    _index("ix_deliveries_history", "endpoint", "status", "ended_at", where=IS_SENT),
 )
 
 # An upload of several images at once.

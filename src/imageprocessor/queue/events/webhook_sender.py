@@ -53,6 +53,7 @@ class WebhookSender:
 
     def __init__(self, service: Service, schedule: Schedule | None = None) -> None:
         self._database = service.database
+        self._ca_file = service.settings.webhook_ca_file
         self._schedule = schedule or Schedule()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -132,10 +133,11 @@ class WebhookSender:
                 endpoint.url,
                 delivery.body.encode(),
                 message_id=delivery.event_id,
-                secrets=list_secrets(endpoint, moment),
+                secrets=endpoint.list_secrets(moment),
                 moment=moment,
                 allows_private=endpoint.allows_private,
                 timeout_seconds=self._schedule.timeout_seconds,
+                ca_file=self._ca_file,
             )
         except Exception as error:  # a boundary: any error fails this try, not the sender
             log.exception("webhook_not_sent")
@@ -251,15 +253,6 @@ class WebhookSender:
                     webhook_deliveries.release(connection, delivery)
         except DATABASE_FAULTS as error:  # then the claims expire
             log.warning("webhooks_not_released", cause=str(error))
-
-
-def list_secrets(endpoint: Endpoint, now: datetime) -> list[str]:
-    """Return the secrets that sign now: two while one replaces the other."""
-    secrets = [endpoint.secret]
-    expires_at = endpoint.previous_secret_expires_at
-    if endpoint.previous_secret and expires_at and expires_at > now:
-        secrets.append(endpoint.previous_secret)
-    return secrets
 
 
 def _is_second_to_fail(endpoint: Endpoint, delivery: Delivery) -> bool:

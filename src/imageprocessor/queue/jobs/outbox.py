@@ -7,10 +7,11 @@ what is written here; nothing else reports a change to the outside.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, RowMapping, and_, func, insert, select
 
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.ids import make_id
@@ -93,6 +94,22 @@ def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
     query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
     rows = connection.execute(query).mappings()
     return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+
+def list_public(
+    connection: Connection, after: str, before: datetime, limit: int
+) -> Sequence[RowMapping]:
+    """Return *limit* events of PUBLIC_TYPES after a time, oldest first.
+
+    Some more if they happened at the same moment as the last one.
+    """
+    created_at = events.c.created_at
+    follows = and_(created_at > after, events.c.event_type.in_(PUBLIC_TYPES))
+    first = select(created_at).where(follows, created_at < clock.to_text(before))
+    first = first.order_by(created_at).limit(limit)
+    last = select(func.max(first.subquery().c.created_at)).scalar_subquery()
+    rows = connection.execute(select(events).where(follows, created_at <= last)).mappings()
+    return sorted(rows, key=lambda row: str(row["created_at"]))
 
 
 def has_event_since(connection: Connection, moment: datetime) -> bool:

@@ -224,12 +224,13 @@ def drop_context(connection: Connection, image_id: str) -> None:
     """Remove what the client sent as ``metadata`` from the waiting deliveries of an image."""
     columns = (deliveries.c.delivery_id, deliveries.c.body)
     query = select(*columns).where(IS_TO_SEND, deliveries.c.image_id == image_id)
-    # In the order in which a sender updates several, or the two could wait for each other.
-    for row in connection.execute(query.order_by(deliveries.c.delivery_id)).all():
-        said = json.loads(row.body)
+    rows = [(row.delivery_id, row.body) for row in connection.execute(query)]
+    # Sorted, because a sender that locks rows in another order could block this, and be blocked.
+    for delivery_id, body in sorted(rows):
+        said = json.loads(body)
         if "context" in said:
             del said["context"]
-            is_this = deliveries.c.delivery_id == row.delivery_id
+            is_this = deliveries.c.delivery_id == delivery_id
             connection.execute(update(deliveries).where(is_this).values(body=json.dumps(said)))
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.database.tables import webhook_deliveries as deliveries
 from imageprocessor.queue.database.tables import webhook_endpoints as endpoints
 from imageprocessor.queue.jobs.description import PUBLIC_TYPES, Occurrence
+
+ENDPOINT_NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
+ROTATION = timedelta(hours=24)  #: how long the secret before the current one signs, too
 
 ALL_ENDPOINTS = select(endpoints)
 INSERT_DELIVERY = insert(deliveries)
@@ -70,6 +74,13 @@ class Endpoint:
             row[name] = json.dumps(row[name]) if row[name] else None
         return row
 
+    def list_secrets(self, now: datetime) -> list[str]:
+        """Return the secrets that sign at *now*: the current one first."""
+        expires_at = self.previous_secret_expires_at
+        if self.previous_secret and expires_at and now < expires_at:
+            return [self.secret, self.previous_secret]
+        return [self.secret]
+
     def receives(self, event_type: str, bucket: str, named: str | None) -> bool:
         """Return whether an event goes here, of an upload that named the endpoint *named*."""
         if self.name == named:
@@ -103,6 +114,38 @@ def find_endpoint(connection: Connection, name: str) -> Endpoint | None:
     """Return an endpoint, or None if there is none with this name."""
     row = connection.execute(select(endpoints).where(endpoints.c.name == name)).mappings().first()
     return Endpoint.from_row(dict(row)) if row else None
+
+
+def insert_endpoint(connection: Connection, endpoint: Endpoint) -> None:
+    """Store a new endpoint; raise IntegrityError if there is one with its name."""
+    connection.execute(insert(endpoints), endpoint.to_row())
+
+
+def lock_endpoint(connection: Connection, name: str) -> Endpoint | None:
+    """Return an endpoint that no other transaction can change before this one ends, or None."""
+    query = select(endpoints).where(endpoints.c.name == name).with_for_update()
+    row = connection.execute(query).mappings().first()
+    return Endpoint.from_row(dict(row)) if row else None
+
+
+def change_secret(connection: Connection, endpoint: Endpoint, secret: str, now: datetime) -> None:
+    """Give an endpoint a new secret; the one before signs, too, for 24 hours."""
+    values = {
+        "secret": secret,
+        "previous_secret": endpoint.secret,
+        "previous_secret_expires_at": clock.to_text(now + ROTATION),
+    }
+    connection.execute(update(endpoints).where(endpoints.c.name == endpoint.name).values(values))
+
+
+def change_url(connection: Connection, name: str, url: str) -> None:
+    """Send to another URL."""
+    connection.execute(update(endpoints).where(endpoints.c.name == name).values(url=url))
+
+
+def delete_endpoint(connection: Connection, name: str) -> None:
+    """Delete an endpoint, but none of its deliveries."""
+    connection.execute(delete(endpoints).where(endpoints.c.name == name))
 
 
 def disable_endpoint(connection: Connection, name: str, reason: str, now: datetime) -> bool:

@@ -92,6 +92,7 @@ router.add_api_route(
             errors.MissingFileError,
             errors.InvalidBucketError,
             errors.InvalidMetadataError,
+            errors.UnknownWebhookError,
             errors.InvalidIdempotencyKeyError,
             errors.IdempotencyKeyReusedError,
             errors.StorageUnavailableError,

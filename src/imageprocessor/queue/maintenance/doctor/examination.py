@@ -17,6 +17,7 @@ from imageprocessor.queue.maintenance.doctor.host import (
 )
 from imageprocessor.queue.maintenance.doctor.references import read_clocks
 from imageprocessor.queue.maintenance.doctor.storage import check_storage
+from imageprocessor.queue.maintenance.doctor.webhooks import check_webhooks
 from imageprocessor.settings import Settings
 
 
@@ -38,3 +39,4 @@ def examine(
     yield check_open_files()
     yield from check_keys(settings)
     yield from check_settings(settings, misspelt)
+    yield from check_webhooks(settings)

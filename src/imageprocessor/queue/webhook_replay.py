@@ -1,0 +1,161 @@
+"""Sending past events to a webhook endpoint again, or for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Connection, RowMapping
+
+from imageprocessor.queue.database import clock
+from imageprocessor.queue.jobs import job_store, outbox, webhook_history, webhooks
+from imageprocessor.queue.jobs.description import (
+    PUBLIC_TYPES,
+    Occurrence,
+    describe_event,
+    encode_event,
+)
+from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
+from imageprocessor.queue.jobs.webhooks import DeliveryStatus, Endpoint
+from imageprocessor.queue.service import Service
+from imageprocessor.queue.webhooks import Report, read_endpoint
+
+ROWS_PER_BATCH = 500  #: in one transaction, while SQLite's other writers wait
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How many deliveries a replay put into the queue."""
+
+    repeated: int  #: had ended
+    added: int  #: of events that had none
+
+
+def replay(
+    service: Service, name: str, since: datetime, report: Report, *, failed_only: bool = False
+) -> Replayed:
+    """Send to an endpoint again what ended since a time, under the ids of its events.
+
+    Unless *failed_only*, also send the events since then that it receives but never got, such as
+    those from before it was added. Left out are events of images deleted since, except the deletion
+    itself; failures that were retried since; and batches without a delivery.
+
+    A replay that was interrupted may be repeated: what waits already is not added again.
+
+    Raises:
+        UnknownWebhookError: There is no such endpoint.
+    """
+    endpoint = read_endpoint(service, name)
+    before = clock.utc_now()  # what is sent meanwhile is not repeated
+    statuses = [DeliveryStatus.FAILED]
+    if not failed_only:
+        statuses.append(DeliveryStatus.DELIVERED)
+    repeated, added = 0, 0
+    for status in statuses:
+        for count in _repeat_ended(service, endpoint, status, since, before):
+            repeated += count
+            report("deliveries repeated", repeated)
+    if not failed_only:
+        for count in _add_missing(service, endpoint, since, before):
+            added += count
+            report("deliveries added", added)
+    log.info("webhook_replayed", endpoint=name, repeated=repeated, added=added)
+    return Replayed(repeated, added)
+
+
+def _repeat_ended(
+    service: Service,
+    endpoint: Endpoint,
+    status: DeliveryStatus,
+    since: datetime,
+    before: datetime,
+) -> Iterator[int]:
+    """Repeat the deliveries that ended with *status*; yield how many a batch had."""
+    after = clock.to_text(since)
+    while True:
+        with service.database.write() as connection:
+            rows = webhook_history.list_repeatable(
+                connection, endpoint.name, status, after, before, ROWS_PER_BATCH
+            )
+            images = {row.image_id for row in rows}
+            deleted = webhook_history.list_deleted_images(connection, images)
+            ids = [
+                row.delivery_id
+                for row in rows
+                if row.image_id not in deleted or row.event_type in webhook_history.OUTLASTING
+            ]
+            count = webhook_history.repeat(connection, ids, clock.utc_now())
+        yield count
+        if len(rows) < ROWS_PER_BATCH:
+            return
+        after = rows[-1].ended_at
+
+
+def _add_missing(
+    service: Service, endpoint: Endpoint, since: datetime, before: datetime
+) -> Iterator[int]:
+    """Add deliveries of events that have none; yield how many a batch had."""
+    after = clock.to_text(since)
+    while True:
+        with service.database.write() as connection:
+            # A second replay must not add the same ones at the same time.
+            if webhooks.lock_endpoint(connection, endpoint.name) is None:
+                return
+            events = outbox.list_public(connection, after, before, ROWS_PER_BATCH)
+            count = _add_deliveries(service, connection, endpoint, events)
+        yield count
+        if len(events) < ROWS_PER_BATCH:
+            return
+        after = events[-1]["created_at"]
+
+
+def _add_deliveries(
+    service: Service, connection: Connection, endpoint: Endpoint, events: Sequence[RowMapping]
+) -> int:
+    job_ids = {event["job_id"] for event in events}
+    sent = webhook_history.list_events_sent(connection, endpoint.name, job_ids)
+    image_ids = list({event["image_id"] for event in events})
+    jobs = {job.job_id: job for job in job_store.find_images(connection, image_ids)}
+    count = 0
+    for event in events:
+        job = _restore_job(event, jobs.get(event["job_id"]))
+        if event["id"] in sent or job is None:
+            continue
+        if not endpoint.receives(PUBLIC_TYPES[event["event_type"]], job.bucket, job.webhook):
+            continue
+        created_at = clock.from_text(event["created_at"])
+        occurrence = Occurrence(event["id"], EventType(event["event_type"]), created_at)
+        body = encode_event(describe_event(occurrence, job, service.settings.public_base_url))
+        webhooks.insert_deliveries(
+            connection, occurrence, [endpoint], body, image_id=job.image_id, job_id=job.job_id
+        )
+        count += 1
+    return count
+
+
+def _restore_job(event: RowMapping, job: Job | None) -> Job | None:
+    """Return the job as *event* left it, or None if that is not known any more."""
+    event_type = event["event_type"]
+    if event_type == EventType.DELETED and event["bucket"]:
+        return Job(
+            job_id=event["job_id"],
+            image_id=event["image_id"],
+            user_id=event["user_id"],
+            status=JobStatus(event["previous_status"]),
+            bucket=event["bucket"],
+            context={},
+            source_sha256="",
+            created_at=clock.from_text(event["created_at"]),
+            max_retries=0,
+        )
+    if job is None:
+        return None
+    if event_type == EventType.UPLOAD_INITIATED:
+        return replace(job, status=JobStatus.PENDING)
+    # A failed job may have been retried since.
+    is_last = job.completed_at == clock.from_text(event["created_at"])
+    return job if is_last and job.status == event_type else None
