@@ -31,6 +31,7 @@ from tests.deploy.live import Place
 from tests.servers import find_free_port, run_server
 from tests.servers.processes import wait_for
 
+WEBHOOK_SECRET = f"whsec_{'s' * 40}"
 PROFILES = ("postgres", "s3", "flower")
 OWN = ("api", "worker", "flower")
 LINE = re.compile(r"^(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
@@ -70,7 +71,7 @@ def test_example_without_a_key_shows_how_to_generate_one(tmp_path: Path) -> None
 
 def test_worker_has_no_signing_key(project: Path) -> None:
     with (project / ".env").open("a") as env_file:
-        env_file.write(f"\nWEBHOOK_URL=https://a.example/\nWEBHOOK_SECRET=whsec_{'s' * 40}\n")
+        env_file.write(f"\nWEBHOOK_URL=https://a.example/\nWEBHOOK_SECRET={WEBHOOK_SECRET}\n")
     services = read_project(project)["services"]
     api, worker = (
         load_settings(services[name]["environment"], project / "none") for name in ("api", "worker")
@@ -252,4 +253,5 @@ def test_all_lines_of_the_example_are_accepted() -> None:
 
 
 def load(values: dict[str, Any]) -> Settings:
-    return load_settings({**values, "JWT_SECRET_KEY": KEY}, Path("none"))
+    keys = {"JWT_SECRET_KEY": KEY, "WEBHOOK_SECRET": WEBHOOK_SECRET}
+    return load_settings({**values, **keys}, Path("none"))

@@ -256,18 +256,23 @@ def remove_endpoint(service: Service, name: str, report: Report) -> int:
     # Disabled, it is sent nothing meanwhile. It goes last, so that a second call can do the rest.
     with service.database.write() as connection:
         webhooks.disable_endpoint(connection, name, "it is being removed", clock.utc_now())
+    dropped = _drop_waiting(service, name, report)
+    with service.database.write() as connection:
+        webhooks.delete_endpoint(connection, name)
+    dropped += _drop_waiting(service, name, report)  # of events that were being stored
+    log.info("webhook_removed", endpoint=name, dropped=dropped)
+    return dropped
+
+
+def _drop_waiting(service: Service, name: str, report: Report) -> int:
     dropped = 0
     while True:
         with service.database.write() as connection:
             count = webhook_history.drop_waiting(connection, name, DELIVERIES_PER_DELETE)
-            dropped += count
-            if count < DELIVERIES_PER_DELETE:
-                webhooks.delete_endpoint(connection, name)
+        dropped += count
         if count < DELIVERIES_PER_DELETE:
-            break
+            return dropped
         report("deliveries dropped", dropped)
-    log.info("webhook_removed", endpoint=name, dropped=dropped)
-    return dropped
 
 
 def apply_settings(service: Service) -> None:

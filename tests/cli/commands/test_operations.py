@@ -42,6 +42,7 @@ CHECKS += [
     "open files",
     "key",
     "settings",
+    "webhooks",
 ]
 
 

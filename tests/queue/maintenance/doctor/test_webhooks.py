@@ -2,12 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import update
 
 from imageprocessor.queue.database.tables import webhook_endpoints
 from imageprocessor.queue.maintenance.doctor.finding import Verdict
-from imageprocessor.queue.maintenance.doctor.webhooks import LONG_WAIT, check_webhooks
+from imageprocessor.queue.maintenance.doctor.webhooks import (
+    LONG_WAIT,
+    check_authorities,
+    check_webhooks,
+)
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.webhooks import add_endpoint, disable_endpoint
 from imageprocessor.settings import Settings
@@ -32,10 +37,10 @@ def examine(
 
 
 def test_endpoints_without_faults_are_ok(service: Service, submit_image: Submit) -> None:
-    assert examine(service) == [(Verdict.OK, "0 endpoints, without faults")]
+    assert examine(service) == [(Verdict.OK, "endpoints without faults: 0")]
     add_endpoint(service, "shop", URL, resolve=resolve)
     submit_image()
-    assert examine(service) == [(Verdict.OK, "1 endpoints, without faults")]
+    assert examine(service) == [(Verdict.OK, "endpoints without faults: 1")]
 
 
 def test_webhooks_without_a_base_url_get_a_warning(service: Service) -> None:
@@ -75,6 +80,14 @@ def test_delivery_that_nobody_sends_gets_a_warning(
     set_clock(LONG_WAIT + timedelta(minutes=1))
     ((verdict, found),) = examine(service)
     assert (verdict, "has waited since" in found) == (Verdict.WARNING, True)
+
+
+def test_unusable_authorities_are_wrong(new_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("no certificate")
+    for name in ("none.pem", "empty.pem"):
+        settings = new_settings.model_copy(update={"webhook_ca_file": tmp_path / name})
+        (finding,) = check_authorities(settings)
+        assert (finding.verdict, name in finding.found) == (Verdict.WRONG, True)
 
 
 def test_missing_database_is_reported_elsewhere(new_settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
@@ -36,10 +37,10 @@ def check_webhooks(settings: Settings, resolve: Resolve = resolve_host) -> Itera
             if (read_revision(connection) or "") < HEAD:
                 return
             endpoints = list_endpoints(connection)
-        found = [*check_base_url(settings, endpoints)]
+        found = [*check_base_url(settings, endpoints), *check_authorities(settings)]
         for endpoint in endpoints:
             found += check_endpoint(database, endpoint, resolve)
-        yield from found or [ok(NAME, f"{len(endpoints)} endpoints, without faults")]
+        yield from found or [ok(NAME, f"endpoints without faults: {len(endpoints)}")]
 
 
 def check_base_url(settings: Settings, endpoints: list[Endpoint]) -> Iterator[Finding]:
@@ -50,6 +51,18 @@ def check_base_url(settings: Settings, endpoints: list[Endpoint]) -> Iterator[Fi
         )
         fix = "Set it to the address of this service, or of a CDN in front of it."
         yield warning(NAME, found, fix)
+
+
+def check_authorities(settings: Settings) -> Iterator[Finding]:
+    """Yield a finding if WEBHOOK_CA_FILE cannot be used."""
+    path = settings.webhook_ca_file
+    if path is None:
+        return
+    try:
+        ssl.create_default_context().load_verify_locations(path)
+    except OSError as error:
+        found = f"WEBHOOK_CA_FILE={path} cannot be used ({error})."
+        yield wrong(NAME, found, "Name a readable PEM file with certificates.")
 
 
 def check_endpoint(database: Database, endpoint: Endpoint, resolve: Resolve) -> Iterator[Finding]:
