@@ -1,4 +1,4 @@
-"""Whatever is killed, and however often, every accepted upload ends once.
+"""Whatever is killed, and however often, every accepted upload ends once, and its webhook arrives.
 
 CHAOS_IMAGES: how many to upload; `nox -s chaos` uploads 1000.
 """
@@ -21,17 +21,20 @@ from subprocess import DEVNULL, Popen
 import pytest
 
 from tests.chaos.ledger import Ledger, check_consistency
+from tests.chaos.listener import Listener, check_deliveries, count_waiting, listening
 from tests.conftest import require_program
-from tests.e2e.deployments import CELERY_WORKER, KEY, SERVE
+from tests.e2e.deployments import CELERY_WORKER, KEY
 from tests.images import encode, photo
 from tests.servers import create_database, find_free_port
 from tests.servers.processes import wait_for
+from tests.servers.webhook_receiver import WebhookReceiver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
 IMAGES = int(os.environ.get("CHAOS_IMAGES", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 UPLOADERS = 4
+SERVE = [sys.executable, "-m", "tests.chaos.hurried", "serve"]
 SECONDS_BETWEEN_KILLS = (0.5, 3.0)  # a service takes 2 s to start
 
 
@@ -143,9 +146,21 @@ def port() -> int:
 
 
 @pytest.fixture
-def programs(settings: dict[str, str], port: int, tmp_path: Path) -> Iterator[list[Program]]:
+def listener(settings: dict[str, str]) -> Iterator[tuple[Listener, WebhookReceiver]]:
+    with listening(settings, SEED) as pair:
+        yield pair
+
+
+@pytest.fixture
+def programs(
+    settings: dict[str, str],
+    port: int,
+    listener: tuple[Listener, WebhookReceiver],  # the first to use the database
+    tmp_path: Path,
+) -> Iterator[list[Program]]:
     serve = [*SERVE, "--port", str(port), "--api-processes", "2"]
-    running = [Program(serve, tmp_path / "serve.log", settings)]
+    environ = {**settings, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = [Program(serve, tmp_path / "serve.log", environ)]
     if settings.get("QUEUE_BACKEND") == "celery":
         running.append(Program(CELERY_WORKER, tmp_path / "worker.log", settings))
         redis_port = settings["REDIS_URL"].rpartition(":")[2].removesuffix("/0")
@@ -166,8 +181,12 @@ def programs(settings: dict[str, str], port: int, tmp_path: Path) -> Iterator[li
         program.end()
 
 
-def test_every_202_ends_once(
-    settings: dict[str, str], port: int, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+def test_every_202_ends_once_and_is_reported(
+    settings: dict[str, str],
+    port: int,
+    programs: list[Program],
+    listener: tuple[Listener, WebhookReceiver],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(900, 700), "JPEG"))
     started = time.monotonic()
@@ -175,8 +194,10 @@ def test_every_202_ends_once(
         for future in [pool.submit(ledger.send) for _ in range(IMAGES)]:
             future.result()
     wait_for(ledger.has_ended, 120 + IMAGES)
+    wait_for(lambda: count_waiting(settings) == 0, 120 + IMAGES)
     for program in programs:
         program.end()
     assert len(ledger.accepted) == IMAGES
     assert killed, f"nothing was killed in {time.monotonic() - started:.0f} s"
+    check_deliveries(settings, *listener)
     check_consistency(settings, ledger, monkeypatch)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from imageprocessor.errors import (
     ImageNotFoundError,
@@ -18,10 +21,12 @@ from imageprocessor.errors import (
 from imageprocessor.queue.access import ANYONE, OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.tables import webhook_deliveries, webhook_endpoints
 from imageprocessor.queue.images import delete_image, read_image, read_images
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.jobs.webhooks import Endpoint
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
 from tests.queue.conftest import Submit
@@ -60,6 +65,36 @@ def test_deleted_image_is_gone_with_all_its_bytes(service: Service, done: Job) -
         read_job(service, done.job_id, OPERATOR)
     with pytest.raises(ImageNotFoundError):
         delete_image(service, done.image_id, ANN)
+
+
+def test_deletion_removes_what_the_client_sent_from_webhooks_that_wait(
+    service: Service, submit_image: Submit
+) -> None:
+    endpoint = Endpoint(name="shop", url="", secret="", created_at=clock.utc_now())
+    with service.database.write() as connection:
+        connection.execute(webhook_endpoints.insert().values(endpoint.to_row()))
+    job, other = (submit_image(metadata='{"name": "Ann"}') for _ in range(2))
+    run_job(service, job.job_id, "worker")
+    before = list_deliveries(service)
+    with service.database.write() as connection:  # what was sent stays as it was sent
+        delivered = webhook_deliveries.c.delivery_id == before[0]["delivery_id"]
+        connection.execute(webhook_deliveries.update().where(delivered).values(status="delivered"))
+    delete_image(service, job.image_id, ANN)
+    *after, deletion = list_deliveries(service)
+    assert [row["image_id"] for row in before] == [job.image_id, other.image_id, job.image_id]
+    assert after[0] == {**before[0], "status": "delivered"}
+    assert after[1] == before[1]
+    assert after[2] == {**before[2], "body": after[2]["body"]}
+    said = json.loads(before[2]["body"])
+    assert said.pop("context") == {"name": "Ann"}
+    assert json.loads(after[2]["body"]) == said
+    assert "Ann" not in deletion["body"]
+
+
+def list_deliveries(service: Service) -> list[dict[str, Any]]:
+    query = select(webhook_deliveries).order_by(webhook_deliveries.c.delivery_id)
+    with service.database.read() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def test_pending_image_is_deleted_with_its_upload_and_never_runs(

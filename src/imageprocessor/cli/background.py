@@ -20,7 +20,7 @@ from multiprocessing import resource_tracker
 from typing import NoReturn
 
 from imageprocessor.errors import ImageProcessorError
-from imageprocessor.queue.maintenance.sweeper import Sweeper
+from imageprocessor.queue.maintenance.housekeeper import Housekeeper
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.workers.supervisor import Supervisor
 from imageprocessor.settings import Settings
@@ -30,17 +30,17 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 log = logging.getLogger(__name__)
 
 
-def choose_background(service: Service) -> Supervisor | Sweeper | None:
-    """Return what to run next to the API: the workers; only the sweep with Celery; or nothing."""
+def choose_background(service: Service) -> Supervisor | Housekeeper | None:
+    """Return what to run next to the API: workers, or with Celery only housekeeping, or nothing."""
     settings = service.settings
     if settings.queue_backend == "celery":
-        return Sweeper(service)
+        return Housekeeper(service)
     if settings.worker_concurrency == 0:
         return None
     return Supervisor(service, settings.worker_concurrency)
 
 
-def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> None:
+def run_beside(background: Supervisor | Housekeeper, body: Callable[[], object]) -> None:
     """Run *body* while *background* runs in a thread; at the end, stop *background*.
 
     A signal or a failure of *background* interrupts *body*.
@@ -73,7 +73,7 @@ def run_beside(background: Supervisor | Sweeper, body: Callable[[], object]) -> 
         )
 
 
-def _run_background(background: Supervisor | Sweeper, faults: list[Exception]) -> None:
+def _run_background(background: Supervisor | Housekeeper, faults: list[Exception]) -> None:
     """Run *background*; if it fails, append the error to *faults* and stop the service."""
     try:
         background.run()

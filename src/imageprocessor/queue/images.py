@@ -13,7 +13,7 @@ from imageprocessor.errors import (
 from imageprocessor.queue.access import Caller, may_read
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.job_control import check_completed, parse_id
-from imageprocessor.queue.jobs import job_store, outbox
+from imageprocessor.queue.jobs import job_store, outbox, webhook_deliveries
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
@@ -84,6 +84,7 @@ def delete_image(service: Service, image_id: str, caller: Caller) -> None:
         deleted = job_store.mark_deleted(connection, canonical_id, now)
         if deleted is None:  # another request was faster
             raise ImageNotFoundError(f"There is no image {image_id}.")
+        webhook_deliveries.drop_context(connection, canonical_id)
         outbox.announce(
             connection,
             EventType.DELETED,

@@ -36,13 +36,22 @@ from imageprocessor.queue.database.tables import (
     batches,
     metadata,
     processing_jobs,
+    webhook_endpoints,
 )
 from imageprocessor.queue.events import feed
-from imageprocessor.queue.jobs import batch_store, inventory, job_store, outbox, webhook_history
+from imageprocessor.queue.jobs import (
+    batch_store,
+    inventory,
+    job_store,
+    outbox,
+    webhook_deliveries,
+    webhook_history,
+)
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
-from imageprocessor.queue.jobs.webhooks import DeliveryStatus
+from imageprocessor.queue.jobs.webhook_deliveries import Delivery
+from imageprocessor.queue.jobs.webhooks import DeliveryStatus, Endpoint
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.settings import Settings
 from tests.servers import create_database
@@ -56,7 +65,6 @@ RECENTLY = clock.to_text(NOW - HOUR)
 WAITING_JOBS = 200
 BATCHES = 5000
 BATCH_ID = make_id()
-DELIVERIES = 10_000  #: of these, one in 50 waits
 LARGE = "processing_jobs|image_upload_events|batches|webhook_deliveries"
 #: Their indexes hold few rows, or those that the caller asks for.
 SMALL = {IS_DELETED, IS_OPEN, IS_PROCESSING, IS_WAITING, HAS_FAILED, KEEPS_SOURCE}
@@ -68,6 +76,10 @@ SMALL_INDEXES = {
 }
 
 Query = Callable[[Connection, Job], object]
+ENDPOINT = Endpoint(
+    name="shop", url="https://shop.example", secret="whsec_…", created_at=NOW, next_probe_at=NOW
+)
+DELIVERY = Delivery(ANY_ID, "shop", ANY_ID, "{}", 1, NOW, NOW, None, ANY_ID)
 
 pytestmark = pytest.mark.xdist_group("query plans")  # the databases are filled only once
 
@@ -198,6 +210,39 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, NOW, HOUR
     ),
     rate_limits.delete_counts: lambda connection, _: rate_limits.delete_counts(connection, "2024"),
+    webhook_deliveries.list_enabled: lambda connection, _: webhook_deliveries.list_enabled(
+        connection
+    ),
+    webhook_deliveries.claim_due: lambda connection, _: webhook_deliveries.claim_due(
+        connection, "shop", 8, NOW, MINUTE
+    ),
+    webhook_deliveries.mark_delivered: lambda connection, _: webhook_deliveries.mark_delivered(
+        connection, DELIVERY, 200, NOW
+    ),
+    webhook_deliveries.mark_failed: lambda connection, _: webhook_deliveries.mark_failed(
+        connection, DELIVERY, (500, "answered 500"), NOW + MINUTE, NOW
+    ),
+    webhook_deliveries.release: lambda connection, _: webhook_deliveries.release(
+        connection, DELIVERY
+    ),
+    webhook_deliveries.begin_probe: lambda connection, _: webhook_deliveries.begin_probe(
+        connection, ENDPOINT, NOW
+    ),
+    webhook_deliveries.set_failing: lambda connection, _: webhook_deliveries.set_failing(
+        connection, ENDPOINT, NOW, NOW
+    ),
+    webhook_deliveries.clear_failing: lambda connection, _: webhook_deliveries.clear_failing(
+        connection, "shop"
+    ),
+    webhook_deliveries.drop_context: lambda connection, job: webhook_deliveries.drop_context(
+        connection, job.image_id
+    ),
+    webhook_deliveries.has_ended_before: lambda connection, _: webhook_deliveries.has_ended_before(
+        connection, NOW
+    ),
+    webhook_deliveries.delete_ended: lambda connection, _: webhook_deliveries.delete_ended(
+        connection, NOW
+    ),
     rate_limits.forget_user: lambda connection, _: rate_limits.forget_user(connection, "ann"),
 }
 #: Functions whose queries may read everything, and why, or that run none.
@@ -294,25 +339,27 @@ def add_batches(database: Database, template: Job) -> None:
 
 
 def add_deliveries(database: Database) -> None:
-    """Add deliveries of the newest jobs to two endpoints."""
-    statement = text("""
+    """Add 25 000 deliveries that have ended, and as many that wait, to two endpoints."""
+    insert = """
         INSERT INTO webhook_deliveries (
             delivery_id, endpoint, event_id, event_type, image_id, job_id, body, status,
             attempt_count, next_attempt_at, created_at, ended_at
         )
         SELECT
-            job_id, CASE WHEN number % 5 = 0 THEN 'shop' ELSE 'other' END, image_id,
-            'image.completed', image_id, job_id, '{}',
-            CASE WHEN number % 50 = 0 THEN 'waiting'
-                WHEN number % 3 = 0 THEN 'failed' ELSE 'delivered' END,
-            1, created_at, created_at, CASE WHEN number % 50 = 0 THEN NULL ELSE created_at END
-        FROM (
-            SELECT *, row_number() OVER (ORDER BY job_id DESC) AS number FROM processing_jobs
-            ORDER BY job_id DESC LIMIT :limit
-        ) AS newest
-    """)
+            {prefix} || substr(job_id, 3),
+            CASE WHEN user_id < 'user-5' THEN 'shop' ELSE 'other' END,
+            job_id, 'image.completed', image_id, job_id, '{{}}', {status}, 1,
+            {due_at}, created_at, {ended_at}
+        FROM processing_jobs WHERE completed_at IS NOT NULL AND substr(job_id, 36) < '4'
+    """
     with database.write() as connection:
-        connection.execute(statement, {"limit": DELIVERIES})
+        for endpoint in (ENDPOINT, replace(ENDPOINT, name="other")):
+            connection.execute(webhook_endpoints.insert().values(endpoint.to_row()))
+        values = {"prefix": "'aa'", "due_at": "NULL", "ended_at": "completed_at"}
+        ended = "CASE WHEN substr(job_id, 36) = '0' THEN 'failed' ELSE 'delivered' END"
+        connection.execute(text(insert.format(status=ended, **values)))
+        values = {"prefix": "'bb'", "due_at": "completed_at", "ended_at": "NULL"}
+        connection.execute(text(insert.format(status="'waiting'", **values)))
 
 
 @contextmanager
@@ -455,7 +502,8 @@ def test_figures_read_only_the_events_since_the_snapshot(
 
 
 @pytest.mark.parametrize(
-    "module", [job_store, batch_store, outbox, inventory, rate_limits, webhook_history]
+    "module",
+    [job_store, batch_store, outbox, inventory, rate_limits, webhook_deliveries, webhook_history],
 )
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {
@@ -473,6 +521,10 @@ def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
         ("ix_jobs_open", QUERIES[job_store.find_oldest_open]),
         ("ix_events_job", QUERIES[outbox.list_events]),
         ("ix_jobs_batch", QUERIES[batch_store.find_batch]),
+        ("ix_deliveries_due", QUERIES[webhook_deliveries.list_enabled]),
+        ("ix_deliveries_due", QUERIES[webhook_deliveries.claim_due]),
+        ("ix_deliveries_waiting", QUERIES[webhook_deliveries.drop_context]),
+        ("ix_deliveries_ended", QUERIES[webhook_deliveries.delete_ended]),
     ],
 )
 def test_a_missing_index_is_noticed(filled: Filled, index: str, query: Query) -> None:

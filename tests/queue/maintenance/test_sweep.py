@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
 from imageprocessor.errors import (
@@ -21,10 +21,11 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import claim_next, fail_attempt, run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.database.tables import processing_jobs
+from imageprocessor.queue.database.tables import processing_jobs, webhook_deliveries
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import webhook_deliveries as jobs_deliveries
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.fsck import find_discrepancies
 from imageprocessor.queue.maintenance.sweep import (
@@ -38,7 +39,7 @@ from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
-from tests.queue.conftest import Submit, remove_marker
+from tests.queue.conftest import Submit, remove_marker, with_settings
 from tests.uploads import submit_to
 
 SetClock = Callable[[timedelta], None]
@@ -322,6 +323,38 @@ def test_expired_rate_limit_windows_are_deleted(
     assert sweep(service)["old_windows"] == 1
     assert sweep(service)["old_windows"] == 1
     assert sweep(service)["old_windows"] == 0
+
+
+@pytest.mark.parametrize(("retention_days", "kept_days"), [(0, 30), (7, 7), (365, 30)])
+def test_deliveries_that_ended_are_deleted_after_a_month_or_with_the_audit_trail(
+    service: Service, retention_days: int, kept_days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_deliveries, "DELETED_AT_ONCE", 2)
+    ages = {
+        **{f"old-{number}": kept_days + 0.1 * number for number in range(1, 5)},
+        "recent": kept_days - 0.1,
+    }
+    now = clock.utc_now()
+    rows = [
+        {
+            "delivery_id": name,
+            **dict.fromkeys(("endpoint", "event_id", "event_type", "image_id", "job_id"), "x"),
+            "body": "{}",
+            "status": "failed" if name == "old-1" else "delivered",
+            "attempt_count": 1,
+            "created_at": clock.to_text(now),
+            "ended_at": clock.to_text(now - timedelta(days=days)),
+        }
+        for name, days in ages.items()
+    ]
+    waiting = {**rows[0], "delivery_id": "waiting", "status": "waiting", "ended_at": None}
+    with service.database.write() as connection:
+        connection.execute(webhook_deliveries.insert(), [*rows, waiting])
+    kept = with_settings(service, audit_retention_days=retention_days)
+    assert [sweep(kept, GLOBAL_STEPS)["old_deliveries"] for _ in range(3)] == [1, 1, 0]
+    with service.database.read() as connection:
+        left = set(connection.scalars(select(webhook_deliveries.c.delivery_id)))
+    assert left == {"recent", "waiting"}
 
 
 def test_abandoned_files_are_recognized_by_age(service: Service) -> None:

@@ -21,7 +21,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
-from imageprocessor.queue.jobs import batch_store, inventory, job_store
+from imageprocessor.queue.jobs import batch_store, inventory, job_store, webhook_deliveries
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
 from imageprocessor.queue.maintenance.leases import Lease
@@ -34,6 +34,7 @@ WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have claimed the job b
 #: an upload takes up to one hour from first byte to row; one more for a clock set forward
 UPLOAD_GRACE = timedelta(hours=2)
 OBJECT_GRACE = timedelta(hours=24)
+DELIVERIES_DAYS = 30  #: for which deliveries that have ended are kept
 OBJECTS_PER_QUERY = 500
 JOBS_PER_SWEEP = 1000  #: repaired by one step; the next sweep, seconds later, does more
 
@@ -197,6 +198,24 @@ def drop_batch(service: Service, batch_id: str) -> None:
         batch_store.delete_batch(connection, batch_id)
 
 
+def find_old_deliveries(service: Service) -> list[datetime]:
+    """Return the time before which ended deliveries are deleted, if there are any.
+
+    They are kept for 30 days, but not longer than the audit trail.
+    """
+    days = min(DELIVERIES_DAYS, service.settings.audit_retention_days or DELIVERIES_DAYS)
+    before = clock.utc_now() - timedelta(days=days)
+    with service.database.read() as connection:
+        has_any = webhook_deliveries.has_ended_before(connection, before)
+    return [before] if has_any else []
+
+
+def delete_deliveries(service: Service, before: datetime) -> None:
+    """Delete some deliveries that ended before a time; the next sweep deletes what is left."""
+    with service.database.write() as connection:
+        webhook_deliveries.delete_ended(connection, before)
+
+
 def find_orphaned_uploads(
     service: Service, listed: Iterable[StoredObject] | None = None
 ) -> Iterator[StoredObject]:
@@ -312,6 +331,7 @@ GLOBAL_STEPS: tuple[Step, ...] = (
     ("old_windows", find_old_windows, drop_window),
     ("old_batches", find_old_batches, drop_batch),
     ("old_event_batches", find_old_events, delete_events),
+    ("old_deliveries", find_old_deliveries, delete_deliveries),
 )
 FILE_STEP: Step = ("abandoned_files", find_abandoned_files, delete_file)
 UPLOAD_STEP: Step = ("orphaned_uploads", find_orphaned_uploads, delete_upload)

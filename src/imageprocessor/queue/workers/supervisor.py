@@ -27,7 +27,7 @@ from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.dispatch.presence import Presence
 from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.maintenance.sweeper import Sweeper
+from imageprocessor.queue.maintenance.housekeeper import Housekeeper
 from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.worker import STOP, Report, work
@@ -127,9 +127,9 @@ class Supervisor:
             self._presence.wake()
 
     def _supervise(self, announced: Presence) -> None:
-        sweeper = Sweeper(self._service)
-        sweeping = threading.Thread(target=sweeper.run, name="sweeper", daemon=True)
-        sweeping.start()
+        housekeeper = Housekeeper(self._service)
+        housekeeping = threading.Thread(target=housekeeper.run, name="housekeeper", daemon=True)
+        housekeeping.start()
         while not self._stopping.is_set():
             try:
                 self._remove_dead()
@@ -142,9 +142,9 @@ class Supervisor:
             nearest = min((slot.deadline for slot in self._slots), default=NEVER)
             timeout_seconds = min(POLL_SECONDS, nearest - time.monotonic())
             self._wait(announced, max(0.0, timeout_seconds))
-        sweeper.stop()
+        housekeeper.stop()
         self._shut_down(announced.supervisor_id)
-        sweeping.join()
+        housekeeping.join()
 
     def _remove_dead(self) -> None:
         dead = [slot for slot in self._slots if not slot.process.is_alive()]
