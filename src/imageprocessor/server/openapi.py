@@ -29,6 +29,7 @@ ACCEPTED_HEADERS = {
 ACCEPTED_LINKS = {
     "getJob": "job_id",
     "getJobResult": "job_id",
+    "getJobEvents": "job_id",
     "getImage": "image_id",
     "getImageResult": "image_id",
     "getImageFile": "image_id",

@@ -94,7 +94,7 @@ router.add_api_route(
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=describe_upload(),
     responses={
-        200: {"model": UploadResult},
+        200: {"model": UploadResult, **describe_accepted()},
         202: describe_accepted(),
         **problem_responses(
             errors.UnauthorizedError,
