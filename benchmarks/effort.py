@@ -73,13 +73,18 @@ def bytes_at(photo: Image.Image, effort: int, wanted: float) -> float:
 
 
 def similarity(photo: Image.Image, encoded: bytes) -> float:
-    """Return the SSIM of the luma (Wang et al. 2004, windows of 7 × 7 px)."""
+    """Return the SSIM of *photo* and the file."""
+    with Image.open(BytesIO(encoded)) as image:
+        return compare_luma(photo, image)
+
+
+def compare_luma(photo: Image.Image, image: Image.Image) -> float:
+    """Return the SSIM of the luma of two images (Wang et al. 2004, windows of 7 × 7 px)."""
     left, top = (max(0, side - COMPARED_SIDE) // 2 for side in photo.size)
     right = min(photo.width, left + COMPARED_SIDE)
     bottom = min(photo.height, top + COMPARED_SIDE)
     box = left, top, right, bottom
-    with Image.open(BytesIO(encoded)) as image:
-        planes = [np.asarray(each.crop(box).convert("L")) for each in (photo, image)]
+    planes = [np.asarray(each.crop(box).convert("L")) for each in (photo, image)]
     return float(structural_similarity(*planes))  # type: ignore[no-untyped-call]
 
 

@@ -11,9 +11,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import chart
+from benchmarks import chart, filters
 from benchmarks.figures import compare, interleave
 from benchmarks.peers import find_obstacle, node
+from benchmarks.photo import encode_noisy_photo
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,19 @@ def test_absent_peer_is_skipped_with_a_reason(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_obstacle(node("sharp.mjs")) == "node is not installed"
+
+
+def test_filters_are_compared_with_lanczos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encode_noisy_photo(440, 300))
+    monkeypatch.setattr(filters, "WIDTH", 400)
+    monkeypatch.setattr(filters, "ROUNDS", 1)
+    filters.main([str(photo)])
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[1] for row in rows] == ["lanczos", "bicubic", "hamming", "bilinear"]
+    lanczos, bicubic = rows[:2]
+    assert (lanczos[3], lanczos[5]) == ("1.000", "1.000"), "its bytes are the reference"
+    assert float(bicubic[3]) < 1, "a smoother image needs fewer bytes"

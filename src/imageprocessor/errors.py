@@ -8,7 +8,8 @@
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
         InvalidIdError · InvalidIdempotencyKeyError · IdempotencyKeyReusedError
-        RateLimitedError · UnauthorizedError · AdminRequiredError
+        RateLimitedError · UnauthorizedError · AdminRequiredError · WebhookUrlInvalidError
+        WebhookSecretInvalidError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
@@ -195,6 +196,18 @@ class AdminRequiredError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("This request needs a token whose scope contains 'images:admin'.")
+
+
+class WebhookUrlInvalidError(RequestError):
+    """Webhooks cannot be sent to this URL: its form is wrong, or its host is not public."""
+
+    code = "webhook_url_invalid"
+
+
+class WebhookSecretInvalidError(RequestError):
+    """The webhook secret is not ``whsec_`` and the base64 form of 24 to 64 bytes."""
+
+    code = "webhook_secret_invalid"
 
 
 class StorageError(ImageProcessorError):

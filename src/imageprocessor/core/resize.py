@@ -32,9 +32,9 @@ def resize(
 def shrink(image: Image.Image, size: Dimensions) -> Image.Image:
     """Return an image resized to *size*, the largest size that is needed.
 
-    For an image of more than 4 megapixels, this is the dearest step. The bicubic filter takes two
-    thirds of Lanczos's time for it, and the difference cannot be seen (docs/benchmarks.md, Filter).
-    A large opaque image is resized in bands, to save memory.
+    For an image of more than 4 megapixels, this is the dearest step of resizing. The bicubic filter
+    takes four fifths of Lanczos's time for it, and lowers the SSIM of real photos by at most 0.0012
+    (``python -m benchmarks.filters``). A large opaque image is resized in bands, to save memory.
     """
     pixels = image.width * image.height
     has_alpha = image.mode in ("LA", "RGBA")

@@ -60,6 +60,8 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
+    errors.WebhookUrlInvalidError: (422, "Webhooks cannot be sent to this URL"),
+    errors.WebhookSecretInvalidError: (422, "The webhook secret is invalid"),
     errors.RequestError: (422, "The request is invalid"),
     errors.ObjectNotFoundError: (404, "The object does not exist"),
     errors.InvalidKeyError: (404, "The object does not exist"),

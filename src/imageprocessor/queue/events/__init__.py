@@ -1,1 +1,1 @@
-"""Consumers of the outbox: those who tell others what has happened."""
+"""What is sent when something happens to an image."""
