@@ -119,10 +119,10 @@ class WebhookSender:
             if may_try:
                 claimed = webhook_deliveries.claim_due(connection, endpoint.name, limit, now, lease)
         for delivery in claimed:
-            self._running.add(delivery)
             threading.Thread(
                 target=self._try, args=(endpoint, delivery), name="webhook", daemon=True
             ).start()
+            self._running.add(delivery)  # not if there is no memory for a thread
         return len(claimed)
 
     def _try(self, endpoint: Endpoint, delivery: Delivery) -> None:
