@@ -73,7 +73,7 @@ def run_node(folder: Path) -> Iterator[tuple[str, Callable[[str], bool]]]:
     program.write_text(read_example("Node", "js"))
     port = find_free_port()
     environment = {**os.environ, "WEBHOOK_SECRET": SECRET, "PORT": str(port)}
-    with run_server([node, str(program)], port, env=environment):
+    with run_server([node, str(program)], port, folder / "node.log", env=environment):
         yield f"http://127.0.0.1:{port}/", lambda _: True
 
 
