@@ -33,10 +33,8 @@ def test_trial_commands_with_default_settings() -> None:
     token, upload = try_lines(Settings(), URL, {})
     assert token == "TOKEN=$(imageprocessor token --sub me)"
     form = "-F file=@photo.jpg -F bucket=photos"
-    assert (
-        upload
-        == f'curl -H "Authorization: Bearer $TOKEN" {form} http://127.0.0.1:8000/api/v1/images/upload'
-    )
+    url = "'http://127.0.0.1:8000/api/v1/images/upload?wait=10'"
+    assert upload == f'curl -H "Authorization: Bearer $TOKEN" {form} {url}'
 
 
 def test_trial_commands_use_data_dir_and_bucket(tmp_path: Path) -> None:

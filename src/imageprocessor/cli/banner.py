@@ -36,7 +36,7 @@ def describe_service(
 
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return two shell commands: get a token, upload a photo."""
+    """Return two shell commands: get a token, upload a photo and wait for the result."""
     prefix = ""
     if environ.get("DATA_DIR"):  # not set in the other terminal
         data_dir = str(settings.data_dir.resolve())
@@ -45,7 +45,7 @@ def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple
     authorization = '-H "Authorization: Bearer $TOKEN"'
     return (
         f"TOKEN=$({prefix}imageprocessor token --sub me)",
-        f"curl {authorization} -F file=@photo.jpg -F bucket={bucket} {url}{UPLOAD_PATH}",
+        f"curl {authorization} -F file=@photo.jpg -F bucket={bucket} '{url}{UPLOAD_PATH}?wait=10'",
     )
 
 
