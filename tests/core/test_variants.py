@@ -93,7 +93,7 @@ def test_names_that_make_good_paths_are_accepted(name: str) -> None:
         ({"name": "x" * 33}, "1 to 32"),
         ({"name": "x" * 10_000}, "1 to 32"),
         ({"name": 7}, "Size name 7"),
-        ({"width": 0}, r"width is 0\. Use a whole number of pixels, 1 or more"),
+        ({"width": 0}, r"width is 0\. Use a whole number of pixels, from 1 to 999999"),
         ({"width": -5}, "width is -5"),
         ({"width": 1.5}, "width is 1.5"),
         ({"width": "150"}, "width is '150'"),

@@ -50,8 +50,8 @@ def whole(least: int, most: int = MAX_WHOLE, *, unit: str = "") -> Kind:
             raise ValueError
         return value
 
-    bounds = f"{least} or more" if most == MAX_WHOLE else f"from {least} to {most}"
-    form = f"a whole number of {unit}, {bounds}" if unit else f"a whole number {bounds}"
+    noun = f"a whole number of {unit}," if unit else "a whole number"
+    form = f"{noun} from {least} to {most}"
     return Kind(form, check, _read_whole)
 
 
@@ -94,7 +94,7 @@ def radius() -> Kind:
     def read(text: str) -> object:
         return text if text == "max" else _read_whole(text)
 
-    return Kind("a whole number of pixels, 0 or more, or 'max'", check, read)
+    return Kind(f"{whole(0, unit='pixels').form}, or 'max'", check, read)
 
 
 def crop() -> Kind:
