@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -20,6 +22,7 @@ from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 from imageprocessor.errors import InvalidTransformationError
 from tests.core.color.test_conformance import P3, SRGB, SRGB_CURVE, linear, rgb_profile
 from tests.core.pngs import RGB, raw_png
+from tests.core.transformations.test_grammar import transformations
 from tests.images import encode, oriented, photo, png_bomb
 
 OPERATIONS = [
@@ -226,3 +229,17 @@ def test_sideways_images_are_cropped_as_they_are_seen() -> None:
     assert transform(data, "crop_150:110:10:10").width == 10
     with pytest.raises(InvalidTransformationError, match="160 x 120"):
         transform(data, "crop_110:150:10:10")
+
+
+@settings(max_examples=60, deadline=None)
+@given(transformations(), st.sampled_from(["RGB", "RGBA"]))
+def test_any_operations_give_an_image_or_a_coded_error(wanted: Transformation, mode: str) -> None:
+    data = encode(photo(40, 30).convert(mode), "PNG")
+    limits = Limits(max_pixels=100_000)
+    watermarks = {wanted.watermark_name: LOGO} if wanted.watermark_name else {}
+    try:
+        variant = transform(data, wanted, limits, watermarks)
+    except InvalidTransformationError:
+        return
+    with Image.open(io.BytesIO(variant.data)) as image:
+        assert image.width * image.height <= limits.max_pixels
