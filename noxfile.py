@@ -142,7 +142,7 @@ def fuzz(session: nox.Session) -> None:
     """Fuzz each target for a minute, guided by coverage. Arguments after `--` go to libFuzzer."""
     session.install("-e", ".[test]", "atheris>=3")
     options = session.posargs or ["-max_total_time=60"]
-    for target in ("validate", "strip", "process"):
+    for target in ("validate", "strip", "process", "operations"):
         session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *options)
 
 

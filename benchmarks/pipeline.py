@@ -67,7 +67,9 @@ def list_efforts(photo: Path) -> str:
     """Return our effort for each width, as JSON."""
     info = validate(photo)
     source = Dimensions(info.width, info.height)
-    return json.dumps([spec.effort_for(spec.crop(source).size.width) for spec in DEFAULT_VARIANTS])
+    return json.dumps(
+        [spec.effort_for(spec.find_crop(source).size.width) for spec in DEFAULT_VARIANTS]
+    )
 
 
 def list_codecs(photo: Path, efforts: str) -> dict[str, Sequence[str]]:

@@ -1,4 +1,4 @@
-"""Generate the parts of the documentation that come from the code: settings, errors, commands.
+"""Generate the parts of the documentation that come from the code, such as the settings.
 
 ``python docs/generate.py`` updates them in place; a test fails if they are out of date.
 """
@@ -18,7 +18,13 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from imageprocessor.cli.app import app
 from imageprocessor.cli.configuration import show_value
-from imageprocessor.errors import ImageProcessorError, JobError, UnexpectedError
+from imageprocessor.core.transformations.grammar import OPERATIONS, Transformation
+from imageprocessor.errors import (
+    ImageProcessorError,
+    InvalidTransformationError,
+    JobError,
+    UnexpectedError,
+)
 from imageprocessor.server.problems import PROBLEMS, find_problem
 from imageprocessor.settings import Settings, accepted_form
 
@@ -57,6 +63,18 @@ def show_default(default: Any) -> str:
     else:
         text = show_value(default)
     return f"`{text}`" if text else "–"
+
+
+def make_operations_table() -> str:
+    """Return a row for each operation, in the order in which they apply."""
+    described = re.findall(
+        r"^    (\w+): \[\w+\] (.+?)(?=^    \w|^$)",
+        inspect.getdoc(Transformation) or "",
+        re.DOTALL | re.MULTILINE,
+    )
+    meanings = {field: " ".join(text.split()) for field, text in described}
+    rows = [(f"`{each.key}_`", f"`{each.field}`", meanings[each.field]) for each in OPERATIONS]
+    return make_table(("In text", "In Python", "Meaning"), rows)
 
 
 def make_errors_table() -> str:
@@ -99,7 +117,9 @@ def show_status(error: type[ImageProcessorError]) -> str:
         return "500, or 422 in `/result`"
     if find_problem(error) != PROBLEMS[ImageProcessorError]:
         return str(find_problem(error)[0])
-    return "422 in `/result`" if issubclass(error, JobError) and error is not JobError else "–"
+    is_outcome = issubclass(error, JobError) and error is not JobError
+    ends_jobs = is_outcome or error is InvalidTransformationError
+    return "422 in `/result`" if ends_jobs else "–"
 
 
 def meaning(error: type[ImageProcessorError]) -> str:
@@ -194,6 +214,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 BAR = "\\|"  # an escaped bar in a cell
 PARTS = {
     "settings": make_settings_table,
+    "operations": make_operations_table,
     "errors": make_errors_table,
     "errors_tree": make_errors_tree,
     "commands": make_command_reference,

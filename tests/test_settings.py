@@ -11,6 +11,7 @@ import pytest
 import structlog
 from dotenv import dotenv_values
 
+import imageprocessor as ip
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 from imageprocessor.environment import find_misspelt_names, find_origins, load_settings
 from imageprocessor.errors import SettingsError
@@ -61,7 +62,30 @@ def test_settings_of_the_specification_are_accepted() -> None:
 def test_size_may_be_an_object() -> None:
     card = {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}
     settings = load(IMAGE_SIZES=json.dumps({"card": card}))
-    assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", 60, 6),)
+    assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", quality=60, effort=6),)
+
+
+def test_size_may_have_any_operation(tmp_path: Path) -> None:
+    (tmp_path / "logo.png").write_bytes(b"not opened yet")
+    text = "w_400,ar_1:1,fit_cover,g_auto,sat_20,wm_logo:se:80:25,r_max,q_60"
+    size = ip.Transformation.parse(text).list_changes()
+    settings = load(IMAGE_SIZES=json.dumps({"card": size}), WATERMARKS_DIR=str(tmp_path))
+    assert str(settings.image_sizes[0]) == text
+    assert settings.watermarks == {"logo": tmp_path / "logo.png"}
+
+
+def test_watermarks_are_the_images_of_a_folder_with_a_usable_name(tmp_path: Path) -> None:
+    for name in ("a-1.png", "b.webp", "Logo.png", "c d.png", "e.txt", "f.jpg"):
+        (tmp_path / name).touch()
+    assert list(load(WATERMARKS_DIR=str(tmp_path)).watermarks) == ["a-1", "b", "f"]
+    assert load().watermarks == {}
+    sizes = '{"card": {"width": 4, "watermark": "x:se:80:25"}}'
+    with pytest.raises(SettingsError, match="WATERMARKS_DIR has a-1, b, f, but not 'x'"):
+        load(WATERMARKS_DIR=str(tmp_path), IMAGE_SIZES=sizes)
+    with pytest.raises(SettingsError, match="WATERMARKS_DIR has no image, but not 'x'"):
+        load(IMAGE_SIZES=sizes)
+    with pytest.raises(SettingsError, match=r"WATERMARKS_DIR=.*not a folder"):
+        load(WATERMARKS_DIR=str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize("text", ["a,b", '["a1","b1"]', " a1 , b1 "])
@@ -111,6 +135,7 @@ def test_base_url_without_scheme_or_with_a_query_is_refused(url: str) -> None:
         ('{"card": null}', "card"),
         ('{"card": {"width": true}}', "card"),
         ('{"card": {"width": 1e9}}', "card"),
+        ('{"card": {"width": 9, "blur": -1}}', "Size 'card': blur is -1. Use a number from 0"),
     ],
 )
 def test_wrong_size_is_reported(sizes: str, fault: str) -> None:

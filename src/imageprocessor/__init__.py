@@ -6,6 +6,7 @@
     clean  = ip.strip_metadata(data)   # the same file without its metadata; pixels untouched
     color  = ip.dominant_color(data)   # "#3A5F8C"
     result = ip.process(data)          # result.variants["thumbnail"].data: bytes of a WebP file
+    image  = ip.transform(data, "w_400,h_300,fit_cover,blur_2")  # image.data, .width, .height
     store  = ip.open_storage("local:///var/lib/images")
 
 ``data`` is bytes, a path or a binary file object. All errors that this package raises deliberately
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.core.pipeline import ProcessedImage as ProcessedImage
     from imageprocessor.core.pipeline import dominant_color as dominant_color
     from imageprocessor.core.pipeline import process as process
+    from imageprocessor.core.pipeline import transform as transform
+    from imageprocessor.core.transformations.grammar import Transformation as Transformation
     from imageprocessor.core.validate import ImageInfo as ImageInfo
     from imageprocessor.core.validate import validate as validate
     from imageprocessor.core.variants import DEFAULT_VARIANTS as DEFAULT_VARIANTS
@@ -38,6 +41,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.errors import ImageProcessorError as ImageProcessorError
     from imageprocessor.errors import InputError as InputError
     from imageprocessor.errors import InvalidImageError as InvalidImageError
+    from imageprocessor.errors import InvalidTransformationError as InvalidTransformationError
     from imageprocessor.errors import InvalidVariantError as InvalidVariantError
     from imageprocessor.errors import StorageError as StorageError
     from imageprocessor.errors import TooManyPixelsError as TooManyPixelsError
@@ -51,13 +55,14 @@ _MODULES = {
     "core.geometry": "Dimensions",
     "core.limits": "Limits",
     "core.metadata": "strip_metadata",
-    "core.pipeline": "ProcessedImage dominant_color process",
+    "core.pipeline": "ProcessedImage dominant_color process transform",
+    "core.transformations.grammar": "Transformation",
     "core.validate": "ImageInfo validate",
     "core.variants": "DEFAULT_VARIANTS Variant VariantSpec",
     "errors": (
         "DimensionTooLargeError EmptyFileError FileTooLargeError ImageProcessorError InputError"
-        " InvalidImageError InvalidVariantError StorageError TooManyPixelsError"
-        " TruncatedImageError UnsupportedTypeError"
+        " InvalidImageError InvalidTransformationError InvalidVariantError StorageError"
+        " TooManyPixelsError TruncatedImageError UnsupportedTypeError"
     ),
     "storage.location": "open_storage",
 }

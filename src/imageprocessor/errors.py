@@ -21,7 +21,7 @@
         WorkerLostError · DecodeTimeoutError · MemoryLimitError · UnexpectedError
       DatabaseUnavailableError · BrokerUnavailableError · NoWorkerError
         DatabaseUnusableError    a DatabaseUnavailableError
-      InvalidVariantError · SettingsError · MissingExtraError
+      InvalidVariantError · InvalidTransformationError · SettingsError · MissingExtraError
 
 Each class has a stable ``code``, which programs can rely on, and ``retryable``: whether the same
 work may succeed later. The message states the problem, the value and the remedy. No error carries
@@ -443,9 +443,16 @@ class NoWorkerError(ImageProcessorError):
 
 
 class InvalidVariantError(ImageProcessorError, ValueError):
-    """A variant's name, width, height, fit, quality or effort is out of range."""
+    """An option of a variant, such as its name or width, is out of range."""
 
     code = "variant_invalid"
+
+
+class InvalidTransformationError(ImageProcessorError, ValueError):
+    """An operation on an image is unknown, is repeated, has a wrong value, or does not fit it."""
+
+    code = "transformation_invalid"
+    public_message = None
 
 
 class SettingsError(ImageProcessorError):

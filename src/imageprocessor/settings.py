@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +26,9 @@ from pydantic import (
     field_validator,
 )
 
-from imageprocessor.core.formats.registry import list_mime_types
+from imageprocessor.core.formats.registry import list_mime_types, list_suffixes
 from imageprocessor.core.limits import Limits
+from imageprocessor.core.transformations.values import WATERMARK_NAME
 from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES, VariantSpec
 from imageprocessor.errors import InvalidVariantError
 from imageprocessor.storage.keys import BUCKET_PATTERN, S3_BUCKET_PATTERN
@@ -96,27 +98,50 @@ def parse_list(value: object) -> object:
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     """Return the variants of ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
 
-    A size without a quality gets WEBP_QUALITY.
+    A size without a quality gets WEBP_QUALITY. A watermark must be in WATERMARKS_DIR.
     """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
         raise ValueError("not a JSON object with at least one size")
     quality = info.data.get("webp_quality", DEFAULT_QUALITY)
     variants = [build_variant(name, size, quality) for name, size in sizes.items()]
+    watermarks = list_watermarks(info.data.get("watermarks_dir"))
+    for variant in variants:
+        mark = variant.watermark_name
+        if mark is not None and mark not in watermarks:
+            known = ", ".join(watermarks) or "no image"
+            raise ValueError(f"size {variant.name!r}: WATERMARKS_DIR has {known}, but not {mark!r}")
     return tuple(variants)
 
 
 def build_variant(name: str, size: object, quality: int) -> VariantSpec:
     """Return the variant for one entry of IMAGE_SIZES; *size* is a width in pixels or an object."""
+    if not isinstance(size, int | dict):
+        raise InvalidVariantError(f"Size {name!r} is {size!r:.80}. Use a width or an object.")
     options: dict[str, Any] = {"quality": quality}
     options |= size if isinstance(size, dict) else {"width": size}
     try:
         return VariantSpec(name, **options)
     except TypeError:
+        known = [field.name for field in fields(VariantSpec) if field.name != "name"]
         raise InvalidVariantError(
             f"size {name!r} has an unknown option among {sorted(options)}; "
-            "known: width, height, fit, quality, effort"
+            f"known: {', '.join(known)}"
         ) from None
+
+
+def list_watermarks(folder: Path | None) -> dict[str, Path]:
+    """Return the images in *folder* by name: ``logo`` for ``logo.png``.
+
+    Names of other characters than a-z, 0-9 and ``-`` are left out, because no size can name them.
+    """
+    if folder is None:
+        return {}
+    images = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in list_suffixes() and WATERMARK_NAME.fullmatch(path.stem):
+            images[path.stem] = path
+    return images
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
@@ -359,14 +384,19 @@ class Settings(BaseModel):
         MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats accepted."
     )
 
+    watermarks_dir: Path | None = setting(
+        None,
+        "a folder",
+        "Folder of the images that sizes may name as watermarks: `logo.png` is `logo`.",
+    )
     webp_quality: int = setting(
         DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that set none.", ge=1, le=100
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
-        '`{"name":width}` or '
-        '`{"name":{"width":…,"height":…,"fit":"inside"|"cover","quality":…,"effort":…}}`',
-        "Sizes made of every image; a number is the maximum width in pixels.",
+        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":…,"quality":…,…}}`',
+        "Sizes made of every image; a number is the maximum width in pixels. An object may have "
+        "any [operation](library.md#operations), by its Python name.",
     )
 
     log_format: Literal["console", "json"] = setting(
@@ -443,6 +473,13 @@ class Settings(BaseModel):
             raise ValueError("not a URL of the form https://host or https://host/path")
         return value.rstrip("/")
 
+    @field_validator("watermarks_dir")
+    @classmethod
+    def _check_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("not a folder")
+        return value
+
     @field_validator("allowed_buckets")
     @classmethod
     def _check_buckets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -497,6 +534,11 @@ class Settings(BaseModel):
             max_pixels=self.max_image_pixels,
             mime_types=frozenset(self.allowed_mime_types),
         )
+
+    @property
+    def watermarks(self) -> dict[str, Path]:
+        """The images in WATERMARKS_DIR by name."""
+        return list_watermarks(self.watermarks_dir)
 
     @property
     def rate_limit_window(self) -> timedelta:

@@ -10,13 +10,17 @@ from pathlib import Path
 MAX_SECONDS = 5  # for one input
 
 
-def run(check: str) -> None:
-    """Search for bytes that make *check* in `targets` fail, with libFuzzer's arguments."""
+def run(check: str, seeds: str = "make_seeds") -> None:
+    """Search for bytes that make *check* in `targets` fail, with libFuzzer's arguments.
+
+    *seeds* names the function of the module `seeds` that returns what to start with.
+    """
     atheris = import_module("atheris")  # imported here, so that pytest does not need it
     with atheris.instrument_imports(include=["imageprocessor", "PIL"]):
         target = getattr(import_module("tests.fuzz.targets"), check)
     with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(import_module("tests.fuzz.seeds").make_seeds()):
+        make = getattr(import_module("tests.fuzz.seeds"), seeds)
+        for number, seed in enumerate(make()):
             Path(folder, str(number)).write_bytes(seed)
         options = [
             f"-timeout={MAX_SECONDS}",

@@ -30,3 +30,14 @@ def make_seeds() -> list[bytes]:
         planted_webp(),
         png_bomb(60_000, 60_000),
     ]
+
+
+def make_operations() -> list[bytes]:
+    """Return texts that together have each operation, in its different forms."""
+    return [
+        b"crop_10p:0p:50.5p:50p,trim_1,rot_90,flip_hv,w_400,h_300,fit_cover,g_30p:50p,q_80",
+        b"crop_0:1:20:30,w_400,ar_1.91:1,fit_pad,g_ne,dpr_2.5,up_1,bg_00ff0080,pad_9",
+        b"w_9,h_9,fit_cover,g_auto,bri_-10,con_20.125,sat_-100,gray_1,sepia_1",
+        b"blur_2.5,sharp_30,pix_8,wm_logo:se:80:25,r_max",
+        b"w_9,h_9,fit_fill,r_12",
+    ]

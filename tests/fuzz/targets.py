@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import imageprocessor as ip
@@ -12,6 +13,7 @@ LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000)
 SIZES = (
     ip.VariantSpec("small", width=16, effort=0),
     ip.VariantSpec("square", 24, 24, "cover", effort=0),
+    ip.VariantSpec("round", width=20, rotate=90, trim=True, pad=2, blur=1, radius=9, effort=0),
 )
 LONGEST_ORIENTATION = (
     len(orientation_exif(6)) + 24
@@ -47,3 +49,14 @@ def check_process(data: bytes) -> None:
         assert all(
             ip.validate(variant.data).format == "WEBP" for variant in image.variants.values()
         )
+
+
+def check_operations(data: bytes) -> None:
+    """Check that operations are read, and written so that they are read as the same, or refused."""
+    with suppress(ip.InvalidTransformationError):
+        wanted = ip.Transformation.parse(data.decode(errors="replace"))
+        written = str(wanted)
+        assert re.fullmatch("[a-z0-9_,:.-]{0,500}", written)
+        assert not re.search(r"\.\d{4}|\.\d*0(?!\d)", written), "more decimals than needed"
+        assert ip.Transformation.parse(written) == wanted
+        assert str(ip.Transformation.parse(written)) == written

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fuzz.seeds import make_seeds
-from tests.fuzz.targets import check_process, check_strip, check_validate
+from tests.fuzz.seeds import make_operations, make_seeds
+from tests.fuzz.targets import check_operations, check_process, check_strip, check_validate
 
 SEEDS = make_seeds()
 checks = pytest.mark.parametrize("check", [check_validate, check_strip, check_process])
@@ -26,6 +26,13 @@ def test_checks_hold_for_mutations(check: Callable[[bytes], None]) -> None:
     rng = random.Random(0)
     for _ in range(600):
         check(mutate(rng.choice(SEEDS), rng))
+
+
+def test_operations_hold_for_mutations() -> None:
+    rng = random.Random(0)
+    seeds = make_operations()
+    for _ in range(600):
+        check_operations(mutate(rng.choice(seeds), rng))
 
 
 def mutate(seed: bytes, rng: random.Random) -> bytes:

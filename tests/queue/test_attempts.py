@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from imageprocessor.core.pipeline import process
+from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import (
     DecodeTimeoutError,
     StorageUnavailableError,
@@ -73,6 +74,25 @@ def test_completed_job_has_every_variant_and_no_source(
     assert done.generated == expected.describe()
     assert list(service.staging.list()) == []
     assert event_types(service, job) == ["upload_initiated", "processing_started", "completed"]
+
+
+def test_a_size_may_draw_an_image_of_the_watermarks_folder(
+    service: Service, submit_image: Submit, tmp_path: Path
+) -> None:
+    (tmp_path / "us.png").write_bytes(encode(photo(9, 9), "PNG"))
+    sizes = (VariantSpec("card", width=40, crop="0:0:60:60", watermark="us:se:80:50"),)
+    marking = with_settings(service, image_sizes=sizes, watermarks_dir=tmp_path)
+    large, small = (encode(photo(side, side), "JPEG") for side in (80, 50))
+    job = submit_image(large)
+    run_job(marking, job.job_id, "worker")
+    assert find(service, job).variant_keys
+    [card] = process(large, sizes, watermarks=marking.settings.watermarks).variants.values()
+    assert service.storage.get(variant_key(job.bucket, "card", job.image_id)) == card.data
+    job = submit_image(small)
+    run_job(marking, job.job_id, "worker")
+    failed = find(service, job)
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "transformation_invalid")
+    assert "crop 0:0:60:60 is not within the image of 50 x 50 pixels" in str(failed.error)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from imageprocessor.core.variants import VariantSpec
@@ -39,7 +38,7 @@ def show_value(value: Any) -> str:
     """Return a setting's value in a form that the setting accepts; an empty string if unset.
 
     >>> show_value((VariantSpec("card", width=400),))
-    '{"card": {"width": 400, "fit": "inside", "quality": 85}}'
+    '{"card": {"width": 400, "quality": 85}}'
     >>> show_value(("photos", "avatars")), show_value(True), show_value(None)
     ('photos,avatars', 'true', '')
     """
@@ -52,7 +51,7 @@ def show_value(value: Any) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
         sizes = {}
         for spec in value:
-            options = {name: option for name, option in asdict(spec).items() if option is not None}
+            options = {**spec.list_changes(), "quality": spec.quality}
             sizes[options.pop("name")] = options
         return json.dumps(sizes)
     if isinstance(value, tuple):

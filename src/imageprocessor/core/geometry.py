@@ -57,9 +57,9 @@ def fit_inside(
     bound_height = min(height or source.height, source.height, MAX_OUTPUT_SIDE)
     width_decides = bound_width * source.height <= bound_height * source.width
     if width_decides:
-        scaled_height = _scaled(source.height, bound_width, source.width)
+        scaled_height = scaled(source.height, bound_width, source.width)
         return Dimensions(bound_width, scaled_height)
-    scaled_width = _scaled(source.width, bound_height, source.height)
+    scaled_width = scaled(source.width, bound_height, source.height)
     return Dimensions(scaled_width, bound_height)
 
 
@@ -71,9 +71,9 @@ def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:
     """
     width_decides = source.width * aspect.height <= source.height * aspect.width
     if width_decides:
-        height = _scaled(source.width, aspect.height, aspect.width)
+        height = scaled(source.width, aspect.height, aspect.width)
         return Dimensions(source.width, height)
-    width = _scaled(source.height, aspect.width, aspect.height)
+    width = scaled(source.height, aspect.width, aspect.height)
     return Dimensions(width, source.height)
 
 
@@ -93,6 +93,6 @@ def center_box(area: Dimensions, source: Dimensions, size: Dimensions) -> Box:
     return left * x_scale, top * y_scale, right, bottom
 
 
-def _scaled(length: int, numerator: int, denominator: int) -> int:
+def scaled(length: int, numerator: int, denominator: int) -> int:
     """Return *length* times a fraction, rounded (halves to even), at least 1."""
     return max(1, round(length * numerator / denominator))

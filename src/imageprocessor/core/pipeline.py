@@ -19,6 +19,7 @@ from imageprocessor.core.steps import (
     shrink_to_largest,
     turn_upright,
 )
+from imageprocessor.core.transformations.grammar import Transformation
 from imageprocessor.core.variants import DEFAULT_VARIANTS, Variant, VariantSpec
 from imageprocessor.errors import InvalidVariantError
 
@@ -85,20 +86,24 @@ def process(
     variants: Sequence[VariantSpec] = DEFAULT_VARIANTS,
     limits: Limits = Limits(),
     threads: int | None = None,
+    watermarks: Mapping[str, ImageSource] | None = None,
 ) -> ProcessedImage:
     """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
 
     With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
     encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
+    *watermarks* are the images that the variants may name.
 
     Raises:
         InvalidVariantError: No variant is requested, or two have the same name.
+        InvalidTransformationError: A variant's operations do not suit the image: a crop is not
+            within it, a watermark is unknown, or the result would be too large.
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` or
             ``InvalidImageError`` if decoding shows that the image is truncated or damaged.
         MemoryError: The image needs more memory than is available.
     """
     _check_names(variants)
-    work = Work(data, variants, limits, threads or os.cpu_count() or 1)
+    work = Work(data, variants, limits, threads or os.cpu_count() or 1, watermarks or {})
     for step in STEPS:
         step(work)
     in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
@@ -107,6 +112,29 @@ def process(
     return ProcessedImage(
         in_order_asked, work.dominant_color, work.original, warnings=warnings, removed=removed
     )
+
+
+def transform(
+    data: ImageSource,
+    operations: str | Transformation,
+    limits: Limits = Limits(),
+    watermarks: Mapping[str, ImageSource] | None = None,
+) -> Variant:
+    """Return an untrusted upload as one clean WebP file with *operations* applied.
+
+    >>> transform(b"GIF89a", "w_400,rot_45")
+    Traceback (most recent call last):
+    imageprocessor.errors.InvalidTransformationError: rot is '45'. Use 0, 90, 180 or 270.
+
+    Raises:
+        InvalidTransformationError: An operation is wrong, or does not suit the image.
+        InputError: The same errors as ``process``.
+    """
+    if isinstance(operations, str):
+        operations = Transformation.parse(operations)
+    options = operations.list_changes()
+    spec = VariantSpec("result", **options)
+    return process(data, [spec], limits, threads=1, watermarks=watermarks).variants[spec.name]
 
 
 def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -17,8 +17,10 @@ from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
 from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
+from imageprocessor.core.transformations.apply import apply
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import Variant, VariantSpec
+from imageprocessor.errors import InputError, InvalidTransformationError
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Work:
     specs: Sequence[VariantSpec]
     limits: Limits
     threads: int = 1
+    watermarks: Mapping[str, ImageSource] = field(default_factory=dict)
 
     image: Image.Image = field(init=False)
     original: Dimensions = field(init=False)
@@ -55,7 +58,7 @@ def decode_once(work: Work) -> None:
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
-    work.crops = [spec.crop(work.original) for spec in work.specs]
+    work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
     if info.frames > 1:
         work.warnings.add("animation_flattened")
@@ -103,11 +106,17 @@ def resize_and_encode(work: Work) -> None:
     otherwise wait for all the resizing, a tenth of the CPU time of a 12-megapixel photo
     (`python -m benchmarks pipeline`).
     """
+    plain = [spec for spec in work.specs if spec.is_plain]
+    crops = [spec.find_crop(work.original) for spec in plain]
+    image = work.image
     with Encoders(work.threads) as encoders:
-        for crop, image in resize_to_each(work.image, work.crops, work.original):
-            specs = [spec for spec in work.specs if spec.crop(work.original) == crop]
+        for crop, image in resize_to_each(work.image, crops, work.original):
+            specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
             encoders.submit(image, specs)
         work.dominant_color = dominant_color_of(image)
+        for spec in work.specs:
+            if not spec.is_plain:
+                encoders.submit(_transform(work, spec), [spec])
     work.variants = encoders.collect()
     # One size may exceed the image without a warning, because the largest one is usually just an
     # upper bound: "original" is 4096 px.
@@ -120,6 +129,27 @@ def resize_to_smallest(work: Work) -> None:
     """Resize to each size, and keep the dominant colour of the smallest image."""
     images = [image for _, image in resize_to_each(work.image, work.crops, work.original)]
     work.dominant_color = dominant_color_of(images[-1])
+
+
+def _transform(work: Work, spec: VariantSpec) -> Image.Image:
+    """Return the image with the operations of *spec* applied."""
+    name = spec.watermark_name
+    mark = None if name is None else _open_watermark(name, work)
+    return apply(spec, work.image, work.original, mark, work.limits.max_pixels)
+
+
+def _open_watermark(name: str, work: Work) -> Image.Image:
+    """Return a watermark as it is for any image: decoded within the limits, upright, in sRGB."""
+    if name not in work.watermarks:
+        known = ", ".join(sorted(work.watermarks)) or "there are none"
+        raise InvalidTransformationError(f"Unknown watermark {name!r}. Known: {known}.")
+    mark = Work(work.watermarks[name], [VariantSpec("watermark")], work.limits)
+    try:
+        for step in (decode_once, convert_to_srgb, turn_upright):
+            step(mark)
+    except InputError as error:
+        raise InvalidTransformationError(f"Watermark {name!r} cannot be used: {error}") from error
+    return mark.image
 
 
 def _turn_if_sideways(size: Dimensions, orientation: int) -> Dimensions:

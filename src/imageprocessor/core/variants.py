@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import NoReturn
 
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT
-from imageprocessor.core.geometry import Crop, Dimensions, fit_inside, largest_crop
+from imageprocessor.core.geometry import Crop, Dimensions
+from imageprocessor.core.transformations.geometry import (
+    find_bounds,
+    find_cropped,
+    find_needed,
+    plan_resize,
+)
+from imageprocessor.core.transformations.grammar import Transformation
 from imageprocessor.errors import InvalidVariantError
 
 DEFAULT_QUALITY = 85
@@ -15,13 +22,18 @@ DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 409
 """Upper bounds of the width in pixels, by name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_FITS = ("inside", "cover")
+_PLAIN = {"name", "width", "height", "fit", "quality", "effort"}
 _WIDE = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class VariantSpec:
-    """One size to make of an image.
+@dataclass(frozen=True)
+class _Named:
+    name: str
+
+
+@dataclass(frozen=True, repr=False)
+class VariantSpec(Transformation, _Named):
+    """One size to make of an image: a transformation with a name.
 
     Args:
         name: the name of the size, which becomes part of paths: lower-case letters, digits, ``-``
@@ -35,20 +47,20 @@ class VariantSpec:
             and 4 otherwise: for a wide output, 2 takes 0.4 times as long as 4 and 6 % more bytes at
             equal SSIM (docs/benchmarks.md).
 
+    ``Transformation`` describes the other options. Without a width and a height, the image keeps
+    its size.
+
     Raises:
         InvalidVariantError: A value is out of range.
 
-    >>> VariantSpec("card", width=400, quality=80).crop(Dimensions(3024, 4032)).size
+    >>> VariantSpec("card", width=400, quality=80).find_crop(Dimensions(3024, 4032)).size
     Dimensions(width=400, height=533)
     >>> VariantSpec("Card", width=400)
     Traceback (most recent call last):
     imageprocessor.errors.InvalidVariantError: Size name 'Card' is not valid. Use 1 to 32 of ...
     """
 
-    name: str
-    width: int | None = None
-    height: int | None = None
-    fit: Literal["inside", "cover"] = "inside"
+    _: KW_ONLY
     quality: int = DEFAULT_QUALITY
     effort: int | None = None
 
@@ -58,45 +70,40 @@ class VariantSpec:
                 f"Size name {self.name!r:.80} is not valid. Use 1 to 32 of a-z, 0-9, '_' and '-', "
                 "starting with a letter or a digit."
             )
-        self._check_number("width", 1, None)
-        self._check_number("height", 1, None)
-        self._check_number("effort", 0, 6)
-        self._check_number("quality", 1, 100)
-        if self.fit not in _FITS:
-            raise InvalidVariantError(
-                f"Size {self.name!r}: fit is {self.fit!r:.80}. Use 'inside' or 'cover'."
-            )
-        if self.fit == "cover" and None in (self.width, self.height):
-            raise InvalidVariantError(
-                f"Size {self.name!r}: fit 'cover' needs both a width and a height."
-            )
-        if self.width is None and self.height is None:
-            raise InvalidVariantError(
-                f"Size {self.name!r} has no bounds. Give a width, a height or both."
-            )
+        super().__post_init__()
+        if self.effort is not None and (type(self.effort) is not int or not 0 <= self.effort <= 6):
+            self._fail(f"effort is {self.effort!r:.80}. Use a whole number from 0 to 6.")
 
-    def crop(self, source: Dimensions) -> Crop:
+    @property
+    def is_plain(self) -> bool:
+        """Return whether this only bounds the size, as ``resize_to_each`` can do for many sizes."""
+        is_simple_fit = self.fit in ("inside", "cover")
+        return is_simple_fit and self.list_changes().keys() <= _PLAIN
+
+    def find_crop(self, source: Dimensions) -> Crop:
         """Return the area to keep of an image of size *source*, and the size of the result.
 
         The result keeps the area's aspect ratio, with sides rounded (halves to even) and at least
         1 px. No side is longer than its bound, the source's side, or WebP's limit of 16 383 px.
+
+        With other operations than bounds, return what they need of the image.
         """
-        if self.fit == "inside":
-            return Crop(source, fit_inside(source, self.width, self.height))
-        assert self.width is not None
-        assert self.height is not None
-        wanted = fit_inside(Dimensions(self.width, self.height))
-        area = largest_crop(source, aspect=wanted)
-        is_large_enough = area.width >= wanted.width and area.height >= wanted.height
-        return Crop(area, wanted if is_large_enough else fit_inside(area))
+        if not self.is_plain:
+            return find_needed(self, source)
+        plan = plan_resize(self, source)
+        return Crop(plan.area, plan.size)
 
     def exceeds(self, source: Dimensions) -> bool:
         """Return whether an image of size *source* is too small to reach the bounds."""
-        is_wider = self.width is not None and self.width > source.width
-        is_higher = self.height is not None and self.height > source.height
-        if self.fit == "cover":
+        source = find_cropped(self, source)
+        width, height = find_bounds(self, source)
+        if self.enlarge or (width is None and height is None):
+            return False
+        is_wider = width is not None and width > source.width
+        is_higher = height is not None and height > source.height
+        if self.fit in ("cover", "fill"):
             return is_wider or is_higher
-        return (is_wider or self.width is None) and (is_higher or self.height is None)
+        return (is_wider or width is None) and (is_higher or height is None)
 
     def effort_for(self, width: int) -> int:
         """Return the WebP effort for an output of that width in pixels."""
@@ -104,16 +111,8 @@ class VariantSpec:
             return self.effort
         return 2 if width > _WIDE else 4
 
-    def _check_number(self, field: str, least: int, most: int | None) -> None:
-        value = getattr(self, field)
-        if value is None and field != "quality":
-            return
-        is_whole = type(value) is int  # bool is an int, too
-        if not is_whole or value < least or (most is not None and value > most):
-            accepted = f"from {least} to {most}" if most else f"of pixels, {least} or more"
-            raise InvalidVariantError(
-                f"Size {self.name!r}: {field} is {value!r:.80}. Use a whole number {accepted}."
-            )
+    def _fail(self, fault: str) -> NoReturn:
+        raise InvalidVariantError(f"Size {self.name!r}: {fault}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,7 +328,13 @@ def _describe_unexpected(error: Exception) -> UnexpectedError:
 def _process_source(service: Service, job: Job, threads: int) -> ProcessedImage:
     settings = service.settings
     source = load_source(service, job)
-    return process(source, settings.image_sizes, settings.limits, threads=threads)
+    return process(
+        source,
+        settings.image_sizes,
+        settings.limits,
+        threads=threads,
+        watermarks=settings.watermarks,
+    )
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Executor) -> Stored:

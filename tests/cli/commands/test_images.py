@@ -183,6 +183,52 @@ def test_pipe_is_refused_in_its_row_without_waiting(run: Run, album: Path, comma
     assert good["file"] == "album/a.jpg"
 
 
+def test_transform_writes_the_same_bytes_as_the_library(run: Run, album: Path) -> None:
+    (album / "mark.png").write_bytes(encode(photo(20, 20), "PNG"))
+    text = "h_60,w_80,fit_cover,g_auto,sepia_1,wm_us:se:50:20"
+    mark = f"us={album / 'mark.png'}"
+    ran = run("transform", album / "a.jpg", text, "-o", "card.webp", "--watermark", mark)
+    expected = ip.transform(album / "a.jpg", text, watermarks={"us": album / "mark.png"})
+    assert Path("card.webp").read_bytes() == expected.data
+    assert ran.err == f"{album / 'a.jpg'}: 80×60, {show_bytes(expected.size_bytes)}\n"
+
+
+def test_transform_reports_the_canonical_operations_as_json(run: Run, album: Path) -> None:
+    ran = run("transform", album / "a.jpg", "blur_2,w_90", "-o", "album", "--json")
+    [report] = ran.json_lines
+    assert report["operations"] == "w_90,blur_2"
+    assert (report["out"], report["width"], report["height"]) == ("album/a.webp", 90, 60)
+    assert Path("album/a.webp").stat().st_size == report["size_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zoom_2", "-o", "x.webp"], "Unknown operation 'zoom_2'"),
+        (["blur_900", "-o", "x.webp"], "blur is '900'"),
+        (["w_90", "-o", "x.png"], "the result is a WebP file"),
+        (["w_90", "-o", "x.webp", "--watermark", "logo"], "is not NAME=FILE"),
+        (["w_90", "-o", "x.webp", "--watermark", "logo=missing.png"], "is not NAME=FILE"),
+        (["w_90", "-o", "-", "--json"], "cannot both go to stdout"),
+    ],
+)
+def test_transform_refuses_wrong_usage_before_it_starts(
+    run: Run, album: Path, arguments: list[str], message: str
+) -> None:
+    ran = run("transform", album / "a.jpg", *arguments)
+    assert ran.status == 2
+    assert message in " ".join(ran.err.split())
+    assert not Path("x.webp").exists()
+    assert not Path("x.png").exists()
+
+
+def test_transform_fails_if_the_operations_do_not_suit_the_image(run: Run, album: Path) -> None:
+    ran = run("transform", album / "a.jpg", "crop_0:0:901:1", "-o", "x.webp")
+    assert ran.status == 1
+    assert "crop 0:0:901:1 is not within the image of 900 x 600 pixels" in ran.err
+    assert not Path("x.webp").exists()
+
+
 def test_strip_of_a_pipe_fails_without_waiting(run: Run) -> None:
     os.mkfifo("pipe.jpg")
     assert run("strip", "pipe.jpg", "-o", "clean.jpg").status == 1

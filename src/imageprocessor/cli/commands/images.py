@@ -1,4 +1,4 @@
-"""``process``, ``strip`` and ``inspect``: work on local files, without database or service."""
+"""Commands that work on local files, without database or service: ``process`` and others."""
 
 # ruff: noqa: PLC0415 - commands import when they run, so that --help does not load decoders
 from __future__ import annotations
@@ -22,7 +22,7 @@ from imageprocessor.cli.output import (
 )
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
 from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES
-from imageprocessor.errors import InvalidVariantError
+from imageprocessor.errors import InvalidTransformationError, InvalidVariantError
 
 if TYPE_CHECKING:
     from imageprocessor.cli.batch import Outcome
@@ -53,6 +53,21 @@ OutFile = Annotated[
         "--out", "-o", help="File or folder for the result; - is stdout.", show_default=False
     ),
 ]
+Operations = Annotated[
+    str,
+    typer.Argument(
+        help="Operations, such as w_400,h_300,fit_cover, in any order.", show_default=False
+    ),
+]
+Watermarks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--watermark",
+        metavar="NAME=FILE",
+        help="An image that wm_NAME:… draws; may be repeated.",
+        show_default=False,
+    ),
+]
 Sizes = Annotated[
     list[str] | None,
     typer.Option(
@@ -81,7 +96,7 @@ AsJson = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to *app*."""
-    for command in (process, strip, inspect):
+    for command in (process, transform, strip, inspect):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -127,6 +142,62 @@ def process(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(1)
 
 
+def transform(  # noqa: PLR0913 - one parameter for each option
+    file: Image,
+    operations: Operations,
+    out: OutFile,
+    *,
+    watermark: Watermarks = None,
+    max_megapixels: MaxMegapixels = 50,
+    max_size_mb: MaxSize = 10,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Crop, resize, filter or decorate an image. The result is a clean WebP file.
+
+    The operations always apply in the same order, however they are written; see
+    docs/library.md for all of them.
+
+    Example: [bold]imageprocessor transform a.jpg w_400,h_300,fit_cover,g_auto -o card.webp[/bold]
+
+    Example: [bold]imageprocessor transform a.png trim_1,pad_20,bg_ffffff -o logo.webp[/bold]
+
+    Example: [bold]imageprocessor transform a.jpg wm_us:se:80:25 --watermark us=us.png -o -[/bold]
+    """
+    from imageprocessor.cli.files import STREAM, open_input, write_file
+    from imageprocessor.core.limits import Limits
+    from imageprocessor.core.pipeline import transform as transform_image
+    from imageprocessor.core.transformations.grammar import Transformation
+
+    try:
+        wanted = Transformation.parse(operations)
+    except InvalidTransformationError as error:
+        raise typer.BadParameter(str(error), param_hint="'OPERATIONS'") from None
+    suffix = OUTPUT_FORMAT.suffix
+    target = choose_target(file, file.with_suffix(suffix).name, out, force=force, as_json=as_json)
+    if target != STREAM and target.suffix.lower() != suffix:
+        raise typer.BadParameter(
+            f"{target}: the result is a {OUTPUT_FORMAT.title} file. Name it *{suffix}.",
+            param_hint="'--out'",
+        )
+    watermarks = parse_watermarks(watermark or [])
+    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
+    source, _ = open_input(file, limits.max_bytes)
+    variant = transform_image(source, wanted, limits, watermarks)
+    write_file(target, variant.data)
+    if as_json:
+        report = {
+            "file": str(file),
+            "out": str(target),
+            "operations": str(wanted),
+            **variant.describe(),
+        }
+        print_json(report, lines=True)
+    else:
+        size = show_bytes(variant.size_bytes)
+        print_note(f"{file}: {variant.width}×{variant.height}, {size}")
+
+
 def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = False) -> None:
     """Remove the metadata of an image without re-encoding it. No pixel changes.
 
@@ -140,22 +211,12 @@ def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = Fal
 
     Example: [bold]curl … | imageprocessor strip - -o - > clean.jpg[/bold]
     """
-    from imageprocessor.cli.files import STREAM, open_input, refuse_to_overwrite, write_file
+    from imageprocessor.cli.files import open_input, write_file
     from imageprocessor.cli.inspection import NO_LIMITS, list_removed
     from imageprocessor.core.metadata import strip_metadata
     from imageprocessor.core.source import open_source
 
-    if out == STREAM and as_json:
-        refuse_json_on_stdout()
-    target = out
-    if out != STREAM and out.is_dir():
-        if file == STREAM:
-            raise typer.BadParameter(
-                f"{out} is a folder, and stdin has no name. Name a file.", param_hint="'--out'"
-            )
-        target = out / file.name
-    if target != STREAM and not force:
-        refuse_to_overwrite([target])
+    target = choose_target(file, file.name, out, force=force, as_json=as_json)
     source, _ = open_input(file)
     with open_source(source) as opened:
         data = opened.read()
@@ -195,6 +256,45 @@ def inspect(files: Images, as_json: AsJson = False) -> None:
             print_report(report)
     if failed:
         raise typer.Exit(1)
+
+
+def choose_target(file: Path, name: str, out: Path, *, force: bool, as_json: bool) -> Path:
+    """Return where the result of *file* goes: *out*, or *name* in it if it is a folder.
+
+    Raises:
+        typer.BadParameter: Stdin has no name in a folder, the result exists already, or it and its
+            description would both go to stdout.
+    """
+    from imageprocessor.cli.files import STREAM, refuse_to_overwrite
+
+    if out == STREAM and as_json:
+        refuse_json_on_stdout()
+    target = out
+    if out != STREAM and out.is_dir():
+        if file == STREAM:
+            raise typer.BadParameter(
+                f"{out} is a folder, and stdin has no name. Name a file.", param_hint="'--out'"
+            )
+        target = out / name
+    if target != STREAM and not force:
+        refuse_to_overwrite([target])
+    return target
+
+
+def parse_watermarks(watermarks: Sequence[str]) -> dict[str, Path]:
+    """Return the images of *watermarks*, each ``NAME=FILE``, by name.
+
+    Raises:
+        typer.BadParameter: A watermark has another form, or its file does not exist.
+    """
+    files = {}
+    for watermark in watermarks:
+        name, _, file = watermark.partition("=")
+        if not name or not Path(file).is_file():
+            fault = f"{watermark!r} is not NAME=FILE with a file that exists, as logo=logo.png"
+            raise typer.BadParameter(fault, param_hint="'--watermark'")
+        files[name] = Path(file)
+    return files
 
 
 def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:

@@ -7,8 +7,15 @@ import pytest
 
 from imageprocessor.core.codecs import pillow_version
 from imageprocessor.core.formats.registry import FORMATS
-from imageprocessor.queue.maintenance.doctor.codecs import FIXED_IN, check_codecs, check_version
+from imageprocessor.queue.maintenance.doctor.codecs import (
+    FIXED_IN,
+    check_codecs,
+    check_version,
+    check_watermarks,
+)
 from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
+from imageprocessor.settings import Settings
+from tests.images import encode, photo, truncated
 
 OK, WARNING, WRONG = Verdict
 DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
@@ -102,3 +109,24 @@ def test_missing_codec_is_wrong(
         if finding.verdict is WRONG
     }
     assert broken == formats
+
+
+def test_each_watermark_that_a_size_names_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(encode(photo(40, 20), "PNG"))
+    (tmp_path / "cut.png").write_bytes(truncated(encode(photo(40, 20), "PNG"), 0.5))
+    (tmp_path / "unused.png").write_bytes(b"")
+    sizes = {
+        "a": {"width": 9, "watermark": "good:se:80:25"},
+        "b": {"width": 9, "watermark": "cut:se:80:25"},
+        "c": {"width": 9},
+    }
+    values = {"image_sizes": sizes, "watermarks_dir": tmp_path}
+    cut, good = check_watermarks(Settings.model_validate(values))
+    assert (cut.name, cut.verdict, good.name, good.verdict) == (
+        "watermark cut",
+        WRONG,
+        "watermark good",
+        OK,
+    )
+    assert good.found == f"{tmp_path / 'good.png'}, 40×20 pixels"
+    assert str(tmp_path / "cut.png") in cut.found

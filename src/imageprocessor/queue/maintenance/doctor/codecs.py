@@ -1,4 +1,4 @@
-"""Checks of the decoders, which read untrusted files: their versions, and whether they work."""
+"""Checks of the decoders, which read untrusted files, and of the images drawn on others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from importlib.metadata import packages_distributions
 
 from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
+from imageprocessor.core.pipeline import dominant_color
+from imageprocessor.core.validate import validate
+from imageprocessor.errors import InputError
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
+from imageprocessor.settings import Settings
 
 FIXED_IN = (13, 0)
 REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
@@ -28,6 +32,21 @@ def check_codecs() -> Iterator[Finding]:
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
         yield ok("codecs", f"{join_titles('and')} are decoded, {OUTPUT_FORMAT.title} is encoded")
+
+
+def check_watermarks(settings: Settings) -> Iterator[Finding]:
+    """Yield a finding on each watermark that a size names: a bad one would fail every job."""
+    images = settings.watermarks
+    names = {spec.watermark_name for spec in settings.image_sizes if spec.watermark_name}
+    for name in sorted(names):
+        path = images[name]
+        try:
+            info = validate(path, settings.limits)
+            dominant_color(path, settings.limits)
+        except (InputError, OSError) as error:
+            yield wrong(f"watermark {name}", f"{path}: {error}", "Replace the file.")
+        else:
+            yield ok(f"watermark {name}", f"{path}, {info.width}×{info.height} pixels")
 
 
 def check_version(libraries: Mapping[str, str], version: tuple[int, ...]) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from imageprocessor.queue.maintenance.doctor.broker import check_queue
-from imageprocessor.queue.maintenance.doctor.codecs import check_codecs
+from imageprocessor.queue.maintenance.doctor.codecs import check_codecs, check_watermarks
 from imageprocessor.queue.maintenance.doctor.configuration import check_keys, check_settings
 from imageprocessor.queue.maintenance.doctor.database import check_database
 from imageprocessor.queue.maintenance.doctor.finding import Finding
@@ -33,6 +33,7 @@ def examine(
     yield from check_storage(settings)
     yield from check_queue(settings)
     yield from check_codecs()
+    yield from check_watermarks(settings)
     yield from check_clock(read_clocks(settings))
     yield from check_space(settings)
     yield check_memory(settings)
