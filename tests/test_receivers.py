@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -106,7 +105,7 @@ def wait_for_deliveries(folder: Path, image_id: str) -> list[dict[str, Any]]:
             if len(rows) == 2 and {row["status"] for row in rows} == {"delivered"}:
                 return rows
             time.sleep(0.05)
-        raise AssertionError(json.dumps(rows))
+        raise AssertionError("the webhooks were not delivered")
     finally:
         database.close()
 

@@ -11,7 +11,7 @@
         BatchTooLargeError · InvalidItemsError · BatchRefusedError
         InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
-        UnknownWebhookError · InvalidWebhookError · WebhookUrlInvalidError
+        UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
@@ -262,7 +262,7 @@ class InvalidWebhookError(RequestError):
     code = "webhook_invalid"
 
 
-class WebhookUrlInvalidError(RequestError):
+class InvalidWebhookUrlError(RequestError):
     """Webhooks cannot be sent to this URL: its form is wrong, or its host is not public."""
 
     code = "webhook_url_invalid"

@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from imageprocessor import errors
+from imageprocessor.queue.jobs.description import PUBLIC_TYPES
 from imageprocessor.server.openapi import problem_responses
 from imageprocessor.server.schemas import Problem
 
@@ -47,6 +48,15 @@ def test_document_lists_every_operation(document: dict[str, Any]) -> None:
         "GET /readyz",
         "GET /storage/{bucket}/processed/{size}/{name}",
     }
+
+
+def test_every_event_that_webhooks_receive_is_described(document: dict[str, Any]) -> None:
+    assert set(document["webhooks"]) == set(PUBLIC_TYPES.values())
+    for event_type, methods in document["webhooks"].items():
+        content = methods["post"]["requestBody"]["content"]["application/json"]
+        model = content["schema"]["$ref"].rpartition("/")[2]
+        (example,) = document["components"]["schemas"][model]["examples"]
+        assert example["type"] == event_type
 
 
 def test_every_operation_has_a_unique_id_a_summary_and_a_tag(document: dict[str, Any]) -> None:

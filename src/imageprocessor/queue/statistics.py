@@ -59,7 +59,7 @@ def _collect_webhooks(service: Service) -> dict[str, Any]:
     return {
         "endpoints": len(endpoints),
         "disabled": len(endpoints) - len(enabled),
-        "failing": sum(endpoint.failing_since is not None for endpoint in enabled),
+        "failing": sum(endpoint.is_failing for endpoint in enabled),
         "waiting": waiting,
         "oldest_waiting_seconds": (clock.utc_now() - oldest).total_seconds() if oldest else None,
     }

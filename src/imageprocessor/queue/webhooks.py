@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from imageprocessor.errors import (
     InvalidBucketError,
     InvalidWebhookError,
+    InvalidWebhookUrlError,
     SettingsError,
     UnknownWebhookError,
-    WebhookUrlInvalidError,
 )
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
@@ -53,7 +53,7 @@ class EndpointState:
         """``disabled``, ``failing`` or ``ok``."""
         if self.endpoint.disabled_at:
             return "disabled"
-        return "failing" if self.endpoint.failing_since else "ok"
+        return "failing" if self.endpoint.is_failing else "ok"
 
 
 def list_states(service: Service) -> list[EndpointState]:
@@ -119,7 +119,7 @@ def add_endpoint(  # noqa: PLR0913 - named, and each belongs to the endpoint
     Raises:
         InvalidWebhookError: The name is malformed or taken, or an event type is unknown.
         InvalidBucketError: A bucket cannot be that of an upload.
-        WebhookUrlInvalidError: Webhooks cannot be sent to *url*.
+        InvalidWebhookUrlError: Webhooks cannot be sent to *url*.
     """
     if not is_name(name):
         raise InvalidWebhookError(
@@ -289,7 +289,7 @@ def apply_settings(service: Service) -> None:
         return
     try:
         check_url(service.settings.webhook_url.get_secret_value(), allows_private=True)
-    except WebhookUrlInvalidError as error:
+    except InvalidWebhookUrlError as error:
         raise SettingsError(f"WEBHOOK_URL cannot be used. {error}") from None
     try:
         _store_configured(service)

@@ -30,7 +30,16 @@ from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
 from imageprocessor.server.quota_headers import NAMES
-from imageprocessor.server.routes import batches, events, files, health, images, index, jobs
+from imageprocessor.server.routes import (
+    batches,
+    events,
+    files,
+    health,
+    images,
+    index,
+    jobs,
+    webhooks,
+)
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
@@ -91,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     # (`python -m benchmarks service`).
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     app.router.routes[:0] = app.state.routes
+    app.webhooks = webhooks.router
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app

@@ -214,10 +214,14 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        webhooks=app.webhooks.routes,
     )
     document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-    for path in document["paths"].values():
+    for path in [*document["paths"].values(), *document["webhooks"].values()]:
         for operation in path.values():
             _drop_validation_error(operation)
             _name_sizes(operation, settings)

@@ -70,7 +70,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.AdminRequiredError: (403, "An admin token is required"),
     errors.UnknownWebhookError: (422, "The webhook does not exist"),
     errors.InvalidWebhookError: (422, "The webhook is invalid"),
-    errors.WebhookUrlInvalidError: (422, "Webhooks cannot be sent to this URL"),
+    errors.InvalidWebhookUrlError: (422, "Webhooks cannot be sent to this URL"),
     errors.RequestError: (422, "The request is invalid"),
     errors.ObjectNotFoundError: (404, "The object does not exist"),
     errors.InvalidKeyError: (404, "The object does not exist"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageprocessor.errors import WebhookUrlInvalidError
+from imageprocessor.errors import InvalidWebhookUrlError
 from imageprocessor.queue.events.webhook_address import (
     MAX_URL_CHARACTERS,
     check_url,
@@ -112,7 +112,7 @@ def to_public(_host: str) -> list[str]:
 
 @pytest.mark.parametrize(("url", "reason"), HOSTILE.items())
 def test_hostile_url_is_refused_with_the_reason(url: str, reason: str) -> None:
-    with pytest.raises(WebhookUrlInvalidError) as caught:
+    with pytest.raises(InvalidWebhookUrlError) as caught:
         check_url(url, allows_private=False, resolve=to_public)
     assert reason in str(caught.value)
     assert "pw" not in str(caught.value)
@@ -146,12 +146,12 @@ def test_public_url_is_accepted(url: str) -> None:
     ],
 )
 def test_host_with_one_address_that_is_not_public_is_refused(addresses: Sequence[str]) -> None:
-    with pytest.raises(WebhookUrlInvalidError, match=r"'hooks\.example\.com' leads to '[0-9f]"):
+    with pytest.raises(InvalidWebhookUrlError, match=r"'hooks\.example\.com' leads to '[0-9f]"):
         check_url("https://hooks.example.com/", allows_private=False, resolve=lambda _: addresses)
 
 
 def test_localhost_is_refused_by_its_real_addresses() -> None:
-    with pytest.raises(WebhookUrlInvalidError, match="'localhost' leads to"):
+    with pytest.raises(InvalidWebhookUrlError, match="'localhost' leads to"):
         check_url("https://localhost/", allows_private=False)
 
 
@@ -160,7 +160,7 @@ def test_host_that_does_not_resolve_is_refused() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     for resolve, reason in ((fail, "Name or service not known"), (lambda _: [], "no address")):
-        with pytest.raises(WebhookUrlInvalidError, match=reason):
+        with pytest.raises(InvalidWebhookUrlError, match=reason):
             check_url("https://hooks.example.com/", allows_private=False, resolve=resolve)
 
 
@@ -174,7 +174,7 @@ def test_operator_may_allow_private_addresses_and_http(host: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://u:pw@receiver/", "ftp://receiver/", "http://127.1/"])
 def test_form_of_the_url_counts_also_where_private_addresses_are_allowed(url: str) -> None:
-    with pytest.raises(WebhookUrlInvalidError):
+    with pytest.raises(InvalidWebhookUrlError):
         check_url(url, allows_private=True)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from imageprocessor.errors import WebhookUrlInvalidError
+from imageprocessor.errors import InvalidWebhookUrlError
 
 Resolve = Callable[[str], Sequence[str]]
 """Returns the addresses of a host name, or raises OSError if it has none."""
@@ -54,7 +54,7 @@ def resolve_host(host: str) -> list[str]:
 
 
 def check_url(url: str, *, allows_private: bool, resolve: Resolve = resolve_host) -> None:
-    """Raise WebhookUrlInvalidError unless webhooks may be sent to *url*.
+    """Raise InvalidWebhookUrlError unless webhooks may be sent to *url*.
 
     With *allows_private* HTTP and every address are accepted, and the host is not resolved: a host
     of a private network may not have a name yet.
@@ -65,33 +65,33 @@ def check_url(url: str, *, allows_private: bool, resolve: Resolve = resolve_host
 
 
 def parse_url(url: str, *, allows_private: bool) -> WebhookAddress:
-    """Return the parts of *url*, or raise WebhookUrlInvalidError.
+    """Return the parts of *url*, or raise InvalidWebhookUrlError.
 
     The messages contain nothing that may be a password or the token in a path or query.
     """
     if len(url) > MAX_URL_CHARACTERS:
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             f"The URL has {len(url)} characters, more than {MAX_URL_CHARACTERS}. Shorten it."
         )
     if unusual := re.search("[^!-~]", url):
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             f"Character {unusual.start() + 1} of the URL is not printable ASCII. Percent-encode "
             "it, or in the host use the form xn--…."
         )
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             "The URL has a malformed host. Write it like https://hooks.example.com/path."
         ) from error
     # Without a scheme, "user:password@host" looks like the scheme "user".
     if "@" in (parts.netloc or url):
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             "The URL has a user name or password. Remove it; receivers check the signature instead."
         )
     _check_scheme(parts.scheme, allows_private=allows_private)
     if "#" in url:
-        raise WebhookUrlInvalidError("The URL has a fragment, which is never sent. Remove '#…'.")
+        raise InvalidWebhookUrlError("The URL has a fragment, which is never sent. Remove '#…'.")
     host = _check_host(parts.hostname or "")
     port = _check_port(parts)
     authority = f"[{host}]" if ":" in host else host
@@ -105,23 +105,23 @@ def parse_url(url: str, *, allows_private: bool) -> WebhookAddress:
 
 def _check_scheme(scheme: str, *, allows_private: bool) -> None:
     if not scheme:
-        raise WebhookUrlInvalidError("The URL has no scheme. Write https:// before the host.")
+        raise InvalidWebhookUrlError("The URL has no scheme. Write https:// before the host.")
     if scheme not in PORTS:
-        raise WebhookUrlInvalidError(f"The URL has the scheme {scheme!r}. Use https.")
+        raise InvalidWebhookUrlError(f"The URL has the scheme {scheme!r}. Use https.")
     if scheme == "http" and not allows_private:
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             "The URL has the scheme 'http'. Use https; http needs private addresses to be allowed."
         )
 
 
 def _check_host(host: str) -> str:
     if not host:
-        raise WebhookUrlInvalidError("The URL has no host. Write one after https://.")
+        raise InvalidWebhookUrlError("The URL has no host. Write one after https://.")
     if _is_address(host) and "%" not in host:
         return host
     name = _HOST_NAME.fullmatch(host)
     if name is None or _NUMBER.fullmatch(name["last"]):
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             f"The URL has the host {host!r}. Use a DNS name such as hooks.example.com, without a "
             "dot at the end, or an IP address in its usual form."
         )
@@ -142,7 +142,7 @@ def _check_port(parts: SplitResult) -> int:
     except ValueError:
         port = 0
     if port == 0:
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             "The URL's port is not a number from 1 to 65535. Correct or remove it."
         )
     return port
@@ -152,22 +152,22 @@ def find_addresses(host: str, *, allows_private: bool, resolve: Resolve) -> Sequ
     """Return the addresses of *host*.
 
     Raises:
-        WebhookUrlInvalidError: It has none, or without *allows_private* one that is not global,
+        InvalidWebhookUrlError: It has none, or without *allows_private* one that is not global,
             even beside others that are.
     """
     try:
         addresses = [host] if _is_address(host) else resolve(host)
     except OSError as error:
         reason = error.strerror or "it has no address"
-        raise WebhookUrlInvalidError(
+        raise InvalidWebhookUrlError(
             f"Cannot resolve {host!r}: {reason}. Check the URL's host and this machine's DNS."
         ) from error
     if not addresses:
-        raise WebhookUrlInvalidError(f"{host!r} has no address. Check the URL's host.")
+        raise InvalidWebhookUrlError(f"{host!r} has no address. Check the URL's host.")
     for address in addresses:
         if not allows_private and not is_global(address):
             leads = "" if address == host else f"{host!r} leads to "
-            raise WebhookUrlInvalidError(
+            raise InvalidWebhookUrlError(
                 f"{leads}{address!r}, which is not a public address. Use a public host, or allow "
                 "private addresses."
             )

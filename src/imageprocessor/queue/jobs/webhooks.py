@@ -48,10 +48,15 @@ class Endpoint:
     only_named: bool = False  #: receives only the events of uploads that name it
     allows_private: bool = False  #: may have a private address, or use HTTP
     from_settings: bool = False
-    failing_since: datetime | None = None
-    next_probe_at: datetime | None = None
+    failing_since: datetime | None = None  #: the first failure since the last success
+    next_probe_at: datetime | None = None  #: while it fails
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether only one delivery at a time is tried: a single failure does not count."""
+        return self.next_probe_at is not None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Endpoint:

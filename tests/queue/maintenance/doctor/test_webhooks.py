@@ -64,7 +64,7 @@ def test_disabled_and_failing_endpoints_get_a_warning(
     disable_endpoint(service, "off", "it failed for 5 days")
     with service.database.write() as connection:
         is_failing = webhook_endpoints.c.name == "failing"
-        values = {"failing_since": "2024-11-08T14:00:00.000000Z"}
+        values = dict.fromkeys(("failing_since", "next_probe_at"), "2024-11-08T14:00:00.000000Z")
         connection.execute(update(webhook_endpoints).where(is_failing).values(values))
     assert examine(service) == [
         (Verdict.WARNING, "failing has accepted nothing since 2024-11-08 14:00 UTC."),

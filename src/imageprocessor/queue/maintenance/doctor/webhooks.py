@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 
-from imageprocessor.errors import ImageProcessorError, WebhookUrlInvalidError
+from imageprocessor.errors import ImageProcessorError, InvalidWebhookUrlError
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.connections import Database, open_database
 from imageprocessor.queue.database.schema import HEAD, read_revision
@@ -70,7 +70,7 @@ def check_endpoint(database: Database, endpoint: Endpoint, resolve: Resolve) -> 
     name = endpoint.name
     try:
         check_url(endpoint.url, allows_private=endpoint.allows_private, resolve=resolve)
-    except WebhookUrlInvalidError as error:
+    except InvalidWebhookUrlError as error:
         fix = f"Correct its DNS, or remove and add it: imageprocessor webhooks remove {name}"
         yield wrong(NAME, f"{name}: {error}", fix)
     with database.read() as connection:
@@ -81,7 +81,7 @@ def check_endpoint(database: Database, endpoint: Endpoint, resolve: Resolve) -> 
         is_unset = endpoint.disabled_reason == URL_UNSET
         resume = "Set WEBHOOK_URL again" if is_unset else f"imageprocessor webhooks enable {name}"
         yield warning(NAME, found, f"{resume}, or imageprocessor webhooks remove {name}")
-    elif endpoint.failing_since:
+    elif endpoint.is_failing:
         found = f"{name} has accepted nothing since {endpoint.failing_since:%Y-%m-%d %H:%M} UTC."
         yield warning(NAME, found, f"imageprocessor webhooks show {name}")
     elif oldest and clock.utc_now() - oldest > LONG_WAIT:
