@@ -108,7 +108,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length", 0))
-        request = ReceivedRequest(self.path, self.headers, self.rfile.read(size), time.time())
+        body = self.rfile.read(size)
+        if len(body) < size:  # the sender was killed
+            self.close_connection = True
+            return
+        request = ReceivedRequest(self.path, self.headers, body, time.time())
         self.server.requests.append(request)
         answer = self.server.answer(request)
         self.server.stopping.wait(answer.delay_seconds)
