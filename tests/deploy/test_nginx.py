@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from imageprocessor.queue.service import s3_access
-from imageprocessor.server.event_stream import PING_SECONDS
-from imageprocessor.server.preferences import MAX_WAIT_SECONDS
+from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
+from imageprocessor.server.events.stream import PING_SECONDS
 from imageprocessor.server.threads import WAIT_SECONDS
 from imageprocessor.settings import Settings
 from imageprocessor.storage.s3 import ATTEMPTS

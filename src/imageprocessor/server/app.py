@@ -22,7 +22,7 @@ import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
-from imageprocessor.server.event_poller import EventPoller
+from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.server.middleware.lingering_close import LingeringClose
 from imageprocessor.server.middleware.request_log import ID_HEADER, RequestLog
 from imageprocessor.server.middleware.security_headers import DOCS_PATH, SecurityHeaders

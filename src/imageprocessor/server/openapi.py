@@ -13,7 +13,7 @@ from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
-from imageprocessor.server.preferences import MAX_WAIT_SECONDS
+from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
 from imageprocessor.settings import MIME_TYPES, Settings
@@ -109,7 +109,7 @@ IDEMPOTENCY_KEY = {
     },
 }
 
-#: See `server.preferences`, which reads them.
+#: See `server.events.preferences`, which reads them.
 WAIT_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "wait",

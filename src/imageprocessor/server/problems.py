@@ -24,7 +24,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.server.auth import is_admin
-from imageprocessor.server.preferences import describe_preference
+from imageprocessor.server.events.preferences import describe_preference
 from imageprocessor.server.quota_headers import describe_quota, seconds_to_reset
 from imageprocessor.server.responses import JsonLine
 

@@ -22,8 +22,8 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
-from imageprocessor.server import event_stream
-from imageprocessor.server.event_poller import EventPoller
+from imageprocessor.server.events import stream as event_stream
+from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from tests.conftest import require_program
 from tests.server.live import get, serve

@@ -10,19 +10,19 @@ from imageprocessor import errors
 from imageprocessor.errors import BatchRefusedError
 from imageprocessor.server.batches import accept_batch
 from imageprocessor.server.dependencies import Atomic, BatchId, User
+from imageprocessor.server.events.preferences import describe_preference
+from imageprocessor.server.events.waiting import read_batch_waiting
 from imageprocessor.server.openapi import (
     WAIT_PARAMETERS,
     describe_batch_upload,
     describe_quota_headers,
     problem_responses,
 )
-from imageprocessor.server.preferences import describe_preference
 from imageprocessor.server.problems import Fault, find_problem, make_problem
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import represent_batch, represent_outcome
 from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import BatchAccepted, BatchState
-from imageprocessor.server.waiting import read_batch_waiting
 
 BATCHES_URL = "/api/v1/batches"
 

@@ -14,8 +14,8 @@ from imageprocessor.queue.events.feed import Event, Position
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.service import Service
 from imageprocessor.server.dependencies import BaseUrl, CurrentService, JobId, Reader, User
-from imageprocessor.server.event_poller import EventPoller
-from imageprocessor.server.event_stream import (
+from imageprocessor.server.events.poller import EventPoller
+from imageprocessor.server.events.stream import (
     MEDIA_TYPE,
     EventStream,
     Selection,

@@ -22,13 +22,14 @@ from imageprocessor.server.dependencies import (
     provide_base_url,
 )
 from imageprocessor.server.direct_route import DirectRoute
+from imageprocessor.server.events.preferences import describe_preference, read_wait
+from imageprocessor.server.events.waiting import wait_for_upload
 from imageprocessor.server.openapi import (
     READER_SECURITY,
     describe_accepted,
     describe_upload,
     problem_responses,
 )
-from imageprocessor.server.preferences import describe_preference, read_wait
 from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import (
     JOBS_URL,
@@ -47,7 +48,6 @@ from imageprocessor.server.schemas import (
 )
 from imageprocessor.server.threads import run_read
 from imageprocessor.server.uploads import accept_upload
-from imageprocessor.server.waiting import wait_for_upload
 
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)

@@ -9,12 +9,12 @@ from imageprocessor.queue.job_control import check_completed
 from imageprocessor.server.auth import read_caller
 from imageprocessor.server.dependencies import BaseUrl, JobId, Reader
 from imageprocessor.server.direct_route import DirectRoute
+from imageprocessor.server.events.preferences import describe_preference
+from imageprocessor.server.events.waiting import read_job_waiting
 from imageprocessor.server.openapi import READER_SECURITY, WAIT_PARAMETERS, problem_responses
-from imageprocessor.server.preferences import describe_preference
 from imageprocessor.server.representations import represent_job, represent_result
 from imageprocessor.server.responses import JsonLine, make_json
 from imageprocessor.server.schemas import ImageResult, JobState
-from imageprocessor.server.waiting import read_job_waiting
 
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.JobNotFoundError)
 

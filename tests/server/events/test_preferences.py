@@ -4,7 +4,7 @@ import pytest
 from fastapi import Request
 
 from imageprocessor.errors import InvalidWaitError
-from imageprocessor.server.preferences import describe_preference, read_wait
+from imageprocessor.server.events.preferences import describe_preference, read_wait
 
 
 def make_request(query: str = "", *preferences: str) -> Request:

@@ -17,15 +17,15 @@ from imageprocessor.errors import ImageProcessorError, TooManyStreamsError
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.events.feed import Event, Position
 from imageprocessor.queue.service import Service
-from imageprocessor.server.event_poller import (
+from imageprocessor.server.events.poller import (
     ALL,
     EventPoller,
     Topic,
     topic_of_job,
     topic_of_user,
 )
+from imageprocessor.server.events.waiting import stop_on_disconnect
 from imageprocessor.server.protocol import max_connections
-from imageprocessor.server.waiting import stop_on_disconnect
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Vary": "Accept"}

@@ -20,8 +20,8 @@ from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.server import waiting
-from imageprocessor.server.event_poller import EventPoller
+from imageprocessor.server.events import waiting
+from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.server.schemas import ACCEPTED
 from imageprocessor.settings import Settings
 from tests.images import encode, photo, truncated

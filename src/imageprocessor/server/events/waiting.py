@@ -17,8 +17,8 @@ from imageprocessor.queue.events.feed import Event
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import OPEN_STATUSES, Job
 from imageprocessor.queue.service import Service
-from imageprocessor.server.event_poller import EventPoller, Topic, Watcher, topic_of_job
-from imageprocessor.server.preferences import read_wait
+from imageprocessor.server.events.poller import EventPoller, Topic, Watcher, topic_of_job
+from imageprocessor.server.events.preferences import read_wait
 from imageprocessor.server.protocol import max_connections
 from imageprocessor.server.threads import run_read
 

@@ -1,0 +1,1 @@
+"""Reporting events to requests: those that wait for a job, and streams."""
