@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import NoReturn
@@ -12,11 +13,21 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+LONGEST_ID = 100  #: characters of a parameter in the id of a test
+
 # No deadlines: a slow machine is not a fault. In CI, examples are the same in every run, so that a
 # failure can be reproduced.
 hypothesis_settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis_settings.register_profile("local", deadline=None)
 hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Return a short id for a long value; pytest puts ids into the environment of processes."""
+    if not isinstance(val, bytes | str) or len(val) <= LONGEST_ID:
+        return None
+    data = val if isinstance(val, bytes) else val.encode("utf-8", "surrogatepass")
+    return f"{argname}-{zlib.crc32(data):08x}"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -90,16 +90,20 @@ def session_of(pid: int) -> int:
 
 
 @contextmanager
-def killing(programs: list[Program], chance: random.Random) -> Iterator[list[int]]:
+def killing(programs: list[Program], ledger: Ledger, chance: random.Random) -> Iterator[list[int]]:
     """During the body, kill random processes and restart the programs that have ended.
 
-    Yield the process ids of the killed ones.
+    Pauses grow until an upload is accepted: on a busy machine, services that start would be killed
+    for minutes. Yield the process ids of the killed ones.
     """
     killed: list[int] = []
     stopping = threading.Event()
 
     def kill() -> None:
-        while not stopping.wait(chance.uniform(*SECONDS_BETWEEN_KILLS)):
+        factor, accepted = 1.0, 0
+        while not stopping.wait(factor * chance.uniform(*SECONDS_BETWEEN_KILLS)):
+            factor = 1.0 if len(ledger.accepted) > accepted else 1.5 * factor
+            accepted = len(ledger.accepted)
             members = [pid for program in programs for pid in program.members()]
             if members:
                 victim = chance.choice(members)
@@ -190,7 +194,10 @@ def test_every_202_ends_once_and_is_reported(
 ) -> None:
     ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(900, 700), "JPEG"))
     started = time.monotonic()
-    with killing(programs, random.Random(SEED)) as killed, ThreadPoolExecutor(UPLOADERS) as pool:
+    with (
+        killing(programs, ledger, random.Random(SEED)) as killed,
+        ThreadPoolExecutor(UPLOADERS) as pool,
+    ):
         for future in [pool.submit(ledger.send) for _ in range(IMAGES)]:
             future.result()
     wait_for(ledger.has_ended, 120 + IMAGES)

@@ -24,6 +24,7 @@ def every_class(
 #: Raised at startup, in a worker or on the command line, never by a request.
 ELSEWHERE = {
     errors.InvalidVariantError,
+    errors.InvalidTransformationError,
     errors.SettingsError,
     errors.MissingExtraError,
     errors.BrokerUnavailableError,  # /health reports it

@@ -38,7 +38,8 @@ def test_import_copies_all_rows_to_postgresql(
     monkeypatch.setenv("DATABASE_URL", url)
     copied = run("db", "import", "data/processor.db", "--json")
     assert copied.status == 0, copied.err
-    assert copied.json == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
+    rows = {name: count for name, count in copied.json.items() if count}
+    assert rows == {"image_upload_events": 6, "processing_jobs": 2, "upload_rate_limits": 1}
     assert list_all(load_settings({"DATABASE_URL": url})) == images
     again = run("db", "import", "data/processor.db")
     assert again.status == 2

@@ -339,7 +339,7 @@ def add_batches(database: Database, template: Job) -> None:
 
 
 def add_deliveries(database: Database) -> None:
-    """Add 25 000 deliveries that have ended, and as many that wait, to two endpoints."""
+    """Add 6 000 deliveries that have ended, and as many that wait, to two endpoints."""
     insert = """
         INSERT INTO webhook_deliveries (
             delivery_id, endpoint, event_id, event_type, image_id, job_id, body, status,
@@ -350,13 +350,13 @@ def add_deliveries(database: Database) -> None:
             CASE WHEN user_id < 'user-5' THEN 'shop' ELSE 'other' END,
             job_id, 'image.completed', image_id, job_id, '{{}}', {status}, 1,
             {due_at}, created_at, {ended_at}
-        FROM processing_jobs WHERE completed_at IS NOT NULL AND substr(job_id, 36) < '4'
+        FROM processing_jobs WHERE completed_at IS NOT NULL AND substr(job_id, 36) = '0'
     """
     with database.write() as connection:
         for endpoint in (ENDPOINT, replace(ENDPOINT, name="other")):
             connection.execute(webhook_endpoints.insert().values(endpoint.to_row()))
         values = {"prefix": "'aa'", "due_at": "NULL", "ended_at": "completed_at"}
-        ended = "CASE WHEN substr(job_id, 36) = '0' THEN 'failed' ELSE 'delivered' END"
+        ended = "CASE WHEN substr(job_id, 35, 1) < '4' THEN 'failed' ELSE 'delivered' END"
         connection.execute(text(insert.format(status=ended, **values)))
         values = {"prefix": "'bb'", "due_at": "completed_at", "ended_at": "NULL"}
         connection.execute(text(insert.format(status="'waiting'", **values)))

@@ -298,7 +298,7 @@ def test_failing_endpoint_is_probed_by_one_delivery_and_then_drains(
         assert count_tries(service) == at_first
         for number, minutes in enumerate((1, 4, 12), 1):  # pauses grow
             set_clock(minutes * MINUTE)
-            wait_for(partial(has_tried, service, at_first + number), 20)
+            receiver.wait_for(at_first + number, 20)
             time.sleep(0.2)
             assert count_tries(service) == at_first + number
         # Each probe is by the delivery that is due first.

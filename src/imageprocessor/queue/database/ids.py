@@ -31,6 +31,6 @@ def lowest_id(moment: datetime) -> str:
 
     >>> from datetime import UTC
     >>> lowest_id(datetime(2024, 11, 8, 14, tzinfo=UTC))
-    '01930c1e-3a00-0000-0000-000000000000'
+    '01930c13-1f00-0000-0000-000000000000'
     """
     return str(UUID(int=int(moment.timestamp() * 1000) << 80))

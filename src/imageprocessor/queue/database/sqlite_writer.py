@@ -110,7 +110,7 @@ class SqliteWriter:
         if self._connection is None:
             connection = self._engine.connect()
             # Without any connection, SQLite would have deleted the WAL and made another.
-            self._wal.open(_find_wal(connection))
+            self._wal.reopen(_find_wal(connection))
             self._connection = connection
             self._busy_milliseconds = None
         return self._connection
@@ -153,17 +153,16 @@ class Wal:
     def __init__(self) -> None:
         #: Whether a flush failed. What follows a lost part of the WAL would be lost, too.
         self.is_torn = False
+        self._path: Path | None = None
         self._descriptor: int | None = None
         self._flushing = threading.Lock()
         self._begun = self._ended = 0  #: the number of the last flush
 
-    def open(self, path: Path) -> None:
-        """Open the file at *path*, which a connection has created, instead of the last one."""
-        with self._flushing, self._translate_errors():
-            descriptor = os.open(path, os.O_RDONLY)
+    def reopen(self, path: Path) -> None:
+        """Flush the file at *path* from now on; the first change may yet have to create it."""
+        with self._flushing:
             self._close()
-            self._descriptor = descriptor
-            flush_directory(path.parent)  # SQLite leaves that to the process that created the file
+            self._path = path
 
     def flush(self) -> None:
         """Flush what was committed before the call; one flush serves all threads that wait for it.
@@ -180,15 +179,22 @@ class Wal:
                 raise DatabaseUnavailableError(
                     "An earlier change could not be flushed. Try again shortly."
                 )
-            assert self._descriptor is not None  # opened with the connection
             with self._translate_errors():
-                _flush(self._descriptor)
+                _flush(self._open())
             self._ended = self._begun
 
     def close(self) -> None:
         """Close the file."""
         with self._flushing:
             self._close()
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            assert self._path is not None  # set with the connection
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+            # SQLite leaves that to the process that created the file.
+            flush_directory(self._path.parent)
+        return self._descriptor
 
     def _close(self) -> None:
         if self._descriptor is not None:
