@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import NoReturn
@@ -23,11 +22,12 @@ hypothesis_settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Return a short id for a long value; pytest puts ids into the environment of processes."""
-    if not isinstance(val, bytes | str) or len(val) <= LONGEST_ID:
-        return None
-    data = val if isinstance(val, bytes) else val.encode("utf-8", "surrogatepass")
-    return f"{argname}-{zlib.crc32(data):08x}"
+    """Return a short id for a long value: pytest puts ids into the environment of processes.
+
+    It is the same in each process, even if the value is not. pytest numbers repeated ids.
+    """
+    is_long = isinstance(val, bytes | str) and len(val) > LONGEST_ID
+    return argname if is_long else None
 
 
 @pytest.fixture(autouse=True, scope="session")
