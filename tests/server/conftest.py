@@ -13,6 +13,7 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app
+from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
@@ -44,6 +45,20 @@ def service(settings: Settings) -> Iterator[Service]:
     """A service on the application's database and storage, for inspecting them."""
     with open_service(settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def pollers(monkeypatch: pytest.MonkeyPatch) -> list[EventPoller]:
+    """The pollers of the applications that are started."""
+    made: list[EventPoller] = []
+    init = EventPoller.__init__
+
+    def note(self: EventPoller, service: Service) -> None:
+        init(self, service)
+        made.append(self)
+
+    monkeypatch.setattr(EventPoller, "__init__", note)
+    return made
 
 
 @pytest.fixture

@@ -33,10 +33,10 @@ from imageprocessor.queue.client_metadata import parse_context
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.job_control import parse_id, public_status
-from imageprocessor.queue.jobs import batch_store, job_store, outbox
+from imageprocessor.queue.jobs import batch_store, outbox
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.description import BATCH_ENDINGS
-from imageprocessor.queue.jobs.job import EventType, Job
+from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import (
@@ -47,6 +47,7 @@ from imageprocessor.queue.uploads import (
     make_reuse_error,
     read_quota,
     require_webhook,
+    store_job,
 )
 
 MAX_FILENAME_CHARACTERS = 255
@@ -294,7 +295,6 @@ def _queue_once(
 
 def _queue(service: Service, draft: _Draft, *, is_atomic: bool) -> tuple[Batch, Quota]:
     now = draft.batch.created_at
-    settings = service.settings
     with service.database.write() as connection:
         require_webhook(connection, draft.batch.webhook)
         batch, quota = _count(service, connection, draft.batch, now)
@@ -303,19 +303,7 @@ def _queue(service: Service, draft: _Draft, *, is_atomic: bool) -> tuple[Batch, 
         batch_store.insert_batch(connection, batch)
         accepted = [outcome.job_id for outcome in batch.outcomes if outcome.job_id]
         for job_id in accepted:
-            job = draft.jobs[job_id]
-            job_store.insert_job(connection, job)
-            outbox.announce(
-                connection,
-                EventType.UPLOAD_INITIATED,
-                job,
-                job.created_at,
-                base_url=settings.public_base_url,
-                previous_status=None,
-                request_id=job.request_id,
-                by=job.user_id,
-                bucket=job.bucket,
-            )
+            store_job(connection, draft.jobs[job_id], service.settings.public_base_url)
         if not accepted:
             outbox.complete_batch(connection, batch.batch_id, now)
     return batch, quota

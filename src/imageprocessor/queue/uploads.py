@@ -162,19 +162,24 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
             settings.rate_limit_max_uploads,
             settings.rate_limit_window,
         )
-        job_store.insert_job(connection, job)
-        outbox.announce(
-            connection,
-            EventType.UPLOAD_INITIATED,
-            job,
-            job.created_at,
-            base_url=settings.public_base_url,
-            previous_status=None,
-            request_id=job.request_id,
-            by=job.user_id,
-            bucket=job.bucket,
-        )
+        store_job(connection, job, settings.public_base_url)
     return job, quota
+
+
+def store_job(connection: Connection, job: Job, base_url: str) -> None:
+    """Store the job of an upload, and announce it; *base_url*: see :func:`outbox.announce`."""
+    job_store.insert_job(connection, job)
+    outbox.announce(
+        connection,
+        EventType.UPLOAD_INITIATED,
+        job,
+        job.created_at,
+        base_url=base_url,
+        previous_status=None,
+        request_id=job.request_id,
+        by=job.user_id,
+        bucket=job.bucket,
+    )
 
 
 def require_webhook(connection: Connection, name: str | None) -> None:

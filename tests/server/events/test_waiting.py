@@ -40,20 +40,6 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield opened
 
 
-@pytest.fixture
-def pollers(monkeypatch: pytest.MonkeyPatch) -> list[EventPoller]:
-    """The pollers of the applications that are started."""
-    made: list[EventPoller] = []
-    init = EventPoller.__init__
-
-    def note(self: EventPoller, service: Service) -> None:
-        init(self, service)
-        made.append(self)
-
-    monkeypatch.setattr(EventPoller, "__init__", note)
-    return made
-
-
 def is_waiting(pollers: list[EventPoller], count: int = 1) -> bool:
     return pollers[-1].wait_count == count
 

@@ -94,20 +94,6 @@ def types_of(received: list[Received]) -> list[str]:
     return [one.event_type for one in received]
 
 
-@pytest.fixture
-def pollers(monkeypatch: pytest.MonkeyPatch) -> list[EventPoller]:
-    """The pollers of the applications that are started."""
-    made: list[EventPoller] = []
-    init = EventPoller.__init__
-
-    def note(self: EventPoller, service: Service) -> None:
-        init(self, service)
-        made.append(self)
-
-    monkeypatch.setattr(EventPoller, "__init__", note)
-    return made
-
-
 def test_owner_reads_pages_of_own_events_and_an_admin_of_all(
     client: TestClient, service: Service, token: Token
 ) -> None:

@@ -119,7 +119,7 @@ class WebhookSender:
             if may_try:
                 claimed = webhook_deliveries.claim_due(connection, endpoint.name, limit, now, lease)
         if claimed:
-            self._database.flush()  # a power cut must not undo what a receiver hears
+            self._database.flush()  # a power cut must not undo what a receiver is sent
         for delivery in claimed:
             threading.Thread(
                 target=self._try, args=(endpoint, delivery), name="webhook", daemon=True
