@@ -25,7 +25,7 @@ from benchmarks.workers import submit_image
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.pipeline import ProcessedImage
 from imageprocessor.logs import configure_logs
-from imageprocessor.queue.attempts import Attempt, claim_next, finish_attempt, open_store_pool
+from imageprocessor.queue.attempts import Attempt, claim_next, finish_attempt
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import webhook_endpoints
 from imageprocessor.queue.events.webhook_request import make_secret
@@ -33,6 +33,7 @@ from imageprocessor.queue.events.webhook_sender import WebhookSender
 from imageprocessor.queue.jobs.webhooks import Endpoint
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
+from imageprocessor.storage.side_by_side import open_store_pool
 from tests.servers.webhook_receiver import WebhookReceiver
 
 JOBS = 500

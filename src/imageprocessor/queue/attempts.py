@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -46,11 +46,10 @@ from imageprocessor.queue.jobs.job import (
 from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
+from imageprocessor.storage.side_by_side import open_store_pool
 
 T = TypeVar("T")
 TimeLimit = Callable[[], AbstractContextManager[None]]
-
-MAX_STORE_THREADS = 8  #: below the 10 connections that an S3 client keeps
 
 log = structlog.get_logger(__name__)
 
@@ -138,11 +137,6 @@ def finish_attempt(service: Service, attempt: Attempt, pool: Executor) -> None:
         else:
             outcome = result
         _end_attempt(service, job, attempt.started, outcome)
-
-
-def open_store_pool() -> ThreadPoolExecutor:
-    """Return the threads that store the variants of one image at a time."""
-    return ThreadPoolExecutor(MAX_STORE_THREADS, "store")
 
 
 def end_attempts(
@@ -341,21 +335,13 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Exe
     """Store all variants.
 
     Side by side, because the disk flushes at once what several threads wait for: four variants of
-    14 kB take 2.3 ms of time and 1.2 ms of CPU time, one after another 9.2 and 1.2.
+    14 kB take 2.3 ms, one after another 9.2 ms.
     """
     service.ownership.ensure_verified()
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
-    puts: list[Future[None]] = []
-    try:
-        for name, variant in image.variants.items():
-            require_memory(THREAD_BYTES, "for a thread")
-            puts.append(pool.submit(service.storage.put, keys[name], variant.data))
-        for put in puts:
-            put.result()
-    finally:  # after an error, start no other put, and wait for those that are running
-        for put in puts:
-            put.cancel()
-        wait(puts)
+    objects = {keys[name]: variant.data for name, variant in image.variants.items()}
+    require_memory(THREAD_BYTES * len(objects), "for threads")
+    service.storage.put_all(objects, pool)
     return Stored(keys, image.describe())
 
 

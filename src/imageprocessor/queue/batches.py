@@ -49,6 +49,7 @@ from imageprocessor.queue.uploads import (
     require_webhook,
     store_job,
 )
+from imageprocessor.storage.side_by_side import open_store_pool
 
 MAX_FILENAME_CHARACTERS = 255
 STATUSES = ("pending", "processing", *BATCH_ENDINGS)  #: of a file of a batch
@@ -130,7 +131,8 @@ def submit_batch(service: Service, upload: BatchUpload, sender: Sender) -> tuple
     if upload.is_atomic:
         _require_all(draft.batch)
     try:
-        service.staging.put_all(draft.sources)
+        with open_store_pool() as pool:
+            service.staging.put_all(draft.sources, pool)
         accepted, quota = _queue_once(service, draft, sender, is_atomic=upload.is_atomic)
     except ImageProcessorError:
         _unstage(service, draft, kept=None)
