@@ -250,6 +250,21 @@ class AdminRequiredError(RequestError):
         super().__init__("This request needs a token whose scope contains 'images:admin'.")
 
 
+class InvalidTicketError(RequestError):
+    """The upload ticket is missing, expired, or not one that this service issued for the image."""
+
+    code = "ticket_invalid"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The upload ticket is not valid: {cause}. Ask for a new one.")
+
+
+class SpentTicketError(RequestError):
+    """The upload ticket has already been used for another file, or its image was deleted."""
+
+    code = "ticket_spent"
+
+
 class UnknownWebhookError(RequestError):
     """There is no webhook endpoint with this name, or an upload names one that is disabled."""
 

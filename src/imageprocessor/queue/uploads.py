@@ -18,6 +18,7 @@ from imageprocessor.errors import (
     ImageProcessorError,
     InvalidBucketError,
     RateLimitedError,
+    SpentTicketError,
     StorageError,
     UnknownWebhookError,
 )
@@ -53,6 +54,7 @@ class Sender:
     user_id: str
     idempotency_key: str | None = None
     request_id: str | None = None
+    image_id: str | None = None  #: that a ticket is for, with its idempotency key
 
 
 def check_quota(service: Service, sender: Sender) -> Quota:
@@ -79,6 +81,7 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
             not acceptable.
         RateLimitedError: The sender's quota in this window is used up.
         IdempotencyKeyReusedError: The key was already used with another payload.
+        SpentTicketError: So was the ticket, or its image was deleted.
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The upload was not
             accepted; try again later.
     """
@@ -123,7 +126,7 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
     job_id = make_id()
     return Job(
         job_id=job_id,
-        image_id=str(uuid.uuid4()),
+        image_id=sender.image_id or str(uuid.uuid4()),
         user_id=sender.user_id,
         status=JobStatus.PENDING,
         bucket=upload.bucket,
@@ -155,6 +158,11 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     settings = service.settings
     with service.database.write() as connection:
         require_webhook(connection, job.webhook)
+        if sender.image_id and outbox.find_deleted_job(connection, sender.image_id):
+            raise SpentTicketError(
+                f"The image {sender.image_id} was uploaded with this ticket and deleted. "
+                "Ask for a new ticket."
+            )
         quota = rate_limits.count_upload(
             connection,
             job.user_id,
@@ -204,8 +212,14 @@ def _find_repeated(service: Service, sender: Sender) -> Job | None:
 def _check_same_payload(first: Job, second: Job) -> None:
     first_payload = (first.source_sha256, first.bucket, first.context, first.webhook)
     second_payload = (second.source_sha256, second.bucket, second.context, second.webhook)
-    if first_payload != second_payload:
-        raise make_reuse_error(first.idempotency_key)
+    if first_payload == second_payload:
+        return
+    if first.image_id == second.image_id:
+        raise SpentTicketError(
+            f"Another file was uploaded with this ticket, as image {first.image_id}. "
+            "Ask for a new ticket."
+        )
+    raise make_reuse_error(first.idempotency_key)
 
 
 def make_reuse_error(idempotency_key: str | None) -> IdempotencyKeyReusedError:

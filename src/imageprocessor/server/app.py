@@ -16,20 +16,19 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
 from imageprocessor.queue.service import open_service
 from imageprocessor.server.events.poller import EventPoller
+from imageprocessor.server.middleware.cors import Cors
 from imageprocessor.server.middleware.lingering_close import LingeringClose
-from imageprocessor.server.middleware.request_log import ID_HEADER, RequestLog
+from imageprocessor.server.middleware.request_log import RequestLog
 from imageprocessor.server.middleware.security_headers import DOCS_PATH, SecurityHeaders
 from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
-from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.routes import (
     batches,
     events,
@@ -38,31 +37,19 @@ from imageprocessor.server.routes import (
     images,
     index,
     jobs,
+    uploads,
     webhooks,
 )
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
-#: What a page of another site may send (CORS); `Range` needs no permission.
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-None-Match",
-    "If-Modified-Since",
-    "Last-Event-ID",
-    "Prefer",
-    "traceparent",
-    "tracestate",
-)
-#: What it may read of an answer, besides the quota and the id.
-ANSWER_HEADERS = ("Retry-After", "ETag", "Content-Range", "Preference-Applied")
 ROUTERS = (
     jobs.router,
     events.router,
     images.router,
     batches.router,
+    uploads.router,
     files.router,
     health.router,
     index.router,
@@ -140,16 +127,10 @@ def _end_with_parent() -> None:
 
 def _list_middleware(settings: Settings) -> list[Middleware]:
     """Return the middleware, outermost first."""
-    layers = [Middleware(LingeringClose), Middleware(RequestLog), Middleware(SecurityHeaders)]
-    if settings.cors_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=True,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=[*REQUEST_HEADERS, ID_HEADER],
-            expose_headers=[*NAMES, *ANSWER_HEADERS, ID_HEADER],
-        )
-        layers.append(cors)
-    layers.append(Middleware(UnexpectedErrors))
-    return layers
+    return [
+        Middleware(LingeringClose),
+        Middleware(RequestLog),
+        Middleware(SecurityHeaders),
+        Middleware(Cors, origins=settings.cors_origins),
+        Middleware(UnexpectedErrors),
+    ]

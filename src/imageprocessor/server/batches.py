@@ -23,7 +23,7 @@ from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender
 from imageprocessor.server.forms import BatchRules, TextFields, UploadForm
 from imageprocessor.server.threads import StorageThreads
-from imageprocessor.server.uploads import admit, read_body
+from imageprocessor.server.uploads import admit, read_body, read_sender
 from imageprocessor.settings import BYTES_PER_MB
 
 
@@ -45,7 +45,8 @@ async def accept_batch(request: Request, user: Caller, *, is_atomic: bool) -> Ac
     storage_threads: StorageThreads = request.state.storage_threads
     settings = service.settings
     rules = BatchRules(settings.batch_max_files, settings.batch_max_mb * BYTES_PER_MB)
-    sender = await admit(request, service, user, rules, check_quota)
+    sender = read_sender(request, user)
+    await admit(request, service, sender, rules, check_quota)
     incoming = IncomingBatch(service)
     try:
         with service.write_faults.watch():

@@ -44,6 +44,46 @@ class UploadAccepted(BaseModel):
     message: str
 
 
+class TicketRequest(BaseModel):
+    """What one upload with a ticket may be."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"bucket": "photos", "expires_in": 600}]}
+    )
+
+    bucket: str = Field(description="The bucket of the image.")
+    metadata: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+    max_bytes: int | None = Field(
+        None, ge=1, description="A limit below MAX_UPLOAD_SIZE_MB for this upload."
+    )
+    expires_in: int = Field(
+        600, ge=1, le=3600, description="Seconds until the ticket can no longer be used."
+    )
+    sub: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="The user who will own the image; only admins may name another.",
+    )
+    webhook: str | None = Field(
+        None, description="The name of a webhook endpoint that is to receive the image's events."
+    )
+
+
+class IssuedTicket(BaseModel):
+    """An address that accepts one image without a token."""
+
+    model_config = example(
+        upload_url=f"/api/v1/uploads/{IMAGE_ID}?ticket=eyJhbGciOi…",
+        image_id=IMAGE_ID,
+        expires_at="2026-11-27T12:10:00Z",
+    )
+
+    upload_url: str = Field(description="Relative to the address of the service.")
+    image_id: str = Field(description="The id that the image will have.")
+    expires_at: datetime
+
+
 class Fault(BaseModel):
     """Why a file of a batch was refused: a problem without the request's id."""
 
