@@ -307,6 +307,9 @@ class Settings(BaseModel):
         "`true` or `false`",
         "Anyone who knows an image's id may read it; `false`: only its owner and admins.",
     )
+    upload_page: bool = setting(
+        True, "`true` or `false`", "Serve a page on `/upload` for uploading in a browser."
+    )
     cors_origins: Names = setting(
         (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )

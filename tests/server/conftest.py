@@ -16,6 +16,7 @@ from imageprocessor.server.app import create_app
 from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
+from tests.conftest import require_program
 from tests.images import encode, photo
 
 UPLOAD = "/api/v1/images/upload"
@@ -109,6 +110,29 @@ def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, s
     accepted: dict[str, str] = upload(fields={"metadata": '{"activity_id": "xyz"}'}).json()
     run(accepted["job_id"])
     return accepted
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = require_program("chromium")
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    service = webdriver.ChromeService(require_program("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as opened:
+        yield opened
 
 
 def count_jobs(service: Service) -> int:

@@ -37,6 +37,7 @@ from imageprocessor.server.routes import (
     images,
     index,
     jobs,
+    upload_page,
     uploads,
     webhooks,
 )
@@ -53,6 +54,7 @@ ROUTERS = (
     files.router,
     health.router,
     index.router,
+    upload_page.router,
 )
 DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
 
