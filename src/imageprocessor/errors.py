@@ -11,6 +11,7 @@
         BatchTooLargeError · InvalidItemsError · BatchRefusedError
         InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
+        InvalidTicketError · SpentTicketError
         UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError

@@ -16,8 +16,8 @@ from imageprocessor.server.app import create_app
 from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
-from tests.conftest import require_program
 from tests.images import encode, photo
+from tests.servers.browser import open_browser
 
 UPLOAD = "/api/v1/images/upload"
 
@@ -114,24 +114,7 @@ def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, s
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = require_program("chromium")
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-    ):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    service = webdriver.ChromeService(require_program("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as opened:
+    with open_browser(tmp_path / "profile") as opened:
         yield opened
 
 

@@ -155,7 +155,7 @@ function compareImages(file, result) {
   const left = make("span", { className: "left", textContent: "Before" });
   const right = make("span", { className: "right", textContent: "After" });
   const frame = make("div", { className: "compare" }, after, before, left, right);
-  frame.style.width = `calc(min(75vh, 720px) * ${width / height})`; // a tall image fits on the screen, too
+  frame.style.width = `calc(min(60vh, 560px) * ${width / height})`; // a tall image fits on the screen, too
   const range = make("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "How much of the upload to show" });
   range.addEventListener("input", () => frame.style.setProperty("--at", `${range.value}%`));
   // A browser that cannot show the upload, such as a HEIC, shows the result alone.
