@@ -21,6 +21,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
+from imageprocessor.queue.incoming import MAX_BODY_SECONDS
 from imageprocessor.queue.jobs import batch_store, inventory, job_store, webhook_deliveries
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
@@ -31,8 +32,8 @@ from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
 
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have claimed the job by then
-#: an upload takes up to one hour from first byte to row; one more for a clock set forward
-UPLOAD_GRACE = timedelta(hours=2)
+#: from an upload's first byte to its row; one hour more for a clock set forward
+UPLOAD_GRACE = timedelta(seconds=MAX_BODY_SECONDS, hours=1)
 OBJECT_GRACE = timedelta(hours=24)
 DELIVERIES_DAYS = 30  #: for which deliveries that have ended are kept
 OBJECTS_PER_QUERY = 500
