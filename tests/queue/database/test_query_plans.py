@@ -148,6 +148,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, "a", "b"
     ),
     batch_store.find_batch: lambda connection, _: batch_store.find_batch(connection, BATCH_ID),
+    batch_store.find_webhooks: lambda connection, _: batch_store.find_webhooks(
+        connection, [BATCH_ID, ANY_ID]
+    ),
     batch_store.complete_batch: lambda connection, _: batch_store.complete_batch(
         connection, BATCH_ID, NOW
     ),
