@@ -237,6 +237,12 @@ QUERIES: dict[Callable[..., Any], Query] = {
     webhook_deliveries.clear_failing: lambda connection, _: webhook_deliveries.clear_failing(
         connection, "shop"
     ),
+    webhook_deliveries.list_misdated: lambda connection, _: webhook_deliveries.list_misdated(
+        connection, "shop", NOW, 20
+    ),
+    webhook_deliveries.make_due: lambda connection, _: webhook_deliveries.make_due(
+        connection, [ANY_ID], NOW
+    ),
     webhook_deliveries.drop_context: lambda connection, job: webhook_deliveries.drop_context(
         connection, job.image_id
     ),

@@ -25,6 +25,7 @@ from imageprocessor.queue.incoming import MAX_BODY_SECONDS
 from imageprocessor.queue.jobs import batch_store, inventory, job_store, webhook_deliveries
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
+from imageprocessor.queue.jobs.webhooks import list_endpoints
 from imageprocessor.queue.maintenance.leases import Lease
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.queue.service import Service
@@ -199,6 +200,27 @@ def drop_batch(service: Service, batch_id: str) -> None:
         batch_store.delete_batch(connection, batch_id)
 
 
+def find_misdated_deliveries(service: Service) -> list[list[str]]:
+    """Return, of each endpoint, deliveries that wait too long because a clock was set back.
+
+    At most JOBS_PER_SWEEP of each kind.
+    """
+    now = clock.utc_now()
+    found = []
+    with service.database.read() as connection:
+        for endpoint in list_endpoints(connection):
+            ids = webhook_deliveries.list_misdated(connection, endpoint.name, now, JOBS_PER_SWEEP)
+            if ids:
+                found.append(ids)
+    return found
+
+
+def make_deliveries_due(service: Service, delivery_ids: list[str]) -> None:
+    """Make waiting deliveries due at once."""
+    with service.database.write() as connection:
+        webhook_deliveries.make_due(connection, delivery_ids, clock.utc_now())
+
+
 def find_old_deliveries(service: Service) -> list[datetime]:
     """Return the time before which ended deliveries are deleted, if there are any.
 
@@ -325,6 +347,7 @@ HOST_STEPS: tuple[Step, ...] = (
 )
 GLOBAL_STEPS: tuple[Step, ...] = (
     ("misdated_jobs", find_misdated, reset_timestamps),
+    ("misdated_deliveries", find_misdated_deliveries, make_deliveries_due),
     ("expired_jobs", find_expired_jobs, end_lost),
     ("overlooked_jobs", find_overlooked, wake_again),
     ("deleted_images", find_deleted, purge),
