@@ -22,6 +22,7 @@ from imageprocessor.cli.output import (
     print_table,
     show_failure,
     show_status,
+    show_time,
 )
 from imageprocessor.errors import BatchNotFoundError, InvalidIdError, JobError
 
@@ -246,12 +247,7 @@ def _retry(service: Service, job_id: str) -> dict[str, str]:
 
 def describe_job(job: Job) -> dict[str, Any]:
     """Return what an operator may want to know about a job, ready for JSON; None if unknown."""
-    from imageprocessor.queue.database.clock import to_text
-
-    def show_time(moment: datetime | None) -> str | None:
-        return to_text(moment) if moment else None
-
-    return {
+    state = {
         "job_id": job.job_id,
         "image_id": job.image_id,
         "status": job.status.value,
@@ -259,10 +255,15 @@ def describe_job(job: Job) -> dict[str, Any]:
         "max_retries": job.max_retries,
         "user_id": job.user_id,
         "bucket": job.bucket,
+    }
+    times = {
         "created_at": show_time(job.created_at),
         "started_at": show_time(job.started_at),
         "completed_at": show_time(job.completed_at),
         "next_attempt_at": show_time(job.next_attempt_at),
+    }
+    storage_keys = dict(job.variant_keys) if job.variant_keys else None
+    details = {
         "error_code": job.error_code,
         "error": job.error,
         "source_kept": job.staging_key is not None,
@@ -271,14 +272,13 @@ def describe_job(job: Job) -> dict[str, Any]:
         "webhook": job.webhook,
         "context": job.context,
         "result": job.generated,
-        "storage_keys": dict(job.variant_keys) if job.variant_keys else None,
+        "storage_keys": storage_keys,
     }
+    return {**state, **times, **details}
 
 
 def describe_batch(progress: BatchProgress) -> dict[str, Any]:
     """Return what an operator may want to know about a batch, ready for JSON."""
-    from imageprocessor.queue.database.clock import to_text
-
     batch = progress.batch
     items = []
     for outcome in batch.outcomes:
@@ -298,8 +298,8 @@ def describe_batch(progress: BatchProgress) -> dict[str, Any]:
         "status": "completed" if batch.completed_at else "processing",
         "user_id": batch.user_id,
         "bucket": batch.bucket,
-        "created_at": to_text(batch.created_at),
-        "completed_at": to_text(batch.completed_at) if batch.completed_at else None,
+        "created_at": show_time(batch.created_at),
+        "completed_at": show_time(batch.completed_at),
         "webhook": batch.webhook,
         "items": items,
     }
