@@ -124,20 +124,23 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
     """
     validate(upload.file, service.settings.limits)
     job_id = make_id()
+    image_id = sender.image_id or str(uuid.uuid4())
+    key = staging_key(upload.bucket, job_id)
+    webhook = upload.webhook or None
     return Job(
         job_id=job_id,
-        image_id=sender.image_id or str(uuid.uuid4()),
+        image_id=image_id,
         user_id=sender.user_id,
         status=JobStatus.PENDING,
         bucket=upload.bucket,
         context=context,
         source_sha256=upload.sha256,
-        staging_key=staging_key(upload.bucket, job_id),
+        staging_key=key,
         created_at=clock.utc_now(),
         max_retries=service.settings.max_retries,
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
-        webhook=upload.webhook or None,
+        webhook=webhook,
     )
 
 

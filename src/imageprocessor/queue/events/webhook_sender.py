@@ -27,7 +27,7 @@ from imageprocessor.queue.database.connections import DATABASE_FAULTS
 from imageprocessor.queue.events.webhook_request import Reply, send
 from imageprocessor.queue.jobs import webhook_deliveries
 from imageprocessor.queue.jobs.webhook_deliveries import Delivery
-from imageprocessor.queue.jobs.webhook_schedule import Schedule
+from imageprocessor.queue.jobs.webhook_schedule import LONGEST_WAIT, Schedule
 from imageprocessor.queue.jobs.webhooks import Endpoint, disable_endpoint, find_endpoint
 from imageprocessor.queue.service import Service
 
@@ -100,7 +100,8 @@ class WebhookSender:
                 continue
             room = min(share - running[endpoint.name], TRIES - len(self._running))
             if endpoint.next_probe_at is not None:
-                if endpoint.next_probe_at > now:
+                # A later one is from before the clock was set back.
+                if now < endpoint.next_probe_at <= now + LONGEST_WAIT:
                     continue
                 room = min(room, 1 - running[endpoint.name])
             started = self._start_tries(endpoint, room, now) if room > 0 else 0
