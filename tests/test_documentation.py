@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -235,6 +236,21 @@ def test_example_photo_matches_the_script() -> None:
     with Image.open(EXAMPLE_PHOTO) as stored:
         upright = np.asarray(ImageOps.exif_transpose(stored), np.int16)
     assert np.abs(drawn - upright).mean() < 3
+
+
+def test_pictures_show_what_the_page_says() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    pictures = list(script["list_pictures"]())
+    files = {path.name for path in script["FOLDER"].iterdir()}
+    assert {picture.file for picture in pictures} == files, "run: python docs/pictures.py"
+    for picture in pictures:
+        assert picture.file == picture.expected_file
+        made, shown = (
+            np.asarray(Image.open(file).convert("RGBA"), np.int16)
+            for file in (BytesIO(picture.encode()), script["FOLDER"] / picture.file)
+        )
+        assert made.shape == shown.shape, picture
+        assert np.abs(made - shown).mean() < 2, f"{picture} differs. Run: python docs/pictures.py"
 
 
 @dataclass(frozen=True, slots=True)

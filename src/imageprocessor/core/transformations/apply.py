@@ -10,7 +10,7 @@ from PIL import Image
 from imageprocessor.core.geometry import MAX_OUTPUT_SIDE, Dimensions
 from imageprocessor.core.resize import resize
 from imageprocessor.core.transformations import borders, colour, filters, geometry, overlay
-from imageprocessor.core.transformations.attention import find_busiest
+from imageprocessor.core.transformations.attention import find_subject
 from imageprocessor.core.transformations.geometry import PixelBox
 from imageprocessor.core.transformations.grammar import Transformation
 from imageprocessor.errors import InvalidTransformationError
@@ -241,7 +241,7 @@ def _choose_area(view: View, area: Dimensions) -> tuple[int, int]:
         x_scale = view.image.width / view.whole.width
         y_scale = view.image.height / view.whole.height
         shown = (left * x_scale, top * y_scale, right * x_scale, bottom * y_scale)
-        return find_busiest(view.image, shown, source, area)
+        return find_subject(view.image, shown, source, area)
     return geometry.place(gravity, source, area)
 
 

@@ -74,7 +74,7 @@ class Transformation:
         fit: [fit] "inside" keeps the whole image within the bounds; "cover" fills them and cuts off
             the rest; "pad" keeps the whole image and extends it to the bounds; "fill" distorts it.
         gravity: [g] which part "cover" keeps, or where "pad" places the image: "center", "n", "ne"
-            and so on; for "cover" also "auto", the part with most detail, or a point "x:y" of the
+            and so on; for "cover" also "auto", the part with the subject, or a point "x:y" of the
             upright, uncropped image, in pixels or in percent as "30p:50p".
         dpr: [dpr] 1 to 4 pixels per pixel of the screen: a factor for width, height, pad, blur,
             pixelate and radius. If the image is too small, the factor that is reached.
