@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -43,6 +44,7 @@ from imageprocessor.queue.jobs.job import (
     after_failure,
     backoff,
 )
+from imageprocessor.queue.metrics.families import JOB_SECONDS, JOBS, STAGE_SECONDS
 from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
@@ -235,6 +237,7 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
     if not ended:
         _release_deleted(service, job)
         return
+    service.counts.add(JOBS, "failed" if final else "retrying", error.code)
     log.warning(
         "attempt_failed",
         # Not bound to the logger when a supervisor ends the attempt.
@@ -321,14 +324,22 @@ def _describe_unexpected(error: Exception) -> UnexpectedError:
 
 def _process_source(service: Service, job: Job, threads: int) -> ProcessedImage:
     settings = service.settings
+    started = time.perf_counter()
     source = load_source(service, job)
+    _note_stage(service, "load", started)
     return process(
         source,
         settings.image_sizes,
         settings.limits,
         threads=threads,
         watermarks=settings.watermarks,
+        on_step=partial(_note_stage, service),
     )
+
+
+def _note_stage(service: Service, stage: str, started: float) -> None:
+    """Count the seconds of a part of an attempt, which has just ended."""
+    service.counts.observe(STAGE_SECONDS, time.perf_counter() - started, stage)
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Executor) -> Stored:
@@ -337,11 +348,13 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Exe
     Side by side, because the disk flushes at once what several threads wait for: four variants of
     14 kB take 2.3 ms, one after another 9.2 ms.
     """
+    started = time.perf_counter()
     service.ownership.ensure_verified()
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
     objects = {keys[name]: variant.data for name, variant in image.variants.items()}
     require_memory(THREAD_BYTES * len(objects), "for threads")
     service.storage.put_all(objects, pool)
+    _note_stage(service, "store", started)
     return Stored(keys, image.describe())
 
 
@@ -366,6 +379,7 @@ def _end_attempt(
 
 
 def _complete(service: Service, job: Job, stored: Stored) -> None:
+    started = time.perf_counter()
     now = clock.utc_now()
     with service.database.write() as connection:
         completed = job_store.complete(connection, job, stored.keys, stored.generated, now)
@@ -388,6 +402,11 @@ def _complete(service: Service, job: Job, stored: Stored) -> None:
                 attempt=job.attempts,
             )
     if completed:
+        _note_stage(service, "complete", started)
+        service.counts.add(JOBS, "completed", "")
+        seconds = _measure_attempt(job, now)
+        if seconds is not None:
+            service.counts.observe(JOB_SECONDS, seconds)
         with suppress(StorageError):  # the sweep deletes an upload that no job needs
             _delete_source(service, job)
     else:

@@ -28,6 +28,7 @@ from imageprocessor.queue.uploads import (
     Sender,
     Upload,
     check_quota,
+    counting_refusals,
     submit,
 )
 from imageprocessor.server.dependencies import provide_base_url
@@ -84,15 +85,16 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
     service: Service = request.state.service
     storage_threads: StorageThreads = request.state.storage_threads
     rules = UploadRules(service.settings.limits.max_bytes)
-    sender = read_sender(request, user)
-    await admit(request, service, sender, rules, check_quota)
-    file = IncomingFile(service.incoming)
-    try:
-        with service.write_faults.watch():
-            fields = await receive(request, rules, file)
-            return await storage_threads.run(submit_file, service, sender, file, fields)
-    finally:
-        file.remove()
+    with counting_refusals(service):
+        sender = read_sender(request, user)
+        await admit(request, service, sender, rules, check_quota)
+        file = IncomingFile(service.incoming)
+        try:
+            with service.write_faults.watch():
+                fields = await receive(request, rules, file)
+                return await storage_threads.run(submit_file, service, sender, file, fields)
+        finally:
+            file.remove()
 
 
 async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
@@ -110,20 +112,21 @@ async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
     sender = Sender(
         ticket.user_id, f"ticket:{ticket.image_id}", request.state.request_id, ticket.image_id
     )
-    await admit(request, service, sender, rules, check_quota)
-    file = IncomingFile(service.incoming)
-    try:
-        with service.write_faults.watch():
-            if request.method == "PUT":
-                await receive_file(request, rules, file)
-            else:
-                sent = await receive(request, rules, file)
-                if sent.bucket not in ("", ticket.bucket):
-                    raise InvalidTicketError(f"it is for the bucket {ticket.bucket!r}")
-            fields = TextFields(ticket.bucket, ticket.metadata, ticket.webhook)
-            return await storage_threads.run(submit_file, service, sender, file, fields)
-    finally:
-        file.remove()
+    with counting_refusals(service):
+        await admit(request, service, sender, rules, check_quota)
+        file = IncomingFile(service.incoming)
+        try:
+            with service.write_faults.watch():
+                if request.method == "PUT":
+                    await receive_file(request, rules, file)
+                else:
+                    sent = await receive(request, rules, file)
+                    if sent.bucket not in ("", ticket.bucket):
+                        raise InvalidTicketError(f"it is for the bucket {ticket.bucket!r}")
+                fields = TextFields(ticket.bucket, ticket.metadata, ticket.webhook)
+                return await storage_threads.run(submit_file, service, sender, file, fields)
+        finally:
+            file.remove()
 
 
 def read_sender(request: Request, user: Caller) -> Sender:
