@@ -129,6 +129,10 @@ def test_result_matches_the_specification(client: TestClient, image: dict[str, s
     )
     assert list(result["metadata"]) == [
         "dominant_color",
+        "palette",
+        "placeholder",
+        "has_alpha",
+        "animated",
         "original_dimensions",
         "variants",
         "warnings",
