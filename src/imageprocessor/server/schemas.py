@@ -243,10 +243,26 @@ class VariantMetadata(BaseModel):
     size_bytes: int
 
 
+class Placeholder(BaseModel):
+    """What to show in the place of an image until it is loaded; a page needs one of the two."""
+
+    thumbhash: str = Field(description="A ThumbHash, in Base64.")
+    data_url: str = Field(description="A tiny WebP as a data URL of at most 400 characters.")
+
+
 class ImageMetadata(BaseModel):
-    """What is known about an image besides its files."""
+    """What is known about an image besides its files.
+
+    The fields with a default are absent if an earlier version of the service processed the image.
+    """
 
     dominant_color: str
+    palette: list[str] = Field(
+        [], description="Up to five colours, the most frequent first, each as `#RRGGBB`."
+    )
+    placeholder: Placeholder | None = None
+    has_alpha: bool | None = Field(None, description="Whether some pixel is not opaque.")
+    animated: bool | None = Field(None, description="Whether the upload has several frames.")
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
     warnings: list[str] = Field(description="What was lost, for example `animation_flattened`.")
@@ -273,12 +289,20 @@ VARIANTS = {
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
 
 
+TINY_WEBP = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
 RESULT = {
     "image_id": IMAGE_ID,
     "status": "completed",
     "urls": URLS,
     "metadata": {
         "dominant_color": "#3A5F8C",
+        "palette": ["#3A5F8C", "#E8D9C4", "#1F2A38"],
+        "placeholder": {
+            "thumbhash": "HecNFQJWeH+KR2g3iIWod5VwYigH",
+            "data_url": f"data:image/webp;base64,{TINY_WEBP}",
+        },
+        "has_alpha": False,
+        "animated": False,
         "original_dimensions": {"width": 3024, "height": 4032},
         "variants": VARIANTS,
         "warnings": [],
