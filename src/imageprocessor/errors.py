@@ -11,6 +11,7 @@
         BatchTooLargeError · InvalidItemsError · BatchRefusedError
         InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
+        InvalidTicketError · SpentTicketError
         UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
@@ -248,6 +249,21 @@ class AdminRequiredError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("This request needs a token whose scope contains 'images:admin'.")
+
+
+class InvalidTicketError(RequestError):
+    """The upload ticket is missing, expired, or not one that this service issued for the image."""
+
+    code = "ticket_invalid"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The upload ticket is not valid: {cause}. Ask for a new one.")
+
+
+class SpentTicketError(RequestError):
+    """The upload ticket has already been used for another file, or its image was deleted."""
+
+    code = "ticket_spent"
 
 
 class UnknownWebhookError(RequestError):

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from imageprocessor.core.geometry import Dimensions
-from imageprocessor.core.pipeline import ProcessedImage
+from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import (
     DEFAULT_VARIANTS,
     Variant,
     VariantSpec,
 )
 from imageprocessor.errors import InvalidVariantError
+from tests.images import encode, photo
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_default_variants_are_the_documented_ones() -> None:
 
 
 def test_repr_of_a_result_leaves_out_the_encoded_files() -> None:
-    result = ProcessedImage({"a": Variant(b"RIFF" * 1000, 1, 2)}, "#000000", Dimensions(1, 2))
+    result = process(encode(photo(1, 2), "PNG"), [VariantSpec("a", width=1)])
     assert "Variant(width=1, height=2, format='webp')" in repr(result)
     assert "RIFF" not in repr(result)
 

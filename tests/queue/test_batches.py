@@ -317,7 +317,8 @@ def test_the_folder_of_a_batch_is_flushed_once_after_its_files(
     service: Service, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(service.staging, LocalStorage)
-    upload = receive(*[JPEG] * 6)
+    copies = [bytes(bytearray(JPEG)) for _ in range(6)]  # the same object would be linked
+    upload = receive(*copies)
     are_folders: list[bool] = []
     fsync = os.fsync
 

@@ -17,6 +17,7 @@ from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
+from tests.servers.browser import open_browser
 
 UPLOAD = "/api/v1/images/upload"
 
@@ -109,6 +110,12 @@ def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, s
     accepted: dict[str, str] = upload(fields={"metadata": '{"activity_id": "xyz"}'}).json()
     run(accepted["job_id"])
     return accepted
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    with open_browser(tmp_path / "profile") as opened:
+        yield opened
 
 
 def count_jobs(service: Service) -> int:

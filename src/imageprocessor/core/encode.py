@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.core.memory import THREAD_BYTES, require_memory
 from imageprocessor.core.variants import Variant, VariantSpec
@@ -50,12 +51,12 @@ def encode_variants(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[st
     """Return the variants of *image* by name, encoding once per quality and effort."""
     encode = OUTPUT_FORMAT.encode
     assert encode is not None
-    by_options: dict[tuple[int, int], Variant] = {}
+    encoded: dict[Encoding, Variant] = {}
     variants = {}
     for spec in specs:
-        options = (spec.quality, spec.effort_for(image.width))
-        if options not in by_options:
-            data = encode(image, *options)
-            by_options[options] = Variant(data, image.width, image.height)
-        variants[spec.name] = by_options[options]
+        encoding = Encoding(spec.quality, spec.effort_for(image.width))
+        if encoding not in encoded:
+            data = encode(image, encoding)
+            encoded[encoding] = Variant(data, image.width, image.height)
+        variants[spec.name] = encoded[encoding]
     return variants

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from imageprocessor.core.appearance.placeholder import Placeholder
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.source import ImageSource
@@ -14,8 +16,8 @@ from imageprocessor.core.steps import (
     Work,
     convert_to_srgb,
     decode_once,
+    describe_appearance,
     resize_and_encode,
-    resize_to_smallest,
     shrink_to_largest,
     turn_upright,
 )
@@ -27,15 +29,13 @@ Step = Callable[[Work], None]
 
 STEPS: tuple[Step, ...] = (
     decode_once,
+    describe_appearance,
     shrink_to_largest,
     convert_to_srgb,
     turn_upright,
     resize_and_encode,
 )
 """The steps of ``process``. To add one, write a function in ``core.steps`` and list it here."""
-
-COLOR_STEPS = (*STEPS[:-1], resize_to_smallest)
-"""The steps of ``dominant_color``."""
 
 WARNINGS = (
     "animation_flattened",
@@ -52,28 +52,43 @@ WARNINGS = (
 class ProcessedImage:
     """The result of ``process``.
 
-    ``variants`` is in the requested order. ``original_dimensions`` is the size of the upright image
-    in pixels. ``warnings`` names what was lost: "animation_flattened" (only the first frame is
-    kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
-    (only the standard-range image is kept), "hdr_flattened" (light brighter than white paper became
-    white), "not_enlarged" (the image is smaller than at least two of the requested sizes, or than
-    the only one), "end_missing" (all pixels are there, but not the mark behind them). ``removed``
-    names, in alphabetical order, the metadata that was in the source and is in no variant;
-    ``Metadata`` lists the names. It includes a colour profile, because the colours were converted
-    to sRGB.
+    ``variants`` is in the requested order. ``palette`` has up to five colours of the opaque pixels,
+    the most frequent first, which is also ``dominant_color``: ``"#FFFFFF"`` if there are none. For
+    a JPEG, they may depend slightly on the largest size. ``has_alpha`` says whether some pixel of
+    the source is not opaque, ``animated`` whether it has more than one frame.
+    ``original_dimensions`` is the size of the upright image in pixels. ``warnings`` names what was
+    lost: "animation_flattened" (only the first frame is kept), "icc_invalid" (the colour profile is
+    unusable and was ignored), "hdr_gain_map_dropped" (only the standard-range image is kept),
+    "hdr_flattened" (light brighter than white paper became white), "not_enlarged" (the image is
+    smaller than at least two of the requested sizes, or than the only one), "end_missing" (all
+    pixels are there, but not the mark behind them). ``removed`` names, in alphabetical order, the
+    metadata that was in the source and is in no variant; ``Metadata`` lists the names. It includes
+    a colour profile, because the colours were converted to sRGB.
     """
 
     variants: Mapping[str, Variant]
-    dominant_color: str
+    palette: tuple[str, ...]
+    placeholder: Placeholder
+    has_alpha: bool
+    animated: bool
     original_dimensions: Dimensions
     warnings: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+
+    @property
+    def dominant_color(self) -> str:
+        """The most frequent colour as ``"#RRGGBB"``."""
+        return _first_color(self.palette)
 
     def describe(self) -> dict[str, Any]:
         """Return everything except the bytes, ready for JSON, as stored and sent to clients."""
         variants = {name: variant.describe() for name, variant in self.variants.items()}
         return {
             "dominant_color": self.dominant_color,
+            "palette": list(self.palette),
+            "placeholder": asdict(self.placeholder),
+            "has_alpha": self.has_alpha,
+            "animated": self.animated,
             "original_dimensions": self.original_dimensions._asdict(),
             "variants": variants,
             "warnings": list(self.warnings),
@@ -87,12 +102,14 @@ def process(
     limits: Limits = Limits(),
     threads: int | None = None,
     watermarks: Mapping[str, ImageSource] | None = None,
+    on_step: Callable[[str, float], None] | None = None,
 ) -> ProcessedImage:
     """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
 
     With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
     encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
-    *watermarks* are the images that the variants may name.
+    *watermarks* are the images that the variants may name. *on_step* is called after each of STEPS,
+    with its name and when it began, by ``time.perf_counter``.
 
     Raises:
         InvalidVariantError: No variant is requested, or two have the same name.
@@ -105,12 +122,19 @@ def process(
     _check_names(variants)
     work = Work(data, variants, limits, threads or os.cpu_count() or 1, watermarks or {})
     for step in STEPS:
+        started = time.perf_counter()
         step(work)
-    in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
-    warnings = tuple(name for name in WARNINGS if name in work.warnings)
-    removed = tuple(sorted(work.removed))
+        if on_step:
+            on_step(step.__name__, started)
     return ProcessedImage(
-        in_order_asked, work.dominant_color, work.original, warnings=warnings, removed=removed
+        variants={spec.name: work.variants[spec.name] for spec in variants},
+        palette=work.palette,
+        placeholder=work.placeholder,
+        has_alpha=work.has_alpha,
+        animated=work.animated,
+        original_dimensions=work.original,
+        warnings=tuple(name for name in WARNINGS if name in work.warnings),
+        removed=tuple(sorted(work.removed)),
     )
 
 
@@ -146,9 +170,14 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
         InputError: The same errors as ``process``.
     """
     work = Work(data, DEFAULT_VARIANTS, limits)
-    for step in COLOR_STEPS:
+    for step in (decode_once, describe_appearance):
         step(work)
-    return work.dominant_color
+    return _first_color(work.palette)
+
+
+def _first_color(palette: Sequence[str]) -> str:
+    """Return the first colour, or white for an image without an opaque pixel."""
+    return palette[0] if palette else "#FFFFFF"
 
 
 def _check_names(variants: Sequence[VariantSpec]) -> None:

@@ -8,7 +8,10 @@ from math import ceil
 
 from PIL import Image
 
-from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
+from imageprocessor.core.appearance.palette import find_palette
+from imageprocessor.core.appearance.placeholder import Placeholder, make_placeholder
+from imageprocessor.core.appearance.sample import SAMPLE_SIDE, take_sample
+from imageprocessor.core.color.conversion import is_translucent, to_srgb
 from imageprocessor.core.color.spaces import declares_hdr
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.encode import Encoders
@@ -44,7 +47,10 @@ class Work:
     original: Dimensions = field(init=False)
     orientation: int = field(init=False)
     crops: list[Crop] = field(init=False)
-    dominant_color: str = field(init=False)
+    animated: bool = field(init=False)
+    has_alpha: bool = field(init=False)
+    palette: tuple[str, ...] = field(init=False)
+    placeholder: Placeholder = field(init=False)
     variants: dict[str, Variant] = field(init=False)
     removed: frozenset[str] = field(init=False)
     warnings: set[str] = field(default_factory=set)
@@ -60,7 +66,8 @@ def decode_once(work: Work) -> None:
     work.original = _turn_if_sideways(stored, work.orientation)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
-    if info.frames > 1:
+    work.animated = info.frames > 1
+    if work.animated:
         work.warnings.add("animation_flattened")
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")
@@ -70,9 +77,19 @@ def decode_once(work: Work) -> None:
         work.warnings.add("end_missing")
 
     largest_scale = max(crop.scale for crop in work.crops)
-    scale = min(1.0, REDUCING_GAP * largest_scale)
+    sample_scale = SAMPLE_SIDE / max(stored)
+    scale = min(1.0, max(REDUCING_GAP * largest_scale, sample_scale))
     at_least = Dimensions(ceil(stored.width * scale), ceil(stored.height * scale))
     work.image = decode(unpacked, info, work.limits, at_least)
+
+
+def describe_appearance(work: Work) -> None:
+    """Find the colours, and make the placeholder, from a sample independent of the sizes."""
+    work.has_alpha = is_translucent(work.image)
+    sample, _ = to_srgb(take_sample(work.image))
+    sample = upright(sample, work.orientation)
+    work.palette = find_palette(sample)
+    work.placeholder = make_placeholder(sample)
 
 
 def shrink_to_largest(work: Work) -> None:
@@ -108,12 +125,10 @@ def resize_and_encode(work: Work) -> None:
     """
     plain = [spec for spec in work.specs if spec.is_plain]
     crops = [spec.find_crop(work.original) for spec in plain]
-    image = work.image
     with Encoders(work.threads) as encoders:
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
             encoders.submit(image, specs)
-        work.dominant_color = dominant_color_of(image)
         for spec in work.specs:
             if not spec.is_plain:
                 encoders.submit(_transform(work, spec), [spec])
@@ -123,12 +138,6 @@ def resize_and_encode(work: Work) -> None:
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)
     if too_large > 1 or too_large == len(work.specs):
         work.warnings.add("not_enlarged")
-
-
-def resize_to_smallest(work: Work) -> None:
-    """Resize to each size, and keep the dominant colour of the smallest image."""
-    images = [image for _, image in resize_to_each(work.image, work.crops, work.original)]
-    work.dominant_color = dominant_color_of(images[-1])
 
 
 def _transform(work: Work, spec: VariantSpec) -> Image.Image:

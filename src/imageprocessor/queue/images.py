@@ -30,17 +30,28 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
         JobNotReadyError, JobFailedError: See :func:`job_control.check_completed`.
         UnknownSizeError: The image has no variant *size*.
     """
-    canonical_id = parse_id(image_id)
-    with service.database.read() as connection:
-        job = job_store.find_image(connection, canonical_id)
-    if job is None or not may_read(service, caller, job):
-        raise ImageNotFoundError(f"There is no image {image_id}.")
+    job = find_image(service, image_id, caller)
     check_completed(job)
     sizes = job.variant_keys or {}
     if size is not None and size not in sizes:
         raise UnknownSizeError(
             f"This image has no size {size[:40]!r}. Its sizes are {', '.join(sizes)}."
         )
+    return job
+
+
+def find_image(service: Service, image_id: str, caller: Caller) -> Job:
+    """Return the job of an image, completed or not.
+
+    Raises:
+        InvalidIdError: *image_id* is not a UUID.
+        ImageNotFoundError: The image does not exist, was deleted, or is not visible to the caller.
+    """
+    canonical_id = parse_id(image_id)
+    with service.database.read() as connection:
+        job = job_store.find_image(connection, canonical_id)
+    if job is None or not may_read(service, caller, job):
+        raise ImageNotFoundError(f"There is no image {image_id}.")
     return job
 
 

@@ -177,6 +177,20 @@ def describe_upload() -> dict[str, Any]:
     }
 
 
+def describe_ticket_upload(method: str) -> dict[str, Any]:
+    """Return the OpenAPI description of an upload with a ticket, which FastAPI does not parse."""
+    binary = {"type": "string", "format": "binary"}
+    if method == "PUT":
+        content: dict[str, Any] = {name: {"schema": binary} for name in MIME_TYPES}
+    else:
+        form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+        content = {"multipart/form-data": {"schema": form}}
+    return {
+        "parameters": WAIT_PARAMETERS,
+        "requestBody": {"required": True, "content": content},
+    }
+
+
 def describe_batch_upload() -> dict[str, Any]:
     """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
     encoding = {

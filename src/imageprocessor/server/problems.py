@@ -68,6 +68,8 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.RateLimitedError: (429, "The upload limit of this window is reached"),
     errors.UnauthorizedError: (401, "A valid token is required"),
     errors.AdminRequiredError: (403, "An admin token is required"),
+    errors.InvalidTicketError: (403, "The upload ticket is not valid"),
+    errors.SpentTicketError: (409, "The upload ticket has been used"),
     errors.UnknownWebhookError: (422, "The webhook does not exist"),
     errors.InvalidWebhookError: (422, "The webhook is invalid"),
     errors.InvalidWebhookUrlError: (422, "Webhooks cannot be sent to this URL"),

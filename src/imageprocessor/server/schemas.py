@@ -44,6 +44,46 @@ class UploadAccepted(BaseModel):
     message: str
 
 
+class TicketRequest(BaseModel):
+    """What one upload with a ticket may be."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"bucket": "photos", "expires_in": 600}]}
+    )
+
+    bucket: str = Field(description="The bucket of the image.")
+    metadata: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+    max_bytes: int | None = Field(
+        None, ge=1, description="A limit below MAX_UPLOAD_SIZE_MB for this upload."
+    )
+    expires_in: int = Field(
+        600, ge=1, le=3600, description="Seconds until the ticket can no longer be used."
+    )
+    sub: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="The user who will own the image; only admins may name another.",
+    )
+    webhook: str | None = Field(
+        None, description="The name of a webhook endpoint that is to receive the image's events."
+    )
+
+
+class IssuedTicket(BaseModel):
+    """An address that accepts one image without a token."""
+
+    model_config = example(
+        upload_url=f"/api/v1/uploads/{IMAGE_ID}?ticket=eyJhbGciOi…",
+        image_id=IMAGE_ID,
+        expires_at="2026-11-27T12:10:00Z",
+    )
+
+    upload_url: str = Field(description="Relative to the address of the service.")
+    image_id: str = Field(description="The id that the image will have.")
+    expires_at: datetime
+
+
 class Fault(BaseModel):
     """Why a file of a batch was refused: a problem without the request's id."""
 
@@ -203,10 +243,26 @@ class VariantMetadata(BaseModel):
     size_bytes: int
 
 
+class Placeholder(BaseModel):
+    """What to show in the place of an image until it is loaded; a page needs one of the two."""
+
+    thumbhash: str = Field(description="A ThumbHash, in Base64.")
+    data_url: str = Field(description="A tiny WebP as a data URL of at most 400 characters.")
+
+
 class ImageMetadata(BaseModel):
-    """What is known about an image besides its files."""
+    """What is known about an image besides its files.
+
+    The fields with a default are absent if an earlier version of the service processed the image.
+    """
 
     dominant_color: str
+    palette: list[str] = Field(
+        [], description="Up to five colours, the most frequent first, each as `#RRGGBB`."
+    )
+    placeholder: Placeholder | None = None
+    has_alpha: bool | None = Field(None, description="Whether some pixel is not opaque.")
+    animated: bool | None = Field(None, description="Whether the upload has several frames.")
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
     warnings: list[str] = Field(description="What was lost, for example `animation_flattened`.")
@@ -233,12 +289,20 @@ VARIANTS = {
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
 
 
+TINY_WEBP = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
 RESULT = {
     "image_id": IMAGE_ID,
     "status": "completed",
     "urls": URLS,
     "metadata": {
         "dominant_color": "#3A5F8C",
+        "palette": ["#3A5F8C", "#E8D9C4", "#1F2A38"],
+        "placeholder": {
+            "thumbhash": "HecNFQJWeH+KR2g3iIWod5VwYigH",
+            "data_url": f"data:image/webp;base64,{TINY_WEBP}",
+        },
+        "has_alpha": False,
+        "animated": False,
         "original_dimensions": {"width": 3024, "height": 4032},
         "variants": VARIANTS,
         "warnings": [],

@@ -8,6 +8,7 @@ be left unfinished. Clients fetch images by presigned URLs; buckets need not be 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -135,8 +136,8 @@ class S3Storage:
                 f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
 
-    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
-        put_side_by_side(self, objects)
+    def put_all(self, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
+        put_side_by_side(self, objects, pool)
 
     def get(self, key: str) -> bytes:
         with self._locate(key, "read") as where:

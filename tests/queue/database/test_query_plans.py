@@ -148,6 +148,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, "a", "b"
     ),
     batch_store.find_batch: lambda connection, _: batch_store.find_batch(connection, BATCH_ID),
+    batch_store.find_webhooks: lambda connection, _: batch_store.find_webhooks(
+        connection, [BATCH_ID, ANY_ID]
+    ),
     batch_store.complete_batch: lambda connection, _: batch_store.complete_batch(
         connection, BATCH_ID, NOW
     ),
@@ -233,6 +236,12 @@ QUERIES: dict[Callable[..., Any], Query] = {
     ),
     webhook_deliveries.clear_failing: lambda connection, _: webhook_deliveries.clear_failing(
         connection, "shop"
+    ),
+    webhook_deliveries.list_misdated: lambda connection, _: webhook_deliveries.list_misdated(
+        connection, "shop", NOW, 20
+    ),
+    webhook_deliveries.make_due: lambda connection, _: webhook_deliveries.make_due(
+        connection, [ANY_ID], NOW
     ),
     webhook_deliveries.drop_context: lambda connection, job: webhook_deliveries.drop_context(
         connection, job.image_id

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from imageprocessor.core.formats import jpeg, png, webp
 from imageprocessor.core.formats.container import Container
+from imageprocessor.core.formats.encoding import Encoding
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,7 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
-        encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
-            to 6; None for a format that is only read.
+        encode: returns an encoded RGB or RGBA image; None for a format that is only read.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
-    encode: Callable[[Image.Image, int, int], bytes] | None = None
+    encode: Callable[[Image.Image, Encoding], bytes] | None = None
 
     @property
     def mime_type(self) -> str:

@@ -23,6 +23,7 @@ from imageprocessor.core.formats.container import (
     truncated,
     write_parts,
 )
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     return file.getvalue()
 
 
-def encode(image: Image.Image, quality: int, effort: int) -> bytes:
+def encode(image: Image.Image, encoding: Encoding) -> bytes:
     """Return an RGB or RGBA image as a lossy WebP file.
 
     Raises:
@@ -123,7 +124,7 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
 
     file = BytesIO()
     try:
-        image.save(file, "WEBP", quality=quality, method=effort)
+        image.save(file, "WEBP", quality=encoding.quality, method=encoding.effort)
     except ValueError as error:
         if str(error) in _ENCODER_OUT_OF_MEMORY:
             raise MemoryError(

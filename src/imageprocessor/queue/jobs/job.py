@@ -69,7 +69,7 @@ class Job:
     source_sha256: str
     created_at: datetime
     max_retries: int
-    #: dominant_color, original_dimensions, variants, warnings
+    #: `ProcessedImage.describe()`; an earlier version may have stored fewer fields
     generated: dict[str, Any] | None = None
     staging_key: str | None = None
     variant_keys: Mapping[str, str] | None = None
