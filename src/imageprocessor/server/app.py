@@ -67,7 +67,7 @@ ROUTERS = (
     health.router,
     index.router,
 )
-DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
+DESCRIPTION = "Turns uploads into clean, upright, metadata-free web images in several sizes."
 
 
 def create_app_from_environment() -> FastAPI:

@@ -17,6 +17,8 @@ REFUSED = {
     "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
     "code": "type_unsupported",
 }
+Format = Literal["avif", "webp", "jpeg", "png"]
+ALTERNATES_NOTE = "The same image in the other formats of its size; missing if there are none."
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -193,14 +195,26 @@ class Dimensions(BaseModel):
     height: int
 
 
-class VariantMetadata(BaseModel):
-    """One size: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
+class FileMetadata(BaseModel):
+    """One file: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
 
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
+
+
+class Alternate(FileMetadata):
+    """The same image in another format."""
+
+    url: str
+
+
+class VariantMetadata(FileMetadata):
+    """One size."""
+
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
 
 
 class ImageMetadata(BaseModel):
@@ -212,6 +226,9 @@ class ImageMetadata(BaseModel):
     warnings: list[str] = Field(description="What was lost, for example `animation_flattened`.")
     removed: list[str] = Field(
         [], description="Kinds of metadata removed from the upload, for example `gps`."
+    )
+    responsive: list[str] = Field(
+        [], description="The sizes that `srcset` is made of, the narrowest first."
     )
 
 
@@ -231,18 +248,23 @@ VARIANTS = {
     )
 }
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
+SRCSET = {
+    "image/webp": ", ".join(f"{URLS[name]} {size['width']}w" for name, size in VARIANTS.items())
+}
 
 
 RESULT = {
     "image_id": IMAGE_ID,
     "status": "completed",
     "urls": URLS,
+    "srcset": SRCSET,
     "metadata": {
         "dominant_color": "#3A5F8C",
         "original_dimensions": {"width": 3024, "height": 4032},
         "variants": VARIANTS,
         "warnings": [],
         "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
+        "responsive": list(VARIANTS),
     },
     "completed_at": "2024-11-08T14:00:05Z",
 }
@@ -256,6 +278,13 @@ class ImageResult(BaseModel):
     image_id: str
     status: Literal["completed"]
     urls: dict[str, str]
+    srcset: dict[str, str] = Field(
+        {},
+        description=(
+            "Values of an HTML `srcset` by MIME type, smaller files first: one URL for each width "
+            "in which the whole image was made."
+        ),
+    )
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
@@ -282,8 +311,9 @@ class ImageVariant(BaseModel):
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
 
 
 class ImageBatch(BaseModel):
