@@ -135,4 +135,4 @@ def test_the_memory_for_an_avif_is_checked_first(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(avif_encoder, "require_memory", refuse)
     with pytest.raises(MemoryError, match="to encode an AVIF"):
         encode(photo(100, 100), "avif")
-    assert asked[0] >= 100 * 100 * 24
+    assert asked[0] >= 100 * 100 * 29
