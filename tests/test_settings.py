@@ -55,7 +55,7 @@ def test_settings_of_the_specification_are_accepted() -> None:
         IMAGE_SIZES='{"thumbnail":150,"medium":600,"large":1200,"original":4096}',
         REDIS_URL="redis://redis:6379/0",
     )
-    assert {spec.quality for spec in settings.image_sizes} == {70}
+    assert {spec.quality_for("webp") for spec in settings.image_sizes} == {70}
     assert settings.limits.mime_types == {"image/jpeg", "image/png", "image/webp"}
 
 
@@ -63,6 +63,13 @@ def test_size_may_be_an_object() -> None:
     card = {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}
     settings = load(IMAGE_SIZES=json.dumps({"card": card}))
     assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", quality=60, effort=6),)
+
+
+def test_size_may_have_several_formats() -> None:
+    sizes = {"card": {"width": 400, "formats": ["avif", "webp"]}, "logo": {"format": "png"}}
+    card, logo = load(IMAGE_SIZES=json.dumps(sizes), WEBP_QUALITY="70").image_sizes
+    assert (card.files, logo.files) == ({"card": "avif", "card.webp": "webp"}, {"logo": "png"})
+    assert (card.quality_for("avif"), card.quality_for("webp")) == (60, 70)
 
 
 def test_size_may_have_any_operation(tmp_path: Path) -> None:

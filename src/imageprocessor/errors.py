@@ -143,7 +143,7 @@ class InvalidMetadataError(RequestError):
 
 
 class UnknownSizeError(RequestError):
-    """The image has no variant with that size name."""
+    """The image has no variant with that size name, or the variant no file in that format."""
 
     code = "size_unknown"
 

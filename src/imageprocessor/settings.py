@@ -100,7 +100,7 @@ def parse_list(value: object) -> object:
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     """Return the variants of ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
 
-    A size without a quality gets WEBP_QUALITY. A watermark must be in WATERMARKS_DIR.
+    A WebP without a quality gets WEBP_QUALITY. A watermark must be in WATERMARKS_DIR.
     """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
@@ -116,11 +116,11 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     return tuple(variants)
 
 
-def build_variant(name: str, size: object, quality: int) -> VariantSpec:
+def build_variant(name: str, size: object, webp_quality: int) -> VariantSpec:
     """Return the variant for one entry of IMAGE_SIZES; *size* is a width in pixels or an object."""
     if not isinstance(size, int | dict):
         raise InvalidVariantError(f"Size {name!r} is {size!r:.80}. Use a width or an object.")
-    options: dict[str, Any] = {"quality": quality}
+    options: dict[str, Any] = {"webp_quality": webp_quality}
     options |= size if isinstance(size, dict) else {"width": size}
     try:
         return VariantSpec(name, **options)
@@ -415,13 +415,14 @@ class Settings(BaseModel):
         "Folder of the images that sizes may name as watermarks: `logo.png` is `logo`.",
     )
     webp_quality: int = setting(
-        DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that set none.", ge=1, le=100
+        DEFAULT_QUALITY, "1 to 100", "Quality of WebP files if their size sets none.", ge=1, le=100
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
-        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":…,"quality":…,…}}`',
+        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":…,"formats":["avif","webp"],…}}`',
         "Sizes made of every image; a number is the maximum width in pixels. An object may have "
-        "any [operation](library.md#operations), by its Python name.",
+        "any [operation](library.md#operations), by its Python name, and a "
+        "[format or several](library.md#formats).",
     )
 
     log_format: Literal["console", "json"] = setting(

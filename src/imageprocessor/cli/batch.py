@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from imageprocessor.cli.files import Plan, Source, open_input, write_file
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, process
-from imageprocessor.core.variants import VariantSpec
+from imageprocessor.core.variants import VariantSpec, name_alternate
 from imageprocessor.errors import ImageProcessorError, MemoryLimitError
 
 TASKS_PER_THREAD = 2  # one runs, one waits
@@ -106,7 +106,7 @@ def _finish(future: Future[Processed], source: Source, paths: Mapping[str, Path]
         image, size_bytes = future.result()
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, image.variants[name].data)
+            write_file(path, image.files[name].data)
     except (ImageProcessorError, OSError, MemoryError) as error:
         return Outcome(source.path, error=error)
     facts = image.describe()
@@ -115,5 +115,7 @@ def _finish(future: Future[Processed], source: Source, paths: Mapping[str, Path]
     variants = {}
     for name, variant in described.items():
         variants[name] = {"path": str(paths[name]), **variant}
+        for alternate in variant.get("alternates", ()):
+            alternate["path"] = str(paths[name_alternate(name, alternate["format"])])
     report = {**dimensions, "size_bytes": size_bytes, "variants": variants, **facts}
     return Outcome(source.path, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -9,15 +10,17 @@ from io import BytesIO
 import PIL
 from PIL import Image, features
 
-from imageprocessor.core.formats.registry import FORMATS
+from imageprocessor.core.formats.encoding import Encoding
+from imageprocessor.core.formats.registry import FORMATS, OUTPUT_FORMATS, ImageFormat
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.errors import InputError
+from imageprocessor.errors import InputError, InvalidVariantError
 
 SIMD = "Pillow-SIMD"
 LIBRARIES = {
     "libjpeg-turbo": "libjpeg_turbo",
     "libwebp": "webp",
+    "libavif": "avif",
     "LittleCMS": "littlecms2",
     "zlib-ng": "zlib_ng",
     "zlib": "zlib",
@@ -46,19 +49,29 @@ def list_libraries() -> dict[str, str]:
     return versions
 
 
-def find_broken() -> dict[str, str]:
+def find_broken(outputs: Iterable[str]) -> dict[str, str]:
     """Return the formats that do not work, each with the reason.
 
-    For each format, create an image of one pixel, decode it, and encode it as a variant.
+    Process an image of one pixel in each accepted format, and encode it in each of *outputs*.
     """
-    probe = VariantSpec("probe", width=1)
+    attempts = [(row, _process_pixel) for row in FORMATS.values()]
+    attempts += [(OUTPUT_FORMATS[output], _encode_pixel) for output in outputs]
     broken = {}
-    for name, image_format in FORMATS.items():
-        file = BytesIO()
+    for image_format, attempt in attempts:
         try:
-            Image.new("RGB", (1, 1)).save(file, image_format.name)
-            process(file.getvalue(), [probe])
+            attempt(image_format)
         # Pillow raises these if a codec is missing.
-        except (OSError, KeyError, AttributeError, InputError) as error:
-            broken[name] = str(error)
+        except (OSError, KeyError, AttributeError, InputError, InvalidVariantError) as error:
+            broken[image_format.name] = str(error)
     return broken
+
+
+def _process_pixel(image_format: ImageFormat) -> None:
+    file = BytesIO()
+    Image.new("RGB", (1, 1)).save(file, image_format.name)
+    process(file.getvalue(), [VariantSpec("probe")])
+
+
+def _encode_pixel(image_format: ImageFormat) -> None:
+    assert image_format.encode is not None
+    image_format.encode(Image.new("RGB", (1, 1)), Encoding(quality=85, effort=4))

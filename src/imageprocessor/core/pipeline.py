@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imageprocessor.core.appearance.placeholder import Placeholder
+from imageprocessor.core.formats.registry import DEFAULT_OUTPUT
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.source import ImageSource
@@ -22,7 +23,7 @@ from imageprocessor.core.steps import (
     turn_upright,
 )
 from imageprocessor.core.transformations.grammar import Transformation
-from imageprocessor.core.variants import DEFAULT_VARIANTS, Variant, VariantSpec
+from imageprocessor.core.variants import DEFAULT_VARIANTS, Variant, VariantSpec, name_alternate
 from imageprocessor.errors import InvalidVariantError
 
 Step = Callable[[Work], None]
@@ -44,6 +45,7 @@ WARNINGS = (
     "hdr_flattened",
     "not_enlarged",
     "end_missing",
+    "avif_scaled_down",
 )
 """All warnings, in the order in which a result lists them."""
 
@@ -61,9 +63,11 @@ class ProcessedImage:
     unusable and was ignored), "hdr_gain_map_dropped" (only the standard-range image is kept),
     "hdr_flattened" (light brighter than white paper became white), "not_enlarged" (the image is
     smaller than at least two of the requested sizes, or than the only one), "end_missing" (all
-    pixels are there, but not the mark behind them). ``removed`` names, in alphabetical order, the
-    metadata that was in the source and is in no variant; ``Metadata`` lists the names. It includes
-    a colour profile, because the colours were converted to sRGB.
+    pixels are there, but not the mark behind them), "avif_scaled_down" (an AVIF would have had more
+    than 4.2 megapixels). ``removed`` names, in alphabetical order, the metadata that was in the
+    source and is in no variant; ``Metadata`` lists the names. It includes a colour profile, because
+    the colours were converted to sRGB. ``responsive`` names, the narrowest first, the variants that
+    show the whole image alike, so that a browser may choose among them.
     """
 
     variants: Mapping[str, Variant]
@@ -74,6 +78,17 @@ class ProcessedImage:
     original_dimensions: Dimensions
     warnings: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    responsive: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, Variant]:
+        """All files: the variants by name, each followed by its alternates, as "card.webp"."""
+        files = {}
+        for name, variant in self.variants.items():
+            files[name] = variant
+            for alternate in variant.alternates:
+                files[name_alternate(name, alternate.format)] = alternate
+        return files
 
     @property
     def dominant_color(self) -> str:
@@ -93,6 +108,7 @@ class ProcessedImage:
             "variants": variants,
             "warnings": list(self.warnings),
             "removed": list(self.removed),
+            "responsive": list(self.responsive),
         }
 
 
@@ -104,15 +120,19 @@ def process(
     watermarks: Mapping[str, ImageSource] | None = None,
     on_step: Callable[[str, float], None] | None = None,
 ) -> ProcessedImage:
-    """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
+    """Turn an untrusted upload into clean files: upright, 8-bit sRGB, without metadata.
 
-    With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
+    With the same versions of Pillow and its codecs, the same bytes give the same files. They are
     encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
     *watermarks* are the images that the variants may name. *on_step* is called after each of STEPS,
     with its name and when it began, by ``time.perf_counter``.
 
+    A JPEG requested as JPEG in its own size, without a quality or operations, is not encoded again:
+    it only loses its metadata, if it is upright and in sRGB.
+
     Raises:
-        InvalidVariantError: No variant is requested, or two have the same name.
+        InvalidVariantError: No variant is requested, two have the same name, or this build of
+            Pillow lacks the encoder.
         InvalidTransformationError: A variant's operations do not suit the image: a crop is not
             within it, a watermark is unknown, or the result would be too large.
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` or
@@ -135,6 +155,7 @@ def process(
         original_dimensions=work.original,
         warnings=tuple(name for name in WARNINGS if name in work.warnings),
         removed=tuple(sorted(work.removed)),
+        responsive=_list_responsive(work),
     )
 
 
@@ -143,8 +164,12 @@ def transform(
     operations: str | Transformation,
     limits: Limits = Limits(),
     watermarks: Mapping[str, ImageSource] | None = None,
+    *,
+    format: str = DEFAULT_OUTPUT,  # noqa: A002 - as in VariantSpec
 ) -> Variant:
-    """Return an untrusted upload as one clean WebP file with *operations* applied.
+    """Return an untrusted upload as one clean file with *operations* applied.
+
+    *format*: "webp", "avif", "jpeg" or "png".
 
     >>> transform(b"GIF89a", "w_400,rot_45")
     Traceback (most recent call last):
@@ -152,12 +177,13 @@ def transform(
 
     Raises:
         InvalidTransformationError: An operation is wrong, or does not suit the image.
+        InvalidVariantError: *format* is unknown.
         InputError: The same errors as ``process``.
     """
     if isinstance(operations, str):
         operations = Transformation.parse(operations)
     options = operations.list_changes()
-    spec = VariantSpec("result", **options)
+    spec = VariantSpec("result", format=format, **options)
     return process(data, [spec], limits, threads=1, watermarks=watermarks).variants[spec.name]
 
 
@@ -190,3 +216,24 @@ def _check_names(variants: Sequence[VariantSpec]) -> None:
         raise InvalidVariantError(
             f"Size names must be unique, but these occur more than once: {', '.join(repeated)}."
         )
+
+
+def _list_responsive(work: Work) -> tuple[str, ...]:
+    """Return the variants that show the whole image, with the operations of the widest of them."""
+    whole = []
+    for spec in work.specs:
+        is_cut = spec.crop is not None or spec.trim
+        if not is_cut and _has_aspect(work.variants[spec.name], work.original):
+            whole.append(spec)
+    if not whole:
+        return ()
+    by_width = sorted(whole, key=lambda spec: work.variants[spec.name].width)
+    look = by_width[-1].look
+    return tuple(spec.name for spec in by_width if spec.look == look)
+
+
+def _has_aspect(variant: Variant, original: Dimensions) -> bool:
+    """Return whether a variant has the aspect ratio of the original, to one pixel."""
+    width = variant.height * original.width / original.height
+    height = variant.width * original.height / original.width
+    return abs(variant.width - width) <= 1 or abs(variant.height - height) <= 1

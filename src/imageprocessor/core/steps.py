@@ -11,14 +11,15 @@ from PIL import Image
 from imageprocessor.core.appearance.palette import find_palette
 from imageprocessor.core.appearance.placeholder import Placeholder, make_placeholder
 from imageprocessor.core.appearance.sample import SAMPLE_SIDE, take_sample
-from imageprocessor.core.color.conversion import is_translucent, to_srgb
+from imageprocessor.core.color.conversion import is_srgb, is_translucent, to_srgb
 from imageprocessor.core.color.spaces import declares_hdr
-from imageprocessor.core.decode import decode, unpack
+from imageprocessor.core.decode import Unpacked, decode, unpack
 from imageprocessor.core.encode import Encoders
+from imageprocessor.core.formats.jpeg import is_arithmetic
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
-from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
+from imageprocessor.core.resize import REDUCING_GAP, resize, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.transformations.apply import apply
 from imageprocessor.core.validate import validate
@@ -35,6 +36,7 @@ class Work:
         original: the size of the upright image in pixels, before any shrinking.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
         crops: the crop of the upright image for each of *specs*.
+        stripped: the source without its metadata, if it is a JPEG that browsers show as it is.
     """
 
     source: ImageSource
@@ -51,6 +53,7 @@ class Work:
     has_alpha: bool = field(init=False)
     palette: tuple[str, ...] = field(init=False)
     placeholder: Placeholder = field(init=False)
+    stripped: bytes | None = None
     variants: dict[str, Variant] = field(init=False)
     removed: frozenset[str] = field(init=False)
     warnings: set[str] = field(default_factory=set)
@@ -81,6 +84,8 @@ def decode_once(work: Work) -> None:
     scale = min(1.0, max(REDUCING_GAP * largest_scale, sample_scale))
     at_least = Dimensions(ceil(stored.width * scale), ceil(stored.height * scale))
     work.image = decode(unpacked, info, work.limits, at_least)
+    if info.format == "JPEG":
+        work.stripped = _strip_jpeg(work, unpacked)
 
 
 def describe_appearance(work: Work) -> None:
@@ -128,11 +133,14 @@ def resize_and_encode(work: Work) -> None:
     with Encoders(work.threads) as encoders:
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
-            encoders.submit(image, specs)
+            is_whole = crop.area == crop.size == work.original
+            encoders.submit(image, specs, work.stripped if is_whole else None)
         for spec in work.specs:
             if not spec.is_plain:
                 encoders.submit(_transform(work, spec), [spec])
     work.variants = encoders.collect()
+    if any(spec.is_scaled_down(work.original) for spec in plain):
+        work.warnings.add("avif_scaled_down")
     # One size may exceed the image without a warning, because the largest one is usually just an
     # upper bound: "original" is 4096 px.
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)
@@ -140,11 +148,25 @@ def resize_and_encode(work: Work) -> None:
         work.warnings.add("not_enlarged")
 
 
+def _strip_jpeg(work: Work, unpacked: Unpacked) -> bytes | None:
+    """Return the JPEG without its metadata if it can serve as a variant, and one may ask for it."""
+    if not any("jpeg" in spec.files.values() for spec in work.specs):
+        return None
+    data = unpacked.image.getvalue()
+    looks_right = work.orientation == 1 and is_srgb(work.image)
+    return data if looks_right and not is_arithmetic(data) else None
+
+
 def _transform(work: Work, spec: VariantSpec) -> Image.Image:
     """Return the image with the operations of *spec* applied."""
     name = spec.watermark_name
     mark = None if name is None else _open_watermark(name, work)
-    return apply(spec, work.image, work.original, mark, work.limits.max_pixels)
+    image = apply(spec, work.image, work.original, mark, work.limits.max_pixels)
+    size = spec.bound_pixels(Dimensions(*image.size))
+    if size == image.size:
+        return image
+    work.warnings.add("avif_scaled_down")
+    return resize(image, size)
 
 
 def _open_watermark(name: str, work: Work) -> Image.Image:

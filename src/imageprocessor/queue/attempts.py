@@ -48,7 +48,7 @@ from imageprocessor.queue.metrics.families import JOB_SECONDS, JOBS, STAGE_SECON
 from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
-from imageprocessor.storage.side_by_side import open_store_pool
+from imageprocessor.storage.side_by_side import MAX_THREADS, open_store_pool
 
 T = TypeVar("T")
 TimeLimit = Callable[[], AbstractContextManager[None]]
@@ -343,16 +343,19 @@ def _note_stage(service: Service, stage: str, started: float) -> None:
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Executor) -> Stored:
-    """Store all variants.
+    """Store all variants and their alternates.
 
     Side by side, because the disk flushes at once what several threads wait for: four variants of
     14 kB take 2.3 ms, one after another 9.2 ms.
     """
     started = time.perf_counter()
     service.ownership.ensure_verified()
-    keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
-    objects = {keys[name]: variant.data for name, variant in image.variants.items()}
-    require_memory(THREAD_BYTES * len(objects), "for threads")
+    keys = {}
+    for name, variant in image.files.items():
+        size, _, _ = name.partition(".")
+        keys[name] = variant_key(job.bucket, size, job.image_id, variant.format)
+    objects = {keys[name]: variant.data for name, variant in image.files.items()}
+    require_memory(THREAD_BYTES * min(len(objects), MAX_THREADS), "for threads")
     service.storage.put_all(objects, pool)
     _note_stage(service, "store", started)
     return Stored(keys, image.describe())

@@ -32,7 +32,7 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
     """
     job = find_image(service, image_id, caller)
     check_completed(job)
-    sizes = job.variant_keys or {}
+    sizes = job.sizes
     if size is not None and size not in sizes:
         raise UnknownSizeError(
             f"This image has no size {size[:40]!r}. Its sizes are {', '.join(sizes)}."
@@ -55,6 +55,26 @@ def find_image(service: Service, image_id: str, caller: Caller) -> Job:
     return job
 
 
+def find_file(job: Job, size: str, output: str | None) -> str:
+    """Return the name of a completed job's file with that size and format.
+
+    Raises:
+        UnknownSizeError: The variant *size*, which exists, has no such format.
+    """
+    if output is None:
+        return size
+    formats = {}
+    for name in job.variant_keys or {}:
+        if name.partition(".")[0] == size:
+            formats[job.describe_file(name)["format"]] = name
+    if output not in formats:
+        raise UnknownSizeError(
+            f"Size {size!r} of this image has no format {output[:40]!r}. "
+            f"It has {', '.join(formats)}."
+        )
+    return formats[output]
+
+
 def read_images(
     service: Service, image_ids: Sequence[str], caller: Caller, size: str
 ) -> tuple[list[Job], list[str]]:
@@ -71,7 +91,7 @@ def read_images(
         found = job_store.find_images(connection, canonical_ids)
     readable: dict[str, Job] = {}
     for job in found:
-        has_size = job.status is JobStatus.COMPLETED and size in (job.variant_keys or {})
+        has_size = job.status is JobStatus.COMPLETED and size in job.sizes
         if has_size and may_read(service, caller, job):
             readable[job.image_id] = job
     in_order = [readable[image_id] for image_id in canonical_ids if image_id in readable]
@@ -124,9 +144,10 @@ def purge(service: Service, job: Job) -> None:
 
 
 def delete_variants(service: Service, job: Job) -> None:
-    """Delete all variants of a job that are, or may be, stored."""
+    """Delete all files of a job that are, or may be, stored."""
     keys = set((job.variant_keys or {}).values())
     for spec in service.settings.image_sizes:
-        keys.add(variant_key(job.bucket, spec.name, job.image_id))
+        for output in spec.files.values():
+            keys.add(variant_key(job.bucket, spec.name, job.image_id, output))
     for key in keys:
         service.storage.delete(key)

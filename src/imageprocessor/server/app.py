@@ -58,7 +58,7 @@ ROUTERS = (
     index.router,
     upload_page.router,
 )
-DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
+DESCRIPTION = "Turns uploads into clean, upright, metadata-free web images in several sizes."
 
 
 def create_app_from_environment() -> FastAPI:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from imageprocessor import errors
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
@@ -19,7 +19,10 @@ from imageprocessor.server.schemas import Problem
 from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
-VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
+VARIANT_CONTENT = {
+    output.mime_type: {"schema": {"type": "string", "format": "binary"}}
+    for output in OUTPUT_FORMATS.values()
+}
 ACCEPTED_HEADERS = {
     "X-RateLimit-Limit": "Uploads allowed per user and window.",
     "X-RateLimit-Remaining": "Uploads left in this window.",

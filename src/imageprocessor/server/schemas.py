@@ -17,6 +17,8 @@ REFUSED = {
     "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
     "code": "type_unsupported",
 }
+Format = Literal["avif", "webp", "jpeg", "png"]
+ALTERNATES_NOTE = "The same image in the other formats of its size; missing if there are none."
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -233,13 +235,13 @@ class Dimensions(BaseModel):
     height: int
 
 
-class VariantMetadata(BaseModel):
-    """One size: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
+class FileMetadata(BaseModel):
+    """One file: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
 
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
 
 
@@ -248,6 +250,18 @@ class Placeholder(BaseModel):
 
     thumbhash: str = Field(description="A ThumbHash, in Base64.")
     data_url: str = Field(description="A tiny WebP as a data URL of at most 400 characters.")
+
+
+class Alternate(FileMetadata):
+    """The same image in another format."""
+
+    url: str
+
+
+class VariantMetadata(FileMetadata):
+    """One size."""
+
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
 
 
 class ImageMetadata(BaseModel):
@@ -269,6 +283,9 @@ class ImageMetadata(BaseModel):
     removed: list[str] = Field(
         [], description="Kinds of metadata removed from the upload, for example `gps`."
     )
+    responsive: list[str] = Field(
+        [], description="The sizes that `srcset` is made of, the narrowest first."
+    )
 
 
 VARIANTS = {
@@ -287,6 +304,9 @@ VARIANTS = {
     )
 }
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
+SRCSET = {
+    "image/webp": ", ".join(f"{URLS[name]} {size['width']}w" for name, size in VARIANTS.items())
+}
 
 
 TINY_WEBP = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
@@ -294,6 +314,7 @@ RESULT = {
     "image_id": IMAGE_ID,
     "status": "completed",
     "urls": URLS,
+    "srcset": SRCSET,
     "metadata": {
         "dominant_color": "#3A5F8C",
         "palette": ["#3A5F8C", "#E8D9C4", "#1F2A38"],
@@ -307,6 +328,7 @@ RESULT = {
         "variants": VARIANTS,
         "warnings": [],
         "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
+        "responsive": list(VARIANTS),
     },
     "completed_at": "2024-11-08T14:00:05Z",
 }
@@ -320,6 +342,13 @@ class ImageResult(BaseModel):
     image_id: str
     status: Literal["completed"]
     urls: dict[str, str]
+    srcset: dict[str, str] = Field(
+        {},
+        description=(
+            "Values of an HTML `srcset` by MIME type, smaller files first: one URL for each width "
+            "in which the whole image was made."
+        ),
+    )
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
@@ -346,8 +375,9 @@ class ImageVariant(BaseModel):
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
 
 
 class ImageBatch(BaseModel):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.formats.registry import find_output
 from imageprocessor.errors import (
     MissingExtraError,
     ObjectNotFoundError,
@@ -278,9 +278,8 @@ def _is_aws(client: Any) -> bool:
 
 
 def _content_type(key: str) -> str:
-    if key.endswith(OUTPUT_FORMAT.suffix):
-        return OUTPUT_FORMAT.mime_type
-    return "application/octet-stream"
+    output = find_output(key)
+    return output.mime_type if output else "application/octet-stream"
 
 
 @contextmanager

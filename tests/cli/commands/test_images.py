@@ -206,7 +206,9 @@ def test_transform_reports_the_canonical_operations_as_json(run: Run, album: Pat
     [
         (["zoom_2", "-o", "x.webp"], "Unknown operation 'zoom_2'"),
         (["blur_900", "-o", "x.webp"], "blur is '900'"),
-        (["w_90", "-o", "x.png"], "the result is a WebP file"),
+        (["w_90", "-o", "x.gif"], "the suffix names no format"),
+        (["w_90", "-o", "x.png", "--format", "avif"], "x.png does not have the suffix .avif"),
+        (["w_90", "-o", "x.png", "--format", "gif"], "'gif' is not a format of results"),
         (["w_90", "-o", "x.webp", "--watermark", "logo"], "is not NAME=FILE"),
         (["w_90", "-o", "x.webp", "--watermark", "logo=missing.png"], "is not NAME=FILE"),
         (["w_90", "-o", "-", "--json"], "cannot both go to stdout"),
@@ -220,6 +222,41 @@ def test_transform_refuses_wrong_usage_before_it_starts(
     assert message in " ".join(ran.err.split())
     assert not Path("x.webp").exists()
     assert not Path("x.png").exists()
+    assert not Path("x.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "output"),
+    [
+        (["-o", "x.avif"], "x.avif", "avif"),
+        (["-o", "x.JPEG"], "x.JPEG", "jpeg"),
+        (["-o", "x.png", "--format", "png"], "x.png", "png"),
+        (["-o", "album", "--format", "avif"], "album/a.avif", "avif"),
+    ],
+)
+def test_transform_takes_the_format_from_the_suffix_or_the_option(
+    run: Run, album: Path, options: list[str], name: str, output: str
+) -> None:
+    assert run("transform", album / "a.jpg", "w_30", *options).status == 0
+    expected = ip.transform(album / "a.jpg", "w_30", format=output)
+    assert Path(name).read_bytes() == expected.data
+
+
+def test_process_makes_each_size_in_each_format(run: Run, album: Path) -> None:
+    options = ["--size", "card=40", "--format", "avif", "--format", "jpeg", "--json"]
+    (report,) = run("process", album / "a.jpg", "--out", "web", *options).json_lines
+    card = report["variants"]["card"]
+    [alternate] = card["alternates"]
+    assert (card["path"], card["format"]) == ("web/a_card.avif", "avif")
+    assert (alternate["path"], alternate["format"]) == ("web/a_card.jpg", "jpeg")
+    spec = ip.VariantSpec("card", width=40, formats=("avif", "jpeg"))
+    expected = ip.process(album / "a.jpg", [spec]).variants["card"]
+    assert Path("web/a_card.avif").read_bytes() == expected.data
+    assert Path("web/a_card.jpg").read_bytes() == expected.alternates[0].data
+    shown = run("process", album / "a.jpg", "--out", "web", *options[:-1], "--force").out
+    assert "card.jpeg" in shown
+    refused = run("process", album / "a.jpg", "--out", "-", *options[:-1])
+    assert "stdout takes one file" in end_of(refused)
 
 
 def test_transform_fails_if_the_operations_do_not_suit_the_image(run: Run, album: Path) -> None:

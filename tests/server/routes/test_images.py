@@ -35,6 +35,30 @@ def test_one_size_of_an_image_is_described(client: TestClient, image: dict[str, 
     assert body["size_bytes"] == len(client.get(body["url"]).content)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"image_sizes": {"medium": {"width": 60, "formats": ["avif", "webp"]}, "thumbnail": 20}}],
+    indirect=True,
+)
+def test_alternates_and_srcset_lead_to_the_files(client: TestClient, image: dict[str, str]) -> None:
+    one = client.get(f"{IMAGES}/{image['image_id']}").json()
+    [alternate] = one["alternates"]
+    result = client.get(f"{image['status_url']}/result").json()
+    assert result["metadata"]["variants"]["medium"]["alternates"] == [alternate]
+    assert (one["format"], one["url"]) == ("avif", result["urls"]["medium"])
+    assert result["srcset"].keys() == {"image/avif", "image/webp"}
+    for kind, candidates in result["srcset"].items():
+        for candidate in candidates.split(", "):
+            url, _, width = candidate.partition(" ")
+            answer = client.get(url)
+            assert answer.headers["content-type"] == kind
+            assert width in ("20w", "60w")
+    answer = client.get(alternate["url"])
+    assert (len(answer.content), alternate["format"]) == (alternate["size_bytes"], "webp")
+    batch = client.get(f"{IMAGES}/batch?image_ids={image['image_id']}").json()
+    assert batch["images"] == [one]
+
+
 def test_default_size_is_medium(client: TestClient, image: dict[str, str]) -> None:
     assert client.get(f"{IMAGES}/{image['image_id']}").json()["size"] == "medium"
 

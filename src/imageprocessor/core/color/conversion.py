@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from itertools import product
@@ -61,6 +62,17 @@ def is_usable(profile: bytes, mode: str) -> bool:
         _transform_to_srgb(profile, mode.removesuffix("A"))
     except (OSError, TypeError, ValueError):
         return False
+    return True
+
+
+def is_srgb(image: Image.Image) -> bool:
+    """Return whether ``to_srgb`` would change no colour of an image by more than one level."""
+    if image.mode == "CMYK":
+        return False
+    mode = image.mode.removesuffix("A")
+    for profile in image.info.get("profiles", ()):
+        with suppress(OSError, TypeError, ValueError):
+            return _changes_nothing(_transform_to_srgb(profile, mode), mode)
     return True
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from imageprocessor.core.formats import jpeg, png, webp
+from imageprocessor.core.formats import avif_encoder, jpeg, png, webp
 from imageprocessor.core.formats.container import Container
 from imageprocessor.core.formats.encoding import Encoding
 
@@ -36,6 +36,8 @@ class ImageFormat:
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
+        quality: of the encoder if none is requested; None if it loses nothing.
+        max_pixels: the most that the encoder takes; None: as many as an output may have.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ImageFormat:
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
+    quality: int | None = None
+    max_pixels: int | None = None
 
     @property
     def mime_type(self) -> str:
@@ -70,6 +74,8 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            encode=jpeg.encode,
+            quality=85,
         ),
         ImageFormat(
             name="PNG",
@@ -79,6 +85,7 @@ FORMATS = {
             container=png,
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
+            encode=png.encode,
         ),
         ImageFormat(
             name="WEBP",
@@ -90,12 +97,30 @@ FORMATS = {
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
             encode=webp.encode,
+            quality=85,
         ),
     )
 }
 
-OUTPUT_FORMAT = FORMATS["WEBP"]
-"""The format of all variants."""
+AVIF = ImageFormat(
+    name="AVIF",
+    title="AVIF",
+    mime_types=("image/avif",),
+    suffixes=(".avif",),
+    container=cast("Container", None),  # only written
+    decoder="PIL.AvifImagePlugin:AvifImageFile",
+    encode=avif_encoder.encode,
+    quality=avif_encoder.QUALITY,
+    max_pixels=avif_encoder.MAX_PIXELS,
+)
+
+OUTPUT_FORMATS = {
+    row.name.lower(): row for row in (AVIF, FORMATS["WEBP"], FORMATS["JPEG"], FORMATS["PNG"])
+}
+"""The formats of variants by the name that a variant gives them, those with small files first."""
+
+DEFAULT_OUTPUT = "webp"
+"""The format of a variant that names none."""
 
 
 def list_mime_types() -> tuple[str, ...]:
@@ -106,6 +131,18 @@ def list_mime_types() -> tuple[str, ...]:
 def list_suffixes() -> tuple[str, ...]:
     """Return all suffixes of all formats, in the order of the table."""
     return tuple(suffix for row in FORMATS.values() for suffix in row.suffixes)
+
+
+def find_output(file_name: str) -> ImageFormat | None:
+    """Return the format of variants that a file name's suffix stands for, or None.
+
+    >>> find_output("3f2b1c9e_medium.avif").mime_type
+    'image/avif'
+    """
+    for output in OUTPUT_FORMATS.values():
+        if file_name.lower().endswith(output.suffixes):
+            return output
+    return None
 
 
 def join_titles(conjunction: str) -> str:

@@ -111,6 +111,7 @@ router.add_api_route(
     responses=problem_responses(
         errors.UnauthorizedError, errors.TooManyIdsError, errors.InvalidIdError
     ),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 def get_images(
@@ -133,6 +134,7 @@ def get_images(
     operation_id="getImage",
     summary="Read one size of an image",
     responses=problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 async def get_image(

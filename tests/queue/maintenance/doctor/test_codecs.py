@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import PIL
 import pytest
@@ -21,8 +22,9 @@ OK, WARNING, WRONG = Verdict
 DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
 
 
-def by_name() -> dict[str, Finding]:
-    return {finding.name: finding for finding in check_codecs()}
+def by_name(**values: Any) -> dict[str, Finding]:
+    settings = Settings.model_validate(values)
+    return {finding.name: finding for finding in check_codecs(settings)}
 
 
 def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +111,16 @@ def test_missing_codec_is_wrong(
         if finding.verdict is WRONG
     }
     assert broken == formats
+
+
+def test_formats_that_sizes_use_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"card": {"width": 40, "formats": ["avif", "png"]}}
+    found = by_name(image_sizes=sizes)["codecs"].found
+    assert found == "JPEG, PNG and WebP are decoded. Encoded: AVIF, PNG"
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    broken = by_name(image_sizes=sizes)["codec AVIF"]
+    assert (broken.verdict, "cannot encode AVIF" in broken.found) == (WRONG, True)
+    assert "codec AVIF" not in by_name()
 
 
 def test_each_watermark_that_a_size_names_is_decoded(tmp_path: Path) -> None:
