@@ -37,13 +37,18 @@ class Picture(NamedTuple):
     @property
     def expected_file(self) -> str:
         """The name of the file, which says what it shows."""
-        return f"{self.source}-{SEPARATORS.sub('-', self.operations)}.webp"
+        return f"{self.source}-{SEPARATORS.sub('-', self.operations)}.{self.format}"
+
+    @property
+    def format(self) -> str:
+        """The format of the file, which is its suffix."""
+        return self.file.rpartition(".")[2]
 
     def encode(self) -> bytes:
         """Return the file that the operations make."""
         source = SOURCES[self.source]()
         marks = {"logo": encode_logo()}
-        return ip.transform(source, self.operations, watermarks=marks).data
+        return ip.transform(source, self.operations, watermarks=marks, format=self.format).data
 
 
 def list_pictures() -> Iterator[Picture]:

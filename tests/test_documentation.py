@@ -253,6 +253,15 @@ def test_pictures_show_what_the_page_says() -> None:
         assert np.abs(made - shown).mean() < 2, f"{picture} differs. Run: python docs/pictures.py"
 
 
+def test_pictures_of_equal_bytes_are() -> None:
+    rows = [line for line in read("docs/formats-and-quality.md").splitlines() if ".avif)" in line]
+    assert rows
+    for row in rows:
+        sizes = [(ROOT / "docs" / path).stat().st_size for path in LINK.findall(row)]
+        assert max(sizes) < 1.05 * min(sizes), row
+        assert max(sizes) < 3000, row
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A service running in *folder*; with *environment*, curl finds it at port 8000."""
