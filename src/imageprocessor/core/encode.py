@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from PIL import Image
 
@@ -30,11 +31,15 @@ class Encoders:
 
     def submit(self, image: Image.Image, specs: Sequence[VariantSpec]) -> None:
         """Encode *image*, now or later, as each of *specs*, all of which have its size."""
+        self.run(partial(encode_variants, image, specs))
+
+    def run(self, encode: Callable[[], dict[str, Variant]]) -> None:
+        """Call *encode*, now or later, which returns variants by name."""
         if self._pool is None:
-            self._variants |= encode_variants(image, specs)
+            self._variants |= encode()
             return
         require_memory(THREAD_BYTES, "for a thread")
-        self._futures.append(self._pool.submit(encode_variants, image, specs))
+        self._futures.append(self._pool.submit(encode))
 
     def __exit__(self, *raised: object) -> None:
         if self._pool is not None:

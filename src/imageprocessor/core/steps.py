@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 
 from PIL import Image
 
+from imageprocessor.core.animation import Animation, encode_animation, open_animation
 from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
 from imageprocessor.core.color.spaces import declares_hdr
 from imageprocessor.core.decode import decode, unpack
@@ -17,7 +19,7 @@ from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
 from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
-from imageprocessor.core.transformations.apply import apply
+from imageprocessor.core.transformations.apply import Choices, apply
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import Variant, VariantSpec
 from imageprocessor.errors import InputError, InvalidTransformationError
@@ -32,6 +34,7 @@ class Work:
         original: the size of the upright image in pixels, before any shrinking.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
         crops: the crop of the upright image for each of *specs*.
+        animation: all frames, if the file has more than one and one of *specs* keeps them.
     """
 
     source: ImageSource
@@ -48,6 +51,7 @@ class Work:
     variants: dict[str, Variant] = field(init=False)
     removed: frozenset[str] = field(init=False)
     warnings: set[str] = field(default_factory=set)
+    animation: Animation | None = None
 
 
 def decode_once(work: Work) -> None:
@@ -55,12 +59,14 @@ def decode_once(work: Work) -> None:
     with open_source(work.source) as file:
         info = validate(file, work.limits)
         unpacked = unpack(file, info)
+        if info.frames > 1 and any(spec.animation == "keep" for spec in work.specs):
+            work.animation = open_animation(file, info, unpacked, work.limits)
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
-    if info.frames > 1:
+    if info.frames > 1 and not all(spec.animation == "keep" for spec in work.specs):
         work.warnings.add("animation_flattened")
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")
@@ -106,15 +112,19 @@ def resize_and_encode(work: Work) -> None:
     otherwise wait for all the resizing, a tenth of the CPU time of a 12-megapixel photo
     (`python -m benchmarks pipeline`).
     """
-    plain = [spec for spec in work.specs if spec.is_plain]
+    moving = [spec for spec in work.specs if work.animation and spec.animation == "keep"]
+    still = [spec for spec in work.specs if spec not in moving]
+    plain = [spec for spec in still if spec.is_plain]
     crops = [spec.find_crop(work.original) for spec in plain]
     image = work.image
     with Encoders(work.threads) as encoders:
+        for spec in moving:
+            encoders.run(partial(_encode_animation, work, spec, _open_watermark(work, spec)))
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
             encoders.submit(image, specs)
         work.dominant_color = dominant_color_of(image)
-        for spec in work.specs:
+        for spec in still:
             if not spec.is_plain:
                 encoders.submit(_transform(work, spec), [spec])
     work.variants = encoders.collect()
@@ -133,13 +143,32 @@ def resize_to_smallest(work: Work) -> None:
 
 def _transform(work: Work, spec: VariantSpec) -> Image.Image:
     """Return the image with the operations of *spec* applied."""
-    name = spec.watermark_name
-    mark = None if name is None else _open_watermark(name, work)
+    mark = _open_watermark(work, spec)
     return apply(spec, work.image, work.original, mark, work.limits.max_pixels)
 
 
-def _open_watermark(name: str, work: Work) -> Image.Image:
-    """Return a watermark as it is for any image: decoded within the limits, upright, in sRGB."""
+def _encode_animation(
+    work: Work, spec: VariantSpec, mark: Image.Image | None
+) -> dict[str, Variant]:
+    """Return the variant *spec* of the animation, by name, with its operations on each frame."""
+    animation = work.animation
+    assert animation is not None
+    change = partial(
+        apply,
+        spec,
+        original=work.original,
+        mark=mark,
+        max_pixels=work.limits.max_pixels // len(animation.frames),
+        choices=Choices(),
+    )
+    return {spec.name: encode_animation(animation, spec, change)}
+
+
+def _open_watermark(work: Work, spec: VariantSpec) -> Image.Image | None:
+    """Return the watermark of *spec*, decoded within the limits, upright and in sRGB."""
+    name = spec.watermark_name
+    if name is None:
+        return None
     if name not in work.watermarks:
         known = ", ".join(sorted(work.watermarks)) or "there are none"
         raise InvalidTransformationError(f"Unknown watermark {name!r}. Known: {known}.")

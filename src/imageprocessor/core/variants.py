@@ -22,7 +22,7 @@ DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 409
 """Upper bounds of the width in pixels, by name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_PLAIN = {"name", "width", "height", "fit", "quality", "effort"}
+_PLAIN = {"name", "width", "height", "fit", "quality", "effort", "animation"}
 _WIDE = 2048
 
 
@@ -119,7 +119,8 @@ class VariantSpec(Transformation, _Named):
 class Variant:
     """One finished size of an image: an encoded file and its dimensions in pixels.
 
-    The repr leaves out the file, which may have megabytes.
+    The repr leaves out the file, which may have megabytes. An animation has more than one of
+    ``frames``, and ``duration_seconds`` is how long it plays once.
 
     >>> Variant(b"RIFF...", width=150, height=200).aspect_ratio
     0.75
@@ -129,6 +130,8 @@ class Variant:
     width: int
     height: int
     format: str = OUTPUT_FORMAT.name.lower()
+    frames: int = 1
+    duration_seconds: float | None = None
 
     @property
     def aspect_ratio(self) -> float:
@@ -141,14 +144,17 @@ class Variant:
         return len(self.data)
 
     def describe(self) -> dict[str, int | float | str]:
-        """Return everything except the bytes, ready for JSON."""
-        return {
+        """Return everything except the bytes, ready for JSON; frames only of an animation."""
+        description: dict[str, int | float | str] = {
             "width": self.width,
             "height": self.height,
             "aspect_ratio": self.aspect_ratio,
             "format": self.format,
             "size_bytes": self.size_bytes,
         }
+        if self.duration_seconds is not None:
+            description |= {"frames": self.frames, "duration_seconds": self.duration_seconds}
+        return description
 
 
 DEFAULT_VARIANTS = tuple(VariantSpec(name, width=width) for name, width in DEFAULT_SIZES.items())

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from imageprocessor.core.limits import check_animation
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import (
     DatabaseUnavailableError,
@@ -119,7 +120,10 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
     Raises:
         InputError: The header does not belong to an acceptable image.
     """
-    validate(upload.file, service.settings.limits)
+    settings = service.settings
+    info = validate(upload.file, settings.limits)
+    if any(spec.animation == "keep" for spec in settings.image_sizes):
+        check_animation(info.frames, info.width * info.height, settings.limits)
     job_id = make_id()
     return Job(
         job_id=job_id,
@@ -131,7 +135,7 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
         source_sha256=upload.sha256,
         staging_key=staging_key(upload.bucket, job_id),
         created_at=clock.utc_now(),
-        max_retries=service.settings.max_retries,
+        max_retries=settings.max_retries,
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
         webhook=upload.webhook or None,

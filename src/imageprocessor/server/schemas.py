@@ -17,6 +17,8 @@ REFUSED = {
     "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
     "code": "type_unsupported",
 }
+FRAMES_NOTE = "Only of an animation: its number of frames."
+DURATION_NOTE = "Only of an animation: how long it plays once."
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -201,6 +203,8 @@ class VariantMetadata(BaseModel):
     aspect_ratio: float
     format: str
     size_bytes: int
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
 
 
 class ImageMetadata(BaseModel):
@@ -284,6 +288,8 @@ class ImageVariant(BaseModel):
     aspect_ratio: float
     format: str
     size_bytes: int
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
 
 
 class ImageBatch(BaseModel):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -77,11 +77,16 @@ Sizes = Annotated[
         show_default=" ".join(f"{name}={width}" for name, width in DEFAULT_SIZES.items()),
     ),
 ]
+Animation = Annotated[
+    Literal["first", "keep"],
+    typer.Option(help="What to keep of an animation: its first frame, or all frames."),
+]
 Quality = Annotated[int, typer.Option(min=1, max=100, help=f"{OUTPUT_FORMAT.title} quality.")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Reject larger images.")]
 MaxSize = Annotated[
     float, typer.Option("--max-size-mb", min=0.001, help="Reject larger files; 1 MB is 2^20 bytes.")
 ]
+MaxFrames = Annotated[int, typer.Option(min=1, help="Reject longer animations that are kept.")]
 Jobs = Annotated[
     int,
     typer.Option(
@@ -106,8 +111,10 @@ def process(  # noqa: PLR0913 - one parameter for each option
     *,
     size: Sizes = None,
     quality: Quality = DEFAULT_QUALITY,
+    animation: Animation = "first",
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     jobs: Jobs = 0,
     force: Force = False,
     as_json: AsJson = False,
@@ -126,11 +133,12 @@ def process(  # noqa: PLR0913 - one parameter for each option
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    variants = parse_sizes(size or [], quality)
+    sizes = parse_sizes(size or [], quality)
+    variants = [replace(spec, animation=animation) for spec in sizes]
     size_names = [spec.name for spec in variants]
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels)
+    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_frames=max_frames)
     plan = make_plan(files, size_names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
@@ -150,6 +158,7 @@ def transform(  # noqa: PLR0913 - one parameter for each option
     watermark: Watermarks = None,
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -181,7 +190,11 @@ def transform(  # noqa: PLR0913 - one parameter for each option
             param_hint="'--out'",
         )
     watermarks = parse_watermarks(watermark or [])
-    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
+    limits = Limits(
+        max_bytes=int(max_size_mb * 2**20),
+        max_pixels=int(max_megapixels * 1e6),
+        max_frames=max_frames,
+    )
     source, _ = open_input(file, limits.max_bytes)
     variant = transform_image(source, wanted, limits, watermarks)
     write_file(target, variant.data)

@@ -107,6 +107,7 @@ router.add_api_route(
             errors.EmptyFileError,
             errors.TooManyPixelsError,
             errors.DimensionTooLargeError,
+            errors.AnimationTooLongError,
             errors.InvalidImageError,
             errors.TruncatedImageError,
             errors.MissingFileError,
@@ -132,6 +133,7 @@ router.add_api_route(
     responses=problem_responses(
         errors.UnauthorizedError, errors.TooManyIdsError, errors.InvalidIdError
     ),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 def get_images(
@@ -154,6 +156,7 @@ def get_images(
     operation_id="getImage",
     summary="Read one size of an image",
     responses=problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 async def get_image(
