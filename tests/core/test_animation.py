@@ -233,6 +233,33 @@ def test_only_sizes_that_keep_it_move_and_the_others_are_warned_of() -> None:
     assert result.variants["all"] == ip.process(data, specs[:1], threads=1).variants["all"]
 
 
+def test_sizes_that_give_the_same_file_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    def note(frames: Iterator[Image.Image], *options: Any) -> bytes:
+        encoded.append(options)
+        return encode_frames(frames, *options)
+
+    monkeypatch.setattr("imageprocessor.core.webp_encoder.encode_frames", note)
+    options: list[dict[str, Any]] = [
+        {"width": 600},
+        {"width": 1200},
+        {"width": 32, "height": 24, "fit": "cover"},
+        {"width": 600, "quality": 50},
+        {"width": 16},
+        {"width": 600, "grayscale": True},
+    ]
+    specs = []
+    for index, each in enumerate(options):
+        specs.append(ip.VariantSpec(f"size{index}", animation="keep", **each))
+    made = ip.process(photo_apng(2), specs, threads=1).variants
+    assert len(encoded) == 4
+    assert made["size0"] == made["size1"] == made["size2"]
+    assert len({variant.data for variant in made.values()}) == 4
+    widths = [variant.width for variant in made.values()]
+    assert widths == [32, 32, 32, 32, 16, 32]
+
+
 def test_an_image_without_animation_is_the_same_either_way() -> None:
     data = encode(photo(90, 60), "JPEG")
     first, all_frames = (ip.transform(data, f"w_40,anim_{value}") for value in ("first", "keep"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 
@@ -118,8 +118,9 @@ def resize_and_encode(work: Work) -> None:
     crops = [spec.find_crop(work.original) for spec in plain]
     image = work.image
     with Encoders(work.threads) as encoders:
-        for spec in moving:
-            encoders.run(partial(_encode_animation, work, spec, _open_watermark(work, spec)))
+        for specs in _group_alike(moving, work.original):
+            mark = _open_watermark(work, specs[0])
+            encoders.run(partial(_encode_animation, work, specs, mark))
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
             encoders.submit(image, specs)
@@ -147,21 +148,34 @@ def _transform(work: Work, spec: VariantSpec) -> Image.Image:
     return apply(spec, work.image, work.original, mark, work.limits.max_pixels)
 
 
+def _group_alike(specs: Sequence[VariantSpec], original: Dimensions) -> list[list[VariantSpec]]:
+    """Return *specs* in groups of those that give the same file, although their bounds differ."""
+    groups: dict[object, list[VariantSpec]] = {}
+    for spec in specs:
+        key: object = spec
+        if spec.is_plain:
+            options = replace(spec, name="any", width=None, height=None, fit="inside")
+            key = options, spec.find_crop(original)
+        groups.setdefault(key, []).append(spec)
+    return list(groups.values())
+
+
 def _encode_animation(
-    work: Work, spec: VariantSpec, mark: Image.Image | None
+    work: Work, specs: Sequence[VariantSpec], mark: Image.Image | None
 ) -> dict[str, Variant]:
-    """Return the variant *spec* of the animation, by name, with its operations on each frame."""
+    """Return the variant of the animation that all of *specs* are, by their names."""
     animation = work.animation
     assert animation is not None
     change = partial(
         apply,
-        spec,
+        specs[0],
         original=work.original,
         mark=mark,
         max_pixels=work.limits.max_pixels // len(animation.frames),
         choices=Choices(),
     )
-    return {spec.name: encode_animation(animation, spec, change)}
+    variant = encode_animation(animation, specs[0], change)
+    return {spec.name: variant for spec in specs}
 
 
 def _open_watermark(work: Work, spec: VariantSpec) -> Image.Image | None:
