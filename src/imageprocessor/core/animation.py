@@ -86,18 +86,21 @@ class Animation:
 
 def open_animation(
     file: BinaryIO, info: ImageInfo, unpacked: Unpacked, limits: Limits
-) -> Animation:
-    """Return the animation in a file that has more than one frame.
+) -> Animation | None:
+    """Return the animation in a file, or None if it has only one frame.
 
     Raises:
         AnimationTooLongError: It has too many frames, or they have too many pixels in all.
         TruncatedImageError: Frames are missing.
         InvalidImageError: The frames do not follow the format.
     """
-    check_animation(info.frames, info.width * info.height, limits)
     read_frames = FORMATS[info.format].read_frames
-    assert read_frames is not None
+    if read_frames is None:
+        return None
+    check_animation(info.frames, info.width * info.height, limits)
     frames, plays = read_frames(file)
+    if len(frames) < 2:
+        return None
     # A GIF's frame may be larger than its canvas.
     largest = max(frame.width * frame.height for frame in frames)
     check_animation(len(frames), max(largest, info.width * info.height), limits)

@@ -59,14 +59,15 @@ def decode_once(work: Work) -> None:
     with open_source(work.source) as file:
         info = validate(file, work.limits)
         unpacked = unpack(file, info)
-        if info.frames > 1 and any(spec.animation == "keep" for spec in work.specs):
+        if any(spec.animation == "keep" for spec in work.specs):
             work.animation = open_animation(file, info, unpacked, work.limits)
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
-    if info.frames > 1 and not all(spec.animation == "keep" for spec in work.specs):
+    is_kept = work.animation and all(spec.animation == "keep" for spec in work.specs)
+    if info.frames > 1 and not is_kept:
         work.warnings.add("animation_flattened")
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")

@@ -124,13 +124,17 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 
 def read_frames(file: BinaryIO) -> Frames:
-    """Return the frames that acTL announces. An image before the first fcTL is none of them.
+    """Return the frames that acTL announces, or none if it announces less than two.
+
+    An image before the first fcTL is none of them.
 
     Raises:
         TruncatedImageError: Frames are missing.
         InvalidImageError: A chunk is damaged or out of order, or a frame is not within the image.
     """
     canvas = read_header(file)
+    if canvas.frames == 1:
+        return Frames([], 0)
     header = b""
     plays = 0
     palette: list[bytes] = []

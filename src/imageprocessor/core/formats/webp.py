@@ -90,7 +90,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 
 def read_frames(file: BinaryIO) -> Frames:
-    """Return the frames of an animation.
+    """Return the frames of an animation; a still image has none.
 
     Raises:
         TruncatedImageError: The file ends before the last frame does.
