@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.core.variants import DEFAULT_VARIANTS as DEFAULT_VARIANTS
     from imageprocessor.core.variants import Variant as Variant
     from imageprocessor.core.variants import VariantSpec as VariantSpec
+    from imageprocessor.errors import AnimationTooLongError as AnimationTooLongError
     from imageprocessor.errors import DimensionTooLargeError as DimensionTooLargeError
     from imageprocessor.errors import EmptyFileError as EmptyFileError
     from imageprocessor.errors import FileTooLargeError as FileTooLargeError
@@ -63,9 +64,10 @@ _MODULES = {
     "core.validate": "ImageInfo validate",
     "core.variants": "DEFAULT_VARIANTS Variant VariantSpec",
     "errors": (
-        "DimensionTooLargeError EmptyFileError FileTooLargeError ImageProcessorError InputError"
-        " InvalidImageError InvalidTransformationError InvalidVariantError StorageError"
-        " TooManyPixelsError TruncatedImageError UnsupportedTypeError"
+        "AnimationTooLongError DimensionTooLargeError EmptyFileError FileTooLargeError"
+        " ImageProcessorError InputError InvalidImageError InvalidTransformationError"
+        " InvalidVariantError StorageError TooManyPixelsError TruncatedImageError"
+        " UnsupportedTypeError"
     ),
     "storage.location": "open_storage",
 }

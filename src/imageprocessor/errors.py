@@ -3,7 +3,8 @@
     ImageProcessorError
       InputError               the file is not an acceptable image
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
-        DimensionTooLargeError · InvalidImageError · TruncatedImageError
+        DimensionTooLargeError · AnimationTooLongError · InvalidImageError
+        TruncatedImageError
       RequestError             the request is wrong; the image may be fine
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
@@ -85,6 +86,12 @@ class DimensionTooLargeError(InputError):
     """The width or height declared in the header exceeds the limit."""
 
     code = "dimension_too_large"
+
+
+class AnimationTooLongError(InputError):
+    """A size keeps the animation, which has too many frames, or too many pixels in all frames."""
+
+    code = "animation_too_long"
 
 
 class InvalidImageError(InputError):

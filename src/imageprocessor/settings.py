@@ -405,6 +405,14 @@ class Settings(BaseModel):
         ge=1,
         le=178_956_970,
     )
+    max_animation_frames: int = setting(
+        300,
+        "1 to 3000",
+        "Most frames of an animation that a size keeps; all of them together may have "
+        "MAX_IMAGE_PIXELS.",
+        ge=1,
+        le=3000,
+    )
     allowed_mime_types: Names = setting(
         MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats accepted."
     )
@@ -569,6 +577,7 @@ class Settings(BaseModel):
         return Limits(
             max_bytes=self.max_upload_size_mb * BYTES_PER_MB,
             max_pixels=self.max_image_pixels,
+            max_frames=self.max_animation_frames,
             mime_types=frozenset(self.allowed_mime_types),
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from PIL import Image
 
@@ -36,11 +37,15 @@ class Encoders:
 
         *stripped*: see :func:`encode_variants`.
         """
+        self.run(partial(encode_variants, image, specs, stripped))
+
+    def run(self, encode: Callable[[], dict[str, Variant]]) -> None:
+        """Call *encode*, now or later, which returns variants by name."""
         if self._pool is None:
-            self._variants |= encode_variants(image, specs, stripped)
+            self._variants |= encode()
             return
         require_memory(THREAD_BYTES, "for a thread")
-        self._futures.append(self._pool.submit(encode_variants, image, specs, stripped))
+        self._futures.append(self._pool.submit(encode))
 
     def __exit__(self, *raised: object) -> None:
         if self._pool is not None:

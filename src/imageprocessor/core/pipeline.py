@@ -59,8 +59,8 @@ class ProcessedImage:
     a JPEG, they may depend slightly on the largest size. ``has_alpha`` says whether some pixel of
     the source is not opaque, ``animated`` whether it has more than one frame.
     ``original_dimensions`` is the size of the upright image in pixels. ``warnings`` names what was
-    lost: "animation_flattened" (only the first frame is kept), "icc_invalid" (the colour profile is
-    unusable and was ignored), "hdr_gain_map_dropped" (only the standard-range image is kept),
+    lost: "animation_flattened" (a size has only the first frame), "icc_invalid" (the colour profile
+    is unusable and was ignored), "hdr_gain_map_dropped" (only the standard-range image is kept),
     "hdr_flattened" (light brighter than white paper became white), "not_enlarged" (the image is
     smaller than at least two of the requested sizes, or than the only one), "end_missing" (all
     pixels are there, but not the mark behind them), "avif_scaled_down" (an AVIF would have had more

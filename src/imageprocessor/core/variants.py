@@ -22,7 +22,7 @@ DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 409
 """Upper bounds of the width in pixels, by name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_ENCODING = {"format", "formats", "quality", "webp_quality", "effort"}
+_ENCODING = {"format", "formats", "quality", "webp_quality", "effort", "animation"}
 _PLAIN = {"name", "width", "height", "fit", *_ENCODING}
 _SCALING = {*_PLAIN, "aspect_ratio", "gravity", "dpr", "enlarge"}
 _WIDE = 2048
@@ -47,6 +47,7 @@ class VariantSpec(Transformation, _Named):
         format: ``"webp"``, ``"avif"``, ``"jpeg"`` or ``"png"``. An AVIF has at most 4.2 megapixels;
             a larger variant is scaled down. A JPEG is white where the image is transparent.
         formats: several formats: the first is the variant's, the others those of its alternates.
+            An animation that is kept is a WebP without alternates.
         quality: 1 to 100, in all formats. None means 85 for WebP and JPEG, and 60 for AVIF. PNG is
             always lossless.
         webp_quality: what ``quality=None`` means for WebP.
@@ -181,6 +182,8 @@ class VariantSpec(Transformation, _Named):
                 self._fail(f"format {name!r:.80} is unknown. Use one of {known}.")
         if self.format not in (DEFAULT_OUTPUT, formats[0]):
             self._fail("format contradicts formats. Use one of the two.")
+        if self.animation == "keep" and "webp" not in formats:
+            self._fail("animation 'keep' needs the format 'webp'. Add it to the formats.")
         self._set("format", formats[0])
         self._set("formats", formats if len(formats) > 1 else ())
 
@@ -196,7 +199,8 @@ class VariantSpec(Transformation, _Named):
 class Variant:
     """One finished size of an image: an encoded file and its dimensions in pixels.
 
-    ``alternates`` are the same image in the other formats of its size. The repr leaves out the
+    ``alternates`` are the same image in the other formats of its size. An animation has more than
+    one of ``frames``, and ``duration_seconds`` is how long it plays once. The repr leaves out the
     file, which may have megabytes.
 
     >>> Variant(b"RIFF...", width=150, height=200).aspect_ratio
@@ -207,6 +211,8 @@ class Variant:
     width: int
     height: int
     format: str = DEFAULT_OUTPUT
+    frames: int = 1
+    duration_seconds: float | None = None
     alternates: tuple[Variant, ...] = field(default=(), repr=False)
 
     @property
@@ -230,6 +236,8 @@ class Variant:
         }
         if self.alternates:
             described["alternates"] = [alternate.describe() for alternate in self.alternates]
+        if self.duration_seconds is not None:
+            described |= {"frames": self.frames, "duration_seconds": self.duration_seconds}
         return described
 
 

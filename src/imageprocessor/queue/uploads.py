@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from imageprocessor.core.limits import check_animation
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import (
     DatabaseUnavailableError,
@@ -153,7 +154,10 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
     Raises:
         InputError: The header does not belong to an acceptable image.
     """
-    validate(upload.file, service.settings.limits)
+    settings = service.settings
+    info = validate(upload.file, settings.limits)
+    if any(spec.animation == "keep" for spec in settings.image_sizes):
+        check_animation(info.frames, info.width * info.height, settings.limits)
     job_id = make_id()
     image_id = sender.image_id or str(uuid.uuid4())
     key = staging_key(upload.bucket, job_id)
@@ -168,7 +172,7 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
         source_sha256=upload.sha256,
         staging_key=key,
         created_at=clock.utc_now(),
-        max_retries=service.settings.max_retries,
+        max_retries=settings.max_retries,
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
         webhook=webhook,

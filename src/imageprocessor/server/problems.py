@@ -45,6 +45,7 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.FileTooLargeError: (413, "The file is too large"),
     errors.TooManyPixelsError: (422, "The image has too many pixels"),
     errors.DimensionTooLargeError: (422, "The image is too wide or too tall"),
+    errors.AnimationTooLongError: (422, "The animation is too long"),
     errors.InvalidImageError: (422, "The image is damaged"),
     errors.TruncatedImageError: (422, "The image is truncated"),
     errors.UnsupportedEncodingError: (415, "The encoding of the body is not accepted"),

@@ -19,6 +19,8 @@ REFUSED = {
 }
 Format = Literal["avif", "webp", "jpeg", "png"]
 ALTERNATES_NOTE = "The same image in the other formats of its size; missing if there are none."
+FRAMES_NOTE = "Only of an animation: its number of frames."
+DURATION_NOTE = "Only of an animation: how long it plays once."
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -243,6 +245,8 @@ class FileMetadata(BaseModel):
     aspect_ratio: float
     format: Format
     size_bytes: int
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
 
 
 class Placeholder(BaseModel):
@@ -378,6 +382,8 @@ class ImageVariant(BaseModel):
     format: Format
     size_bytes: int
     alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
 
 
 class ImageBatch(BaseModel):

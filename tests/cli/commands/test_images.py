@@ -19,7 +19,7 @@ from imageprocessor.cli.output import show_bytes
 from imageprocessor.core.metadata import read_metadata
 from tests.cli.conftest import Ran, Run
 from tests.conftest import require_program
-from tests.images import encode, photo, planted_jpeg, planted_png, truncated
+from tests.images import apng, encode, photo, planted_jpeg, planted_png, truncated
 
 GPS_DIRECTORY = 0x8825
 
@@ -118,6 +118,20 @@ def test_process_takes_sizes_quality_and_limits(run: Run, album: Path) -> None:
     ):
         ran = run("process", album / "a.jpg", "--out", "web", *next(iter(limit.items())), "--json")
         assert (ran.status, ran.json["error_code"]) == (1, code)
+
+
+def test_animations_are_kept_if_asked(run: Run, folder: Path) -> None:
+    (folder / "a.png").write_bytes(apng(4))
+    options = ["--size", "card=20", "--animation", "keep", "--out", "web", "--json"]
+    (report,) = run("process", folder / "a.png", *options).json_lines
+    assert (report["variants"]["card"]["frames"], report["warnings"]) == (4, [])
+    with Image.open("web/a_card.webp") as image:
+        assert getattr(image, "n_frames", 1) == 4
+    ran = run("transform", folder / "a.png", "w_20,anim_keep", "-o", "b.webp", "--json")
+    assert (ran.json["frames"], ran.json["duration_seconds"]) == (4, 0.16)
+    assert Path("b.webp").read_bytes() == Path("web/a_card.webp").read_bytes()
+    ran = run("process", folder / "a.png", *options, "--max-frames", "3", "--force")
+    assert (ran.status, ran.json["error_code"]) == (1, "animation_too_long")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -104,10 +104,15 @@ Format = Annotated[
         show_default="by the suffix of --out, else webp",
     ),
 ]
+Animation = Annotated[
+    Literal["first", "keep"],
+    typer.Option(help="What to keep of an animation: its first frame, or all frames."),
+]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Reject larger images.")]
 MaxSize = Annotated[
     float, typer.Option("--max-size-mb", min=0.001, help="Reject larger files; 1 MB is 2^20 bytes.")
 ]
+MaxFrames = Annotated[int, typer.Option(min=1, help="Reject longer animations that are kept.")]
 Jobs = Annotated[
     int,
     typer.Option(
@@ -133,8 +138,10 @@ def process(  # noqa: PLR0913 - one parameter for each option
     size: Sizes = None,
     format: Formats = None,  # noqa: A002 - names the option
     quality: Quality = None,
+    animation: Animation = "first",
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     jobs: Jobs = 0,
     force: Force = False,
     as_json: AsJson = False,
@@ -156,13 +163,14 @@ def process(  # noqa: PLR0913 - one parameter for each option
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    variants = parse_sizes(size or [], quality, parse_formats(format or []))
+    sizes = parse_sizes(size or [], quality, parse_formats(format or []))
+    variants = [replace(spec, animation=animation) for spec in sizes]
     names: dict[str, str] = {}
     for spec in variants:
         names |= spec.files
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels)
+    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_frames=max_frames)
     plan = make_plan(files, names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
@@ -183,6 +191,7 @@ def transform(  # noqa: PLR0913 - one parameter for each option
     format: Format = None,  # noqa: A002 - names the option
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -210,7 +219,11 @@ def transform(  # noqa: PLR0913 - one parameter for each option
     name = file.with_suffix(OUTPUT_FORMATS[output].suffix).name
     target = choose_target(file, name, out, force=force, as_json=as_json)
     watermarks = parse_watermarks(watermark or [])
-    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
+    limits = Limits(
+        max_bytes=int(max_size_mb * 2**20),
+        max_pixels=int(max_megapixels * 1e6),
+        max_frames=max_frames,
+    )
     source, _ = open_input(file, limits.max_bytes)
     variant = transform_image(source, wanted, limits, watermarks, format=output)
     write_file(target, variant.data)

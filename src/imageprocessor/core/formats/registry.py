@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from imageprocessor.core.formats import avif_encoder, jpeg, png, webp
-from imageprocessor.core.formats.container import Container
+from imageprocessor.core.formats.container import Container, Frames
 from imageprocessor.core.formats.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
+        read_frames: returns the frames of an animation; None for a format that has none.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
         quality: of the encoder if none is requested; None if it loses nothing.
         max_pixels: the most that the encoder takes; None: as many as an output may have.
+        frame_encoder: the function that encodes an animation, as "module:function".
     """
 
     name: str
@@ -49,9 +51,11 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
+    read_frames: Callable[[BinaryIO], Frames] | None = None
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
     quality: int | None = None
     max_pixels: int | None = None
+    frame_encoder: str | None = None
 
     @property
     def mime_type(self) -> str:
@@ -86,6 +90,7 @@ FORMATS = {
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
             encode=png.encode,
+            read_frames=png.read_frames,
         ),
         ImageFormat(
             name="WEBP",
@@ -96,8 +101,10 @@ FORMATS = {
             decoder="PIL.WebPImagePlugin:WebPImageFile",
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
+            read_frames=webp.read_frames,
             encode=webp.encode,
             quality=85,
+            frame_encoder="imageprocessor.core.webp_encoder:encode_frames",
         ),
     )
 }

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     MAX_PIECES,
+    Frame,
+    Frames,
     Header,
     Piece,
+    check_frame,
     file_size,
     metadata_piece,
     read_blocks,
@@ -36,6 +39,7 @@ _NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
 _ALPHA_FLAG = 0x10
+_CLEARS_FLAG, _REPLACES_FLAG = 0x01, 0x02
 _SHORTER_BY = (4, 8)
 """The decoder fails without the last 4 bytes of what encoders write, but may not need 3 of them."""
 
@@ -83,6 +87,26 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
             payload = chunk[8 : 8 + end - start]
             yield _classify(name, payload, chunk, has_exif=has_exif)
     yield from trailer_pieces(file, riff_end)
+
+
+def read_frames(file: BinaryIO) -> Frames:
+    """Return the frames of an animation; a still image has none.
+
+    Raises:
+        TruncatedImageError: The file ends before the last frame does.
+        InvalidImageError: A frame is not within the canvas, or has no image.
+    """
+    canvas = read_header(file)
+    plays = 0
+    frames = []
+    for name, start, end in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
+        if name == b"ANIM":
+            plays = int.from_bytes(read_range(file, start, end)[4:6], "little")
+        if name == b"ANMF":
+            frame = _read_frame(file, start, end)
+            check_frame(frame, canvas)
+            frames.append(frame)
+    return Frames(frames, plays)
 
 
 def exif_piece(exif: bytes) -> bytes:
@@ -152,6 +176,34 @@ def shorten(data: bytes) -> Iterator[tuple[bytes, list[list[bytes]]]]:
                 shorter.append(_join_chunks([header, *before, (name, payload[:end]), *after]))
             copies.append(shorter)
         yield _join_chunks([header, *chunks]), copies
+
+
+def _read_frame(file: BinaryIO, start: int, end: int) -> Frame:
+    """Return the frame of an ANMF chunk.
+
+    Its file declares the size that the frame does, so that a decoder refuses an image of another.
+    """
+    first_chunk = start + _FRAME_HEADER_BYTES
+    header = _head(read_range(file, start, min(first_chunk, end)), _FRAME_HEADER_BYTES)
+    left, top, width, height, milliseconds = (
+        int.from_bytes(header[place : place + 3], "little") for place in range(0, 15, 3)
+    )
+    flags = header[15]
+    chunks = []
+    for name, begin, stop in _read_chunks(file, first_chunk, end):
+        if name in _NEEDED:
+            chunks.append((name, read_range(file, begin, stop)))
+    extended = struct.pack("<I", _ALPHA_FLAG) + header[6:12]
+    return Frame(
+        still=_join_chunks([(b"VP8X", extended), *chunks]),
+        left=2 * left,
+        top=2 * top,
+        width=width + 1,
+        height=height + 1,
+        milliseconds=milliseconds,
+        blends=not flags & _REPLACES_FLAG,
+        disposal="clear" if flags & _CLEARS_FLAG else "keep",
+    )
 
 
 def _read_coded_chunks(data: bytes) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -49,6 +49,7 @@ OPERATIONS = (
     Operation("wm", "watermark", values.watermark()),
     Operation("r", "radius", values.radius()),
     Operation("q", "quality", values.whole(1, 100)),
+    Operation("anim", "animation", values.choice("first", "keep")),
 )
 """All operations, in the order in which they apply and in which the canonical form lists them."""
 
@@ -94,6 +95,7 @@ class Transformation:
             percent of width and height.
         radius: [r] radius of the round corners in pixels, or "max".
         quality: [q] 1 to 100.
+        animation: [anim] "first" keeps only the first frame of an animation, "keep" all of them.
 
     Raises:
         InvalidTransformationError: A value is out of range, or two contradict each other.
@@ -129,6 +131,7 @@ class Transformation:
     watermark: str | None = None
     radius: int | Literal["max"] = 0
     quality: int | None = None
+    animation: Literal["first", "keep"] = "first"
 
     @classmethod
     def parse(cls, text: str) -> Transformation:

@@ -86,6 +86,7 @@ router.add_api_route(
             errors.EmptyFileError,
             errors.TooManyPixelsError,
             errors.DimensionTooLargeError,
+            errors.AnimationTooLongError,
             errors.InvalidImageError,
             errors.TruncatedImageError,
             errors.MissingFileError,
