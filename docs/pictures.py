@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import skimage
@@ -37,13 +37,18 @@ class Picture(NamedTuple):
     @property
     def expected_file(self) -> str:
         """The name of the file, which says what it shows."""
-        return f"{self.source}-{SEPARATORS.sub('-', self.operations)}.webp"
+        return f"{self.source}-{SEPARATORS.sub('-', self.operations)}.{self.format}"
+
+    @property
+    def format(self) -> str:
+        """The format of the file, which is its suffix."""
+        return self.file.rpartition(".")[2]
 
     def encode(self) -> bytes:
         """Return the file that the operations make."""
         source = SOURCES[self.source]()
         marks = {"logo": encode_logo()}
-        return ip.transform(source, self.operations, watermarks=marks).data
+        return ip.transform(source, self.operations, watermarks=marks, format=self.format).data
 
 
 def list_pictures() -> Iterator[Picture]:
@@ -104,10 +109,29 @@ def encode_screenshot() -> bytes:
     return encode_png(image)
 
 
-def encode_png(image: Image.Image) -> bytes:
+@cache
+def encode_animation() -> bytes:
+    """Return a drawn animation: a ball that jumps before nothing."""
+    frames = []
+    for index in range(12):
+        height = 1 - ((index - 6) / 6) ** 2
+        large = Image.new("RGBA", (480, 480), (255, 255, 255, 0))
+        draw = ImageDraw.Draw(large)
+        reach = 120 - 50 * height
+        draw.ellipse((240 - reach, 424, 240 + reach, 456), fill=(0, 0, 0, 90))
+        top = 280 - 260 * height
+        draw.ellipse((160, top, 320, top + 160), fill=(220, 60, 80, 255))
+        draw.chord(
+            (160, top, 320, top + 160), 30 * index, 30 * index + 180, fill=(250, 190, 60, 255)
+        )
+        frames.append(large.reduce(4))
+    return encode_png(frames[0], append_images=frames[1:], save_all=True, duration=80)
+
+
+def encode_png(image: Image.Image, **options: Any) -> bytes:
     """Return *image* as a PNG file."""
     file = BytesIO()
-    image.save(file, "PNG")
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 
@@ -117,6 +141,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "cat": read_cat,
     "logo": encode_logo,
     "screenshot": encode_screenshot,
+    "animation": encode_animation,
 }
 
 if __name__ == "__main__":
