@@ -269,6 +269,16 @@ def test_sizes_that_give_the_same_file_are_encoded_once(monkeypatch: pytest.Monk
     assert widths == [32, 32, 32, 32, 16, 32]
 
 
+def test_moving_and_still_sizes_are_not_mixed_in_a_srcset() -> None:
+    specs = [
+        ip.VariantSpec("w8", width=8, animation="keep"),
+        ip.VariantSpec("w16", width=16),
+        ip.VariantSpec("w24", width=24, animation="keep"),
+    ]
+    assert ip.process(photo_apng(2), specs).responsive == ("w8", "w24")
+    assert ip.process(encode(photo(32, 24), "PNG"), specs).responsive == ("w8", "w16", "w24")
+
+
 def test_an_image_without_animation_is_the_same_either_way() -> None:
     data = encode(photo(90, 60), "JPEG")
     first, all_frames = (ip.transform(data, f"w_40,anim_{value}") for value in ("first", "keep"))

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from imageprocessor.core.geometry import Dimensions
-from imageprocessor.core.pipeline import process
+from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.core.variants import (
     DEFAULT_VARIANTS,
     Variant,
     VariantSpec,
 )
 from imageprocessor.errors import InvalidVariantError
-from tests.images import encode, photo
+from tests.images import animated_webp, encode, photo
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,24 @@ def test_default_variants_are_the_documented_ones() -> None:
 
 def test_repr_of_a_result_leaves_out_the_encoded_files() -> None:
     result = process(encode(photo(1, 2), "PNG"), [VariantSpec("a", width=1)])
-    assert "Variant(width=1, height=2, format='webp')" in repr(result)
+    assert "Variant(width=1, height=2, format='webp', " in repr(result)
     assert "RIFF" not in repr(result)
 
 
 def test_variant_has_its_aspect_ratio_and_size() -> None:
     variant = Variant(b"12345", width=150, height=113)
     assert (variant.aspect_ratio, variant.size_bytes, variant.format) == (1.3274, 5, "webp")
+
+
+def test_an_animation_that_is_kept_needs_webp() -> None:
+    with pytest.raises(InvalidVariantError, match="'keep' needs the format 'webp'"):
+        VariantSpec("moving", format="avif", animation="keep")
+    spec = VariantSpec("moving", formats=("avif", "webp"), animation="keep")
+    moving = animated_webp()
+    still = encode(photo(8, 6), "PNG")
+    assert _list_formats(process(moving, [spec])) == ["webp"]
+    assert _list_formats(process(still, [spec])) == ["avif", "webp"]
+
+
+def _list_formats(result: ProcessedImage) -> list[str]:
+    return [variant.format for variant in result.files.values()]

@@ -100,7 +100,7 @@ def test_no_counter_falls_whatever_is_killed(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             wait_for(lambda: lock.read_text().strip() == str(worker.pid))
             server.kill()
-            completed, *_ = read_totals(lock.parent)["jobs", "completed", ""]
+            completed, *_ = read_totals(lock.parent)[("jobs", "completed", ""), 1]
             wait_for(lambda: read_completed(prometheus) == {f"127.0.0.1:{port}": completed})
         assert list_falls(prometheus) == []
         names = {name for series in query(prometheus, COUNTED) for name in series["metric"]}

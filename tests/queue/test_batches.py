@@ -326,7 +326,7 @@ def test_the_folder_of_a_batch_is_flushed_once_after_its_files(
         are_folders.append(S_ISDIR(os.fstat(descriptor).st_mode))
         fsync(descriptor)
 
-    service.staging.put("photos/first", b"")  # makes the folder
+    submit(service, receive())  # makes the folder, and flushes that of the database
     monkeypatch.setattr(os, "fsync", note)
     submit(service, upload)
     assert are_folders == [False] * 6 + [True]

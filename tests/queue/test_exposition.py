@@ -10,7 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.exposition import render_metrics
-from imageprocessor.queue.metrics.families import COUNTED, PREFIX, STATE, UPLOADS, Counter
+from imageprocessor.queue.metrics.counts import Counts
+from imageprocessor.queue.metrics.families import (
+    COUNTED,
+    PREFIX,
+    STATE,
+    UPLOAD_BYTES,
+    UPLOADS,
+    Counter,
+)
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from tests.conftest import require_program
@@ -108,6 +116,18 @@ def test_counts_are_shown_while_the_database_is_away(
     assert found["uploads_total", labels("accepted")] == 1
     assert found["database_up", labels()] == 0
     assert not [name for name, _ in found if name == "queue_jobs"]
+
+
+def test_what_another_version_counts_is_not_shown(service: Service) -> None:
+    other = Counts(service.settings.metrics_directory)
+    other.add(replace(UPLOADS, name="other"), "accepted")
+    other.add(UPLOADS, "accepted", "another label")
+    other.observe(replace(UPLOAD_BYTES, bounds=(5,)), 1)
+    service.counts.observe(UPLOAD_BYTES, 1)
+    other.close()
+    found = read(render_metrics(service))
+    assert found["upload_bytes_count", labels()] == 1
+    assert not [name for name, _ in found if name in {"other_total", "uploads_total"}]
 
 
 def test_labels_are_escaped(service: Service) -> None:

@@ -23,10 +23,13 @@ UPLOAD = "/api/v1/images/upload"
 
 
 @pytest.fixture
-def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+def make_settings(tmp_path: Path, add_sqlite: Callable[[Path], None]) -> Callable[..., Settings]:
+    data_dir = tmp_path / "data"
+    add_sqlite(data_dir)
+
     def make(**changes: Any) -> Settings:
         values = {
-            "data_dir": tmp_path / "data",
+            "data_dir": data_dir,
             "version": "1.0.0",
             "image_sizes": {"thumbnail": 20, "medium": 60},
         }

@@ -111,9 +111,9 @@ def test_no_site_is_allowed_by_default(client: TestClient) -> None:
     )
 
 
-def test_building_the_app_creates_no_files(settings: Settings) -> None:
-    create_app(settings)
-    assert not settings.data_dir.exists()
+def test_building_the_app_creates_no_files(tmp_path: Path) -> None:
+    create_app(Settings(data_dir=tmp_path / "data"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_version_defaults_to_that_of_the_package(

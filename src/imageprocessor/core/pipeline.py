@@ -219,7 +219,10 @@ def _check_names(variants: Sequence[VariantSpec]) -> None:
 
 
 def _list_responsive(work: Work) -> tuple[str, ...]:
-    """Return the variants that show the whole image, with the operations of the widest of them."""
+    """Return the variants that show the whole image, with the operations of the widest of them.
+
+    If that one moves, all of them do.
+    """
     whole = []
     for spec in work.specs:
         is_cut = spec.crop is not None or spec.trim
@@ -228,8 +231,14 @@ def _list_responsive(work: Work) -> tuple[str, ...]:
     if not whole:
         return ()
     by_width = sorted(whole, key=lambda spec: work.variants[spec.name].width)
-    look = by_width[-1].look
-    return tuple(spec.name for spec in by_width if spec.look == look)
+    widest = by_width[-1]
+    moves = work.variants[widest.name].frames > 1
+    alike = []
+    for spec in by_width:
+        is_alike = (work.variants[spec.name].frames > 1) == moves
+        if is_alike and spec.look == widest.look:
+            alike.append(spec.name)
+    return tuple(alike)
 
 
 def _has_aspect(variant: Variant, original: Dimensions) -> bool:

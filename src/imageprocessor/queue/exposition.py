@@ -24,6 +24,7 @@ from imageprocessor.queue.metrics.families import (
     Histogram,
     Metric,
 )
+from imageprocessor.queue.metrics.series_table import Series
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.settings import Settings
@@ -49,12 +50,13 @@ def render_metrics(service: Service) -> str:
     return "\n".join([*lines, ""])
 
 
-def _write_counts(totals: Mapping[tuple[str, ...], list[float]]) -> Iterator[str]:
-    by_metric: dict[str, dict[LabelValues, list[float]]] = {}
-    for (name, *labels), numbers in sorted(totals.items()):
-        by_metric.setdefault(name, {})[tuple(labels)] = numbers
+def _write_counts(totals: Mapping[tuple[Series, int], list[float]]) -> Iterator[str]:
+    by_metric: dict[tuple[str, int, int], dict[LabelValues, list[float]]] = {}
+    for ((name, *labels), count), numbers in sorted(totals.items()):
+        by_metric.setdefault((name, len(labels), count), {})[tuple(labels)] = numbers
     for metric in COUNTED:
-        found = by_metric.get(metric.name, {})
+        # Another version may have counted by other labels or buckets.
+        found = by_metric.get((metric.name, len(metric.labels), metric.number_count), {})
         if isinstance(metric, Counter):
             yield from _write_counter(metric, found)
         else:

@@ -127,6 +127,10 @@ def test_animations_are_kept_if_asked(run: Run, folder: Path) -> None:
     assert (report["variants"]["card"]["frames"], report["warnings"]) == (4, [])
     with Image.open("web/a_card.webp") as image:
         assert getattr(image, "n_frames", 1) == 4
+    formats = ["--format", "avif", "--format", "webp"]
+    (report,) = run("process", folder / "a.png", *options, *formats, "--force").json_lines
+    assert report["variants"]["card"]["path"] == "web/a_card.webp"
+    assert list(Path("web").iterdir()) == [Path("web/a_card.webp")]
     ran = run("transform", folder / "a.png", "w_20,anim_keep", "-o", "b.webp", "--json")
     assert (ran.json["frames"], ran.json["duration_seconds"]) == (4, 0.16)
     assert Path("b.webp").read_bytes() == Path("web/a_card.webp").read_bytes()

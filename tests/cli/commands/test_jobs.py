@@ -34,8 +34,9 @@ UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 
 @pytest.fixture
-def service(folder: object) -> Iterator[Service]:
+def service(folder: Path, add_sqlite: Callable[[Path], None]) -> Iterator[Service]:
     """The service that the commands also open, with its data in the current folder."""
+    add_sqlite(folder / "data")
     with open_service(
         load_settings({"MAX_RETRIES": "0", "IMAGE_SIZES": '{"thumbnail": 20}'})
     ) as opened:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from imageprocessor.queue.metrics import counts as module
 from imageprocessor.queue.metrics.counts import SLOT_BYTES, TABLE_NAME, Counts, read_totals
 from imageprocessor.queue.metrics.families import JOBS, STAGE_SECONDS, UPLOAD_BYTES, UPLOADS
 
-ACCEPTED = ("uploads", "accepted")
-REPEATED = ("uploads", "repeated")
+ACCEPTED = (("uploads", "accepted"), 1)
+REPEATED = (("uploads", "repeated"), 1)
 # Counts for ever, but says when it has counted ten.
 COUNT = """
 import sys
@@ -72,16 +73,29 @@ def test_counts_of_all_processes_are_added(tmp_path: Path, opened: list[Counts])
         counts.observe(UPLOAD_BYTES, 20_000)
     totals = read_totals(tmp_path)
     assert totals[ACCEPTED] == [3.0]
-    assert totals["jobs", "failed", "code_2"] == [1.0]
-    assert totals["upload_bytes",] == [60_000.0, 0.0, 3.0, *[0.0] * 10]
+    assert totals[("jobs", "failed", "code_2"), 1] == [1.0]
+    assert totals[("upload_bytes",), 13] == [60_000.0, 0.0, 3.0, *[0.0] * 10]
     assert list_slots(tmp_path) == ["0.counts", "1.counts", "2.counts"]
 
 
 def test_value_on_a_bound_belongs_to_its_bucket(counts: Counts, tmp_path: Path) -> None:
     for seconds in (0.001, 0.0011, 31):
         counts.observe(STAGE_SECONDS, seconds, "load")
-    _, *buckets = read_totals(tmp_path)["stage_duration_seconds", "load"]
+    _, *buckets = read_totals(tmp_path)[("stage_duration_seconds", "load"), 16]
     assert (buckets[0], buckets[1], buckets[-1], sum(buckets)) == (1, 1, 1, 3)
+
+
+def test_histogram_with_other_buckets_is_another_series(
+    tmp_path: Path, opened: list[Counts]
+) -> None:
+    opened += [Counts(tmp_path), Counts(tmp_path)]
+    fewer = replace(UPLOAD_BYTES, bounds=UPLOAD_BYTES.bounds[:3])
+    opened[0].observe(fewer, 5)
+    opened[1].observe(UPLOAD_BYTES, 7)
+    opened[0].observe(fewer, 5)
+    totals = read_totals(tmp_path)
+    assert totals[("upload_bytes",), 5] == [10.0, 2.0, 0.0, 0.0, 0.0]
+    assert totals[("upload_bytes",), 13] == [7.0, 1.0, *[0.0] * 11]
 
 
 def test_next_process_continues_the_slot(tmp_path: Path, opened: list[Counts]) -> None:
@@ -181,4 +195,4 @@ def test_series_without_room_are_not_counted(
         for code in ("a", "b", "c", "c"):
             counts.add(JOBS, "failed", code)
     assert [line["event"] for line in logs] == ["not_counted"]
-    assert read_totals(tmp_path)["jobs", "failed", "b"] == [1.0]
+    assert read_totals(tmp_path)[("jobs", "failed", "b"), 1] == [1.0]

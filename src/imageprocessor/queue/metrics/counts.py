@@ -17,7 +17,6 @@ import mmap
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -60,17 +59,16 @@ class Counts:
         if self._directory is None:
             return
         with self._lock:
-            numbers = self._find(counter.name, labels, 1)
+            numbers = self._find(counter, labels)
             numbers[0] += 1
 
     def observe(self, histogram: Histogram, value: float, *labels: str | int) -> None:
         """Add *value* to *histogram*."""
         if self._directory is None:
             return
-        bounds = histogram.bounds
-        bucket = 1 + bisect_left(bounds, value)
+        bucket = 1 + bisect_left(histogram.bounds, value)
         with self._lock:
-            numbers = self._find(histogram.name, labels, len(bounds) + 2)
+            numbers = self._find(histogram, labels)
             numbers[0] += value
             numbers[bucket] += 1
 
@@ -83,14 +81,15 @@ class Counts:
             self._slot = None
             self._found = {}
 
-    def _find(self, name: str, labels: Labels, count: int) -> Numbers:
+    def _find(self, metric: Counter | Histogram, labels: Labels) -> Numbers:
+        key = (metric.name, labels)
         try:
-            return self._found[name, labels]
+            return self._found[key]
         except KeyError:
-            numbers = self._found[name, labels] = self._open_series(name, labels, count)
+            numbers = self._found[key] = self._open_series(metric, labels)
             return numbers
 
-    def _open_series(self, name: str, labels: Labels, count: int) -> Numbers:
+    def _open_series(self, metric: Counter | Histogram, labels: Labels) -> Numbers:
         """Return the numbers of a series; if they cannot be in a file, numbers that nobody reads.
 
         Whatever is counted must go on without them.
@@ -99,10 +98,13 @@ class Counts:
             if self._slot is None and self._directory:
                 self._slot = take_slot(self._directory)
             if self._slot:
-                return self._slot.open_series((name, *map(str, labels)), count)
+                series = (metric.name, *map(str, labels))
+                return self._slot.open_series(series, metric.number_count)
         except OSError as error:
-            log.warning("not_counted", metric=name, directory=self._directory, cause=str(error))
-        return [0.0] * count
+            log.warning(
+                "not_counted", metric=metric.name, directory=self._directory, cause=str(error)
+            )
+        return [0.0] * metric.number_count
 
 
 class Slot:
@@ -163,8 +165,8 @@ def take_slot(directory: Path) -> Slot:
     raise OSError(f"all {MAX_SLOTS} slots are taken")
 
 
-def read_totals(directory: Path) -> Mapping[Series, list[float]]:
-    """Return the sums of the numbers of each series over all slots in *directory*."""
+def read_totals(directory: Path) -> dict[tuple[Series, int], list[float]]:
+    """Return the sums over all slots in *directory*, by the series and how many numbers it has."""
     path = directory / TABLE_NAME
     if not path.exists():
         return {}
@@ -176,10 +178,9 @@ def read_totals(directory: Path) -> Mapping[Series, list[float]]:
             slots.append(numbers)
     sums = [sum(column) for column in zip(*slots, strict=True)]
     totals = {}
-    for series, (begin, count) in table.places.items():
-        numbers = sums[begin : begin + count]
-        if len(numbers) == count:
-            totals[series] = numbers
+    for (series, count), begin in table.places.items():
+        if begin + count <= len(sums):
+            totals[series, count] = sums[begin : begin + count]
     return totals
 
 

@@ -20,19 +20,29 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
-class Counter(Metric):
-    """How often something has happened."""
-
-
 class Gauge(Metric):
     """The present state of something."""
 
 
+class Counter(Metric):
+    """How often something has happened: one number."""
+
+    number_count = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Histogram(Metric):
-    """How often something has happened, by its size; *bounds* are the inclusive upper ones."""
+    """How often something has happened, by its size; *bounds* are the inclusive upper ones.
+
+    Its numbers are the sum of the sizes, and how many there were up to each bound, and above.
+    """
 
     bounds: tuple[float, ...] = ()
+
+    @property
+    def number_count(self) -> int:
+        """How many numbers there are."""
+        return len(self.bounds) + 2
 
 
 #: Those that OpenTelemetry recommends for HTTP.

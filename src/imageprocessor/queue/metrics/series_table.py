@@ -26,7 +26,9 @@ class SeriesTable:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.table_id = b""
-        self.places: dict[Series, tuple[int, int]] = {}  #: where its numbers begin, and how many
+        #: Where the numbers of a series begin. One whose histogram has got other buckets is
+        #: another series, so the number of its numbers is a part of the key.
+        self.places: dict[tuple[Series, int], int] = {}
         self.end = 1  #: of the numbers in use; the first place is that of the id
         if path.exists():
             self._parse(path.read_bytes())
@@ -39,17 +41,18 @@ class SeriesTable:
         Raises:
             OSError: The file cannot be written.
         """
-        if series not in self.places:
-            self._append(series, "\t".join((str(count), *series)))
-        return self.places[series][0]
+        key = (series, count)
+        if key not in self.places:
+            self._append(key, "\t".join((str(count), *series)))
+        return self.places[key]
 
-    def _append(self, series: Series | None, line: str) -> None:
-        """Append the line of *series*, or the id if it is None, unless another process did."""
+    def _append(self, key: tuple[Series, int] | None, line: str) -> None:
+        """Append the line of a series, or the id if *key* is None, unless another process did."""
         with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             data = file.read()
             self._parse(data)
-            if series in self.places or (series is None and self.table_id):
+            if self.table_id if key is None else key in self.places:
                 return
             whole = data[: data.rfind(b"\n") + 1]  # without a line that was not written to its end
             file.seek(len(whole))
@@ -67,5 +70,5 @@ class SeriesTable:
         self.end = 1
         for line in lines:
             count, *series = line.split("\t")
-            self.places[tuple(series)] = (self.end, int(count))
+            self.places[tuple(series), int(count)] = self.end
             self.end += int(count)
