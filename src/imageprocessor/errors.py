@@ -3,7 +3,7 @@
     ImageProcessorError
       InputError               the file is not an acceptable image
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
-        DimensionTooLargeError · InvalidImageError · TruncatedImageError
+        DimensionTooLargeError · InvalidImageError · TruncatedImageError · StripUnsupportedError
       RequestError             the request is wrong; the image may be fine
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
@@ -96,6 +96,12 @@ class TruncatedImageError(InputError):
     """The file ends before the image does, or the last part of its pixels is missing."""
 
     code = "image_truncated"
+
+
+class StripUnsupportedError(InputError):
+    """The metadata of an AVIF or HEIC cannot be removed without re-encoding the image."""
+
+    code = "strip_unsupported"
 
 
 class RequestError(ImageProcessorError):

@@ -6,10 +6,12 @@ import re
 from contextlib import suppress
 
 import imageprocessor as ip
+from imageprocessor.core.formats.registry import list_installed_mime_types
 from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.orientation import orientation_exif
 
-LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000)
+ACCEPTED = frozenset(list_installed_mime_types())
+LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000, mime_types=ACCEPTED)
 SIZES = (
     ip.VariantSpec("small", width=16, effort=0),
     ip.VariantSpec("square", 24, 24, "cover", effort=0),
@@ -26,6 +28,7 @@ def check_validate(data: bytes) -> None:
         info = ip.validate(data, LIMITS)
         assert 0 < info.width * info.height <= LIMITS.max_pixels
         assert info.frames >= 1
+        assert (info.duration is None) == (info.frames == 1)
 
 
 def check_strip(data: bytes) -> None:

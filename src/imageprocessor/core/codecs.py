@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
+from pkgutil import resolve_name
 
 import PIL
 from PIL import Image, features
 
 from imageprocessor.core.formats.registry import FORMATS
+from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError
@@ -18,6 +21,7 @@ SIMD = "Pillow-SIMD"
 LIBRARIES = {
     "libjpeg-turbo": "libjpeg_turbo",
     "libwebp": "webp",
+    "libavif": "avif",
     "LittleCMS": "littlecms2",
     "zlib-ng": "zlib_ng",
     "zlib": "zlib",
@@ -46,19 +50,22 @@ def list_libraries() -> dict[str, str]:
     return versions
 
 
-def find_broken() -> dict[str, str]:
-    """Return the formats that do not work, each with the reason.
+def find_broken(mime_types: Collection[str]) -> dict[str, str]:
+    """Return the formats among *mime_types* that do not work, each with the reason.
 
     For each format, create an image of one pixel, decode it, and encode it as a variant.
     """
     probe = VariantSpec("probe", width=1)
     broken = {}
     for name, image_format in FORMATS.items():
+        if image_format.mime_type not in mime_types:
+            continue
         file = BytesIO()
         try:
+            resolve_name(image_format.decoder)  # this registers the encoder of an extra
             Image.new("RGB", (1, 1)).save(file, image_format.name)
-            process(file.getvalue(), [probe])
+            process(file.getvalue(), [probe], Limits(mime_types=frozenset(mime_types)))
         # Pillow raises these if a codec is missing.
-        except (OSError, KeyError, AttributeError, InputError) as error:
+        except (OSError, KeyError, AttributeError, ImportError, InputError) as error:
             broken[name] = str(error)
     return broken

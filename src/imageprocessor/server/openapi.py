@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +17,7 @@ from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
-from imageprocessor.settings import MIME_TYPES, Settings
+from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
@@ -44,7 +45,7 @@ FORM_FIELDS: dict[str, dict[str, Any]] = {
     "file": {
         "type": "string",
         "format": "binary",
-        "description": f"The image: {join_titles('or')}.",
+        "description": "The image.",
     },
     "bucket": {
         "type": "string",
@@ -166,7 +167,6 @@ def _describe_status(status: int) -> dict[str, Any]:
 def describe_upload() -> dict[str, Any]:
     """Return the OpenAPI description of an upload request, which FastAPI does not parse."""
     encoding = {
-        "file": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
     }
     content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
@@ -180,7 +180,6 @@ def describe_upload() -> dict[str, Any]:
 def describe_batch_upload() -> dict[str, Any]:
     """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
     encoding = {
-        "files": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
         "items": {"contentType": "application/json"},
     }
@@ -225,6 +224,7 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
         for operation in path.values():
             _drop_validation_error(operation)
             _name_sizes(operation, settings)
+            _name_formats(operation, settings)
             security = operation.get("security", [])
             if not settings.public_reads and {} in security:  # {} means no token is needed
                 security.remove({})
@@ -245,3 +245,19 @@ def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "size":
             parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]
+
+
+def _name_formats(operation: dict[str, Any], settings: Settings) -> None:
+    """Name the accepted formats in the description of an upload."""
+    body = deepcopy(operation.get("requestBody", {}))
+    form = body.get("content", {}).get("multipart/form-data")
+    if form is None:
+        return
+    accepted = settings.allowed_mime_types
+    properties = form["schema"]["properties"]
+    for name in {"file", "files"} & properties.keys():
+        form["encoding"][name] = {"contentType": ", ".join(accepted)}
+    if "file" in properties:
+        titles = join_titles("or", accepted)
+        properties["file"]["description"] = f"The image: {titles}."
+    operation["requestBody"] = body

@@ -20,7 +20,11 @@ from imageprocessor.cli.output import (
     show_color,
     show_failure,
 )
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
+from imageprocessor.core.formats.registry import (
+    OUTPUT_FORMAT,
+    list_installed_mime_types,
+    list_suffixes,
+)
 from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES
 from imageprocessor.errors import InvalidTransformationError, InvalidVariantError
 
@@ -130,7 +134,8 @@ def process(  # noqa: PLR0913 - one parameter for each option
     size_names = [spec.name for spec in variants]
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels)
+    accepted = frozenset(list_installed_mime_types())
+    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, mime_types=accepted)
     plan = make_plan(files, size_names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
@@ -181,7 +186,10 @@ def transform(  # noqa: PLR0913 - one parameter for each option
             param_hint="'--out'",
         )
     watermarks = parse_watermarks(watermark or [])
-    limits = Limits(max_bytes=int(max_size_mb * 2**20), max_pixels=int(max_megapixels * 1e6))
+    accepted = frozenset(list_installed_mime_types())
+    max_bytes = int(max_size_mb * 2**20)
+    max_pixels = int(max_megapixels * 1e6)
+    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, mime_types=accepted)
     source, _ = open_input(file, limits.max_bytes)
     variant = transform_image(source, wanted, limits, watermarks)
     write_file(target, variant.data)

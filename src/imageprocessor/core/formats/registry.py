@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, BinaryIO
 
-from imageprocessor.core.formats import jpeg, png, webp
+from imageprocessor.core.formats import avif, gif, heic, jpeg, png, webp
 from imageprocessor.core.formats.container import Container
+from imageprocessor.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +38,13 @@ class ImageFormat:
             decoder itself notices such data, or ``trim`` removes it.
         encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
             to 6; None for a format that is only read.
+        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
+            None for a format without animations.
+        is_default: whether it is accepted unless the limits or settings name other formats.
+        brands: what an ISO base media file (ISO/IEC 14496-12) of this format names in its header,
+            the usual one first. Other formats are recognized by ``filetype``.
+        strips: whether ``strip_metadata`` supports it.
+        extra: the extra that its decoder needs, and *package* the package that the extra installs.
     """
 
     name: str
@@ -48,6 +57,17 @@ class ImageFormat:
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
     encode: Callable[[Image.Image, int, int], bytes] | None = None
+    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
+    is_default: bool = False
+    brands: tuple[bytes, ...] = ()
+    strips: bool = True
+    extra: str = ""
+    package: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package of its extra is installed; it is not imported."""
+        return not self.package or find_spec(self.package) is not None
 
     @property
     def mime_type(self) -> str:
@@ -70,6 +90,7 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            is_default=True,
         ),
         ImageFormat(
             name="PNG",
@@ -79,6 +100,8 @@ FORMATS = {
             container=png,
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
+            read_durations=png.read_durations,
+            is_default=True,
         ),
         ImageFormat(
             name="WEBP",
@@ -90,6 +113,42 @@ FORMATS = {
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
             encode=webp.encode,
+            read_durations=webp.read_durations,
+            is_default=True,
+        ),
+        ImageFormat(
+            name="GIF",
+            title="GIF",
+            mime_types=("image/gif",),
+            suffixes=(".gif",),
+            container=gif,
+            decoder="imageprocessor.core.gif_decoder:FirstFrameFile",
+            shorten=gif.shorten,
+            read_durations=gif.read_durations,
+        ),
+        ImageFormat(
+            name="AVIF",
+            title="AVIF",
+            mime_types=("image/avif",),
+            suffixes=(".avif",),
+            container=avif.CONTAINER,
+            decoder="imageprocessor.core.avif_decoder:SingleThreadFile",
+            read_durations=avif.CONTAINER.read_durations,
+            brands=(b"avif", b"avis"),
+            strips=False,
+        ),
+        ImageFormat(
+            name="HEIC",
+            title="HEIC",
+            mime_types=("image/heic",),
+            suffixes=(".heic", ".heif"),
+            container=heic.CONTAINER,
+            decoder="imageprocessor.core.heic_decoder:HeicFile",
+            read_durations=heic.CONTAINER.read_durations,
+            brands=(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+            strips=False,
+            extra="heic",
+            package="pillow_heif",
         ),
     )
 }
@@ -103,16 +162,33 @@ def list_mime_types() -> tuple[str, ...]:
     return tuple(row.mime_type for row in FORMATS.values())
 
 
+def list_default_mime_types() -> tuple[str, ...]:
+    """Return the MIME types that are accepted unless others are named."""
+    return tuple(row.mime_type for row in FORMATS.values() if row.is_default)
+
+
+def list_installed_mime_types() -> tuple[str, ...]:
+    """Return the MIME types of the formats that can be decoded here."""
+    return tuple(row.mime_type for row in FORMATS.values() if row.is_installed)
+
+
+def require_installed(mime_types: Collection[str]) -> None:
+    """Raise ``MissingExtraError`` if the decoder of one of *mime_types* is not installed."""
+    for row in FORMATS.values():
+        if row.mime_type in mime_types and not row.is_installed:
+            raise MissingExtraError(f"{row.title} ({row.mime_type})", row.extra)
+
+
 def list_suffixes() -> tuple[str, ...]:
     """Return all suffixes of all formats, in the order of the table."""
     return tuple(suffix for row in FORMATS.values() for suffix in row.suffixes)
 
 
-def join_titles(conjunction: str) -> str:
-    """Return the formats as a list for use in a sentence.
+def join_titles(conjunction: str, mime_types: Collection[str]) -> str:
+    """Return the formats of *mime_types* as a list for use in a sentence.
 
-    >>> join_titles("or")
+    >>> join_titles("or", list_default_mime_types())
     'JPEG, PNG or WebP'
     """
-    *others, last = (row.title for row in FORMATS.values())
-    return f"{', '.join(others)} {conjunction} {last}"
+    *others, last = (row.title for row in FORMATS.values() if row.mime_type in mime_types)
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

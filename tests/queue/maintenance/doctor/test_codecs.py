@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import PIL
@@ -15,14 +16,18 @@ from imageprocessor.queue.maintenance.doctor.codecs import (
 )
 from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
 from imageprocessor.settings import Settings
+from tests.heif import KINDS
 from tests.images import encode, photo, truncated
 
 OK, WARNING, WRONG = Verdict
+FOUND = {"JPEG", "PNG", "WEBP", "GIF", *KINDS}
+ACCEPTED = [row.mime_type for name, row in FORMATS.items() if name in FOUND]
+needs_avif = pytest.mark.skipif("AVIF" not in KINDS, reason="this Pillow has no AVIF")
 DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
 
 
 def by_name() -> dict[str, Finding]:
-    return {finding.name: finding for finding in check_codecs()}
+    return {finding.name: finding for finding in check_codecs(ACCEPTED)}
 
 
 def install_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +50,20 @@ def test_installed_codecs_are_ok() -> None:
     }
     for library in (f"{PIL.__version__}, libjpeg", "libwebp", "LittleCMS"):
         assert library in found["codec versions"].found
+
+
+def test_only_accepted_formats_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("PIL._imaging.gif_decoder")
+    [_, codecs] = check_codecs(["image/jpeg", "image/webp"])
+    assert codecs.verdict is OK
+    assert codecs.found == "JPEG and WebP are decoded, WebP is encoded"
+
+
+def test_a_package_that_cannot_be_imported_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = replace(FORMATS["HEIC"], decoder="imageprocessor.core.missing:HeicFile", package="")
+    monkeypatch.setitem(FORMATS, "HEIC", broken)
+    [_, heic] = check_codecs(["image/heic"])
+    assert (heic.name, heic.verdict) == ("codec HEIC", WRONG)
 
 
 def test_two_packages_in_one_folder_are_wrong(
@@ -96,7 +115,9 @@ def test_old_pillow_is_wrong_and_old_pillow_simd_a_warning(
     [
         ("_imaging.jpeg_decoder", {"JPEG"}),
         ("_imaging.zip_decoder", {"PNG"}),
-        ("_webp.WebPEncode", {*FORMATS}),
+        ("_imaging.gif_decoder", {"GIF"}),
+        pytest.param("_avif.AvifDecoder", {"AVIF"}, marks=needs_avif),
+        ("_webp.WebPEncode", FOUND),
     ],
 )
 def test_missing_codec_is_wrong(

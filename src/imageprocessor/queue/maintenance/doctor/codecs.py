@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import packages_distributions
 
 from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
@@ -17,8 +17,8 @@ FIXED_IN = (13, 0)
 REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
 
 
-def check_codecs() -> Iterator[Finding]:
-    """Yield findings on the packages that share PIL/, their version, and each format."""
+def check_codecs(mime_types: Collection[str]) -> Iterator[Finding]:
+    """Yield findings on the packages that share PIL/, their version, and each accepted format."""
     distributions = packages_distributions().get("PIL", ())
     packages = {name.lower().replace("_", "-") for name in distributions}
     if len(packages) > 1:
@@ -26,12 +26,13 @@ def check_codecs() -> Iterator[Finding]:
         found = f"{both} share the folder PIL/, and may have overwritten each other's files."
         yield wrong("codec packages", found, REINSTALL)
     yield check_version(list_libraries(), pillow_version())
-    broken = find_broken()
+    broken = find_broken(mime_types)
     for name, fault in broken.items():
         found = f"A one-pixel image cannot be processed: {fault}"
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
-        yield ok("codecs", f"{join_titles('and')} are decoded, {OUTPUT_FORMAT.title} is encoded")
+        titles = join_titles("and", mime_types)
+        yield ok("codecs", f"{titles} are decoded, {OUTPUT_FORMAT.title} is encoded")
 
 
 def check_watermarks(settings: Settings) -> Iterator[Finding]:
