@@ -18,6 +18,7 @@ from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError
 
 SIMD = "Pillow-SIMD"
+HEIF = "pillow-heif"
 LIBRARIES = {
     "libjpeg-turbo": "libjpeg_turbo",
     "libwebp": "webp",
@@ -36,7 +37,7 @@ def pillow_version() -> tuple[int, ...]:
 
 
 def list_libraries() -> dict[str, str]:
-    """Return the versions of Pillow (or Pillow-SIMD) and of the libraries built into it."""
+    """Return the versions of Pillow (or Pillow-SIMD), the libraries in it, and pillow-heif."""
     pillow = "Pillow"
     with suppress(PackageNotFoundError):
         # If both are installed, PIL is the one whose version matches.
@@ -47,6 +48,8 @@ def list_libraries() -> dict[str, str]:
         found = features.version(feature)
         if found:
             versions[name] = found
+    with suppress(PackageNotFoundError):
+        versions[HEIF] = version(HEIF)
     return versions
 
 

@@ -40,10 +40,10 @@ _MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALES = {"L;2": 85, "L;4": 17}
 """The factor that scales a level to 8 bits, by Pillow's raw mode."""
 
-# Import the decoders with this module, so that a worker's first job does not wait for them. Those
-# of an extra are for few.
+# Import the decoders with this module, so that a worker's first job does not wait for them. Others
+# than the default ones are only imported where they are needed.
 for _image_format in FORMATS.values():
-    if not _image_format.extra:
+    if _image_format.is_default:
         resolve_name(_image_format.decoder)
 
 
