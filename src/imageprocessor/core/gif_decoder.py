@@ -17,6 +17,11 @@ class FirstFrameFile(GifImageFile):
     Pillow would fill the rest of the screen with a colour of the palette.
     """
 
+    def _open(self) -> None:
+        super()._open()
+        if self.mode == "L":  # its levels are its colours, whatever the palette of the screen is
+            self.palette = None
+
     def load(self) -> Any:
         try:
             return super().load()

@@ -140,6 +140,7 @@ FORMATS = {
             decoder="imageprocessor.core.gif_decoder:FirstFrameFile",
             shorten=gif.shorten,
             read_durations=gif.read_durations,
+            read_frames=gif.read_frames,
         ),
         ImageFormat(
             name="AVIF",
