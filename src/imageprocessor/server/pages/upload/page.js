@@ -91,11 +91,9 @@ function compareSizes(file, size) {
   return make("span", { textContent: part < 0 ? `${-part} % larger` : "as large" });
 }
 
-// The largest variant with the shape of the whole image, to compare the upload with.
-function findWhole({ original_dimensions: original, variants }) {
-  const ratio = original.width / original.height;
-  const whole = Object.entries(variants).filter(([, each]) => Math.abs(each.width / each.height / ratio - 1) < 0.02);
-  return whole.sort((a, b) => b[1].width - a[1].width);
+// The variants that show the whole image, the widest first.
+function findWhole({ responsive, variants }) {
+  return responsive.map((name) => [name, variants[name]]).reverse();
 }
 
 function describeTable(file, metadata) {
@@ -166,16 +164,23 @@ function compareImages(file, result) {
   return make("div", { className: "slider" }, frame, range);
 }
 
-function writeSnippet({ urls, metadata }) {
-  const whole = findWhole(metadata);
-  const byWidth = new Map(whole.map(([name, each]) => [each.width, [name, each]]));
-  const sources = [...byWidth.values()].reverse().map(([name, each]) => `${absolute(urls[name])} ${each.width}w`);
-  const [name, { width, height }] = whole[0] ?? Object.entries(metadata.variants)[0];
-  return [
+function writeSnippet({ urls, srcset, metadata }) {
+  const [name, { width, height }] = findWhole(metadata)[0] ?? Object.entries(metadata.variants)[0];
+  const sets = Object.entries(srcset).map(([type, set]) => [type, listAbsolute(set)]);
+  const [, fallback] = sets.pop() ?? []; // what every browser shows
+  const image = [
     `<img src="${absolute(urls[name])}"`,
-    ...(sources.length > 1 ? [`     srcset="${sources.join(",\n             ")}"`, '     sizes="100vw"'] : []),
+    ...(fallback ? [`     srcset="${fallback}" sizes="100vw"`] : []),
     `     width="${width}" height="${height}" alt="" loading="lazy">`,
-  ].join("\n");
+  ];
+  if (!sets.length) return image.join("\n");
+  const sources = sets.map(([type, set]) => `  <source type="${type}" srcset="${set}" sizes="100vw">`);
+  return ["<picture>", ...sources, ...image.map((line) => `  ${line}`), "</picture>"].join("\n");
+}
+
+function listAbsolute(set) {
+  const candidates = set.split(", ").map((candidate) => candidate.split(" "));
+  return candidates.map(([url, width]) => `${absolute(url)} ${width}`).join(",\n             ");
 }
 
 function absolute(url) {
