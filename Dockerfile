@@ -1,5 +1,6 @@
 # One image for the service, its workers and the operator's commands:
 #   docker build --tag imageprocessor .
+#   docker build --tag imageprocessor --build-arg EXTRAS=all,heic . accepts HEIC, with a decoder under the GPLv2
 #   docker build --tag imageprocessor --build-arg IMAGING=simd .    less secure: see below
 #   docker build --tag imageprocessor-flower --target flower .
 
@@ -10,6 +11,7 @@ FROM ${BASE} AS build
 # LACKS the security fixes to decoders in 12.2 and later. Use it only for images that you trust. It resizes six times as
 # fast, which saves between nothing and a fifth of a job; docs/deployment.md has the figures.
 ARG IMAGING=pillow
+ARG EXTRAS=all
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN case "$IMAGING" in \
         pillow|simd) ;; \
@@ -21,7 +23,7 @@ WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip wheel --no-deps --wheel-dir dist . && pip install "$(echo dist/*.whl)[all]"
+    pip wheel --no-deps --wheel-dir dist . && pip install "$(echo dist/*.whl)[$EXTRAS]"
 # The package index has Pillow-SIMD only as source. Without --no-cache-dir, pip could use a cached wheel that another CC
 # built. Without the config settings, a build without the headers for WebP or colour profiles would succeed.
 # hadolint ignore=DL3008

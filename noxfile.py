@@ -142,14 +142,14 @@ def fuzz(session: nox.Session) -> None:
     """Fuzz each target for a minute, guided by coverage. Arguments after `--` go to libFuzzer."""
     session.install("-e", ".[test]", "atheris>=3")
     options = session.posargs or ["-max_total_time=60"]
-    for target in ("validate", "strip", "process", "operations"):
+    for target in ("validate", "containers", "strip", "process", "operations"):
         session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *options)
 
 
 @nox.session(venv_backend="uv")
 def audit(session: nox.Session) -> None:
     """Check the packages of a fresh installation for known vulnerabilities; needs the network."""
-    session.install(".[all]", "pip-audit")
+    session.install(".[all,heic]", "pip-audit")
     # This package is not released, so that vulnerability services do not know it.
     session.run("uv", "pip", "uninstall", "imageprocessor", external=True)
     session.run("pip-audit", "--strict", "--progress-spinner", "off")

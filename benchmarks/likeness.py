@@ -1,8 +1,9 @@
 """How alike our operations and sharp's are: the pixels of both on the same images.
 
 `python -m benchmarks.likeness [IMAGE…]` prints the mean difference of 64 px thumbnails, in levels
-of 255, of each operation that both have. SHARP_DIR is a folder with node_modules/sharp. Without
-images, it uses docs/photo.jpg, which is stored sideways, a drawn photo and a drawn logo.
+of 255, of each operation that both have, and of the frames of animated GIFs that both make WebP.
+SHARP_DIR is a folder with node_modules/sharp. Without images, it uses docs/photo.jpg, which is
+stored sideways, a drawn photo and a drawn logo.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from benchmarks.peers import find_obstacle, node
 from benchmarks.photo import encode_photo
 
 SIDE = 64
+ANIMATED = "w_96,anim_keep"
+ANIMATED_STEPS = [["resize", {"width": 96}]]
 WHITE = {"background": "#ffffff"}
 CLEAR = {"background": {"r": 0, "g": 0, "b": 0, "alpha": 0}}
 NO_ENLARGEMENT = {"withoutEnlargement": True}
@@ -81,6 +84,7 @@ def main(paths: Sequence[str]) -> None:
         sys.exit(f"cannot compare: {obstacle}")
     differences: dict[str, list[float]] = {operations: [] for operations in cases}
     with tempfile.TemporaryDirectory() as folder:
+        differences[ANIMATED] = compare_frames(command, folder)
         for path in paths or draw_images(folder):
             steps = json.dumps(list(cases.values()))
             subprocess.run([*command, path, folder, steps], check=True)
@@ -107,6 +111,63 @@ def draw_images(folder: str) -> list[str]:
     logo = Path(folder, "logo.png")
     large.reduce(4).save(logo)
     return ["docs/photo.jpg", str(photo), str(logo)]
+
+
+def compare_frames(command: Sequence[str], folder: str) -> list[float]:
+    """Return the difference of each frame of animated GIFs, as both make WebP of them."""
+    differences = []
+    for path in draw_animations(folder):
+        steps = json.dumps([ANIMATED_STEPS])
+        subprocess.run([*command, path, folder, steps, "animated"], check=True)
+        limits = ip.Limits(mime_types=frozenset({"image/gif"}))
+        ours = ip.transform(path, f"{ANIMATED},q_100", limits).data
+        theirs = Path(folder, "0.webp").read_bytes()
+        shown = [read_frames(data) for data in (ours, theirs)]
+        assert shown[0].keys() == shown[1].keys(), (path, [frames.keys() for frames in shown])
+        for start, frame in shown[0].items():
+            differences.append(compare(frame, shown[1][start]))
+    return differences
+
+
+def draw_animations(folder: str) -> list[str]:
+    """Write a GIF for each way to dispose of a frame to *folder*, and return their paths."""
+    photo = Image.open(BytesIO(encode_photo(320, 240))).convert("RGBA")
+    paths = []
+    for disposal in (1, 2, 3):
+        frames = [photo]
+        for index in range(8):
+            frame = Image.new("RGBA", photo.size)
+            draw = ImageDraw.Draw(frame)
+            left = 30 * index
+            draw.ellipse((left, 60, left + 90, 150), fill=(20, 110, 200, 255))
+            frames.append(frame)
+        path = Path(folder, f"disposal{disposal}.gif")
+        disposals = [1] + 8 * [disposal]
+        delays = [50 + 10 * index for index in range(9)]
+        frames[0].save(
+            path,
+            save_all=True,
+            append_images=frames[1:],
+            disposal=disposals,
+            duration=delays,
+            loop=0,
+        )
+        paths.append(str(path))
+    return paths
+
+
+def read_frames(data: bytes) -> dict[int, bytes]:
+    """Return each frame as a PNG, by the time at which it is shown in milliseconds."""
+    frames = {}
+    start = 0
+    with Image.open(BytesIO(data)) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            file = BytesIO()
+            image.save(file, "PNG")
+            frames[start] = file.getvalue()
+            start += image.info["duration"]
+    return frames
 
 
 def compare(ours: bytes, theirs: bytes) -> float:

@@ -1,4 +1,4 @@
-"""Animations built by hand, frame by frame, as APNG and WebP."""
+"""Animations built by hand, frame by frame."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
+from tests import gifs
 from tests.images import encode, png_chunk, riff, webp_chunk, webp_chunks
 
 SIDE = 16
@@ -84,6 +85,27 @@ def webp(steps: Sequence[Step], *, size: tuple[int, int] = (SIDE, SIDE), plays: 
         frame = b"".join(map(_three, sides)) + bytes((flags,)) + b"".join(images)
         chunks.append(webp_chunk(b"ANMF", frame))
     return riff(*chunks)
+
+
+def gif(steps: Sequence[Step], *, size: tuple[int, int] = (SIDE, SIDE), plays: int = 0) -> bytes:
+    """Return a GIF; a frame has up to 256 colours, opaque or transparent."""
+    parts = [] if plays == 1 else [gifs.loop(max(0, plays - 1))]
+    for step in steps:
+        levels = step.pixels.convert("RGBA").tobytes()
+        colors = [levels[start : start + 4] for start in range(0, len(levels), 4)]
+        palette = list(dict.fromkeys(colors))
+        transparent = [color[3] == 0 for color in palette]
+        index = transparent.index(True) if True in transparent else None
+        disposal = {"keep": 1, "clear": 2, "restore": 3}[step.disposal]
+        left, top, width, height = step.box
+        table = b"".join(color[:3] for color in palette).ljust(768, b"\0")
+        parts.append(
+            gifs.control(step.milliseconds // 10, disposal=disposal, transparent=index)
+            + gifs.frame(
+                (width, height), list(map(palette.index, colors)), (left, top), palette=table
+            )
+        )
+    return gifs.gif(size, *parts)
 
 
 def _three(number: int) -> bytes:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 import imageprocessor as ip
+from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 from imageprocessor.environment import find_misspelt_names, find_origins, load_settings
-from imageprocessor.errors import SettingsError
+from imageprocessor.errors import SettingsError, find_install_command
 from imageprocessor.settings import Settings, accepted_form
 
 KEY = "k" * 32
@@ -101,12 +103,27 @@ def test_list_is_json_or_separated_by_commas(text: str) -> None:
     assert load(CORS_ORIGINS=text.replace("a", "https://a").replace("b", "http://b")).cors_origins
 
 
+def test_further_formats_are_accepted_by_name() -> None:
+    assert load().limits.mime_types == {"image/jpeg", "image/png", "image/webp"}
+    accepted = load(ALLOWED_MIME_TYPES="image/gif,image/avif").limits.mime_types
+    assert accepted == {"image/gif", "image/avif"}
+
+
+def test_a_format_whose_extra_is_missing_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FORMATS, "HEIC", replace(FORMATS["HEIC"], package="not_installed"))
+    with pytest.raises(SettingsError, match=r"ALLOWED_MIME_TYPES=.*HEIC .*needs an") as error:
+        load(ALLOWED_MIME_TYPES="image/jpeg,image/heic")
+    assert find_install_command("heic") in str(error.value)
+
+
 def test_all_faults_are_reported_with_variable_value_and_accepted_form() -> None:
     wrong = {
         "MAX_UPLOAD_SIZE_MB": "ten",
         "WEBP_QUALITY": "101",
         "LOG_FORMAT": "xml",
-        "ALLOWED_MIME_TYPES": "image/gif",
+        "ALLOWED_MIME_TYPES": "image/tiff",
         "ALLOWED_BUCKETS": '["ok", "Not Ok"',
         "IMAGE_SIZES": '{"../x": 10}',
         "CORS_ORIGINS": "*",

@@ -2,7 +2,7 @@
 
     import imageprocessor as ip
 
-    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, frames)
+    info   = ip.validate(data)         # ImageInfo(format, mime_type, width, height, …)
     clean  = ip.strip_metadata(data)   # the same file without its metadata; pixels untouched
     color  = ip.dominant_color(data)   # "#3A5F8C"
     result = ip.process(data)          # result.variants["thumbnail"].data: bytes of a WebP file
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.errors import InvalidTransformationError as InvalidTransformationError
     from imageprocessor.errors import InvalidVariantError as InvalidVariantError
     from imageprocessor.errors import StorageError as StorageError
+    from imageprocessor.errors import StripUnsupportedError as StripUnsupportedError
     from imageprocessor.errors import TooManyPixelsError as TooManyPixelsError
     from imageprocessor.errors import TruncatedImageError as TruncatedImageError
     from imageprocessor.errors import UnsupportedTypeError as UnsupportedTypeError
@@ -66,8 +67,8 @@ _MODULES = {
     "errors": (
         "AnimationTooLongError DimensionTooLargeError EmptyFileError FileTooLargeError"
         " ImageProcessorError InputError InvalidImageError InvalidTransformationError"
-        " InvalidVariantError StorageError TooManyPixelsError TruncatedImageError"
-        " UnsupportedTypeError"
+        " InvalidVariantError StorageError StripUnsupportedError TooManyPixelsError"
+        " TruncatedImageError UnsupportedTypeError"
     ),
     "storage.location": "open_storage",
 }

@@ -4,7 +4,7 @@
       InputError               the file is not an acceptable image
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
         DimensionTooLargeError · AnimationTooLongError · InvalidImageError
-        TruncatedImageError
+        TruncatedImageError · StripUnsupportedError
       RequestError             the request is wrong; the image may be fine
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
@@ -104,6 +104,12 @@ class TruncatedImageError(InputError):
     """The file ends before the image does, or the last part of its pixels is missing."""
 
     code = "image_truncated"
+
+
+class StripUnsupportedError(InputError):
+    """The metadata of an AVIF or HEIC cannot be removed without re-encoding the image."""
+
+    code = "strip_unsupported"
 
 
 class RequestError(ImageProcessorError):

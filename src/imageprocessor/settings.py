@@ -26,11 +26,16 @@ from pydantic import (
     field_validator,
 )
 
-from imageprocessor.core.formats.registry import list_mime_types, list_suffixes
+from imageprocessor.core.formats.registry import (
+    list_default_mime_types,
+    list_mime_types,
+    list_suffixes,
+    require_installed,
+)
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.transformations.values import WATERMARK_NAME
 from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES, VariantSpec
-from imageprocessor.errors import InvalidVariantError
+from imageprocessor.errors import InvalidVariantError, MissingExtraError
 from imageprocessor.storage.keys import BUCKET_PATTERN, S3_BUCKET_PATTERN
 
 BYTES_PER_MB = 1024 * 1024
@@ -414,7 +419,9 @@ class Settings(BaseModel):
         le=3000,
     )
     allowed_mime_types: Names = setting(
-        MIME_TYPES, f"some of `{','.join(MIME_TYPES)}`", "Formats accepted."
+        list_default_mime_types(),
+        f"some of `{','.join(MIME_TYPES)}`",
+        "Formats accepted. HEIC needs the extra `heic`; see [formats](formats.md).",
     )
 
     watermarks_dir: Path | None = setting(
@@ -542,6 +549,10 @@ class Settings(BaseModel):
     def _check_mime_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         refused = [mime_type for mime_type in value if mime_type not in MIME_TYPES]
         _raise_if_any(refused, "not a supported type")
+        try:
+            require_installed(value)
+        except MissingExtraError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("cors_origins")

@@ -30,8 +30,10 @@ def plan(*named: str, out: str = "web") -> dict[str, list[str]]:
 
 
 def test_folders_are_searched_by_suffix_and_named_files_always_taken() -> None:
-    touch("in/a.jpg", "in/b.JPEG", "in/deep/c.png", "in/d.webp", "in/notes.txt", "in/e.gif", "raw")
-    assert found("in", "raw") == ["in/a.jpg", "in/b.JPEG", "in/d.webp", "in/deep/c.png", "raw"]
+    touch("in/a.jpg", "in/b.JPEG", "in/deep/c.png", "in/d.webp", "in/e.gif", "raw")
+    touch("in/notes.txt", "in/f.bmp")
+    files = ["in/a.jpg", "in/b.JPEG", "in/d.webp", "in/e.gif", "in/deep/c.png", "raw"]
+    assert found("in", "raw") == files
 
 
 def test_file_that_is_named_twice_is_processed_once() -> None:

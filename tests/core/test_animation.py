@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ from imageprocessor.core.decode import unpack
 from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.core.validate import validate
 from imageprocessor.core.webp_encoder import encode_frames
-from tests.animations import SIDE, Step, apng, webp
+from tests.animations import SIDE, Step, apng, gif, webp
 from tests.core.color.test_conformance import P3, SRGB_CURVE, rgb_profile
 from tests.images import apng as photo_apng
 from tests.images import encode, insert_chunks, photo, png_chunk, truncated
@@ -29,16 +30,18 @@ CLEAR, GLASS = (0, 0, 0, 0), (0, 0, 255, 128)
 CORNER, MIDDLE = (2, 2), (8, 8)
 INNER = (4, 4, 8, 8)
 
-MAKERS = {"APNG": apng, "WebP": webp}
+MAKERS = {"APNG": apng, "WebP": webp, "GIF": gif}
+LIMITS = ip.Limits(mime_types=frozenset({"image/png", "image/webp", "image/gif"}))
 MOVING = [Step("red"), Step("lime", INNER), Step("blue", (0, 0, 4, 4))]
 KEEP = ip.VariantSpec("all", animation="keep", quality=100)
 
 
 def opened(data: bytes) -> Animation:
     file = BytesIO(data)
-    limits = ip.Limits()
-    info = validate(file, limits)
-    animation = open_animation(file, info, unpack(file, info), limits)
+    info = validate(file, LIMITS)
+    animation = open_animation(file, info, unpack(file, info), LIMITS)
+    assert animation is not None
+    return animation
     assert animation is not None
     return animation
 
@@ -50,7 +53,7 @@ def drawn(data: bytes) -> list[Image.Image]:
 
 def kept(data: bytes, operations: str = "") -> Image.Image:
     """Return the WebP animation that *data* becomes, opened."""
-    variant = ip.transform(data, f"{operations},anim_keep,q_100".strip(","))
+    variant = ip.transform(data, f"{operations},anim_keep,q_100".strip(","), LIMITS)
     image = Image.open(BytesIO(variant.data))
     frames = getattr(image, "n_frames", 1)
     assert (image.format, image.size) == ("WEBP", (variant.width, variant.height))
@@ -127,9 +130,16 @@ RESTORED = {
         RED,
     ),
 }
+
+
+def can_be_gif(steps: Sequence[Step]) -> bool:
+    return all(step.blends and step.image != GLASS for step in steps)
+
+
 CASES = [
-    *((kind, name, *case) for kind in MAKERS for name, case in DRAWN.items()),
+    *((kind, name, *case) for kind in ("APNG", "WebP") for name, case in DRAWN.items()),
     *(("APNG", name, *case) for name, case in RESTORED.items()),
+    *(("GIF", name, *case) for name, case in (DRAWN | RESTORED).items() if can_be_gif(case[0])),
 ]
 
 
@@ -153,8 +163,8 @@ def test_last_frame_is_drawn(
 @pytest.mark.parametrize("kind", MAKERS)
 def test_every_frame_of_a_size_shows_what_the_source_does(kind: str) -> None:
     ball = Image.new("RGBA", (24, 24), (240, 180, 20, 255))
-    background = photo(16, 12).resize((64, 48), Image.Resampling.BICUBIC)
-    steps = [Step(background.convert("RGBA"), (0, 0, 64, 48), blends=False)]
+    background = photo(16, 12).resize((64, 48), Image.Resampling.BICUBIC).quantize(250)
+    steps = [Step(background.convert("RGBA"), (0, 0, 64, 48))]
     steps += [Step(ball, (4 * index, 12, 24, 24)) for index in range(5)]
     data = MAKERS[kind](steps, size=(64, 48))
     frames = list_frames(kept(data, "w_32"))
@@ -165,17 +175,21 @@ def test_every_frame_of_a_size_shows_what_the_source_does(kind: str) -> None:
         assert difference.mean() < 6  # one frame later, it is 11
 
 
-DELAYS = {0: 100, 1: 100, 10: 100, 11: 11, 40: 40, 2000: 2000}
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_delays_are_those_of_browsers(kind: str) -> None:
-    colours = ("red", "lime", "blue", "white", "black", "gray")
-    steps = [Step(color, milliseconds=delay) for color, delay in zip(colours, DELAYS, strict=True)]
+@pytest.mark.parametrize(
+    ("kind", "delays"),
+    [
+        ("APNG", {0: 100, 1: 100, 10: 100, 11: 11, 40: 40, 2000: 2000}),
+        ("WebP", {0: 100, 1: 100, 10: 100, 11: 11, 40: 40, 2000: 2000}),
+        ("GIF", {0: 100, 10: 100, 20: 20, 40: 40, 655_350: 655_350}),
+    ],
+)
+def test_delays_are_those_of_browsers(kind: str, delays: dict[int, int]) -> None:
+    colors = ("red", "lime", "blue", "white", "black", "gray")
+    steps = [Step(color, milliseconds=delay) for color, delay in zip(colors, delays, strict=False)]
     data = MAKERS[kind](steps)
-    assert list_delays(kept(data)) == list(DELAYS.values())
-    (variant,) = ip.process(data, [KEEP]).variants.values()
-    assert variant.describe()["duration_seconds"] == 2.351
+    assert list_delays(kept(data)) == list(delays.values())
+    (variant,) = ip.process(data, [KEEP], LIMITS).variants.values()
+    assert variant.describe()["duration_seconds"] == sum(delays.values()) / 1000
 
 
 def test_fractions_of_a_millisecond_do_not_add_up() -> None:
@@ -216,6 +230,7 @@ def test_an_animation_is_played_as_often(kind: str, plays: int) -> None:
 
 def test_more_plays_than_webp_can_store_are_cut() -> None:
     assert kept(apng(MOVING, plays=1 << 30)).info["loop"] == 65_535
+    assert kept(gif(MOVING, plays=65_536)).info["loop"] == 65_535
 
 
 def test_an_image_outside_the_animation_is_only_shown_where_it_is_flattened() -> None:
@@ -389,9 +404,42 @@ def test_an_animation_with_missing_frames_is_refused_where_it_is_kept(
     steps = [Step(photo(16, 16, index).convert("RGBA")) for index in range(6)]
     data = truncated(MAKERS[kind](steps), fraction)
     with pytest.raises((ip.TruncatedImageError, ip.InvalidImageError)):
-        ip.transform(data, "anim_keep")
-    if kind == "APNG":
-        assert ip.transform(data, "w_8").frames == 1
+        ip.transform(data, "anim_keep", LIMITS)
+    if kind != "WebP":
+        assert ip.transform(data, "w_8", LIMITS).frames == 1
+
+
+def test_a_gif_cut_in_its_second_frame_is_no_still_image() -> None:
+    data = gif([Step("red"), Step("blue")])
+    assert ip.transform(data[:-1], "anim_keep", LIMITS).frames == 2, "the end mark may be missing"
+    for cut in (9, 700, 800):
+        with pytest.raises(ip.TruncatedImageError):
+            ip.transform(data[:-cut], "anim_keep", LIMITS)
+        assert ip.process(data[:-cut], limits=LIMITS).warnings[-1] == "end_missing"
+
+
+def test_frames_of_a_gif_may_exceed_its_screen() -> None:
+    steps = [
+        Step("red"),
+        Step("lime", (12, 12, 8, 8)),
+        Step(photo(9, 9).quantize(9).convert("RGBA"), (16, 3, 9, 9)),
+        Step(CLEAR, (12, 0, 8, 20), disposal="restore"),
+        Step("blue", (12, 0, 8, 8)),
+    ]
+    *_, last = drawn(gif(steps))
+    assert last.size == (16, 16)
+    assert [pixel(last, place) for place in ((0, 0), (14, 14), (14, 4))] == [RED, LIME, BLUE]
+    large = gif([Step("red"), Step(Image.new("RGBA", (100, 100)), (0, 0, 100, 100))])
+    with pytest.raises(ip.AnimationTooLongError, match="2 frames of 10000 pixels"):
+        ip.transform(large, "anim_keep", replace(LIMITS, max_pixels=19_999))
+
+
+def test_a_gray_palette_of_a_frame_counts_although_the_file_has_another() -> None:
+    levels = bytes(range(256))
+    image = Image.frombytes("L", (16, 16), levels).convert("RGBA")
+    *_, last = drawn(gif([Step("red"), Step(image)]))
+    assert last.convert("L").tobytes() == levels
+    assert last.tobytes() == image.tobytes()
 
 
 def chunk_changed(png: bytes, name: bytes, index: int, place: int) -> bytes:
@@ -417,6 +465,10 @@ DAMAGED = {
         [Step("red"), Step(Image.new("RGBA", (4, 4)), (0, 0, 8, 8))]
     ),
     "an APNG's first frame is smaller": apng([Step("red", (0, 0, 8, 8)), Step("red")]),
+    "a GIF's frame is empty": gif([Step("red"), Step("red", (8, 8, 0, 8))]),
+    "a GIF's frame has fewer pixels": gif([Step("red"), Step("red", INNER)]).replace(
+        struct.pack("<HHHH", *INNER), struct.pack("<HHHH", 4, 4, 9, 9)
+    ),
     "a WebP's frame is outside": webp([Step("red"), Step("red", (10, 8, 8, 8))]),
     "a WebP's frame is smaller": webp([Step("red"), Step(Image.new("RGBA", (4, 4)), INNER)]),
     "a WebP's frame is larger": webp([Step("red"), Step(photo(90, 90), INNER)]),
@@ -426,9 +478,9 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_frames_are_refused_where_they_are_kept(name: str) -> None:
     with pytest.raises((ip.InvalidImageError, ip.TruncatedImageError)):
-        ip.transform(DAMAGED[name], "anim_keep")
+        ip.transform(DAMAGED[name], "anim_keep", LIMITS)
     if "a WebP" not in name and name != "an APNG's first frame is smaller":
-        assert ip.transform(DAMAGED[name], "").frames == 1
+        assert ip.transform(DAMAGED[name], "", LIMITS).frames == 1
 
 
 @pytest.mark.parametrize(
@@ -444,9 +496,10 @@ def test_too_long_an_animation_is_refused_only_where_it_is_kept(
 ) -> None:
     data = MAKERS[kind](MOVING)
     with pytest.raises(ip.AnimationTooLongError, match=message):
-        ip.transform(data, "anim_keep", ip.Limits(**limits))
-    assert ip.transform(data, "", ip.Limits(**limits)).frames == 1
-    assert ip.transform(data, "anim_keep", ip.Limits(max_frames=3, max_pixels=768)).frames == 3
+        ip.transform(data, "anim_keep", replace(LIMITS, **limits))
+    assert ip.transform(data, "", replace(LIMITS, **limits)).frames == 1
+    just = replace(LIMITS, max_frames=3, max_pixels=768)
+    assert ip.transform(data, "anim_keep", just).frames == 3
 
 
 def test_enlarged_frames_are_limited_together() -> None:

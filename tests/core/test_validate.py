@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -49,7 +50,7 @@ def test_the_header_is_returned(image_format: str, tmp_path: Path) -> None:
 
 def test_format_is_a_plain_string() -> None:
     assert repr(validate(png_bomb(2, 3))) == (
-        "ImageInfo(format='PNG', mime_type='image/png', width=2, height=3, frames=1)"
+        "ImageInfo(format='PNG', mime_type='image/png', width=2, height=3, frames=1, duration=None)"
     )
 
 
@@ -146,3 +147,22 @@ def test_only_the_header_is_read(data: bytes) -> None:
 def test_real_photographs_have_the_size_that_pillow_reads(path: Path) -> None:
     with Image.open(path) as image:
         assert (validate(path).width, validate(path).height) == image.size
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds"), [([40, 40, 40], 0.12), ([0, 10, 20], 0.22), ([1500, 30, 20], 1.55)]
+)
+def test_the_duration_of_an_animation_is_what_browsers_take(
+    image_format: str, milliseconds: list[int], seconds: float
+) -> None:
+    first, *others = [photo(8, 6, seed) for seed in range(3)]
+    options: dict[str, Any] = {"save_all": True, "append_images": others}
+    info = validate(encode(first, image_format, duration=milliseconds, **options))
+    assert (info.frames, info.duration) == (3, seconds)
+
+
+def test_a_damaged_chunk_declares_no_animation() -> None:
+    data = apng(2)
+    place = data.index(b"acTL") + 12
+    assert validate(data[:place] + b"\0" + data[place + 1 :]).frames == 1

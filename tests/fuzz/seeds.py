@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from tests.gifs import animated_gif, planted_gif
+from tests.heif import KINDS, alpha_of, exif_item, grid, heif, nclx, tile, xmp_item
 from tests.images import (
     animated_webp,
     apng,
     encode,
     photo,
+    planted_exif,
     planted_jpeg,
     planted_png,
     planted_webp,
+    planted_xmp,
     png_bomb,
 )
 
@@ -29,6 +33,21 @@ def make_seeds() -> list[bytes]:
         planted_png(small),
         planted_webp(),
         png_bomb(60_000, 60_000),
+        encode(small.quantize(9), "GIF", interlace=1),
+        animated_gif(2),
+        planted_gif(),
+        *(file for kind in KINDS for file in make_heifs(kind)),
+    ]
+
+
+def make_heifs(kind: str) -> list[bytes]:
+    """Return an image with metadata, a grid, and an image with an alpha channel."""
+    image = tile(kind)
+    metadata = (exif_item(planted_exif()), xmp_item(planted_xmp()))
+    return [
+        heif(kind, image.with_property(nclx(12, 13)), *metadata),
+        heif(kind, grid([2, 3], 2, 120, 64), image, tile(kind, 1)),
+        heif(kind, image, alpha_of(1, tile(kind, 1), kind), in_meta=True),
     ]
 
 

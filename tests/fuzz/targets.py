@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from io import BytesIO
 
 import imageprocessor as ip
+from imageprocessor.core.formats.registry import FORMATS, list_installed_mime_types
 from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.orientation import orientation_exif
 
-LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000, max_frames=30)
+ACCEPTED = frozenset(list_installed_mime_types())
+LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000, max_frames=30, mime_types=ACCEPTED)
 SIZES = (
     ip.VariantSpec("small", width=16, effort=0),
     ip.VariantSpec("square", 24, 24, "cover", effort=0),
@@ -27,6 +30,21 @@ def check_validate(data: bytes) -> None:
         info = ip.validate(data, LIMITS)
         assert 0 < info.width * info.height <= LIMITS.max_pixels
         assert info.frames >= 1
+        assert (info.duration is None) == (info.frames == 1)
+
+
+def check_containers(data: bytes) -> None:
+    """Check that what a reader returns is a file for which it returns the same again."""
+    for image_format in FORMATS.values():
+        container = image_format.container
+        with suppress(ip.InputError):
+            header = container.read_header(BytesIO(data))
+            assert header.frames >= 1
+            if image_format.read_durations is not None:
+                assert all(time >= 0 for time in image_format.read_durations(BytesIO(data)))
+            clean = container.join(piece.clean for piece in container.read_pieces(BytesIO(data)))
+            again = container.read_pieces(BytesIO(clean))
+            assert container.join(piece.clean for piece in again) == clean
 
 
 def check_strip(data: bytes) -> None:

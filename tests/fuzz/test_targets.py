@@ -8,10 +8,18 @@ from collections.abc import Callable
 import pytest
 
 from tests.fuzz.seeds import make_operations, make_seeds
-from tests.fuzz.targets import check_operations, check_process, check_strip, check_validate
+from tests.fuzz.targets import (
+    check_containers,
+    check_operations,
+    check_process,
+    check_strip,
+    check_validate,
+)
 
 SEEDS = make_seeds()
-checks = pytest.mark.parametrize("check", [check_validate, check_strip, check_process])
+checks = pytest.mark.parametrize(
+    "check", [check_validate, check_containers, check_strip, check_process]
+)
 
 
 @checks

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import imageprocessor as ip
+from imageprocessor.core.formats.registry import list_installed_mime_types
 from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.settings import Settings
 from tests.hostile.worst import WORST
@@ -22,6 +23,8 @@ from tests.images import encode, photo, png_bomb, webp_claiming
 KINDS = WORST if os.environ.get("WORST_IMAGES") == "all" else ("JPEG", "PNG, gray of 16 bits")
 PROCESS = """
 import os, sys
+from imageprocessor.core.formats.registry import list_installed_mime_types
+from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import process
 import imageprocessor.queue.attempts  # loaded in every worker
 from imageprocessor.queue.process_memory import bound_memory
@@ -29,7 +32,7 @@ from imageprocessor.queue.process_memory import bound_memory
 bound_memory(int(sys.argv[1]))
 os.cpu_count = lambda: 16  # encode all sizes at once
 process(sys.argv[3])  # an earlier job, whose memory may be kept
-image = process(sys.argv[2])
+image = process(sys.argv[2], limits=Limits(mime_types=frozenset(list_installed_mime_types())))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(len(image.variants), status["VmPeak"].split()[0])
 """
@@ -41,7 +44,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory limits nee
 def test_worst_permitted_image_fits_the_default_memory_limit(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(WORST[kind]())
-    info = ip.validate(path)
+    info = ip.validate(path, ip.Limits(mime_types=frozenset(list_installed_mime_types())))
     assert info.width * info.height > 0.999 * Settings().limits.max_pixels or kind == "PNG, narrow"
     usual = tmp_path / "usual"
     usual.write_bytes(encode(photo(4000, 3000), "JPEG"))

@@ -22,6 +22,8 @@ from tests.core.pngs import (
     raw_png,
     transparency,
 )
+from tests.gifs import control, frame, gif
+from tests.heif import KINDS, coded, grid, heif
 from tests.images import encode
 
 WIDTH, HEIGHT = 4096, 12207
@@ -61,6 +63,18 @@ def png(
     return lambda: noisy_png(WIDTH, HEIGHT, depth, color_type, *chunks, interlaced=interlaced)
 
 
+def tiled(kind: str) -> Callable[[], bytes]:
+    """Return what makes a grid of 48 tiles, with even sides, as AVIF requires."""
+
+    def make() -> bytes:
+        source = noise("RGB").crop((0, 0, 1024, 1024))
+        tile = coded(source.reduce(8).resize((1024, 1024)), kind)
+        numbers = list(range(2, 50))
+        return heif(kind, grid(numbers, 4, WIDTH, HEIGHT - 1), *[tile] * len(numbers))
+
+    return make
+
+
 WORST: dict[str, Callable[[], bytes]] = {
     "JPEG": lambda: encode(noise("RGB"), "JPEG", quality=3),
     "progressive JPEG": lambda: encode(
@@ -82,4 +96,8 @@ WORST: dict[str, Callable[[], bytes]] = {
     "WebP": lambda: encode(noise("RGB"), "WEBP", quality=0, method=0),
     "WebP with alpha": lambda: encode(noise("RGBA"), "WEBP", quality=0, method=0, alpha_quality=0),
     "lossless WebP": lambda: encode(noise("RGBA", 16), "WEBP", lossless=True, quality=0, method=0),
+    "GIF, partly transparent": lambda: gif(
+        (WIDTH, HEIGHT), control(transparent=7) + frame((16, 16), 200, at=(8, 8))
+    ),
+    **{f"{kind}, tiled": tiled(kind) for kind in KINDS},
 }

@@ -87,6 +87,19 @@ def test_upload_form_is_documented(
     assert "Idempotency-Key" in str(operation["parameters"]).title()
 
 
+@pytest.mark.parametrize(
+    "settings", [{"allowed_mime_types": ["image/jpeg", "image/avif"]}], indirect=True
+)
+def test_accepted_formats_are_named(document: dict[str, Any]) -> None:
+    for path, field in (("/api/v1/images/upload", "file"), ("/api/v1/images/batch", "files")):
+        body = document["paths"][path]["post"]["requestBody"]
+        form = body["content"]["multipart/form-data"]
+        assert form["encoding"][field] == {"contentType": "image/jpeg, image/avif"}
+    upload = document["paths"]["/api/v1/images/upload"]["post"]["requestBody"]
+    properties = upload["content"]["multipart/form-data"]["schema"]["properties"]
+    assert properties["file"]["description"] == "The image: JPEG or AVIF."
+
+
 def test_batch_form_is_documented(document: dict[str, Any]) -> None:
     operation = document["paths"]["/api/v1/images/batch"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -16,10 +16,13 @@ from structlog.testing import capture_logs
 from imageprocessor.errors import DatabaseUnavailableError
 from imageprocessor.queue import incoming, job_control
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.webhooks import add_endpoint
 from imageprocessor.settings import Settings
-from tests.images import encode, photo, png_bomb
+from tests.gifs import frame, gif, planted_gif
+from tests.heif import KINDS, heif, ispe, tile
+from tests.images import SENTINELS, encode, photo, png_bomb
 from tests.server.conftest import UPLOAD, count_jobs
 from tests.server.live import BOUNDARY, chunk, form_body, form_start, serve, upload_head, wire
 
@@ -490,3 +493,39 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+GIF_AND_AVIF = pytest.mark.parametrize(
+    "settings", [{"allowed_mime_types": ["image/gif", "image/avif"]}], indirect=True
+)
+
+
+@GIF_AND_AVIF
+def test_formats_that_the_settings_name_are_processed(
+    client: TestClient, service: Service, token: Callable[..., dict[str, str]]
+) -> None:
+    wanted = {"GIF": planted_gif(), **{kind: heif(kind, tile(kind)) for kind in KINDS[:1]}}
+    for name, data in wanted.items():
+        files = {"file": ("upload.jpg", data, "image/jpeg")}
+        answer = client.post(UPLOAD, files=files, data={"bucket": "photos"}, headers=token())
+        assert answer.status_code == 202, (name, answer.text)
+        run_job(service, answer.json()["job_id"], "test")
+        result = client.get(f"{answer.json()['status_url']}/result").json()
+        assert result["status"] == "completed"
+        for url in result["urls"].values():
+            variant = client.get(url).content
+            assert variant[8:12] == b"WEBP"
+            assert [mark for mark in SENTINELS if mark in variant] == []
+
+
+@GIF_AND_AVIF
+def test_a_bomb_of_a_further_format_is_refused_by_its_header(
+    client: TestClient, service: Service, token: Callable[..., dict[str, str]]
+) -> None:
+    bombs = [gif((65_535, 65_535), frame((1, 1), 0))]
+    bombs += [heif(kind, tile(kind).with_property(ispe(9999, 9999))) for kind in KINDS[:1]]
+    for data in bombs:
+        files = {"file": ("upload.jpg", data, "image/jpeg")}
+        answer = client.post(UPLOAD, files=files, data={"bucket": "photos"}, headers=token())
+        assert (answer.status_code, answer.json()["code"]) == (422, "image_too_large")
+    assert count_jobs(service) == 0

@@ -10,13 +10,19 @@ from typing import Any
 from imageprocessor.cli.batch import report_error
 from imageprocessor.cli.files import open_input
 from imageprocessor.cli.output import print_error, print_pairs, show_bytes
+from imageprocessor.core.formats.registry import list_installed_mime_types
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import ImageProcessorError
 
 #: No pixels are decoded here, so no limits are needed.
-NO_LIMITS = Limits(max_bytes=sys.maxsize, max_pixels=sys.maxsize, max_side=sys.maxsize)
+NO_LIMITS = Limits(
+    max_bytes=sys.maxsize,
+    max_pixels=sys.maxsize,
+    max_side=sys.maxsize,
+    mime_types=frozenset(list_installed_mime_types()),
+)
 
 #: Metadata fields that reveal personal data, other than the location, and their names.
 PERSONAL_FIELDS = {"taken_at": "time", "camera": "camera", "software": "software"}
@@ -46,6 +52,7 @@ def read_report(path: Path) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
         "frames": info.frames,
+        "duration": info.duration,
         "orientation": metadata.orientation,
         "color_profile": metadata.icc,
         "camera": metadata.camera,
@@ -61,7 +68,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     if "error" in report:
         print_error(f"{report['file']}: {report['error']}")
         return
-    frames = f", {report['frames']} frames" if report["frames"] > 1 else ""
+    frames = ""
+    if report["frames"] > 1:
+        frames = f", {report['frames']} frames in {report['duration']} s"
     size = show_bytes(report["size_bytes"])
     image = {
         "format": f"{report['format']}{frames}, {size}",

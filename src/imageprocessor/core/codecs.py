@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
+from pkgutil import resolve_name
 
 import PIL
 from PIL import Image, features
 
 from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.core.formats.registry import FORMATS, OUTPUT_FORMATS, ImageFormat
+from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import InputError, InvalidVariantError
 
 SIMD = "Pillow-SIMD"
+HEIF = "pillow-heif"
 LIBRARIES = {
     "libjpeg-turbo": "libjpeg_turbo",
     "libwebp": "webp",
@@ -35,7 +38,7 @@ def pillow_version() -> tuple[int, ...]:
 
 
 def list_libraries() -> dict[str, str]:
-    """Return the versions of Pillow (or Pillow-SIMD) and of the libraries built into it."""
+    """Return the versions of Pillow (or Pillow-SIMD), the libraries in it, and pillow-heif."""
     pillow = "Pillow"
     with suppress(PackageNotFoundError):
         # If both are installed, PIL is the one whose version matches.
@@ -46,30 +49,38 @@ def list_libraries() -> dict[str, str]:
         found = features.version(feature)
         if found:
             versions[name] = found
+    with suppress(PackageNotFoundError):
+        versions[HEIF] = version(HEIF)
     return versions
 
 
-def find_broken(outputs: Iterable[str]) -> dict[str, str]:
+def find_broken(mime_types: Collection[str], outputs: Iterable[str]) -> dict[str, str]:
     """Return the formats that do not work, each with the reason.
 
-    Process an image of one pixel in each accepted format, and encode it in each of *outputs*.
+    Process an image of one pixel in each of *mime_types*, and encode it in each of *outputs*.
     """
-    attempts = [(row, _process_pixel) for row in FORMATS.values()]
+    accepted = [row for row in FORMATS.values() if row.mime_type in mime_types]
+    attempts = [(row, _process_pixel) for row in accepted]
     attempts += [(OUTPUT_FORMATS[output], _encode_pixel) for output in outputs]
     broken = {}
     for image_format, attempt in attempts:
         try:
             attempt(image_format)
         # Pillow raises these if a codec is missing.
-        except (OSError, KeyError, AttributeError, InputError, InvalidVariantError) as error:
+        except (
+            *(OSError, KeyError, AttributeError, ImportError),
+            *(InputError, InvalidVariantError),
+        ) as error:
             broken[image_format.name] = str(error)
     return broken
 
 
 def _process_pixel(image_format: ImageFormat) -> None:
+    resolve_name(image_format.decoder)  # this registers the encoder of an extra
     file = BytesIO()
     Image.new("RGB", (1, 1)).save(file, image_format.name)
-    process(file.getvalue(), [VariantSpec("probe")])
+    limits = Limits(mime_types=frozenset({image_format.mime_type}))
+    process(file.getvalue(), [VariantSpec("probe")], limits)
 
 
 def _encode_pixel(image_format: ImageFormat) -> None:

@@ -13,10 +13,12 @@ from imageprocessor.core.color.deep import decode_16_bits, has_16_bits
 from imageprocessor.core.color.spaces import DeclaredColors, list_declared_colors, list_profiles
 from imageprocessor.core.formats.container import (
     CodedData,
+    Layout,
     Piece,
     file_size,
     find_color_chunks,
     find_exif,
+    find_layout,
     find_profile,
 )
 from imageprocessor.core.formats.registry import FORMATS
@@ -24,9 +26,13 @@ from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.jpeg_decoder import decode_by_scan
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
-from imageprocessor.core.orientation import read_orientation
+from imageprocessor.core.orientation import find_orientation
 from imageprocessor.core.validate import ImageInfo
-from imageprocessor.errors import ImageProcessorError, InvalidImageError, TooManyPixelsError
+from imageprocessor.errors import (
+    ImageProcessorError,
+    InvalidImageError,
+    TooManyPixelsError,
+)
 
 # No decoder uses more than 20 bytes per pixel (lossless WebP); the rest is a margin.
 _MAX_BYTES_PER_PIXEL = 24
@@ -34,9 +40,11 @@ _MAX_OTHER_BYTES = 64 << 20
 _KEY_SCALES = {"L;2": 85, "L;4": 17}
 """The factor that scales a level to 8 bits, by Pillow's raw mode."""
 
-# Import the decoders with this module, so that a worker's first job does not wait for them.
+# Import the decoders with this module, so that a worker's first job does not wait for them. Others
+# than the default ones are only imported where they are needed.
 for _image_format in FORMATS.values():
-    resolve_name(_image_format.decoder)
+    if _image_format.is_default:
+        resolve_name(_image_format.decoder)
 
 
 class Unpacked(NamedTuple):
@@ -44,7 +52,7 @@ class Unpacked(NamedTuple):
 
     ``orientation`` is EXIF's, 1 to 8; ``kinds`` names the metadata as in ``Metadata.kinds``.
     ``has_end_mark`` is false if the end mark was missing and was added. ``coded`` is the coded data
-    of each scan of a JPEG, and empty for other formats.
+    of each scan of a JPEG, and empty for other formats. ``layout`` is that of an AVIF or HEIC.
     """
 
     image: BytesIO
@@ -53,6 +61,7 @@ class Unpacked(NamedTuple):
     kinds: frozenset[str]
     has_end_mark: bool
     coded: tuple[CodedData, ...]
+    layout: Layout | None = None
 
 
 def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
@@ -75,11 +84,12 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     profile = find_profile(metadata, container)
     return Unpacked(
         BytesIO(image),
-        orientation=read_orientation(exif),
+        orientation=find_orientation(metadata),
         colors=list_declared_colors(chunks, profile, exif),
         kinds=frozenset(kinds),
         has_end_mark=not any(piece.is_end_added for piece in metadata),
         coded=tuple(coded),
+        layout=find_layout(metadata),
     )
 
 
@@ -102,11 +112,13 @@ def decode(
         MemoryError: The decoder failed, and decoding could exceed the memory limit.
     """
     image_format = FORMATS[info.format]
+    open_decoder = resolve_name(image_format.decoder)
+    layout = unpacked.layout
     try:
         # Call the decoder class, because ``Image.open`` uses another class for some JPEGs. It also
         # warns about more than 89 million pixels even if ``limits`` allow them, with a setting that
         # applies to the whole process.
-        decoder: ImageFile.ImageFile = resolve_name(image_format.decoder)(unpacked.image)
+        decoder: ImageFile.ImageFile = open_decoder(unpacked.image)
         check_dimensions(*decoder.size, limits)
         decoder.draft(None, at_least)
         if unpacked.coded:
@@ -128,13 +140,21 @@ def decode(
     except Exception as error:
         # A decoder that runs out of memory often reports damage. If all the memory that it could
         # need is available, the damage is real; otherwise this raises MemoryError.
-        most_bytes = info.width * info.height * _MAX_BYTES_PER_PIXEL + _MAX_OTHER_BYTES
+        width, height = layout[:2] if layout else (info.width, info.height)
+        most_bytes = width * height * _MAX_BYTES_PER_PIXEL + _MAX_OTHER_BYTES
         require_memory(most_bytes, "to decode the image")
         reason = str(error) or type(error).__name__
         raise InvalidImageError(
             f"The {info.format} cannot be decoded ({reason}). Re-encode it."
         ) from error
-    if image_format.keeps_buffers:
+    if layout is not None:
+        if image.size != layout[:2]:
+            raise InvalidImageError(
+                f"The {info.format} declares {layout.width} x {layout.height} pixels, but has "
+                f"{image.width} x {image.height}. Re-encode it."
+            )
+        image = image.crop(layout.box)
+    elif image_format.keeps_buffers:
         image = image.copy()
     image.info["profiles"] = profiles
     return image
@@ -150,7 +170,7 @@ def _keep_image(
     """
     position = 0
     for piece in pieces:
-        if piece.kinds or piece.color_chunk or piece.is_end_added:
+        if piece.kinds or piece.color_chunk or piece.is_end_added or piece.layout:
             metadata.append(piece._replace(clean=b""))
         declares_colors = piece.color_chunk or "icc" in piece.kinds
         if declares_colors or piece.is_animation:
@@ -182,6 +202,9 @@ def _scale_transparent_key(decoder: ImageFile.ImageFile) -> None:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK":
         return image
+    if image.mode == "I;16":  # a gray HEIC of more than 8 bits; ``convert`` would clip the levels
+        high_bytes = image.tobytes()[1::2]
+        return Image.frombytes("L", image.size, high_bytes)
     mode = "L" if image.mode in {"1", "L", "LA"} else "RGB"
     if image.has_transparency_data:
         mode += "A"

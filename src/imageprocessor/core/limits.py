@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imageprocessor.core.formats.registry import list_mime_types
+from imageprocessor.core.formats.registry import list_default_mime_types, require_installed
 from imageprocessor.errors import (
     AnimationTooLongError,
     DimensionTooLargeError,
@@ -18,15 +18,24 @@ from imageprocessor.errors import (
 class Limits:
     """Inclusive upper bounds for an image, and the accepted MIME types.
 
+    JPEG, PNG and WebP are accepted unless *mime_types* names others: "image/gif", "image/avif" or
+    "image/heic".
+
     ``max_frames`` only counts where a size keeps the animation; ``max_pixels`` is then also the
     limit on all frames together.
+
+    Raises:
+        MissingExtraError: The decoder of a format that *mime_types* names is not installed.
     """
 
     max_bytes: int = 10 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 65_535
     max_frames: int = 300
-    mime_types: frozenset[str] = frozenset(list_mime_types())
+    mime_types: frozenset[str] = frozenset(list_default_mime_types())
+
+    def __post_init__(self) -> None:
+        require_installed(self.mime_types)
 
 
 def check_size(size_bytes: int, limits: Limits) -> None:

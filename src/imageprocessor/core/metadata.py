@@ -24,11 +24,15 @@ from imageprocessor.core.formats.container import (
 from imageprocessor.core.formats.registry import FORMATS, list_mime_types
 from imageprocessor.core.formats.sniff import sniff
 from imageprocessor.core.limits import Limits
-from imageprocessor.core.orientation import orientation_exif, read_orientation
+from imageprocessor.core.orientation import (
+    find_orientation,
+    orientation_exif,
+    read_orientation,
+)
 from imageprocessor.core.position import read_position
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.validate import validate
-from imageprocessor.errors import InputError
+from imageprocessor.errors import InputError, StripUnsupportedError
 
 _MAKE, _MODEL, _SOFTWARE, _EXIF_DIRECTORY = 0x010F, 0x0110, 0x0131, 0x8769
 _DATE_TIME_ORIGINAL = 0x9003
@@ -65,19 +69,25 @@ def strip_metadata(
     byte remains between its last pixel and its end mark. The file is read in blocks, so it takes
     about as much memory as the result, and a PNG twice that.
 
-    In a JPEG or a WebP, only a decoder can find the last pixel, and thus bytes hidden behind it
-    within the coded data. *check_pixels* decodes the image and raises an error if there are such
+    In a JPEG, a WebP or a GIF, only a decoder can find the last pixel, and thus bytes hidden behind
+    it within the coded data. *check_pixels* decodes the image and raises an error if there are such
     bytes; up to 9 of them may go unnoticed, and any number in a JPEG with arithmetic coding.
 
     Raises:
+        StripUnsupportedError: The image is an AVIF or HEIC.
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` if the file ends
-            before the image does, or a JPEG without its end mark, and ``InvalidImageError`` if a
-            part does not follow the format. With *check_pixels*, they are also raised if pixels are
-            missing, or if coded data follows the last pixel.
+            before the image does, or a JPEG or GIF without its end mark, and ``InvalidImageError``
+            if a part does not follow the format. With *check_pixels*, they are also raised if
+            pixels are missing, or if coded data follows the last pixel.
     """
     with open_source(data) as file:
         info = validate(file, limits)
         image_format = FORMATS[info.format]
+        if not image_format.strips:
+            raise StripUnsupportedError(
+                f"The metadata of {image_format.title} files cannot be removed without re-encoding "
+                "the image. Process it instead."
+            )
         added_ends: list[Piece] = []
         parts = _clean_parts(file, image_format.container, added_ends)
         clean = image_format.container.join(parts, file_size(file))  # also fills *added_ends*
@@ -100,12 +110,11 @@ def read_metadata(data: ImageSource) -> Metadata:
         UnsupportedTypeError: The file has no known format.
     """
     with open_source(data) as file:
-        any_format = Limits(mime_types=frozenset(list_mime_types()))
-        container = sniff(file, any_format).container
+        container = sniff(file, list_mime_types()).container
         pieces: list[Piece] = []
         with suppress(InputError):  # keep the pieces before the damage
             for piece in container.read_pieces(file):
-                if piece.kinds:
+                if piece.kinds or piece.layout:
                     pieces.append(piece._replace(clean=b""))  # noqa: PERF401 - see above
     kinds: dict[str, None] = {}  # a set that keeps its order
     for piece in pieces:
@@ -119,7 +128,7 @@ def read_metadata(data: ImageSource) -> Metadata:
     profile = find_profile(pieces, container)
     return Metadata(
         kinds=tuple(kinds),
-        orientation=read_orientation(exif),
+        orientation=find_orientation(pieces),
         gps=read_position(exif),
         camera=_join_make_and_model(make, model),
         software=software,

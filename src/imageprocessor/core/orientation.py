@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from PIL import Image
 
 from imageprocessor.core.exif import SHORT, read_tags
+from imageprocessor.core.formats.container import Piece, find_exif, find_layout
 
 _TAG = 0x0112
 _TRANSPOSITIONS = {
@@ -35,6 +37,12 @@ def read_orientation(exif: bytes | None) -> int:
         return 1
     [orientation] = value
     return orientation if 1 <= orientation <= 8 else 1
+
+
+def find_orientation(pieces: Sequence[Piece]) -> int:
+    """Return the orientation that the pieces of a file declare: by its layout, else by its EXIF."""
+    layout = find_layout(pieces)
+    return layout.orientation if layout else read_orientation(find_exif(pieces))
 
 
 def swaps_sides(orientation: int) -> bool:

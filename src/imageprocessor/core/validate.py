@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imageprocessor.core.formats.container import file_size
+from imageprocessor.core.formats.container import add_durations, file_size
 from imageprocessor.core.formats.sniff import sniff
 from imageprocessor.core.limits import Limits, check_dimensions, check_size
 from imageprocessor.core.source import ImageSource, open_source
@@ -15,7 +15,8 @@ class ImageInfo:
     """What an image's header declares.
 
     ``format`` is a name in ``core.formats.registry.FORMATS``, such as "JPEG". Width and height are
-    in pixels as stored, before orientation. A JPEG that contains further images has one frame.
+    in pixels as stored, before orientation. A JPEG or HEIC that contains further images has one
+    frame. ``duration`` is that of an animation, played once, in seconds; None for a still image.
     """
 
     format: str
@@ -23,6 +24,7 @@ class ImageInfo:
     width: int
     height: int
     frames: int
+    duration: float | None = None
 
 
 def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
@@ -41,13 +43,19 @@ def validate(data: ImageSource, limits: Limits = Limits()) -> ImageInfo:
     """
     with open_source(data) as file:
         check_size(file_size(file), limits)
-        image_format = sniff(file, limits)
+        image_format = sniff(file, limits.mime_types)
         header = image_format.container.read_header(file)
+        duration = None
+        if header.frames > 1 and image_format.read_durations is not None:
+            duration = add_durations(image_format.read_durations(file))
     check_dimensions(header.width, header.height, limits)
+    if header.decoded is not None:
+        check_dimensions(*header.decoded, limits)
     return ImageInfo(
         format=image_format.name,
         mime_type=image_format.mime_type,
         width=header.width,
         height=header.height,
         frames=header.frames,
+        duration=duration,
     )

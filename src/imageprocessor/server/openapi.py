@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +17,7 @@ from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
-from imageprocessor.settings import MIME_TYPES, Settings
+from imageprocessor.settings import Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 VARIANT_CONTENT = {
@@ -47,7 +48,7 @@ FORM_FIELDS: dict[str, dict[str, Any]] = {
     "file": {
         "type": "string",
         "format": "binary",
-        "description": f"The image: {join_titles('or')}.",
+        "description": "The image.",
     },
     "bucket": {
         "type": "string",
@@ -97,6 +98,7 @@ BATCH_FORM = {
         },
     },
 }
+ANY_IMAGE = "image/*"
 IDEMPOTENCY_KEY = {
     "name": "idempotency-key",
     "in": "header",
@@ -169,7 +171,6 @@ def _describe_status(status: int) -> dict[str, Any]:
 def describe_upload() -> dict[str, Any]:
     """Return the OpenAPI description of an upload request, which FastAPI does not parse."""
     encoding = {
-        "file": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
     }
     content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
@@ -184,7 +185,7 @@ def describe_ticket_upload(method: str) -> dict[str, Any]:
     """Return the OpenAPI description of an upload with a ticket, which FastAPI does not parse."""
     binary = {"type": "string", "format": "binary"}
     if method == "PUT":
-        content: dict[str, Any] = {name: {"schema": binary} for name in MIME_TYPES}
+        content: dict[str, Any] = {ANY_IMAGE: {"schema": binary}}
     else:
         form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
         content = {"multipart/form-data": {"schema": form}}
@@ -197,7 +198,6 @@ def describe_ticket_upload(method: str) -> dict[str, Any]:
 def describe_batch_upload() -> dict[str, Any]:
     """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
     encoding = {
-        "files": {"contentType": ", ".join(MIME_TYPES)},
         "metadata": {"contentType": "application/json"},
         "items": {"contentType": "application/json"},
     }
@@ -242,6 +242,7 @@ def build_openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
         for operation in path.values():
             _drop_validation_error(operation)
             _name_sizes(operation, settings)
+            _name_formats(operation, settings)
             security = operation.get("security", [])
             if not settings.public_reads and {} in security:  # {} means no token is needed
                 security.remove({})
@@ -262,3 +263,24 @@ def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "size":
             parameter["schema"]["enum"] = [spec.name for spec in settings.image_sizes]
+
+
+def _name_formats(operation: dict[str, Any], settings: Settings) -> None:
+    """Name the accepted formats in the description of an upload."""
+    body = deepcopy(operation.get("requestBody", {}))
+    content = body.get("content", {})
+    accepted = settings.allowed_mime_types
+    if ANY_IMAGE in content:
+        binary = content.pop(ANY_IMAGE)
+        content |= dict.fromkeys(accepted, binary)
+        operation["requestBody"] = body
+    form = content.get("multipart/form-data")
+    if form is None:
+        return
+    properties = form["schema"]["properties"]
+    for name in {"file", "files"} & properties.keys():
+        form.setdefault("encoding", {})[name] = {"contentType": ", ".join(accepted)}
+    if "file" in properties:
+        titles = join_titles("or", accepted)
+        properties["file"]["description"] = f"The image: {titles}."
+    operation["requestBody"] = body

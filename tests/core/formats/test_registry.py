@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pkgutil import resolve_name
 
 import pytest
@@ -10,15 +11,37 @@ from imageprocessor.core.formats.registry import (
     OUTPUT_FORMATS,
     ImageFormat,
     find_output,
+    list_default_mime_types,
+    list_installed_mime_types,
     list_mime_types,
     list_suffixes,
 )
+from imageprocessor.core.limits import Limits
+from imageprocessor.errors import MissingExtraError
 
-each_format = pytest.mark.parametrize("image_format", FORMATS.values(), ids=FORMATS)
+INSTALLED = {name: row for name, row in FORMATS.items() if row.is_installed}
+each_format = pytest.mark.parametrize("image_format", INSTALLED.values(), ids=INSTALLED)
 
 
 def test_mime_types_are_the_registered_ones() -> None:
-    assert list_mime_types() == ("image/jpeg", "image/png", "image/webp")
+    assert list_default_mime_types() == ("image/jpeg", "image/png", "image/webp")
+    assert list_mime_types() == (
+        *list_default_mime_types(),
+        "image/gif",
+        "image/avif",
+        "image/heic",
+    )
+
+
+def test_a_format_whose_extra_is_not_installed_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FORMATS, "HEIC", replace(FORMATS["HEIC"], package="not_installed"))
+    assert list_installed_mime_types() == list_mime_types()[:-1]
+    with pytest.raises(MissingExtraError, match=r"HEIC \(image/heic\) needs an extra") as error:
+        Limits(mime_types=frozenset({"image/heic"}))
+    assert error.value.extra == "heic"
+    Limits(mime_types=frozenset({"image/avif"}))
 
 
 @each_format

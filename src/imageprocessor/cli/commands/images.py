@@ -24,6 +24,7 @@ from imageprocessor.core.formats.registry import (
     DEFAULT_OUTPUT,
     OUTPUT_FORMATS,
     find_output,
+    list_installed_mime_types,
     list_suffixes,
 )
 from imageprocessor.core.variants import DEFAULT_SIZES
@@ -170,7 +171,12 @@ def process(  # noqa: PLR0913 - one parameter for each option
         names |= spec.files
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_frames=max_frames)
+    limits = Limits(
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_frames=max_frames,
+        mime_types=frozenset(list_installed_mime_types()),
+    )
     plan = make_plan(files, names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
@@ -223,6 +229,7 @@ def transform(  # noqa: PLR0913 - one parameter for each option
         max_bytes=int(max_size_mb * 2**20),
         max_pixels=int(max_megapixels * 1e6),
         max_frames=max_frames,
+        mime_types=frozenset(list_installed_mime_types()),
     )
     source, _ = open_input(file, limits.max_bytes)
     variant = transform_image(source, wanted, limits, watermarks, format=output)

@@ -26,11 +26,24 @@ _OVERLAP_BYTES = 32  # longer than any mark
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Width and height in pixels as stored, before orientation, and the number of frames."""
+    """Width and height in pixels as stored, before orientation, and the number of frames.
+
+    *decoded* is the size that a decoder may need memory for, if it is larger than the image.
+    """
 
     width: int
     height: int
     frames: int
+    decoded: tuple[int, int] | None = None
+
+
+class Layout(NamedTuple):
+    """The size of what a decoder returns, the box of it to keep, and its orientation, 1 to 8."""
+
+    width: int
+    height: int
+    box: tuple[int, int, int, int]
+    orientation: int
 
 
 class CodedData(NamedTuple):
@@ -47,7 +60,8 @@ class Piece(NamedTuple):
     on) or of an ICC profile, and empty for other kinds. ``clean`` is what replaces the piece in a
     file without metadata. ``is_animation`` marks pieces that the first image of a PNG does not
     need, ``is_coded`` the coded data of a JPEG. ``is_end_added`` marks an end mark that the file
-    lacks. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space.
+    lacks. ``color_chunk`` is the name and content of a PNG's chunk that declares a colour space, or
+    the same of another format. ``layout`` is what an AVIF or HEIC declares; EXIF does not count.
     """
 
     clean: bytes = b""
@@ -57,6 +71,7 @@ class Piece(NamedTuple):
     color_chunk: bytes = b""
     is_coded: bool = False
     is_end_added: bool = False
+    layout: Layout | None = None
 
     @property
     def exif(self) -> bytes:
@@ -136,6 +151,11 @@ def find_exif(pieces: Iterable[Piece]) -> bytes:
     return b""
 
 
+def find_layout(pieces: Iterable[Piece]) -> Layout | None:
+    """Return the layout of an AVIF or HEIC, or None for other formats."""
+    return next((piece.layout for piece in pieces if piece.layout), None)
+
+
 def find_profile(pieces: Iterable[Piece], container: Container) -> bytes | None:
     """Return the ICC profile in the pieces, or None; a damaged profile may be empty bytes."""
     payloads = [piece.payload for piece in pieces if "icc" in piece.kinds]
@@ -152,6 +172,18 @@ def find_color_chunks(pieces: Iterable[Piece]) -> dict[bytes, bytes]:
         if piece.color_chunk:
             chunks.setdefault(piece.color_chunk[:4], piece.color_chunk[4:])
     return chunks
+
+
+def add_durations(durations: Iterable[float]) -> float:
+    """Return the seconds that browsers take for frames of these milliseconds.
+
+    They show a frame of 10 ms or less for 100 ms, because old programs wrote 0 for no hurry.
+
+    >>> add_durations([40, 40, 0])
+    0.18
+    """
+    total = sum(milliseconds if milliseconds > 10 else 100 for milliseconds in durations)
+    return round(total / 1000, 3)
 
 
 def trailer_pieces(file: BinaryIO, start: int) -> Iterator[Piece]:

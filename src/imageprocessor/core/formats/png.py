@@ -45,6 +45,7 @@ _COLOUR_SPACE = {b"cICP", b"sRGB", b"gAMA", b"cHRM"}
 _MAX_COLOUR_SPACE_BYTES = 32  # cHRM
 _NEEDED = _ANIMATION | _COLOUR | {b"tRNS", b"pHYs"}
 _KINDS = {b"caBX": "c2pa", b"tIME": "time"}
+_FRAME_CONTROL_BYTES = 26
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _TEXT_KINDS = {
     b"XML:com.adobe.xmp": "xmp",
@@ -185,6 +186,17 @@ def read_frames(file: BinaryIO) -> Frames:
     return Frames(frames, plays)
 
 
+def read_durations(file: BinaryIO) -> Iterator[float]:
+    """Yield the milliseconds of each frame, from its fcTL chunk; a denominator of 0 means 100."""
+    with suppress(TruncatedImageError):
+        for name, start, end in _read_chunks(file):
+            is_control = name == b"fcTL" and end - start == _FRAME_CONTROL_BYTES
+            if is_control and _has_right_checksum(file, name, start, end):
+                delay = read_range(file, start + 20, start + 24)
+                numerator, denominator = struct.unpack(">HH", delay)
+                yield 1000 * numerator / (denominator or 100)
+
+
 def exif_piece(exif: bytes) -> bytes:
     """Return an EXIF block as an eXIf chunk."""
     return _chunk(b"eXIf", exif)
@@ -287,9 +299,8 @@ def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> int:
     with suppress(TruncatedImageError):
         for name, start, end in chunks:
-            if name == b"acTL" and end - start == 8:
-                file.seek(start)
-                frames = int.from_bytes(file.read(4))
+            if name == b"acTL" and end - start == 8 and _has_right_checksum(file, name, start, end):
+                frames = int.from_bytes(read_range(file, start, start + 4))
                 return frames if 0 < frames < 1 << 31 else 1
             if name == b"IDAT":
                 break

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, BinaryIO
 
-from imageprocessor.core.formats import avif_encoder, jpeg, png, webp
+from imageprocessor.core.formats import avif, avif_encoder, gif, heic, jpeg, png, webp
 from imageprocessor.core.formats.container import Container, Frames
 from imageprocessor.core.formats.encoding import Encoding
+from imageprocessor.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +42,13 @@ class ImageFormat:
         quality: of the encoder if none is requested; None if it loses nothing.
         max_pixels: the most that the encoder takes; None: as many as an output may have.
         frame_encoder: the function that encodes an animation, as "module:function".
+        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
+            None for a format without animations.
+        is_default: whether it is accepted unless the limits or settings name other formats.
+        brands: what an ISO base media file (ISO/IEC 14496-12) of this format names in its header,
+            the usual one first. Other formats are recognized by ``filetype``.
+        strips: whether ``strip_metadata`` supports it.
+        extra: the extra that its decoder needs, and *package* the package that the extra installs.
     """
 
     name: str
@@ -56,6 +65,17 @@ class ImageFormat:
     quality: int | None = None
     max_pixels: int | None = None
     frame_encoder: str | None = None
+    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
+    is_default: bool = False
+    brands: tuple[bytes, ...] = ()
+    strips: bool = True
+    extra: str = ""
+    package: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package of its extra is installed; it is not imported."""
+        return not self.package or find_spec(self.package) is not None
 
     @property
     def mime_type(self) -> str:
@@ -80,6 +100,7 @@ FORMATS = {
             decoder="PIL.JpegImagePlugin:JpegImageFile",
             encode=jpeg.encode,
             quality=85,
+            is_default=True,
         ),
         ImageFormat(
             name="PNG",
@@ -91,6 +112,8 @@ FORMATS = {
             trim=png.trim,
             encode=png.encode,
             read_frames=png.read_frames,
+            read_durations=png.read_durations,
+            is_default=True,
         ),
         ImageFormat(
             name="WEBP",
@@ -105,25 +128,51 @@ FORMATS = {
             encode=webp.encode,
             quality=85,
             frame_encoder="imageprocessor.core.webp_encoder:encode_frames",
+            read_durations=webp.read_durations,
+            is_default=True,
+        ),
+        ImageFormat(
+            name="GIF",
+            title="GIF",
+            mime_types=("image/gif",),
+            suffixes=(".gif",),
+            container=gif,
+            decoder="imageprocessor.core.gif_decoder:FirstFrameFile",
+            shorten=gif.shorten,
+            read_durations=gif.read_durations,
+            read_frames=gif.read_frames,
+        ),
+        ImageFormat(
+            name="AVIF",
+            title="AVIF",
+            mime_types=("image/avif",),
+            suffixes=(".avif",),
+            container=avif.CONTAINER,
+            decoder="imageprocessor.core.avif_decoder:SingleThreadFile",
+            read_durations=avif.CONTAINER.read_durations,
+            encode=avif_encoder.encode,
+            quality=avif_encoder.QUALITY,
+            max_pixels=avif_encoder.MAX_PIXELS,
+            brands=(b"avif", b"avis"),
+            strips=False,
+        ),
+        ImageFormat(
+            name="HEIC",
+            title="HEIC",
+            mime_types=("image/heic",),
+            suffixes=(".heic", ".heif"),
+            container=heic.CONTAINER,
+            decoder="imageprocessor.core.heic_decoder:HeicFile",
+            read_durations=heic.CONTAINER.read_durations,
+            brands=(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+            strips=False,
+            extra="heic",
+            package="pillow_heif",
         ),
     )
 }
 
-AVIF = ImageFormat(
-    name="AVIF",
-    title="AVIF",
-    mime_types=("image/avif",),
-    suffixes=(".avif",),
-    container=cast("Container", None),  # only written
-    decoder="PIL.AvifImagePlugin:AvifImageFile",
-    encode=avif_encoder.encode,
-    quality=avif_encoder.QUALITY,
-    max_pixels=avif_encoder.MAX_PIXELS,
-)
-
-OUTPUT_FORMATS = {
-    row.name.lower(): row for row in (AVIF, FORMATS["WEBP"], FORMATS["JPEG"], FORMATS["PNG"])
-}
+OUTPUT_FORMATS = {name.lower(): FORMATS[name] for name in ("AVIF", "WEBP", "JPEG", "PNG")}
 """The formats of variants by the name that a variant gives them, those with small files first."""
 
 DEFAULT_OUTPUT = "webp"
@@ -133,6 +182,23 @@ DEFAULT_OUTPUT = "webp"
 def list_mime_types() -> tuple[str, ...]:
     """Return the MIME type of each format, in the order of the table."""
     return tuple(row.mime_type for row in FORMATS.values())
+
+
+def list_default_mime_types() -> tuple[str, ...]:
+    """Return the MIME types that are accepted unless others are named."""
+    return tuple(row.mime_type for row in FORMATS.values() if row.is_default)
+
+
+def list_installed_mime_types() -> tuple[str, ...]:
+    """Return the MIME types of the formats that can be decoded here."""
+    return tuple(row.mime_type for row in FORMATS.values() if row.is_installed)
+
+
+def require_installed(mime_types: Collection[str]) -> None:
+    """Raise ``MissingExtraError`` if the decoder of one of *mime_types* is not installed."""
+    for row in FORMATS.values():
+        if row.mime_type in mime_types and not row.is_installed:
+            raise MissingExtraError(f"{row.title} ({row.mime_type})", row.extra)
 
 
 def list_suffixes() -> tuple[str, ...]:
@@ -152,11 +218,11 @@ def find_output(file_name: str) -> ImageFormat | None:
     return None
 
 
-def join_titles(conjunction: str) -> str:
-    """Return the formats as a list for use in a sentence.
+def join_titles(conjunction: str, mime_types: Collection[str]) -> str:
+    """Return the formats of *mime_types* as a list for use in a sentence.
 
-    >>> join_titles("or")
+    >>> join_titles("or", list_default_mime_types())
     'JPEG, PNG or WebP'
     """
-    *others, last = (row.title for row in FORMATS.values())
-    return f"{', '.join(others)} {conjunction} {last}"
+    *others, last = (row.title for row in FORMATS.values() if row.mime_type in mime_types)
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

@@ -109,6 +109,14 @@ def read_frames(file: BinaryIO) -> Frames:
     return Frames(frames, plays)
 
 
+def read_durations(file: BinaryIO) -> Iterator[float]:
+    """Yield the milliseconds of each complete ANMF chunk."""
+    with suppress(TruncatedImageError):
+        for name, start, end in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
+            if name == b"ANMF" and end - start >= _FRAME_HEADER_BYTES:
+                yield int.from_bytes(read_range(file, start + 12, start + 15), "little")
+
+
 def exif_piece(exif: bytes) -> bytes:
     """Return an EXIF block as an EXIF chunk."""
     return _chunk(b"EXIF", exif)

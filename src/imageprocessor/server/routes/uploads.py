@@ -94,6 +94,7 @@ for method, operation_id in (("PUT", "putTicketUpload"), ("POST", "postTicketUpl
                 errors.EmptyFileError,
                 errors.TooManyPixelsError,
                 errors.DimensionTooLargeError,
+                errors.AnimationTooLongError,
                 errors.InvalidImageError,
                 errors.TruncatedImageError,
                 errors.MissingFileError,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from imageprocessor.queue.maintenance.doctor.codecs import (
 )
 from imageprocessor.queue.maintenance.doctor.finding import Finding, Verdict
 from imageprocessor.settings import Settings
+from tests.heif import KINDS
 from tests.images import encode, photo, truncated
 
 OK, WARNING, WRONG = Verdict
+FOUND = {"JPEG", "PNG", "WEBP", "GIF", *KINDS}
+ACCEPTED = [row.mime_type for name, row in FORMATS.items() if name in FOUND]
+needs_avif = pytest.mark.skipif("AVIF" not in KINDS, reason="this Pillow has no AVIF")
+DEFAULT = ["image/jpeg", "image/png", "image/webp"]
 DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
 
 
 def by_name(**values: Any) -> dict[str, Finding]:
-    settings = Settings.model_validate(values)
+    settings = Settings.model_validate({"allowed_mime_types": sorted(ACCEPTED), **values})
     return {finding.name: finding for finding in check_codecs(settings)}
 
 
@@ -47,6 +53,20 @@ def test_installed_codecs_are_ok() -> None:
     }
     for library in (f"{PIL.__version__}, libjpeg", "libwebp", "LittleCMS"):
         assert library in found["codec versions"].found
+
+
+def test_only_accepted_formats_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("PIL._imaging.gif_decoder")
+    codecs = by_name(allowed_mime_types=["image/jpeg", "image/webp"])["codecs"]
+    assert codecs.verdict is OK
+    assert codecs.found == "JPEG and WebP are decoded. Encoded: WebP"
+
+
+def test_a_package_that_cannot_be_imported_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = replace(FORMATS["HEIC"], decoder="imageprocessor.core.missing:HeicFile", package="")
+    monkeypatch.setitem(FORMATS, "HEIC", broken)
+    heic = by_name(allowed_mime_types=["image/heic"])["codec HEIC"]
+    assert heic.verdict is WRONG
 
 
 def test_two_packages_in_one_folder_are_wrong(
@@ -98,7 +118,9 @@ def test_old_pillow_is_wrong_and_old_pillow_simd_a_warning(
     [
         ("_imaging.jpeg_decoder", {"JPEG"}),
         ("_imaging.zip_decoder", {"PNG"}),
-        ("_webp.WebPEncode", {*FORMATS}),
+        ("_imaging.gif_decoder", {"GIF"}),
+        pytest.param("_avif.AvifDecoder", {"AVIF"}, marks=needs_avif),
+        ("_webp.WebPEncode", FOUND),
     ],
 )
 def test_missing_codec_is_wrong(
@@ -115,7 +137,7 @@ def test_missing_codec_is_wrong(
 
 def test_formats_that_sizes_use_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"card": {"width": 40, "formats": ["avif", "png"]}}
-    found = by_name(image_sizes=sizes)["codecs"].found
+    found = by_name(image_sizes=sizes, allowed_mime_types=DEFAULT)["codecs"].found
     assert found == "JPEG, PNG and WebP are decoded. Encoded: AVIF, PNG"
     monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
     broken = by_name(image_sizes=sizes)["codec AVIF"]

@@ -28,13 +28,14 @@ def check_codecs(settings: Settings) -> Iterator[Finding]:
     yield check_version(list_libraries(), pillow_version())
     used = {output for spec in settings.image_sizes for output in spec.files.values()}
     outputs = [output for output in OUTPUT_FORMATS if output in used]
-    broken = find_broken(outputs)
+    broken = find_broken(settings.allowed_mime_types, outputs)
     for name, fault in broken.items():
         found = f"A one-pixel image cannot be processed: {fault}"
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
+        titles = join_titles("and", settings.allowed_mime_types)
         encoded = ", ".join(OUTPUT_FORMATS[output].title for output in outputs)
-        yield ok("codecs", f"{join_titles('and')} are decoded. Encoded: {encoded}")
+        yield ok("codecs", f"{titles} are decoded. Encoded: {encoded}")
 
 
 def check_watermarks(settings: Settings) -> Iterator[Finding]:
