@@ -13,6 +13,7 @@ from imageprocessor.core.color.deep import decode_16_bits, has_16_bits
 from imageprocessor.core.color.spaces import DeclaredColors, list_declared_colors, list_profiles
 from imageprocessor.core.formats.container import (
     CodedData,
+    Coding,
     Piece,
     file_size,
     find_color_chunks,
@@ -48,6 +49,7 @@ class Unpacked(NamedTuple):
     """
 
     image: BytesIO
+    coding: Coding
     orientation: int
     colors: DeclaredColors
     kinds: frozenset[str]
@@ -75,6 +77,7 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     profile = find_profile(metadata, container)
     return Unpacked(
         BytesIO(image),
+        coding=FORMATS[info.format].read_coding(image),
         orientation=read_orientation(exif),
         colors=list_declared_colors(chunks, profile, exif),
         kinds=frozenset(kinds),

@@ -44,6 +44,7 @@ WARNINGS = (
     "hdr_flattened",
     "not_enlarged",
     "end_missing",
+    "max_bytes_exceeded",
 )
 """All warnings, in the order in which a result lists them."""
 
@@ -57,10 +58,10 @@ class ProcessedImage:
     kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
     (only the standard-range image is kept), "hdr_flattened" (light brighter than white paper became
     white), "not_enlarged" (the image is smaller than at least two of the requested sizes, or than
-    the only one), "end_missing" (all pixels are there, but not the mark behind them). ``removed``
-    names, in alphabetical order, the metadata that was in the source and is in no variant;
-    ``Metadata`` lists the names. It includes a colour profile, because the colours were converted
-    to sRGB.
+    the only one), "end_missing" (all pixels are there, but not the mark behind them),
+    "max_bytes_exceeded" (no quality keeps a variant within its ``max_bytes``). ``removed`` names,
+    in alphabetical order, the metadata that was in the source and is in no variant; ``Metadata``
+    lists the names. It includes a colour profile, because the colours were converted to sRGB.
     """
 
     variants: Mapping[str, Variant]

@@ -15,6 +15,7 @@ from imageprocessor.core.encode import Encoders
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
+from imageprocessor.core.quality import SourceFile
 from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.transformations.apply import apply
@@ -30,6 +31,7 @@ class Work:
     Args:
         image: the pixels after the latest step.
         original: the size of the upright image in pixels, before any shrinking.
+        source_file: what encoding depends on of the file that the image comes from.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
         crops: the crop of the upright image for each of *specs*.
     """
@@ -42,6 +44,7 @@ class Work:
 
     image: Image.Image = field(init=False)
     original: Dimensions = field(init=False)
+    source_file: SourceFile = field(init=False)
     orientation: int = field(init=False)
     crops: list[Crop] = field(init=False)
     dominant_color: str = field(init=False)
@@ -58,6 +61,8 @@ def decode_once(work: Work) -> None:
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
+    size_bytes = len(unpacked.image.getbuffer())
+    work.source_file = SourceFile(work.original, size_bytes, unpacked.coding)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
     if info.frames > 1:
@@ -109,7 +114,7 @@ def resize_and_encode(work: Work) -> None:
     plain = [spec for spec in work.specs if spec.is_plain]
     crops = [spec.find_crop(work.original) for spec in plain]
     image = work.image
-    with Encoders(work.threads) as encoders:
+    with Encoders(work.threads, work.source_file) as encoders:
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
             encoders.submit(image, specs)
@@ -118,6 +123,9 @@ def resize_and_encode(work: Work) -> None:
             if not spec.is_plain:
                 encoders.submit(_transform(work, spec), [spec])
     work.variants = encoders.collect()
+    for spec in work.specs:
+        if spec.max_bytes is not None and work.variants[spec.name].size_bytes > spec.max_bytes:
+            work.warnings.add("max_bytes_exceeded")
     # One size may exceed the image without a warning, because the largest one is usually just an
     # upper bound: "original" is 4096 px.
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)

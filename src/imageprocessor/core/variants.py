@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from imageprocessor.core.formats.registry import OUTPUT_FORMAT
 from imageprocessor.core.geometry import Crop, Dimensions
@@ -22,7 +22,7 @@ DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 409
 """Upper bounds of the width in pixels, by name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_PLAIN = {"name", "width", "height", "fit", "quality", "effort"}
+_PLAIN = {"name", "width", "height", "fit", "quality", "lossless", "max_bytes", "effort"}
 _WIDE = 2048
 
 
@@ -42,7 +42,7 @@ class VariantSpec(Transformation, _Named):
         height: upper bound of the height in pixels.
         fit: ``"inside"`` keeps the whole image within the bounds; ``"cover"`` fills width × height
             exactly and crops the rest, evenly on both sides. Neither enlarges.
-        quality: WebP quality, 1 to 100.
+        quality: the highest quality to use, 1 to 100, or "auto"; see ``Transformation``.
         effort: WebP effort, 0 (fast) to 6 (small). None means 2 for an output wider than 2048 px
             and 4 otherwise: for a wide output, 2 takes 0.4 times as long as 4 and 6 % more bytes at
             equal SSIM (docs/benchmarks.md).
@@ -61,7 +61,7 @@ class VariantSpec(Transformation, _Named):
     """
 
     _: KW_ONLY
-    quality: int = DEFAULT_QUALITY
+    quality: int | Literal["auto"] = DEFAULT_QUALITY
     effort: int | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +92,11 @@ class VariantSpec(Transformation, _Named):
             return find_needed(self, source)
         plan = plan_resize(self, source)
         return Crop(plan.area, plan.size)
+
+    def find_scale(self, source: Dimensions) -> float:
+        """Return the length in the result of 1 px in an image of size *source*."""
+        plan = plan_resize(self, find_cropped(self, source))
+        return Crop(plan.area, plan.size).scale
 
     def exceeds(self, source: Dimensions) -> bool:
         """Return whether an image of size *source* is too small to reach the bounds."""

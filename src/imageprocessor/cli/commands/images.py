@@ -77,7 +77,13 @@ Sizes = Annotated[
         show_default=" ".join(f"{name}={width}" for name, width in DEFAULT_SIZES.items()),
     ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help=f"{OUTPUT_FORMAT.title} quality.")]
+Quality = Annotated[
+    str,
+    typer.Option(
+        metavar="1 to 100, or auto",
+        help="Highest quality to use, or the lowest that looks the same.",
+    ),
+]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Reject larger images.")]
 MaxSize = Annotated[
     float, typer.Option("--max-size-mb", min=0.001, help="Reject larger files; 1 MB is 2^20 bytes.")
@@ -105,7 +111,7 @@ def process(  # noqa: PLR0913 - one parameter for each option
     out: OutFolder,
     *,
     size: Sizes = None,
-    quality: Quality = DEFAULT_QUALITY,
+    quality: Quality = str(DEFAULT_QUALITY),
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
     jobs: Jobs = 0,
@@ -126,7 +132,7 @@ def process(  # noqa: PLR0913 - one parameter for each option
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    variants = parse_sizes(size or [], quality)
+    variants = parse_sizes(size or [], parse_quality(quality))
     size_names = [spec.name for spec in variants]
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
@@ -297,7 +303,23 @@ def parse_watermarks(watermarks: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
+def parse_quality(text: str) -> Any:
+    """Return a quality as a size has it.
+
+    Raises:
+        typer.BadParameter: It is neither from 1 to 100 nor "auto".
+    """
+    from imageprocessor.core.transformations.values import whole_or
+
+    kind = whole_or("auto", 1, 100)
+    try:
+        return kind.check(kind.read(text))
+    except ValueError:
+        fault = f"{text!r} is not {kind.text_form}"
+        raise typer.BadParameter(fault, param_hint="'--quality'") from None
+
+
+def parse_sizes(sizes: Sequence[str], quality: Any) -> list[VariantSpec]:
     """Return the variants of *sizes*, each ``NAME=WIDTH``, or the default ones if there are none.
 
     Raises:

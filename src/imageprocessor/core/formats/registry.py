@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from imageprocessor.core.formats import jpeg, png, webp
-from imageprocessor.core.formats.container import Container
+from imageprocessor.core.formats.container import Coding, Container, lossy_coding
 from imageprocessor.core.formats.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
+        read_coding: returns how a file codes its pixels, from its header.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
+        loss: whether ``encode`` changes pixels; if optional, ``Encoding.lossless`` decides.
+        below_jpeg: how much lower than that of an equally good JPEG the quality of ``encode`` is;
+            None if the two cannot be compared.
     """
 
     name: str
@@ -47,7 +51,10 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
+    read_coding: Callable[[bytes], Coding] = lossy_coding
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
+    loss: Literal["always", "never", "optional"] = "always"
+    below_jpeg: int | None = None
 
     @property
     def mime_type(self) -> str:
@@ -70,6 +77,7 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            read_coding=jpeg.read_coding,
         ),
         ImageFormat(
             name="PNG",
@@ -79,6 +87,7 @@ FORMATS = {
             container=png,
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
+            read_coding=png.read_coding,
         ),
         ImageFormat(
             name="WEBP",
@@ -89,7 +98,10 @@ FORMATS = {
             decoder="PIL.WebPImagePlugin:WebPImageFile",
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
+            read_coding=webp.read_coding,
             encode=webp.encode,
+            loss="optional",
+            below_jpeg=5,
         ),
     )
 }
