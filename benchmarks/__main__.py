@@ -17,6 +17,7 @@ SUBJECTS = (
     "pipeline",
     "avif",
     "strip",
+    "quality",
     "service",
     "workers",
     "history",

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import avif, chart, filters, strip
+from benchmarks import avif, chart, filters, graphics, quality, strip
 from benchmarks.figures import Skipped, compare, interleave
 from benchmarks.peers import find_obstacle, node
 from benchmarks.photo import encode_noisy_photo, encode_photo
@@ -97,3 +97,12 @@ def test_filters_are_compared_with_lanczos(
     lanczos, bicubic = rows[:2]
     assert (lanczos[3], lanczos[5]) == ("1.000", "1.000"), "its bytes are the reference"
     assert float(bicubic[3]) < 1, "a smoother image needs fewer bytes"
+
+
+def test_ways_to_choose_a_quality_are_compared() -> None:
+    sprite = quality.encode(graphics.draw_pixel_art(16, 2), "PNG")
+    _, _, *lines = quality.format_ways({"sprite": sprite}).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[0] for row in rows] == ["always quality 85", "default", "`auto`", "lossless"]
+    assert [row[-1] for row in rows] == ["0", "1", "1", "1"], "the default is exact"
+    assert all(drawing(1).tobytes() == drawing(1).tobytes() for _, drawing in graphics.DRAWN[4:])

@@ -75,6 +75,14 @@ def test_size_may_have_several_formats() -> None:
     assert (card.quality_for("avif"), card.quality_for("webp")) == (60, 70)
 
 
+def test_size_may_leave_the_quality_open() -> None:
+    card = {"quality": "auto", "lossless": False, "max_bytes": 90_000}
+    (spec,) = load(IMAGE_SIZES=json.dumps({"card": card})).image_sizes
+    assert spec == VariantSpec("card", quality="auto", lossless=False, max_bytes=90_000)
+    with pytest.raises(SettingsError, match="quality is 'best'"):
+        load(IMAGE_SIZES='{"card":{"quality":"best"}}')
+
+
 def test_size_may_have_any_operation(tmp_path: Path) -> None:
     (tmp_path / "logo.png").write_bytes(b"not opened yet")
     text = "w_400,ar_1:1,fit_cover,g_auto,sat_20,wm_logo:se:80:25,r_max,q_60"

@@ -430,7 +430,12 @@ class Settings(BaseModel):
         "Folder of the images that sizes may name as watermarks: `logo.png` is `logo`.",
     )
     webp_quality: int = setting(
-        DEFAULT_QUALITY, "1 to 100", "Quality of WebP files if their size sets none.", ge=1, le=100
+        DEFAULT_QUALITY,
+        "1 to 100",
+        "Highest quality of WebP files if their size sets none; "
+        "[a source that has less, and graphics, get another](quality.md).",
+        ge=1,
+        le=100,
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,

@@ -104,7 +104,7 @@ def test_names_that_make_good_paths_are_accepted(name: str) -> None:
         ({"fit": ["cover"]}, "fit is"),
         ({"fit": "cover"}, "needs both a width and a height"),
         ({"fit": "cover", "width": None, "height": 9}, "needs both a width and a height"),
-        ({"quality": 0}, r"quality is 0\. Use a whole number from 1 to 100"),
+        ({"quality": 0}, r"quality is 0\. Use a whole number from 1 to 100, or 'auto'\."),
         ({"quality": 101}, "quality is 101"),
         ({"effort": -1}, r"effort is -1\. Use a whole number from 0 to 6"),
         ({"effort": 7}, "effort is 7"),

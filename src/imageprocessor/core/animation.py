@@ -119,7 +119,9 @@ def encode_animation(
     width, height = first.size
     delays = animation.list_delays()
     plays = min(animation.plays, _MOST_PLAYS)
-    encoding = Encoding(spec.quality_for("webp"), spec.effort_for(width))
+    wanted = spec.quality_for("webp")
+    quality = spec.webp_quality if wanted == "auto" else wanted  # no search: it takes too long
+    encoding = Encoding(quality, spec.effort_for(width), lossless=spec.lossless is True)
     output = FORMATS["WEBP"]  # the only format that can move
     assert output.frame_encoder is not None
     encode = resolve_name(output.frame_encoder)

@@ -13,6 +13,7 @@ from imageprocessor.core.color.deep import decode_16_bits, has_16_bits
 from imageprocessor.core.color.spaces import DeclaredColors, list_declared_colors, list_profiles
 from imageprocessor.core.formats.container import (
     CodedData,
+    Coding,
     Layout,
     Piece,
     file_size,
@@ -56,6 +57,7 @@ class Unpacked(NamedTuple):
     """
 
     image: BytesIO
+    coding: Coding
     orientation: int
     colors: DeclaredColors
     kinds: frozenset[str]
@@ -84,6 +86,7 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
     profile = find_profile(metadata, container)
     return Unpacked(
         BytesIO(image),
+        coding=FORMATS[info.format].read_coding(image),
         orientation=find_orientation(metadata),
         colors=list_declared_colors(chunks, profile, exif),
         kinds=frozenset(kinds),

@@ -46,6 +46,7 @@ WARNINGS = (
     "not_enlarged",
     "end_missing",
     "avif_scaled_down",
+    "max_bytes_exceeded",
 )
 """All warnings, in the order in which a result lists them."""
 
@@ -64,7 +65,8 @@ class ProcessedImage:
     "hdr_flattened" (light brighter than white paper became white), "not_enlarged" (the image is
     smaller than at least two of the requested sizes, or than the only one), "end_missing" (all
     pixels are there, but not the mark behind them), "avif_scaled_down" (an AVIF would have had more
-    than 4.2 megapixels). ``removed`` names, in alphabetical order, the metadata that was in the
+    than 4.2 megapixels), "max_bytes_exceeded" (no quality keeps a variant within its
+    ``max_bytes``). ``removed`` names, in alphabetical order, the metadata that was in the
     source and is in no variant; ``Metadata`` lists the names. It includes a colour profile, because
     the colours were converted to sRGB. ``responsive`` names, the narrowest first, the variants that
     show the whole image alike, so that a browser may choose among them.

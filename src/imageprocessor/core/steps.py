@@ -21,6 +21,7 @@ from imageprocessor.core.formats.jpeg import is_arithmetic
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
+from imageprocessor.core.quality import SourceFile
 from imageprocessor.core.resize import REDUCING_GAP, resize, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
 from imageprocessor.core.transformations.apply import Choices, apply
@@ -36,6 +37,7 @@ class Work:
     Args:
         image: the pixels after the latest step.
         original: the size of the upright image in pixels, before any shrinking.
+        source_file: what encoding depends on of the file that the image comes from.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
         crops: the crop of the upright image for each of *specs*.
         stripped: the source without its metadata, if it is a JPEG that browsers show as it is.
@@ -50,6 +52,7 @@ class Work:
 
     image: Image.Image = field(init=False)
     original: Dimensions = field(init=False)
+    source_file: SourceFile = field(init=False)
     orientation: int = field(init=False)
     crops: list[Crop] = field(init=False)
     animated: bool = field(init=False)
@@ -73,6 +76,8 @@ def decode_once(work: Work) -> None:
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
+    size_bytes = len(unpacked.image.getbuffer())
+    work.source_file = SourceFile(work.original, size_bytes, unpacked.coding)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
     work.animated = info.frames > 1
@@ -139,7 +144,7 @@ def resize_and_encode(work: Work) -> None:
     still = [spec for spec in work.specs if spec not in moving]
     plain = [spec for spec in still if spec.is_plain]
     crops = [spec.find_crop(work.original) for spec in plain]
-    with Encoders(work.threads) as encoders:
+    with Encoders(work.threads, work.source_file) as encoders:
         for specs in _group_alike(moving, work.original):
             mark = _open_watermark(work, specs[0])
             encoders.run(partial(_encode_animation, work, specs, mark))
@@ -153,6 +158,10 @@ def resize_and_encode(work: Work) -> None:
     work.variants = encoders.collect()
     if any(spec.is_scaled_down(work.original) for spec in plain):
         work.warnings.add("avif_scaled_down")
+    for spec in work.specs:
+        for file in (work.variants[spec.name], *work.variants[spec.name].alternates):
+            if spec.max_bytes is not None and file.size_bytes > spec.max_bytes:
+                work.warnings.add("max_bytes_exceeded")
     # One size may exceed the image without a warning, because the largest one is usually just an
     # upper bound: "original" is 4096 px.
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from imageprocessor.core.formats.registry import DEFAULT_OUTPUT, FORMATS, OUTPUT_FORMATS
 from imageprocessor.core.geometry import Crop, Dimensions, fit_pixels
@@ -22,7 +22,8 @@ DEFAULT_SIZES = {"thumbnail": 150, "medium": 600, "large": 1200, "original": 409
 """Upper bounds of the width in pixels, by name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_ENCODING = {"format", "formats", "quality", "webp_quality", "effort", "animation"}
+_CODING = {"quality", "lossless", "max_bytes", "webp_quality", "effort"}
+_ENCODING = {"format", "formats", "animation", *_CODING}
 _PLAIN = {"name", "width", "height", "fit", *_ENCODING}
 _SCALING = {*_PLAIN, "aspect_ratio", "gravity", "dpr", "enlarge"}
 _WIDE = 2048
@@ -48,8 +49,9 @@ class VariantSpec(Transformation, _Named):
             a larger variant is scaled down. A JPEG is white where the image is transparent.
         formats: several formats: the first is the variant's, the others those of its alternates.
             An animation that is kept is a WebP without alternates.
-        quality: 1 to 100, in all formats. None means 85 for WebP and JPEG, and 60 for AVIF. PNG is
-            always lossless.
+        quality: the highest quality to use in all formats, 1 to 100, or "auto"; see
+            ``Transformation``. None means 85 for WebP and JPEG, and 60 for AVIF. PNG is always
+            lossless.
         webp_quality: what ``quality=None`` means for WebP.
         effort: 0 (fast) to 6 (small files); JPEG has no choice. None means 2 for an output wider
             than 2048 px and 4 otherwise: for a wide WebP, 2 takes 0.4 times as long as 4 and 6 %
@@ -144,6 +146,11 @@ class VariantSpec(Transformation, _Named):
         size = plan_resize(self, source).size
         return self.bound_pixels(size) != size
 
+    def find_scale(self, source: Dimensions) -> float:
+        """Return the length in the result of 1 px in an image of size *source*."""
+        plan = plan_resize(self, find_cropped(self, source))
+        return Crop(plan.area, plan.size).scale
+
     def exceeds(self, source: Dimensions) -> bool:
         """Return whether an image of size *source* is too small to reach the bounds."""
         source = find_cropped(self, source)
@@ -162,7 +169,7 @@ class VariantSpec(Transformation, _Named):
             return self.effort
         return 2 if width > _WIDE else 4
 
-    def quality_for(self, output: str) -> int:
+    def quality_for(self, output: str) -> int | Literal["auto"]:
         """Return the quality for an output of that format; 100 if it loses nothing."""
         if self.quality is not None:
             return self.quality

@@ -37,7 +37,8 @@ def encode_frames(
             loop=plays,
             quality=encoding.quality,
             method=encoding.effort,
-            allow_mixed=True,
+            lossless=encoding.lossless,
+            allow_mixed=not encoding.lossless,
             kmin=0,
             kmax=0,
         )

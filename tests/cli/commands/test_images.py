@@ -138,6 +138,23 @@ def test_animations_are_kept_if_asked(run: Run, folder: Path) -> None:
     assert (ran.status, ran.json["error_code"]) == (1, "animation_too_long")
 
 
+@pytest.mark.parametrize("quality", ["0", "101", "8.5", "best", ""])
+def test_process_refuses_a_wrong_quality(run: Run, album: Path, quality: str) -> None:
+    ran = run("process", album, "--out", "web", "--quality", quality)
+    assert ran.status == 2
+    assert f"{quality!r} is not a whole number" in ran.err
+
+
+def test_process_finds_a_quality_and_transform_takes_a_bound(run: Run, album: Path) -> None:
+    options = ["--size", "card=60", "--quality", "auto", "--json"]
+    (report,) = run("process", album / "a.jpg", "--out", "web", *options).json_lines
+    auto = ip.VariantSpec("card", width=60, quality="auto")
+    expected = ip.process(album / "a.jpg", [auto]).variants["card"]
+    assert report["variants"]["card"]["size_bytes"] == expected.size_bytes
+    run("transform", album / "a.jpg", "w_60,bytes_900", "-o", "card.webp")
+    assert Path("card.webp").stat().st_size <= 900
+
+
 @pytest.mark.parametrize(
     "size", ["card", "card=", "card=0", "card=-1", "Card=3", "../x=3", "=3", "card=4.5"]
 )

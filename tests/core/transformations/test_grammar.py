@@ -62,7 +62,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         st.integers(1, 100),
     ).map(lambda parts: ":".join(map(str, parts))),
     "radius": st.one_of(WHOLE, st.just("max")),
-    "quality": st.integers(1, 100),
+    "quality": st.one_of(st.integers(1, 100), st.just("auto")),
+    "lossless": st.one_of(st.booleans(), st.just("auto")),
+    "max_bytes": st.integers(1, 999_999_999),
     "animation": st.sampled_from(["first", "keep"]),
 }
 
@@ -170,9 +172,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ("wm_logo:se:0:25", "wm is 'logo:se:0:25'"),
         ("wm_logo:se:80:101", "wm is 'logo:se:80:101'"),
         ("pix_1001", "pix is '1001'. Use a whole number of pixels, from 0 to 1000."),
-        ("r_huge", "r is 'huge'. Use a whole number of pixels, from 0 to 999999, or 'max'."),
-        ("q_0", "q is '0'. Use a whole number from 1 to 100."),
-        ("q_auto", "q is 'auto'"),
+        ("r_huge", "r is 'huge'. Use a whole number of pixels, from 0 to 999999, or max."),
+        ("q_0", "q is '0'. Use a whole number from 1 to 100, or auto."),
+        ("q_max", "q is 'max'"),
+        ("lossless_yes", "lossless is 'yes'. Use 1, 0 for no, or auto."),
+        ("bytes_1k", "bytes is '1k'. Use a whole number of bytes, from 1 to 999999999."),
+        ("bytes_1000000000", "bytes is '1000000000'."),
         ("fit_cover", "fit 'cover' needs both a width and a height"),
         ("fit_pad,w_3", "fit 'pad' needs both"),
         ("ar_1:1", "fit 'inside' with an aspect_ratio needs a width or a height"),
@@ -203,7 +208,10 @@ def test_a_fault_is_named_with_its_value_and_the_accepted_form(text: str, messag
         ({"crop": (0, 0, 1, 1)}, "crop is (0, 0, 1, 1). Use x:y:w:h"),
         ({"gravity": None}, "gravity is None"),
         ({"radius": -1}, "radius is -1"),
-        ({"quality": 0}, "quality is 0"),
+        ({"quality": 0}, "quality is 0. Use a whole number from 1 to 100, or 'auto'."),
+        ({"quality": True}, "quality is True"),
+        ({"lossless": 1}, "lossless is 1. Use True, False or 'auto'."),
+        ({"max_bytes": 0}, "max_bytes is 0. Use a whole number of bytes, from 1 to 999999999."),
     ],
 )
 def test_python_values_are_checked_the_same(options: dict[str, Any], message: str) -> None:
@@ -224,6 +232,7 @@ def test_python_values_are_checked_the_same(options: dict[str, Any], message: st
         "fit_inside,g_ne",
         "dpr_3,up_1",
         "bg_12345600",
+        "lossless_auto",
     ],
 )
 def test_what_changes_nothing_is_dropped(text: str) -> None:
@@ -239,6 +248,8 @@ def test_what_changes_nothing_is_dropped(text: str) -> None:
         ("w_9,h_9,fit_pad,g_auto", "w_9,h_9,fit_pad"),
         ("w_9,h_9,fit_pad,g_ne", "w_9,h_9,fit_pad,g_ne"),
         ("w_9,dpr_1,q_80", "w_9,q_80"),
+        ("bytes_90000,lossless_0,q_auto", "q_auto,lossless_0,bytes_90000"),
+        ("q_80,lossless_1", "lossless_1"),
     ],
 )
 def test_canonical_form(text: str, canonical: str) -> None:

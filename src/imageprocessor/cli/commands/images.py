@@ -84,8 +84,12 @@ Sizes = Annotated[
     ),
 ]
 Quality = Annotated[
-    int | None,
-    typer.Option(min=1, max=100, help="Quality of the results.", show_default="85, AVIF 60"),
+    str | None,
+    typer.Option(
+        metavar="1 to 100, or auto",
+        help="Highest quality to use, or the lowest that looks the same.",
+        show_default="85, AVIF 60",
+    ),
 ]
 Formats = Annotated[
     list[str] | None,
@@ -164,7 +168,7 @@ def process(  # noqa: PLR0913 - one parameter for each option
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    sizes = parse_sizes(size or [], quality, parse_formats(format or []))
+    sizes = parse_sizes(size or [], parse_quality(quality), parse_formats(format or []))
     variants = [replace(spec, animation=animation) for spec in sizes]
     names: dict[str, str] = {}
     for spec in variants:
@@ -384,8 +388,26 @@ def parse_watermarks(watermarks: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def parse_quality(text: str | None) -> Any:
+    """Return a quality as a size has it; None if *text* is None.
+
+    Raises:
+        typer.BadParameter: It is neither from 1 to 100 nor "auto".
+    """
+    from imageprocessor.core.transformations.values import whole_or
+
+    if text is None:
+        return None
+    kind = whole_or("auto", 1, 100)
+    try:
+        return kind.check(kind.read(text))
+    except ValueError:
+        fault = f"{text!r} is not {kind.text_form}"
+        raise typer.BadParameter(fault, param_hint="'--quality'") from None
+
+
 def parse_sizes(
-    sizes: Sequence[str], quality: int | None = None, formats: tuple[str, ...] = ()
+    sizes: Sequence[str], quality: Any = None, formats: tuple[str, ...] = ()
 ) -> list[VariantSpec]:
     """Return the variants of *sizes*, each ``NAME=WIDTH``, or the default ones if there are none.
 

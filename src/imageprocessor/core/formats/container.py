@@ -46,6 +46,19 @@ class Layout(NamedTuple):
     orientation: int
 
 
+class Coding(NamedTuple):
+    """How a file codes its pixels.
+
+    ``jpeg_quality`` is 1 to 100 as libjpeg counts it, or None if the file does not show one.
+    ``waste`` is the length of a lossless file divided by that of the same image as a lossless WebP,
+    at most, unless it is hardly compressed.
+    """
+
+    is_lossless: bool = False
+    jpeg_quality: int | None = None
+    waste: float = 1
+
+
 class CodedData(NamedTuple):
     """Where the coded data of a JPEG's scan starts and ends."""
 
@@ -141,6 +154,11 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
     if kind in {"xmp", "trailer"} and any(mark in payload for mark in _GAIN_MAP_MARKS):
         kinds.append("gain_map")
     return Piece(kinds=tuple(kinds), payload=payload if kind == "exif" else b"")
+
+
+def lossy_coding(_data: bytes) -> Coding:
+    """Return the coding of any file in a format that always loses something."""
+    return Coding()
 
 
 def find_exif(pieces: Iterable[Piece]) -> bytes:

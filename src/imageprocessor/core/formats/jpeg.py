@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
     MAX_PIECES,
+    Coding,
     Header,
     Piece,
     metadata_piece,
@@ -28,13 +30,13 @@ if TYPE_CHECKING:
 
 _SOI = b"\xff\xd8"
 _CODED_DATA = 0  # used in place of a marker
-_TEM, _EOI, _SOS, _DNL, _COM = 0x01, 0xD9, 0xDA, 0xDC, 0xFE
+_TEM, _EOI, _SOS, _DQT, _DNL, _COM = 0x01, 0xD9, 0xDA, 0xDB, 0xDC, 0xFE
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 _WITHOUT_LENGTH = {_TEM, _EOI}
 SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LAST_HUFFMAN_SOF = 0xC7
 # Huffman tables, arithmetic conditioning, quantisation tables, restart interval
-_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
+_TABLES = frozenset({0xC4, 0xCC, _DQT, 0xDD})
 _NEEDED = SOF_MARKERS | _TABLES | {_SOS, _EOI}
 _KNOWN = _NEEDED | {_DNL, _COM} | frozenset(range(_APP0, 0xF0))
 
@@ -43,6 +45,14 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MIN_BLOCK_BYTES = 512
 MAX_SCANS = 100
 """Encoders make about 20 at most. Each scan, however short, costs a pass over the whole image."""
+
+_LUMA_TABLE = (
+    *(10, 11, 12, 12, 13, 14, 14, 14, 16, 16, 16, 17, 18, 19, 22, 22),
+    *(24, 24, 24, 26, 29, 35, 37, 40, 40, 49, 51, 51, 55, 55, 56, 56),
+    *(57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78, 80, 81, 87, 87),
+    *(92, 92, 95, 98, 99, 100, 101, 103, 103, 103, 104, 109, 112, 113, 120, 121),
+)
+"""libjpeg's quantisation table for luma at quality 50 (T.81 annex K)."""
 
 _KINDS = (
     (_APP0, b"JFXX\0", "thumbnail"),
@@ -159,6 +169,48 @@ def encode(image: Image.Image, encoding: Encoding) -> bytes:
         file = BytesIO()
         image.save(file, "JPEG", **options)
     return file.getvalue()
+
+
+def read_coding(data: bytes) -> Coding:
+    """Return the quality that the quantisation table for luma shows.
+
+    Encoders other than libjpeg have tables of their own: libjpeg's with the nearest sum counts.
+    """
+    sums: dict[int, int] = {}
+    luma = None
+    for marker, segment in _read_parts(BytesIO(data)):
+        if marker == _SOS:
+            break
+        if marker == _DQT:
+            sums |= _sum_tables(segment[4:])
+        if marker in SOF_MARKERS and len(segment) > 12:
+            luma = segment[12]  # the number of the first component's table
+    if luma not in sums:
+        return Coding()
+    differences = [abs(sums[luma] - standard) for standard in _sum_standard_tables()]
+    return Coding(jpeg_quality=1 + differences.index(min(differences)))
+
+
+def _sum_tables(payload: bytes) -> dict[int, int]:
+    """Return the sum of each quantisation table in a segment by its number."""
+    sums = {}
+    while payload:
+        is_16_bit, number = divmod(payload[0], 16)
+        end = 1 + (128 if is_16_bit else 64)
+        values, payload = payload[1:end], payload[end:]
+        sums[number] = sum(values[1::2]) + 256 * sum(values[::2]) if is_16_bit else sum(values)
+    return sums
+
+
+@cache
+def _sum_standard_tables() -> list[int]:
+    """Return the sum of libjpeg's table for luma at each quality from 1 to 100."""
+    sums = []
+    for quality in range(1, 101):
+        percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+        scaled = [(value * percent + 50) // 100 for value in _LUMA_TABLE]
+        sums.append(sum(min(max(value, 1), 255) for value in scaled))
+    return sums
 
 
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

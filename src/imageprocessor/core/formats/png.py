@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
     MAX_PIECES,
+    Coding,
     Frame,
     Frames,
     Header,
@@ -60,7 +61,10 @@ _MAX_TEXT_RATIO = 64  # limits the work for many small bombs; deflate allows a r
 
 _DEFLATE_LEVELS = (1, 2, 4, 5, 6, 8, 9)
 """zlib's level for each effort: of a photo, 4 takes 0.4 times as long as 6, and 9 four times."""
-
+_COLOR_TYPE_AT = 25
+_RGB_TYPES = {2, 6}  # without and with alpha
+_RGB_WASTE = 3.2
+_OTHER_WASTE = 1.5
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PASSES = (
     (0, 0, 8, 8),
@@ -93,6 +97,15 @@ def read_header(file: BinaryIO) -> Header:
     width, height = struct.unpack_from(">II", chunk, 8)
     frames = _count_frames(file, chunks)
     return Header(width, height, frames)
+
+
+def read_coding(data: bytes) -> Coding:
+    """Return how much longer than necessary such a file may be.
+
+    Unlike WebP, PNG codes red, green and blue without regard to each other.
+    """
+    is_rgb = data[_COLOR_TYPE_AT] in _RGB_TYPES
+    return Coding(is_lossless=True, waste=_RGB_WASTE if is_rgb else _OTHER_WASTE)
 
 
 def read_pieces(file: BinaryIO) -> Iterator[Piece]:

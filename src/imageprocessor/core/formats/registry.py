@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from imageprocessor.core.formats import avif, avif_encoder, gif, heic, jpeg, png, webp
-from imageprocessor.core.formats.container import Container, Frames
+from imageprocessor.core.formats.container import Coding, Container, Frames, lossy_coding
 from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import MissingExtraError
 
@@ -37,8 +37,12 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
+        read_coding: returns how a file codes its pixels, from its header.
         read_frames: returns the frames of an animation; None for a format that has none.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
+        loss: whether ``encode`` changes pixels; if optional, ``Encoding.lossless`` decides.
+        below_jpeg: how much lower than that of an equally good JPEG the quality of ``encode`` is;
+            None if the two cannot be compared.
         quality: of the encoder if none is requested; None if it loses nothing.
         max_pixels: the most that the encoder takes; None: as many as an output may have.
         frame_encoder: the function that encodes an animation, as "module:function".
@@ -60,8 +64,11 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
+    read_coding: Callable[[bytes], Coding] = lossy_coding
     read_frames: Callable[[BinaryIO], Frames] | None = None
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
+    loss: Literal["always", "never", "optional"] = "always"
+    below_jpeg: int | None = None
     quality: int | None = None
     max_pixels: int | None = None
     frame_encoder: str | None = None
@@ -98,7 +105,9 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            read_coding=jpeg.read_coding,
             encode=jpeg.encode,
+            below_jpeg=0,
             quality=85,
             is_default=True,
         ),
@@ -110,7 +119,9 @@ FORMATS = {
             container=png,
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
+            read_coding=png.read_coding,
             encode=png.encode,
+            loss="never",
             read_frames=png.read_frames,
             read_durations=png.read_durations,
             is_default=True,
@@ -124,8 +135,11 @@ FORMATS = {
             decoder="PIL.WebPImagePlugin:WebPImageFile",
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
+            read_coding=webp.read_coding,
             read_frames=webp.read_frames,
             encode=webp.encode,
+            loss="optional",
+            below_jpeg=5,
             quality=85,
             frame_encoder="imageprocessor.core.webp_encoder:encode_frames",
             read_durations=webp.read_durations,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     MAX_PIECES,
+    Coding,
     Frame,
     Frames,
     Header,
@@ -40,6 +41,9 @@ _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
 _ALPHA_FLAG = 0x10
 _CLEARS_FLAG, _REPLACES_FLAG = 0x01, 0x02
+_LOSSLESS_EFFORT = 80
+"""What libwebp calls the quality of a lossless file; below 80, files are larger, but not faster."""
+
 _SHORTER_BY = (4, 8)
 """The decoder fails without the last 4 bytes of what encoders write, but may not need 3 of them."""
 
@@ -145,8 +149,15 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     return file.getvalue()
 
 
+def read_coding(data: bytes) -> Coding:
+    """Return how the first image is coded."""
+    first_image = next(_read_coded_chunks(data), [])
+    is_lossless = any(name == b"VP8L" for name, _ in first_image)
+    return Coding(is_lossless=is_lossless, waste=1.1)  # another encoder, or less effort
+
+
 def encode(image: Image.Image, encoding: Encoding) -> bytes:
-    """Return an RGB or RGBA image as a lossy WebP file.
+    """Return an RGB or RGBA image as a WebP file.
 
     Raises:
         MemoryError: The encoder runs out of memory.
@@ -156,7 +167,12 @@ def encode(image: Image.Image, encoding: Encoding) -> bytes:
 
     file = BytesIO()
     try:
-        image.save(file, "WEBP", quality=encoding.quality, method=encoding.effort)
+        if encoding.lossless:
+            image.save(
+                file, "WEBP", lossless=True, quality=_LOSSLESS_EFFORT, method=encoding.effort
+            )
+        else:
+            image.save(file, "WEBP", quality=encoding.quality, method=encoding.effort)
     except ValueError as error:
         if str(error) in _ENCODER_OUT_OF_MEMORY:
             raise MemoryError(

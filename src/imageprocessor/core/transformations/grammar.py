@@ -47,8 +47,10 @@ OPERATIONS = (
     Operation("sharp", "sharpen", values.number(0, 100)),
     Operation("pix", "pixelate", values.whole(0, 1000, unit="pixels")),
     Operation("wm", "watermark", values.watermark()),
-    Operation("r", "radius", values.radius()),
-    Operation("q", "quality", values.whole(1, 100)),
+    Operation("r", "radius", values.whole_or("max", 0, unit="pixels")),
+    Operation("q", "quality", values.whole_or("auto", 1, 100)),
+    Operation("lossless", "lossless", values.flag_or("auto")),
+    Operation("bytes", "max_bytes", values.whole(1, values.MAX_BYTES, unit="bytes")),
     Operation("anim", "animation", values.choice("first", "keep")),
 )
 """All operations, in the order in which they apply and in which the canonical form lists them."""
@@ -94,7 +96,11 @@ class Transformation:
         watermark: [wm] "name:gravity:opacity:scale": an image to draw on top, within *scale*
             percent of width and height.
         radius: [r] radius of the round corners in pixels, or "max".
-        quality: [q] 1 to 100.
+        quality: [q] the highest quality to use, 1 to 100, or "auto": the lowest at which the result
+            still looks the same.
+        lossless: [lossless] True keeps every pixel exactly; False does not; "auto" does for
+            graphics, such as screenshots and logos, where that takes little more space.
+        max_bytes: [bytes] lower the quality until the file has at most so many bytes.
         animation: [anim] "first" keeps only the first frame of an animation, "keep" all of them.
 
     Raises:
@@ -130,7 +136,9 @@ class Transformation:
     pixelate: int = 0
     watermark: str | None = None
     radius: int | Literal["max"] = 0
-    quality: int | None = None
+    quality: int | Literal["auto"] | None = None
+    lossless: bool | Literal["auto"] = "auto"
+    max_bytes: int | None = None
     animation: Literal["first", "keep"] = "first"
 
     @classmethod
@@ -225,6 +233,8 @@ class Transformation:
             self._set("enlarge", False)
         if self.pixelate == 1:
             self._set("pixelate", 0)
+        if self.lossless is True:
+            self._set("quality", type(self).quality)
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)

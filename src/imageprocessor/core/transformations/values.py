@@ -10,13 +10,16 @@ from fractions import Fraction
 MAX_WHOLE = 999_999
 """The largest whole number of pixels."""
 
+MAX_BYTES = 999_999_999
+"""The largest bound on the size of a file."""
+
 COMPASS = ("center", "n", "ne", "e", "se", "s", "sw", "w", "nw")
 
 WATERMARK_NAME = re.compile("[a-z0-9-]{1,64}")
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{0,2}[1-9])?"
 _WHOLE = r"(?:0|[1-9][0-9]{0,5})"
-_WRITTEN_WHOLE = re.compile(_WHOLE)
+_WRITTEN_WHOLE = re.compile("0|[1-9][0-9]{0,8}")
 _WRITTEN_NUMBER = re.compile(f"-?{_NUMBER}")
 _PIXELS = re.compile(f"{_WHOLE}(?::{_WHOLE})*")
 _PERCENTAGES = re.compile(f"{_NUMBER}p(?::{_NUMBER}p)*")
@@ -55,6 +58,19 @@ def whole(least: int, most: int = MAX_WHOLE, *, unit: str = "") -> Kind:
     return Kind(form, check, _read_whole)
 
 
+def whole_or(word: str, least: int, most: int = MAX_WHOLE, *, unit: str = "") -> Kind:
+    """Return the kind of whole numbers, of which *word* may take the place."""
+    numbers = whole(least, most, unit=unit)
+
+    def check(value: object) -> object:
+        return value if value == word else numbers.check(value)
+
+    def read(text: str) -> object:
+        return text if text == word else numbers.read(text)
+
+    return Kind(f"{numbers.form}, or {word!r}", check, read, f"{numbers.form}, or {word}")
+
+
 def number(least: int, most: int) -> Kind:
     """Return the kind of numbers from *least* to *most* with at most three decimals."""
 
@@ -85,16 +101,16 @@ def flag() -> Kind:
     return Kind("True or False", _check_flag, _read_flag, text_form="1, or 0 for no")
 
 
-def radius() -> Kind:
-    """Return the kind of radii: a whole number, or ``"max"``."""
+def flag_or(word: str) -> Kind:
+    """Return the kind of true and false, of which *word* may take the place."""
 
     def check(value: object) -> object:
-        return value if value == "max" else whole(0).check(value)
+        return value if value == word else _check_flag(value)
 
     def read(text: str) -> object:
-        return text if text == "max" else _read_whole(text)
+        return text if text == word else _read_flag(text)
 
-    return Kind(f"{whole(0, unit='pixels').form}, or 'max'", check, read)
+    return Kind(f"True, False or {word!r}", check, read, f"1, 0 for no, or {word}")
 
 
 def crop() -> Kind:
