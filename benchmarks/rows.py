@@ -126,6 +126,10 @@ def insert_rows(connection: Connection, job_count: int, days: float) -> None:
     variant = {"width": 1200, "height": 800, "format": "webp", "size_bytes": 91234}
     generated = {
         "dominant_color": "#3A5F8C",
+        "palette": ["#3A5F8C", "#E8D9C4", "#1F2A38"],
+        "placeholder": {"thumbhash": 28 * "h", "data_url": 250 * "d"},
+        "has_alpha": False,
+        "animated": False,
         "original_dimensions": {"width": 4000, "height": 2667},
         "variants": dict.fromkeys(SIZES, variant),
         "warnings": [],

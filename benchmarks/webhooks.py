@@ -22,10 +22,11 @@ from sqlalchemy import insert
 from benchmarks.figures import Figure, Skipped, compare
 from benchmarks.photo import encode_photo
 from benchmarks.workers import submit_image
+from imageprocessor.core.appearance.placeholder import Placeholder
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.pipeline import ProcessedImage
 from imageprocessor.logs import configure_logs
-from imageprocessor.queue.attempts import Attempt, claim_next, finish_attempt, open_store_pool
+from imageprocessor.queue.attempts import Attempt, claim_next, finish_attempt
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import webhook_endpoints
 from imageprocessor.queue.events.webhook_request import make_secret
@@ -33,12 +34,20 @@ from imageprocessor.queue.events.webhook_sender import WebhookSender
 from imageprocessor.queue.jobs.webhooks import Endpoint
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
+from imageprocessor.storage.side_by_side import open_store_pool
 from tests.servers.webhook_receiver import WebhookReceiver
 
 JOBS = 500
 FINISHES_PER_SECOND = 50
 MEDIAN_MS, P99_MS = 100.0, 1000.0  #: budgets
-NO_PIXELS = ProcessedImage({}, "#000000", Dimensions(1, 1))
+NO_PIXELS = ProcessedImage(
+    variants={},
+    palette=("#000000",),
+    placeholder=Placeholder("", ""),
+    has_alpha=False,
+    animated=False,
+    original_dimensions=Dimensions(1, 1),
+)
 
 
 def measure(rounds: int) -> list[Figure | Skipped]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -84,6 +85,27 @@ def _setting_names() -> list[str]:
     from imageprocessor.settings import Settings
 
     return [name.upper() for name in Settings.model_fields]
+
+
+@pytest.fixture(scope="session")
+def add_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return a function that puts a SQLite database with tables, without rows, into a data folder.
+
+    It copies one: to create the tables takes 0.13 s of CPU time and several flushes. All copies
+    have the same identity.
+    """
+    from imageprocessor.queue.service import open_service
+    from imageprocessor.settings import Settings
+
+    original = Settings(data_dir=tmp_path_factory.mktemp("sqlite") / "data")
+    with open_service(original):
+        pass
+
+    def copy(data_dir: Path) -> None:
+        data_dir.mkdir(mode=0o750, parents=True)
+        shutil.copyfile(original.database_path, data_dir / original.database_path.name)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import chart, filters
+from benchmarks import chart, filters, strip
 from benchmarks.figures import compare, interleave
 from benchmarks.peers import find_obstacle, node
-from benchmarks.photo import encode_noisy_photo
+from benchmarks.photo import encode_noisy_photo, encode_photo
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,10 @@ def test_contenders_take_turns() -> None:
 
 
 def test_program_prints_a_table_and_stores_the_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(strip, "encode_photo", partial(encode_photo, 400, 300))
+    monkeypatch.setattr(strip, "ROUND_FACTOR", 1)
     results = tmp_path / "results.json"
     code = benchmarks.main(["strip", "--rounds", "1", "--json", str(results)])
     (row,) = json.loads(results.read_text())["rows"]

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -235,6 +236,35 @@ def test_example_photo_matches_the_script() -> None:
     with Image.open(EXAMPLE_PHOTO) as stored:
         upright = np.asarray(ImageOps.exif_transpose(stored), np.int16)
     assert np.abs(drawn - upright).mean() < 3
+
+
+def test_pictures_show_what_the_page_says() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    pictures = list(script["list_pictures"]())
+    files = {path.name for path in script["FOLDER"].iterdir()}
+    again = "Run: python docs/pictures.py"
+    assert {picture.file for picture in pictures} == files, again
+    for picture in pictures:
+        assert picture.file == picture.expected_file
+        made = Image.open(BytesIO(picture.encode()))
+        shown = Image.open(script["FOLDER"] / picture.file)
+        assert (made.size, count_frames(made)) == (shown.size, count_frames(shown)), picture
+        levels = (np.asarray(image.convert("RGBA"), np.int16) for image in (made, shown))
+        assert np.abs(np.subtract(*levels)).mean() < 2, f"{picture} differs. {again}"
+
+
+def count_frames(image: Image.Image) -> int:
+    frames: int = getattr(image, "n_frames", 1)
+    return frames
+
+
+def test_pictures_of_equal_bytes_are() -> None:
+    rows = [line for line in read("docs/formats-and-quality.md").splitlines() if ".avif)" in line]
+    assert rows
+    for row in rows:
+        sizes = [(ROOT / "docs" / path).stat().st_size for path in LINK.findall(row)]
+        assert max(sizes) < 1.05 * min(sizes), row
+        assert max(sizes) < 3000, row
 
 
 @dataclass(frozen=True, slots=True)

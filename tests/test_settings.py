@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 from dotenv import dotenv_values
+from pydantic import SecretStr
 
 import imageprocessor as ip
 from imageprocessor.core.formats.registry import FORMATS
@@ -57,7 +58,7 @@ def test_settings_of_the_specification_are_accepted() -> None:
         IMAGE_SIZES='{"thumbnail":150,"medium":600,"large":1200,"original":4096}',
         REDIS_URL="redis://redis:6379/0",
     )
-    assert {spec.quality for spec in settings.image_sizes} == {70}
+    assert {spec.quality_for("webp") for spec in settings.image_sizes} == {70}
     assert settings.limits.mime_types == {"image/jpeg", "image/png", "image/webp"}
 
 
@@ -65,6 +66,13 @@ def test_size_may_be_an_object() -> None:
     card = {"width": 400, "height": 300, "fit": "cover", "quality": 60, "effort": 6}
     settings = load(IMAGE_SIZES=json.dumps({"card": card}))
     assert settings.image_sizes == (VariantSpec("card", 400, 300, "cover", quality=60, effort=6),)
+
+
+def test_size_may_have_several_formats() -> None:
+    sizes = {"card": {"width": 400, "formats": ["avif", "webp"]}, "logo": {"format": "png"}}
+    card, logo = load(IMAGE_SIZES=json.dumps(sizes), WEBP_QUALITY="70").image_sizes
+    assert (card.files, logo.files) == ({"card": "avif", "card.webp": "webp"}, {"logo": "png"})
+    assert (card.quality_for("avif"), card.quality_for("webp")) == (60, 70)
 
 
 def test_size_may_have_any_operation(tmp_path: Path) -> None:
@@ -212,6 +220,15 @@ def test_weak_webhook_secret_is_refused_but_not_shown(secret: str, fault: str) -
     assert f"={secret}" not in str(caught.value)
 
 
+@pytest.mark.parametrize("token", ["short-token-15c", "with a space, but long", "é" * 20])
+def test_weak_metrics_token_is_refused_but_not_shown(token: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"METRICS_TOKEN=\(hidden\): too short, or not"
+    ) as caught:
+        load(METRICS_TOKEN=token)
+    assert token not in str(caught.value)
+
+
 def test_processes_that_decode_have_no_signing_key() -> None:
     settings = load(
         JWT_SECRET_KEY=KEY, WEBHOOK_URL="https://a.example/", WEBHOOK_SECRET=WEBHOOK_SECRET
@@ -219,6 +236,14 @@ def test_processes_that_decode_have_no_signing_key() -> None:
     shown = repr(settings.without_secrets().model_dump())
     assert settings.webhook_secret
     assert "SecretStr" not in shown.replace(repr(settings.redis_url), "")
+
+
+def test_processes_that_decode_count_without_knowing_the_token() -> None:
+    settings = load(METRICS_TOKEN=KEY)
+    without = settings.without_secrets()
+    assert without.metrics_directory == settings.metrics_directory == Path("data/metrics")
+    assert without.metrics_token == SecretStr("")
+    assert load().without_secrets().metrics_directory is None
 
 
 def test_secret_may_come_from_a_file(tmp_path: Path) -> None:

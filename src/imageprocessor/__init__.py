@@ -8,6 +8,7 @@
     result = ip.process(data)          # result.variants["thumbnail"].data: bytes of a WebP file
     image  = ip.transform(data, "w_400,h_300,fit_cover,blur_2")  # image.data, .width, .height
     store  = ip.open_storage("local:///var/lib/images")
+    html   = ip.picture_html(result_json, alt="A cat")  # <img> or <picture> with srcset
 
 ``data`` is bytes, a path or a binary file object. All errors that this package raises deliberately
 derive from ``ImageProcessorError``.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.core.geometry import Dimensions as Dimensions
     from imageprocessor.core.limits import Limits as Limits
     from imageprocessor.core.metadata import strip_metadata as strip_metadata
+    from imageprocessor.core.picture_html import picture_html as picture_html
     from imageprocessor.core.pipeline import ProcessedImage as ProcessedImage
     from imageprocessor.core.pipeline import dominant_color as dominant_color
     from imageprocessor.core.pipeline import process as process
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.core.variants import DEFAULT_VARIANTS as DEFAULT_VARIANTS
     from imageprocessor.core.variants import Variant as Variant
     from imageprocessor.core.variants import VariantSpec as VariantSpec
+    from imageprocessor.errors import AnimationTooLongError as AnimationTooLongError
     from imageprocessor.errors import DimensionTooLargeError as DimensionTooLargeError
     from imageprocessor.errors import EmptyFileError as EmptyFileError
     from imageprocessor.errors import FileTooLargeError as FileTooLargeError
@@ -56,14 +59,16 @@ _MODULES = {
     "core.geometry": "Dimensions",
     "core.limits": "Limits",
     "core.metadata": "strip_metadata",
+    "core.picture_html": "picture_html",
     "core.pipeline": "ProcessedImage dominant_color process transform",
     "core.transformations.grammar": "Transformation",
     "core.validate": "ImageInfo validate",
     "core.variants": "DEFAULT_VARIANTS Variant VariantSpec",
     "errors": (
-        "DimensionTooLargeError EmptyFileError FileTooLargeError ImageProcessorError InputError"
-        " InvalidImageError InvalidTransformationError InvalidVariantError StorageError"
-        " StripUnsupportedError TooManyPixelsError TruncatedImageError UnsupportedTypeError"
+        "AnimationTooLongError DimensionTooLargeError EmptyFileError FileTooLargeError"
+        " ImageProcessorError InputError InvalidImageError InvalidTransformationError"
+        " InvalidVariantError StorageError StripUnsupportedError TooManyPixelsError"
+        " TruncatedImageError UnsupportedTypeError"
     ),
     "storage.location": "open_storage",
 }

@@ -3,7 +3,8 @@
     ImageProcessorError
       InputError               the file is not an acceptable image
         EmptyFileError · UnsupportedTypeError · FileTooLargeError · TooManyPixelsError
-        DimensionTooLargeError · InvalidImageError · TruncatedImageError · StripUnsupportedError
+        DimensionTooLargeError · AnimationTooLongError · InvalidImageError
+        TruncatedImageError · StripUnsupportedError
       RequestError             the request is wrong; the image may be fine
         UnsupportedEncodingError · InvalidFormError · MissingFileError · TooManyFilesError
         InvalidBucketError · InvalidMetadataError · UnknownSizeError · TooManyIdsError
@@ -11,6 +12,7 @@
         BatchTooLargeError · InvalidItemsError · BatchRefusedError
         InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
+        InvalidTicketError · SpentTicketError
         UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
@@ -86,6 +88,12 @@ class DimensionTooLargeError(InputError):
     code = "dimension_too_large"
 
 
+class AnimationTooLongError(InputError):
+    """A size keeps the animation, which has too many frames, or too many pixels in all frames."""
+
+    code = "animation_too_long"
+
+
 class InvalidImageError(InputError):
     """The header or the pixel data does not follow the format."""
 
@@ -148,7 +156,7 @@ class InvalidMetadataError(RequestError):
 
 
 class UnknownSizeError(RequestError):
-    """The image has no variant with that size name."""
+    """The image has no variant with that size name, or the variant no file in that format."""
 
     code = "size_unknown"
 
@@ -254,6 +262,21 @@ class AdminRequiredError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("This request needs a token whose scope contains 'images:admin'.")
+
+
+class InvalidTicketError(RequestError):
+    """The upload ticket is missing, expired, or not one that this service issued for the image."""
+
+    code = "ticket_invalid"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The upload ticket is not valid: {cause}. Ask for a new one.")
+
+
+class SpentTicketError(RequestError):
+    """The upload ticket has already been used for another file, or its image was deleted."""
+
+    code = "ticket_spent"
 
 
 class UnknownWebhookError(RequestError):

@@ -52,7 +52,9 @@ SECRETS = {
     "aws_session_token",
     "webhook_url",  # its path may contain a token
     "webhook_secret",
+    "metrics_token",
 }
+MIN_TOKEN_CHARACTERS = 16
 PUBLISHED_KEYS = (
     "CHANGE_THIS_IN_PRODUCTION",
     "dev-secret-change-in-production",
@@ -103,7 +105,7 @@ def parse_list(value: object) -> object:
 def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     """Return the variants of ``{"name": width}`` or ``{"name": {"width": …, "fit": …}}``.
 
-    A size without a quality gets WEBP_QUALITY. A watermark must be in WATERMARKS_DIR.
+    A WebP without a quality gets WEBP_QUALITY. A watermark must be in WATERMARKS_DIR.
     """
     sizes = parse_json(value)
     if not isinstance(sizes, dict) or not sizes:
@@ -119,11 +121,11 @@ def parse_sizes(value: object, info: ValidationInfo) -> tuple[VariantSpec, ...]:
     return tuple(variants)
 
 
-def build_variant(name: str, size: object, quality: int) -> VariantSpec:
+def build_variant(name: str, size: object, webp_quality: int) -> VariantSpec:
     """Return the variant for one entry of IMAGE_SIZES; *size* is a width in pixels or an object."""
     if not isinstance(size, int | dict):
         raise InvalidVariantError(f"Size {name!r} is {size!r:.80}. Use a width or an object.")
-    options: dict[str, Any] = {"quality": quality}
+    options: dict[str, Any] = {"webp_quality": webp_quality}
     options |= size if isinstance(size, dict) else {"width": size}
     try:
         return VariantSpec(name, **options)
@@ -312,6 +314,9 @@ class Settings(BaseModel):
         "`true` or `false`",
         "Anyone who knows an image's id may read it; `false`: only its owner and admins.",
     )
+    upload_page: bool = setting(
+        True, "`true` or `false`", "Serve a page on `/upload` for uploading in a browser."
+    )
     cors_origins: Names = setting(
         (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )
@@ -337,6 +342,26 @@ class Settings(BaseModel):
         None,
         "a PEM file",
         "Certificates of authorities that webhook receivers may use besides public ones.",
+    )
+
+    metrics_token: SecretStr | None = setting(
+        None,
+        "at least 16 characters without spaces",
+        "Bearer token with which [Prometheus](metrics.md) may read `/metrics`; unset: that path "
+        "does not exist.",
+    )
+    metrics_port: int | None = setting(
+        None,
+        "1 to 65535",
+        "Port on which one process of each host serves `/metrics`, with METRICS_TOKEN if it is "
+        "set; unset: none.",
+        ge=1,
+        le=65_535,
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "an address of this machine",
+        "Address of METRICS_PORT; 0.0.0.0 is all addresses of this machine.",
     )
 
     keep_alive_seconds: int = setting(
@@ -385,6 +410,14 @@ class Settings(BaseModel):
         ge=1,
         le=178_956_970,
     )
+    max_animation_frames: int = setting(
+        300,
+        "1 to 3000",
+        "Most frames of an animation that a size keeps; all of them together may have "
+        "MAX_IMAGE_PIXELS.",
+        ge=1,
+        le=3000,
+    )
     allowed_mime_types: Names = setting(
         list_default_mime_types(),
         f"some of `{','.join(MIME_TYPES)}`",
@@ -397,13 +430,14 @@ class Settings(BaseModel):
         "Folder of the images that sizes may name as watermarks: `logo.png` is `logo`.",
     )
     webp_quality: int = setting(
-        DEFAULT_QUALITY, "1 to 100", "WebP quality of sizes that set none.", ge=1, le=100
+        DEFAULT_QUALITY, "1 to 100", "Quality of WebP files if their size sets none.", ge=1, le=100
     )
     image_sizes: Sizes = setting(
         DEFAULT_SIZES,
-        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":…,"quality":…,…}}`',
+        '`{"name":width}` or `{"name":{"width":…,"height":…,"fit":…,"formats":["avif","webp"],…}}`',
         "Sizes made of every image; a number is the maximum width in pixels. An object may have "
-        "any [operation](library.md#operations), by its Python name.",
+        "any [operation](library.md#operations), by its Python name, and a "
+        "[format or several](library.md#formats).",
     )
 
     log_format: Literal["console", "json"] = setting(
@@ -457,6 +491,15 @@ class Settings(BaseModel):
             _check_webhook_key(value.get_secret_value())
         elif info.data.get("webhook_url") is not None:
             raise ValueError(f"required with WEBHOOK_URL; make one with: {WEBHOOK_SECRET_COMMAND}")
+        return value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            token = value.get_secret_value()
+            if len(token) < MIN_TOKEN_CHARACTERS or not re.fullmatch(r"[!-~]+", token):
+                raise ValueError(f"too short, or not printable ASCII; make one with: {KEY_COMMAND}")
         return value
 
     @field_validator("redis_url", mode="before")
@@ -527,6 +570,8 @@ class Settings(BaseModel):
             "webhook_url": None,
             "webhook_secret": None,
         }
+        if self.metrics_token is not None:  # these processes count, too
+            keys["metrics_token"] = SecretStr("")
         return self.model_copy(update=keys)
 
     @property
@@ -543,6 +588,7 @@ class Settings(BaseModel):
         return Limits(
             max_bytes=self.max_upload_size_mb * BYTES_PER_MB,
             max_pixels=self.max_image_pixels,
+            max_frames=self.max_animation_frames,
             mime_types=frozenset(self.allowed_mime_types),
         )
 
@@ -550,6 +596,12 @@ class Settings(BaseModel):
     def watermarks(self) -> dict[str, Path]:
         """The images in WATERMARKS_DIR by name."""
         return list_watermarks(self.watermarks_dir)
+
+    @property
+    def metrics_directory(self) -> Path | None:
+        """The folder in which processes count for `/metrics`, or None if nobody reads it."""
+        is_read = self.metrics_token is not None or self.metrics_port is not None
+        return self.data_dir / "metrics" if is_read else None
 
     @property
     def rate_limit_window(self) -> timedelta:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jwt
 from jwt.exceptions import InvalidSubjectError
 
-from imageprocessor.errors import UnauthorizedError
+from imageprocessor.errors import InvalidTicketError, UnauthorizedError
 from imageprocessor.queue.access import Caller
 from imageprocessor.settings import Settings
 from imageprocessor.storage.files import create_file
 
 ADMIN_SCOPE = "images:admin"
+TICKET_AUDIENCE = "imageprocessor:upload-ticket"
 MAX_SUBJECT_CHARACTERS = 255
 #: Proxies forward no header beyond this; reading a longer token would only delay the rejection.
 MAX_TOKEN_CHARACTERS = 8 * 1024
@@ -93,6 +94,70 @@ def sign_token(
     if settings.jwt_issuer:
         claims["iss"] = settings.jwt_issuer
     return jwt.encode(claims, load_keys(settings).signing, algorithm=settings.jwt_algorithm)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Permission to upload one image without a token, as the user *user_id*."""
+
+    image_id: str  #: of the image that the upload will become
+    user_id: str
+    bucket: str
+    max_bytes: int
+    metadata: str = ""  #: a JSON object, or empty
+    webhook: str = ""  #: the name of an endpoint, or empty
+
+
+def sign_ticket(keys: TokenKeys, settings: Settings, ticket: Ticket, expires_at: datetime) -> str:
+    """Return *ticket* as a signed token, which no other route accepts as a user's token."""
+    claims = {
+        "aud": TICKET_AUDIENCE,
+        "jti": ticket.image_id,
+        "sub": ticket.user_id,
+        "exp": expires_at,
+        "bucket": ticket.bucket,
+        "max_bytes": ticket.max_bytes,
+        "metadata": ticket.metadata,
+        "webhook": ticket.webhook,
+    }
+    return jwt.encode(claims, keys.signing, algorithm=settings.jwt_algorithm)
+
+
+def check_ticket(
+    token: str, keys: TokenKeys, settings: Settings, *, leeway_seconds: float = 0
+) -> Ticket:
+    """Return the ticket in *token*, which may have expired *leeway_seconds* ago.
+
+    Raises:
+        InvalidTicketError: It is not a ticket of this service, or has expired.
+    """
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise InvalidTicketError(f"it is longer than {MAX_TOKEN_CHARACTERS} characters")
+    for key in keys.accepted:
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[settings.jwt_algorithm],
+                audience=TICKET_AUDIENCE,
+                leeway=settings.jwt_leeway_seconds + leeway_seconds,
+                options={"require": ["sub", "jti", "exp", "bucket", "max_bytes"]},
+            )
+        except jwt.InvalidSignatureError:
+            continue
+        except jwt.ExpiredSignatureError:
+            raise InvalidTicketError("it has expired") from None
+        except (jwt.PyJWTError, ValueError):
+            raise InvalidTicketError("it is not a ticket of this service") from None
+        return Ticket(
+            claims["jti"],
+            claims["sub"],
+            claims["bucket"],
+            claims["max_bytes"],
+            claims["metadata"],
+            claims["webhook"],
+        )
+    raise InvalidTicketError("it is signed with another key")
 
 
 def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:

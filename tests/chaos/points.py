@@ -6,6 +6,7 @@ Or before which function it hangs.
 from __future__ import annotations
 
 BEFORE, AFTER, HANG = "before", "after", "hang"
+AFTER_RESULT = "after it returned something"
 WORKER = "imageprocessor.queue.workers.worker"
 UPLOAD_POINTS = {
     "small file stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
@@ -20,7 +21,7 @@ UPLOAD_POINTS = {
     "published": (AFTER, "imageprocessor.queue.dispatch.dispatcher", "EmbeddedDispatcher.dispatch"),
 }
 WORK_POINTS = {
-    "claim committed": (AFTER, WORKER, "claim_next"),
+    "claim committed": (AFTER_RESULT, WORKER, "claim_next"),
     "claimed": (BEFORE, "imageprocessor.queue.attempts", "load_source"),
     "decoded": (BEFORE, "imageprocessor.queue.attempts", "_store_variants"),
     "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
@@ -31,8 +32,8 @@ WORK_POINTS = {
 }
 #: Reached on the second job, while the finish of the first is pending.
 OVERLAP_POINTS = {
-    "next job claimed": (AFTER, WORKER, "claim_next"),
-    "next job decoded": (AFTER, WORKER, "process_job"),
+    "next job claimed": (AFTER_RESULT, WORKER, "claim_next"),
+    "next job decoded": (AFTER_RESULT, WORKER, "process_job"),
 }
 HANG_POINTS = {"finish hangs": (HANG, WORKER, "finish_attempt")}
 DELETION_POINTS = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -34,13 +34,15 @@ from tests.servers.processes import wait_for
 SMALL = encode(photo(120, 90), "JPEG")
 STARTED, RELEASED, RETRYING = EventType.PROCESSING_STARTED, EventType.RELEASED, EventType.RETRYING
 COMPLETED = EventType.COMPLETED
-LARGE = encode(photo(1400, 1000), "PNG")  # in several blocks
+LARGE = encode(photo(1000, 800), "PNG")  # in several blocks
+
+pytestmark = pytest.mark.xdist_group("crash points")  # they share a service
 
 
 class Site:
-    """A data folder and a port, where services are started one after another."""
+    """A data folder and a service on it, which exits at the point for which a trap is set."""
 
-    def __init__(self, folder: Path, image: bytes) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder, self.port, self.log = folder, find_free_port(), folder / "serve.log"
         self.trap, self.marker = folder / "trap", folder / "crashed"
         self.settings = {
@@ -48,26 +50,36 @@ class Site:
             "JWT_SECRET_KEY": KEY,
             "WORKER_CONCURRENCY": "1",
             "IMAGE_SIZES": '{"thumbnail": 20, "medium": 60}',
+            "RATE_LIMIT_MAX_UPLOADS": "1000",
+            **settings,
         }
-        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", image)
+        self.ledger = Ledger(f"http://127.0.0.1:{self.port}", LARGE)
 
-    def serve(self, point: str | None = None) -> AbstractContextManager[Server]:
-        """Run the service; if the trap is set, it exits when it first reaches *point*."""
-        program = "tests.chaos.crash" if point else "imageprocessor"
-        command = [sys.executable, "-m", program, "serve", "--port", str(self.port)]
+    def serve(self) -> AbstractContextManager[Server]:
+        """Run the service."""
+        command = [sys.executable, "-m", "tests.chaos.crash", "serve", "--port", str(self.port)]
         environ = {**os.environ, **self.settings, "PYTHONPATH": os.pathsep.join(sys.path)}
-        if point:
-            files = {"CRASH_TRAP": str(self.trap), "CRASH_MARKER": str(self.marker)}
-            environ |= {"CRASH_POINT": point, **files}
+        environ |= {"CRASH_TRAP": str(self.trap), "CRASH_MARKER": str(self.marker)}
         return run_server(command, self.port, self.log, env=environ, cwd=self.folder)
 
-    def count_attempts(self) -> int:
-        """Return how often a worker has left a job, and removed its upload."""
-        return self.log.read_text().count("attempt_ended")
+    def set_trap(self, point: str) -> None:
+        """Let the service exit when it next reaches *point*."""
+        self.marker.unlink(missing_ok=True)
+        draft = self.folder / "draft"
+        draft.write_text(point)
+        draft.rename(self.trap)
+
+    def has_left(self, job_id: str) -> bool:
+        """Return whether a worker has ended a job, and removed its upload."""
+        lines = self.log.read_text().splitlines()
+        return any("attempt_ended" in line and job_id in line for line in lines)
 
     def list_events(self, job_id: str) -> list[str]:
         settings = load_settings(self.settings)
-        with open_service(settings) as service, service.database.read() as connection:
+        with (
+            open_service(settings, creates=False) as service,
+            service.database.read() as connection,
+        ):
             events = outbox.list_events(connection, job_id)
         return [event["event_type"] for event in events]
 
@@ -79,100 +91,114 @@ class Site:
             return http.delete(f"/api/v1/images/{image_id}").status_code
 
 
-@pytest.fixture(params=[LARGE], ids=["large"])
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
-    return Site(tmp_path, request.param)
+@contextmanager
+def running(site: Site) -> Iterator[Server]:
+    """Run the service; when it has been stopped, check that nothing was lost or left behind."""
+    with site.serve() as server:
+        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        check_consistency(site.settings, site.ledger, patch)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory, add_sqlite: Callable[[Path], None]
+) -> Iterator[tuple[Site, Server]]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    add_sqlite(site.folder / "data")
+    with running(site) as server:
+        yield site, server
+
+
+@pytest.fixture
+def server(shared: tuple[Site, Server]) -> Server:
+    """The service that all tests share: it takes 4 s of CPU time to start."""
+    site, server = shared
+    if server.process.poll() is not None:  # the test before failed
+        site.trap.unlink(missing_ok=True)
+        server.restart()
+    return server
+
+
+@pytest.fixture
+def site(shared: tuple[Site, Server]) -> Site:
+    return shared[0]
 
 
 @contextmanager
 def crashed(site: Site, server: Server) -> Iterator[None]:
-    """Expect the body to make the service exit, perhaps in the middle of a response."""
+    """Expect the body to make the service exit, perhaps in the middle of a response.
+
+    Then start it again.
+    """
     with suppress(httpx.TransportError):
         yield
     assert server.process.wait(60) == 137
     assert site.marker.exists()
+    server.restart()
 
 
-@pytest.mark.parametrize(
-    ("site", "point"),
-    [(SMALL if "small" in point else LARGE, point) for point in UPLOAD_POINTS],
-    ids=[*UPLOAD_POINTS],
-    indirect=["site"],
-)
+@pytest.mark.parametrize("point", UPLOAD_POINTS)
 def test_interrupted_upload_is_accepted_when_repeated(
-    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, server: Server, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.trap.touch()
-    with (
-        site.serve(point) as server,
-        crashed(site, server),
-        connect(site.ledger.url, "me") as http,
-    ):
-        site.ledger.try_once(http, "first")
-    with site.serve():
-        site.ledger.send("first")
-        site.ledger.send("second")
-        wait_for(site.ledger.has_ended)
-        assert site.ledger.statuses() == {"completed"}
-    check_consistency(site.settings, site.ledger, monkeypatch)
+    monkeypatch.setattr(site.ledger, "photo", SMALL if "small" in point else LARGE)
+    site.set_trap(point)
+    with crashed(site, server), connect(site.ledger.url, "me") as http:
+        site.ledger.try_once(http, point)
+    for key in (point, f"after {point}"):
+        site.ledger.send(key)
+    wait_for(site.ledger.has_ended)
+    assert site.ledger.statuses() == {"completed"}
 
 
 @pytest.mark.parametrize("point", WORK_POINTS)
-def test_interrupted_job_ends_once(site: Site, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.trap.touch()
-    with site.serve(point) as server:
-        for key in ("first", "second"):
-            site.ledger.send(key)
-        wait_for(site.ledger.has_ended)
-        assert site.ledger.statuses() == {"completed"}
-        assert site.marker.exists()
-        assert server.process.poll() is None, "only a worker should have exited"
-    check_consistency(site.settings, site.ledger, monkeypatch)
+def test_interrupted_job_ends_once(site: Site, server: Server, point: str) -> None:
+    site.set_trap(point)
+    for key in (point, f"after {point}"):
+        site.ledger.send(key)
+    wait_for(site.ledger.has_ended)
+    assert site.ledger.statuses() == {"completed"}
+    assert site.marker.exists()
+    assert server.process.poll() is None, "only a worker should have exited"
 
 
 @pytest.mark.parametrize("point", OVERLAP_POINTS)
 def test_child_that_dies_on_the_next_job_is_not_charged_for_the_pending_one(
-    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, server: Server, point: str
 ) -> None:
-    site.trap.touch()
-    with site.serve(point) as server:
-        first, second = (site.ledger.send(key) for key in ("first", "second"))
-        wait_for(site.ledger.has_ended)
-        assert site.ledger.statuses() == {"completed"}
-        assert site.marker.exists()
-        assert server.process.poll() is None, "only a worker should have exited"
+    site.set_trap(point)
+    first, second = (site.ledger.send(key) for key in (point, f"after {point}"))
+    wait_for(site.ledger.has_ended)
+    assert site.ledger.statuses() == {"completed"}
+    assert site.marker.exists()
+    assert server.process.poll() is None, "only a worker should have exited"
     assert site.list_events(first)[1:] == [STARTED, RELEASED, STARTED, COMPLETED]
     assert site.list_events(second)[1:] == [STARTED, RETRYING, STARTED, COMPLETED]
-    check_consistency(site.settings, site.ledger, monkeypatch)
+
+
+@pytest.mark.parametrize("point", DELETION_POINTS)
+def test_interrupted_deletion_is_finished(site: Site, server: Server, point: str) -> None:
+    deleted = site.ledger.send(point)
+    wait_for(lambda: site.has_left(deleted))
+    site.set_trap(point)
+    with crashed(site, server):
+        site.delete(deleted)
+    del site.ledger.accepted[point]
+    with connect(site.ledger.url, "me") as http:
+        assert http.get(f"/api/v1/images/jobs/{deleted}").status_code == 404
 
 
 @pytest.mark.parametrize("point", HANG_POINTS)
 def test_job_whose_finish_hangs_is_charged_at_its_time_limit_and_not_the_next_one(
-    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, add_sqlite: Callable[[Path], None], point: str
 ) -> None:
-    site.settings["JOB_TIMEOUT_SECONDS"] = "4"
-    site.trap.touch()
-    with site.serve(point):
+    site = Site(tmp_path, JOB_TIMEOUT_SECONDS="4")
+    add_sqlite(tmp_path / "data")
+    site.set_trap(point)
+    with running(site):
         first, second = (site.ledger.send(key) for key in ("first", "second"))
         wait_for(site.ledger.has_ended)
         assert site.marker.exists()
-    assert site.list_events(first)[1:3] == [STARTED, RETRYING]
-    assert site.list_events(second)[1:3] == [STARTED, RELEASED]
-    check_consistency(site.settings, site.ledger, monkeypatch)
-
-
-@pytest.mark.parametrize("point", DELETION_POINTS)
-def test_interrupted_deletion_is_finished(
-    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with site.serve(point) as server:
-        deleted = site.ledger.send("first")
-        site.ledger.send("second")
-        wait_for(lambda: site.count_attempts() == 2)
-        site.trap.touch()
-        with crashed(site, server):
-            site.delete(deleted)
-    del site.ledger.accepted["first"]
-    with site.serve(), connect(site.ledger.url, "me") as http:
-        assert http.get(f"/api/v1/images/jobs/{deleted}").status_code == 404
-    check_consistency(site.settings, site.ledger, monkeypatch)
+        assert site.list_events(first)[1:3] == [STARTED, RETRYING]
+        assert site.list_events(second)[1:3] == [STARTED, RELEASED]

@@ -23,11 +23,9 @@ def found(*named: str, out: str = "web") -> list[str]:
     return [str(source.path) for source in sources]
 
 
-def plan(
-    *named: str, sizes: tuple[str, ...] = ("small",), out: str = "web"
-) -> dict[str, list[str]]:
+def plan(*named: str, out: str = "web") -> dict[str, list[str]]:
     sources, _ = find_sources([Path(name) for name in named], Path(out))
-    planned = plan_outputs(sources, sizes, Path(out))
+    planned = plan_outputs(sources, {"small": "webp"}, Path(out))
     return {str(source.path): list(map(str, paths.values())) for source, paths in planned.items()}
 
 
@@ -108,9 +106,11 @@ def test_result_that_would_overwrite_a_source_is_refused() -> None:
         plan("a.jpg", "a_small.webp", out=".")
 
 
-def test_outputs_have_one_path_for_each_size() -> None:
-    assert Source(Path("a.jpg"), Path("deep")).outputs("a", ("s", "m"), Path("web")) == {
-        "s": Path("web/deep/a_s.webp"),
+def test_outputs_have_one_path_for_each_size_and_format() -> None:
+    names = {"s": "avif", "s.jpeg": "jpeg", "m": "webp"}
+    assert Source(Path("a.jpg"), Path("deep")).outputs("a", names, Path("web")) == {
+        "s": Path("web/deep/a_s.avif"),
+        "s.jpeg": Path("web/deep/a_s.jpg"),
         "m": Path("web/deep/a_m.webp"),
     }
 

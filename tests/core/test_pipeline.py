@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image, ImageFile
 
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, dominant_color, process
+from imageprocessor.core.source import ImageSource
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 from imageprocessor.errors import (
     EmptyFileError,
@@ -22,6 +24,7 @@ from imageprocessor.errors import (
     TruncatedImageError,
     UnsupportedTypeError,
 )
+from tests.core.color.test_conformance import P3, SRGB_CURVE, rgb_profile
 from tests.images import (
     CORPUS,
     SENTINELS,
@@ -350,14 +353,99 @@ def test_animation_becomes_its_first_frame() -> None:
             assert difference(image, photo(32, 24)) < difference(image, photo(32, 24, seed=1))
 
 
-# Dominant colour
+# Appearance
 
 
 @pytest.mark.parametrize(
     "data", [LANDSCAPE, encode(photo(70, 90).convert("LA"), "PNG"), planted_jpeg(), apng()]
 )
 def test_dominant_color_is_that_of_process(data: bytes) -> None:
-    assert dominant_color(data) == process(data).dominant_color
+    result = process(data)
+    assert dominant_color(data) == result.dominant_color == result.palette[0]
+
+
+def looks(data: ImageSource, *widths: int) -> list[ProcessedImage]:
+    """Return the results for the original size, for an operation, and for each of *widths*."""
+    gray = VariantSpec("gray", crop="10p:10p:20p:20p", width=40, grayscale=True)
+    specs = [VariantSpec("all", effort=0), gray]
+    specs += [VariantSpec("only", width=width) for width in widths]
+    return [process(data, [spec]) for spec in specs]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_and_placeholder_are_the_same_whatever_the_sizes_are(
+    image_format: str, mode: str
+) -> None:
+    image = photo(1100, 90).convert(mode)
+    if mode == "RGBA":
+        image.putpixel((9, 9), (0, 0, 0, 254))
+    data = oriented(image, 6, image_format)
+    found = {(each.palette, each.placeholder, each.has_alpha) for each in looks(data, 9, 64)}
+    assert len(found) == 1
+    assert process(data, [SMALL]).has_alpha == (mode == "RGBA")
+
+
+def assert_alike(results: list[ProcessedImage], levels: int) -> None:
+    """Check that no dominant colour differs by more, and that the placeholders look alike."""
+    expected = results[0]
+    for result in results:
+        color, other = (bytes.fromhex(each.dominant_color[1:]) for each in (expected, result))
+        assert max(abs(one - two) for one, two in zip(color, other, strict=True)) <= levels
+        assert difference(placeholder(expected), placeholder(result)) < 6
+
+
+def placeholder(result: ProcessedImage) -> Image.Image:
+    return Image.open(io.BytesIO(b64decode(result.placeholder.data_url.partition(",")[2])))
+
+
+def test_colour_of_a_jpeg_hardly_depends_on_the_scale_at_which_it_is_decoded() -> None:
+    image = Image.new("RGB", (800, 600), (190, 60, 40))
+    image.paste((30, 80, 160), (0, 0, 450, 600))
+    noisy = Image.blend(image, photo(160, 120).resize(image.size), 0.2)
+    assert_alike(looks(encode(noisy, "JPEG"), 40, 100, 200), levels=2)
+
+
+@needs_photographs
+@pytest.mark.parametrize("name", ["Landscape_1", "Portrait_6"])
+def test_colour_of_a_photo_hardly_depends_on_the_sizes(name: str) -> None:
+    assert_alike(looks(CORPUS / "orientation" / f"{name}.jpg", 64, 200, 400), levels=5)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_placeholder_is_upright(orientation: int, image_format: str) -> None:
+    result = process(oriented(corners(), orientation, image_format), [SMALL])
+    with placeholder(result) as image:
+        assert image.size == (24, 16)
+        assert difference(image, corners().reduce(4)) < 20
+
+
+def test_colours_are_srgb() -> None:
+    data = encode(
+        Image.new("RGB", (40, 30), (0, 200, 0)), "PNG", icc_profile=rgb_profile(P3, *SRGB_CURVE)
+    )
+    result = process(data, [FULL])
+    with opened(result, "full") as image:
+        seen = image.getpixel((9, 9))
+    found = tuple(bytes.fromhex(result.dominant_color[1:]))
+    assert seen == pytest.approx(found, abs=3)
+    assert found[1] > 202  # green of Display P3 is brighter
+
+
+def test_image_without_an_opaque_pixel_has_no_colours() -> None:
+    clear = encode(Image.new("RGBA", (9, 9), (1, 2, 3, 127)), "PNG")
+    result = process(clear, [SMALL])
+    assert (result.palette, result.dominant_color, result.has_alpha) == ((), "#FFFFFF", True)
+    assert dominant_color(clear) == "#FFFFFF"
+    assert placeholder(result).mode == "RGBA"
+
+
+def test_opaque_alpha_is_no_alpha_and_several_frames_are_animated() -> None:
+    assert not process(encode(photo(9, 9).convert("RGBA"), "PNG"), [SMALL]).has_alpha
+    assert not process(LANDSCAPE, [SMALL]).animated
+    assert process(apng(), [SMALL]).animated
+    assert process(animated_webp(), [SMALL]).animated
 
 
 # Input, limits, determinism

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from imageprocessor.core.geometry import Dimensions
-from imageprocessor.core.pipeline import ProcessedImage
+from imageprocessor.core.pipeline import ProcessedImage, process
 from imageprocessor.core.variants import (
     DEFAULT_VARIANTS,
     Variant,
     VariantSpec,
 )
 from imageprocessor.errors import InvalidVariantError
+from tests.images import animated_webp, encode, photo
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,6 @@ def test_names_that_make_good_paths_are_accepted(name: str) -> None:
         ({"fit": "cover", "width": None, "height": 9}, "needs both a width and a height"),
         ({"quality": 0}, r"quality is 0\. Use a whole number from 1 to 100"),
         ({"quality": 101}, "quality is 101"),
-        ({"quality": None}, "quality is None"),
         ({"effort": -1}, r"effort is -1\. Use a whole number from 0 to 6"),
         ({"effort": 7}, "effort is 7"),
         ({"blur": 101}, r"Size 'card': blur is 101\. Use a number from 0 to 100"),
@@ -143,17 +143,31 @@ def test_default_variants_are_the_documented_ones() -> None:
         "large": 1200,
         "original": 4096,
     }
-    assert {(spec.height, spec.fit, spec.quality, spec.effort) for spec in DEFAULT_VARIANTS} == {
-        (None, "inside", 85, None)
-    }
+    for spec in DEFAULT_VARIANTS:
+        assert (spec.height, spec.fit, spec.effort) == (None, "inside", None)
+        assert (spec.files, spec.quality_for("webp")) == ({spec.name: "webp"}, 85)
 
 
 def test_repr_of_a_result_leaves_out_the_encoded_files() -> None:
-    result = ProcessedImage({"a": Variant(b"RIFF" * 1000, 1, 2)}, "#000000", Dimensions(1, 2))
-    assert "Variant(width=1, height=2, format='webp')" in repr(result)
+    result = process(encode(photo(1, 2), "PNG"), [VariantSpec("a", width=1)])
+    assert "Variant(width=1, height=2, format='webp', " in repr(result)
     assert "RIFF" not in repr(result)
 
 
 def test_variant_has_its_aspect_ratio_and_size() -> None:
     variant = Variant(b"12345", width=150, height=113)
     assert (variant.aspect_ratio, variant.size_bytes, variant.format) == (1.3274, 5, "webp")
+
+
+def test_an_animation_that_is_kept_needs_webp() -> None:
+    with pytest.raises(InvalidVariantError, match="'keep' needs the format 'webp'"):
+        VariantSpec("moving", format="avif", animation="keep")
+    spec = VariantSpec("moving", formats=("avif", "webp"), animation="keep")
+    moving = animated_webp()
+    still = encode(photo(8, 6), "PNG")
+    assert _list_formats(process(moving, [spec])) == ["webp"]
+    assert _list_formats(process(still, [spec])) == ["avif", "webp"]
+
+
+def _list_formats(result: ProcessedImage) -> list[str]:
+    return [variant.format for variant in result.files.values()]

@@ -55,6 +55,7 @@ SHORT_WAITS = {
     "client_header_timeout 10s": "client_header_timeout 1s",
     "client_body_timeout 20s": "client_body_timeout 1s",
 }
+IMAGE_SIZES = '{"thumbnail": {"width": 150, "formats": ["webp", "avif", "jpeg", "png"]}}'
 SECRET = b"still with GPS"
 UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 # Headers that depend on who answered, when and on which connection. nginx makes its ETag from time
@@ -82,7 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     data = folder / "data"
     with (
-        run_service(data) as service,
+        run_service(data, IMAGE_SIZES=IMAGE_SIZES) as service,
         run_nginx(folder / "passing", service.port, data / "storage", SHORT_WAITS) as passing,
         run_nginx(folder / "serving", service.port, data / "storage", SERVED_BY_NGINX) as serving,
     ):
@@ -148,6 +149,16 @@ def shared_headers(headers: dict[str, str]) -> dict[str, str]:
     if "content-range" in headers:  # implies accept-ranges
         own.add("accept-ranges")
     return {name: value for name, value in headers.items() if name not in own}
+
+
+@each_nginx
+@pytest.mark.parametrize("suffix", ["avif", "jpg", "png"])
+def test_each_format_has_the_headers_of_the_service(site: Site, place: Choice, suffix: str) -> None:
+    path = site.path.replace(".webp", f".{suffix}")
+    expected, answer = site.service.ask(path), place(site).ask(path)
+    own = {"strict-transport-security": "max-age=31536000"}
+    assert (answer.status, answer.body) == (200, expected.body)
+    assert shared_headers(answer.headers) == shared_headers(expected.headers) | own
 
 
 def test_nginx_serves_files_without_the_service(site: Site) -> None:

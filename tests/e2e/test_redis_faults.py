@@ -18,8 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from imageprocessor.environment import load_settings
-from imageprocessor.tokens import sign_token
+from tests.e2e.deployments import KEY, connect, upload
 from tests.images import encode, photo
 from tests.servers import Server, find_free_port, run_redis, run_server
 
@@ -31,29 +30,20 @@ FINAL = {"completed", "failed"}
 class Deployment:
     """The API and one Celery worker on SQLite and local disk, connected through Redis."""
 
-    url: str
-    token: str
+    http: httpx.Client
     redis: Server
     photo: bytes = field(default_factory=lambda: encode(photo(300, 200), "JPEG"))
 
     def upload(self) -> tuple[str, float]:
         """Upload a photo; return its job id and how many seconds the 202 took."""
         started = time.perf_counter()
-        answer = httpx.post(
-            f"{self.url}/api/v1/images/upload",
-            headers={"Authorization": f"Bearer {self.token}"},
-            data={"bucket": "photos"},
-            files={"file": ("photo.jpg", self.photo)},
-            timeout=60,
-        )
+        answer = upload(self.http, self.photo)
         seconds = time.perf_counter() - started
         assert answer.status_code == 202, answer.text
         return answer.json()["job_id"], seconds
 
     def status(self, job_id: str) -> str:
-        return str(
-            httpx.get(f"{self.url}/api/v1/images/jobs/{job_id}", timeout=60).json()["status"]
-        )
+        return str(self.http.get(f"/api/v1/images/jobs/{job_id}").json()["status"])
 
     def redis_cli(self, *command: str) -> None:
         subprocess.run(
@@ -68,6 +58,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         redis = stack.enter_context(run_redis(folder))
         settings = {
             "DATA_DIR": str(folder / "data"),
+            "JWT_SECRET_KEY": KEY,
             "QUEUE_BACKEND": "celery",
             "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
             "WORKER_CONCURRENCY": "1",
@@ -78,9 +69,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         serve = [*program, "serve", "--port", str(port)]
         stack.enter_context(run_server(serve, port, folder / "serve.log", env=environ, cwd=folder))
         stack.enter_context(_run_worker([*program, "worker"], folder / "worker.log", environ))
-        yield Deployment(
-            f"http://127.0.0.1:{port}", sign_token(load_settings(settings), "me"), redis
-        )
+        http = stack.enter_context(connect(f"http://127.0.0.1:{port}", "me"))
+        yield Deployment(http, redis)
 
 
 @contextmanager
@@ -106,7 +96,7 @@ def wait_for(what: Callable[[], object], seconds: float = 90) -> None:
 
 @contextmanager
 def load(
-    deployment: Deployment, uploads_per_second: float = 4
+    deployment: Deployment, uploads_per_second: float = 3
 ) -> Iterator[list[tuple[str, float]]]:
     """Upload at a steady rate within the context; then wait until all accepted jobs complete."""
     accepted: list[tuple[str, float]] = []
@@ -126,7 +116,7 @@ def load(
         thread.join()
     waiting = [job_id for job_id, _ in accepted]
     assert waiting
-    wait_for(lambda: all(deployment.status(job_id) in FINAL for job_id in waiting))
+    wait_for(lambda: all(deployment.status(job_id) in FINAL for job_id in reversed(waiting)))
     assert {deployment.status(job_id) for job_id in waiting} == {"completed"}
 
 
@@ -166,14 +156,14 @@ def test_uploads_survive_a_full_redis(deployment: Deployment) -> None:
 
 
 def test_uploads_survive_a_redis_that_hangs_for_30_seconds(deployment: Deployment) -> None:
-    with load(deployment, 3) as accepted:
+    with load(deployment, 1.5) as accepted:
         time.sleep(1)
         deployment.redis.process.send_signal(signal.SIGSTOP)
         try:
             time.sleep(30)
-            health = httpx.get(f"{deployment.url}/api/v1/health", timeout=60)
+            health = deployment.http.get("/api/v1/health")
             assert health.json()["checks"]["queue"].startswith("broker_unavailable: ")
-            assert httpx.get(f"{deployment.url}/readyz", timeout=60).status_code == 200
+            assert deployment.http.get("/readyz").status_code == 200
         finally:
             deployment.redis.process.send_signal(signal.SIGCONT)
     check_quick(accepted)

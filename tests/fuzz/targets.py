@@ -12,11 +12,12 @@ from imageprocessor.core.metadata import read_metadata
 from imageprocessor.core.orientation import orientation_exif
 
 ACCEPTED = frozenset(list_installed_mime_types())
-LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000, mime_types=ACCEPTED)
+LIMITS = ip.Limits(max_bytes=1 << 20, max_pixels=250_000, max_frames=30, mime_types=ACCEPTED)
 SIZES = (
     ip.VariantSpec("small", width=16, effort=0),
     ip.VariantSpec("square", 24, 24, "cover", effort=0),
     ip.VariantSpec("round", width=20, rotate=90, trim=True, pad=2, blur=1, radius=9, effort=0),
+    ip.VariantSpec("moving", width=16, trim=True, animation="keep", effort=0),
 )
 LONGEST_ORIENTATION = (
     len(orientation_exif(6)) + 24

@@ -58,12 +58,15 @@ def migrated(postgres: int) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    url = request.getfixturevalue("migrated") if request.param == "postgres" else None
-    if url:
+    data_dir, url = tmp_path / "data", None
+    if request.param == "postgres":
+        url = request.getfixturevalue("migrated")
         empty(url)
+    else:
+        request.getfixturevalue("add_sqlite")(data_dir)
     sizes = {"thumbnail": 20, "medium": 60}
     return Settings.model_validate(
-        {"data_dir": tmp_path / "data", "image_sizes": sizes, "database_url": url}
+        {"data_dir": data_dir, "image_sizes": sizes, "database_url": url}
     )
 
 
@@ -116,28 +119,33 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     return move
 
 
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid != pg_backend_pid()"
+)
+FILLED = (
+    "processing_jobs",
+    "image_upload_events",
+    "batches",
+    "upload_rate_limits",
+    "maintenance",
+    "job_statistics",
+    "webhook_endpoints",
+    "webhook_deliveries",
+)
+
+
 def empty(url: str) -> None:
     """Disconnect all other clients of the database at *url* and delete every row."""
-    disconnect_clients(url)
+    statements = [END_OTHERS, *(f"DELETE FROM {table}" for table in FILLED)]
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("DELETE FROM processing_jobs")
-        connection.execute("DELETE FROM image_upload_events")
-        connection.execute("DELETE FROM batches")
-        connection.execute("DELETE FROM upload_rate_limits")
-        connection.execute("DELETE FROM maintenance")
-        connection.execute("DELETE FROM job_statistics")
-        connection.execute("DELETE FROM webhook_endpoints")
-        connection.execute("DELETE FROM webhook_deliveries")
+        connection.execute(";".join(statements).encode())
 
 
 def disconnect_clients(url: str) -> None:
     """Disconnect all clients of the PostgreSQL database at *url*, as its restart would."""
-    end_others = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid != pg_backend_pid()"
-    )
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(end_others)
+        connection.execute(END_OTHERS)
 
 
 def lock_tables(connection: Connection) -> None:

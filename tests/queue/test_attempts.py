@@ -32,6 +32,7 @@ from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
 from imageprocessor.storage.memory import MemoryStorage
+from imageprocessor.storage.side_by_side import open_store_pool
 from tests.images import encode, photo, png_bomb, truncated
 from tests.queue.conftest import Submit, lock_tables, with_settings
 
@@ -243,7 +244,7 @@ def test_stale_worker_cannot_change_a_completed_job(
     set_clock(timedelta(minutes=2))
     run_job(service, job.job_id, "fast")
     done = find(service, job)
-    with attempts.open_store_pool() as pool:
+    with open_store_pool() as pool:
         attempts.finish_attempt(service, pending, pool)
     attempts.fail_attempt(service, stale, StorageUnavailableError("too late"))
     assert find(service, job) == done
@@ -341,7 +342,7 @@ def test_image_deleted_while_its_finish_is_pending_does_not_come_back(
     (claimed,) = claim_all(service, "worker")
     pending = attempts.process_job(service, claimed, threads=1)
     delete_image(service, job.image_id, OPERATOR)
-    with attempts.open_store_pool() as pool:
+    with open_store_pool() as pool:
         attempts.finish_attempt(service, pending, pool)
     assert stored_keys(service) == set()
     assert list(service.staging.list()) == []

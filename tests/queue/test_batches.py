@@ -317,7 +317,8 @@ def test_the_folder_of_a_batch_is_flushed_once_after_its_files(
     service: Service, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(service.staging, LocalStorage)
-    upload = receive(*[JPEG] * 6)
+    copies = [bytes(bytearray(JPEG)) for _ in range(6)]  # the same object would be linked
+    upload = receive(*copies)
     are_folders: list[bool] = []
     fsync = os.fsync
 
@@ -325,7 +326,7 @@ def test_the_folder_of_a_batch_is_flushed_once_after_its_files(
         are_folders.append(S_ISDIR(os.fstat(descriptor).st_mode))
         fsync(descriptor)
 
-    service.staging.put("photos/first", b"")  # makes the folder
+    submit(service, receive())  # makes the folder, and flushes that of the database
     monkeypatch.setattr(os, "fsync", note)
     submit(service, upload)
     assert are_folders == [False] * 6 + [True]

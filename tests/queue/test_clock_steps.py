@@ -10,15 +10,18 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from imageprocessor.errors import RateLimitedError, WorkerLostError
 from imageprocessor.queue.attempts import fail_attempt, run_job
-from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store, outbox
+from imageprocessor.queue.database import clock, tables
+from imageprocessor.queue.jobs import job_store, outbox, webhook_deliveries
 from imageprocessor.queue.jobs.job import LEASE_MARGIN_SECONDS, EventType, Job, JobStatus
+from imageprocessor.queue.jobs.webhook_deliveries import Delivery
 from imageprocessor.queue.maintenance.sweep import GLOBAL_STEPS, sweep
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, submit
+from imageprocessor.queue.webhooks import add_endpoint
 from tests.queue.conftest import Submit, with_settings
 
 SetClock = Callable[[timedelta], None]
@@ -160,6 +163,39 @@ def test_wake_up_lost_before_the_clock_went_back_is_repeated(
     with service.database.read() as connection:
         due = job_store.list_due(connection, now, 10, created_before=now - timedelta(seconds=10))
     assert due == [job.job_id]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "step", "misdated"),
+    [
+        pytest.param(0, -HOUR, 1, id="never sent"),
+        pytest.param(1, -HOUR, 0, id="waits for the next try"),
+        pytest.param(1, timedelta(days=-7), 1, id="waits longer than any pause"),
+        pytest.param(0, timedelta(seconds=-50), 0, id="clocks of hosts differ"),
+    ],
+)
+def test_webhook_is_due_after_the_next_sweep_when_the_clock_goes_back(
+    service: Service,
+    submit_image: Submit,
+    set_clock: SetClock,
+    attempts: int,
+    step: timedelta,
+    misdated: int,
+) -> None:
+    add_endpoint(service, "shop", "http://127.0.0.1:9/", allows_private=True)
+    submit_image()
+    with service.database.write() as connection:
+        connection.execute(update(tables.webhook_deliveries).values(attempt_count=attempts))
+    set_clock(step)
+    assert not claim_webhooks(service)
+    assert sweep(service, GLOBAL_STEPS)["misdated_deliveries"] == misdated
+    assert sweep(service, GLOBAL_STEPS)["misdated_deliveries"] == 0
+    assert len(claim_webhooks(service)) == misdated
+
+
+def claim_webhooks(service: Service) -> list[Delivery]:
+    with service.database.write() as connection:
+        return webhook_deliveries.claim_due(connection, "shop", 8, clock.utc_now(), LEASE)
 
 
 def test_clock_step_forward_and_back_resets_no_window(

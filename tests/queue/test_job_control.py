@@ -110,5 +110,5 @@ def test_history_is_found_by_either_id_and_outlives_the_image(service: Service, 
     delete_image(service, done.image_id, OPERATOR)
     job, events = read_history(service, done.image_id)
     assert (job, events[-1]["event_type"]) == (None, "deleted")
-    with pytest.raises(JobNotFoundError, match="no job and no image"):
+    with pytest.raises(JobNotFoundError, match="no job, image or batch"):
         read_history(service, str(uuid.uuid4()))

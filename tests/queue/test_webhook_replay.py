@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from imageprocessor.queue import webhook_replay
 from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
+from imageprocessor.queue.batches import BatchUpload, ReceivedFile, submit_batch
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import webhook_deliveries
 from imageprocessor.queue.images import delete_image
@@ -17,6 +19,7 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.webhooks import DeliveryStatus
 from imageprocessor.queue.maintenance.progress import ignore
 from imageprocessor.queue.service import Service
+from imageprocessor.queue.uploads import Sender
 from imageprocessor.queue.webhook_replay import Replayed, replay
 from imageprocessor.queue.webhooks import remove_endpoint
 from tests.images import encode, photo, truncated
@@ -98,6 +101,34 @@ def test_events_from_before_an_endpoint_are_sent_with_the_bodies_that_they_had(
             assert row[column] == expected[event_id][column]
         assert row["status"] == "waiting"
     assert replay(service, "shop", LONG_AGO, ignore) == Replayed(0, 0)
+
+
+def test_completed_batch_is_sent_with_the_body_that_it_had(service: Service) -> None:
+    """Endpoints that were there all the time show which; one is named by a batch."""
+    add(service, "always")
+    add(service, "named", only_named=True)
+    data = encode(photo(80, 60), "JPEG")
+    file = ReceivedFile("a.jpg", data, len(data), hashlib.sha256(data).hexdigest())
+    for webhook in ("", "named"):
+        upload = BatchUpload([file], "photos", webhook=webhook)
+        batch, _ = submit_batch(service, upload, Sender("ann"))
+        run_job(service, str(batch.outcomes[0].job_id), "worker")
+    end_deliveries(service, DeliveryStatus.DELIVERED)
+    expected = {
+        name: [row["body"] for row in list_rows(service, name)] for name in ("always", "named")
+    }
+    for name in expected:
+        remove_endpoint(service, name, ignore)
+        with service.database.write() as connection:
+            connection.execute(delete(webhook_deliveries))
+    add(service, "always")
+    add(service, "named", only_named=True)
+    assert replay(service, "always", LONG_AGO, ignore) == Replayed(0, 6)
+    assert replay(service, "named", LONG_AGO, ignore) == Replayed(0, 3)
+    for name, bodies in expected.items():
+        assert sorted(row["body"] for row in list_rows(service, name)) == sorted(bodies)
+        assert [row["event_type"] for row in list_rows(service, name)].count("batch.completed")
+    assert replay(service, "always", LONG_AGO, ignore) == Replayed(0, 0)
 
 
 def test_events_that_an_endpoint_does_not_ask_for_are_not_added(

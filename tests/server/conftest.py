@@ -17,15 +17,19 @@ from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
+from tests.servers.browser import open_browser
 
 UPLOAD = "/api/v1/images/upload"
 
 
 @pytest.fixture
-def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+def make_settings(tmp_path: Path, add_sqlite: Callable[[Path], None]) -> Callable[..., Settings]:
+    data_dir = tmp_path / "data"
+    add_sqlite(data_dir)
+
     def make(**changes: Any) -> Settings:
         values = {
-            "data_dir": tmp_path / "data",
+            "data_dir": data_dir,
             "version": "1.0.0",
             "image_sizes": {"thumbnail": 20, "medium": 60},
         }
@@ -109,6 +113,12 @@ def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, s
     accepted: dict[str, str] = upload(fields={"metadata": '{"activity_id": "xyz"}'}).json()
     run(accepted["job_id"])
     return accepted
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    with open_browser(tmp_path / "profile") as opened:
+        yield opened
 
 
 def count_jobs(service: Service) -> int:

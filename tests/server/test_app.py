@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,7 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.service import Service
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
-from tests.conftest import require_program
-from tests.server.live import find_free_port, serve
+from tests.server.live import find_free_port, serve, wait_until
 from tests.uploads import submit_to
 
 SITE = "https://app.example.com"
@@ -113,9 +111,9 @@ def test_no_site_is_allowed_by_default(client: TestClient) -> None:
     )
 
 
-def test_building_the_app_creates_no_files(settings: Settings) -> None:
-    create_app(settings)
-    assert not settings.data_dir.exists()
+def test_building_the_app_creates_no_files(tmp_path: Path) -> None:
+    create_app(Settings(data_dir=tmp_path / "data"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_version_defaults_to_that_of_the_package(
@@ -170,13 +168,6 @@ def answers(port: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_factory_reads_its_settings_from_the_environment(tmp_path: Path, free_port: int) -> None:
     with run_uvicorn(
         tmp_path / "data", free_port, SERVICE_NAME="photos", LOG_FORMAT="json"
@@ -206,29 +197,6 @@ FOLLOW = """
     for (const type of ["image.accepted", "image.completed"])
         source.addEventListener(type, (event) => seen.push(JSON.parse(event.data).type));
 """
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = require_program("chromium")
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-    ):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    service = webdriver.ChromeService(require_program("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as opened:
-        yield opened
 
 
 def test_docs_page_loads_only_from_this_server(settings: Settings, browser: Any) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 from typing import Never
 
@@ -205,6 +205,22 @@ def test_body_at_the_minimum_rate_is_accepted(
             time.sleep(0.08)
         assert line.answer()[0].status == 202
         assert time.monotonic() - started > 2 * protocol.BODY_SECONDS
+
+
+def test_body_that_never_ends_is_refused_however_steadily_it_arrives(
+    port: int, short_deadlines: None, authorization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that takes longer, the sweep would delete the files that arrived first."""
+    monkeypatch.setattr(protocol, "MAX_BODY_SECONDS", 1.0)
+    with wire(port) as line:
+        line.send(upload_head(authorization, "Content-Length: 1000000") + form_start())
+        line.connection.settimeout(0.05)
+        for _ in range(50):
+            line.send(bytes(2_000))
+            with suppress(TimeoutError):
+                assert line.connection.recv(12) == b"HTTP/1.1 408"
+                return
+    pytest.fail("It was not refused within 2.5 s.")
 
 
 def test_deadlines_apply_to_requests_not_connections(port: int, short_deadlines: None) -> None:

@@ -75,6 +75,16 @@ def test_warnings_reach_the_client() -> None:
     assert represent_result(job(), ANYONE, "").metadata.warnings == ["icc_invalid"]
 
 
+def test_fields_that_an_earlier_version_did_not_store_are_absent() -> None:
+    result = represent_result(job(), ANYONE, "").model_dump(exclude_unset=True)
+    assert list(result["metadata"]) == [
+        "dominant_color",
+        "original_dimensions",
+        "variants",
+        "warnings",
+    ]
+
+
 def test_failed_job_shows_when_it_failed() -> None:
     failed = represent_failed(job(status=JobStatus.FAILED, error_code="worker_lost", attempts=4))
     assert (failed.failed_at, failed.error_code, failed.attempts) == (MOMENT, "worker_lost", 4)

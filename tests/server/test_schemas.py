@@ -4,6 +4,7 @@ import pytest
 from pydantic import BaseModel
 
 from imageprocessor.core.pipeline import process
+from imageprocessor.core.variants import VariantSpec
 from imageprocessor.server import schemas
 from tests.images import encode, photo
 
@@ -28,9 +29,13 @@ def test_bodies_in_the_specification_have_examples() -> None:
 
 
 def test_result_schema_matches_the_pipelines_result() -> None:
-    described = process(encode(photo(40, 30), "JPEG")).describe()
+    sizes = [VariantSpec("medium", formats=("webp", "png"))]
+    described = process(encode(photo(40, 30), "JPEG"), sizes).describe()
+    described["variants"]["medium"]["alternates"][0]["url"] = "/storage/…"
     model = schemas.ImageMetadata
     assert set(described) == set(model.model_fields)
     assert set(described["variants"]["medium"]) == set(schemas.VariantMetadata.model_fields)
+    [alternate] = described["variants"]["medium"]["alternates"]
+    assert set(alternate) == set(schemas.Alternate.model_fields)
     assert set(described["original_dimensions"]) == set(schemas.Dimensions.model_fields)
     assert model.model_validate(described, strict=True).model_dump() == described

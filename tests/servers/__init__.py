@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -57,9 +58,14 @@ def run_server(
     port: int,
     log: Path,
     is_ready: Callable[[int], bool] = listens,
+    *,
+    stop: int = signal.SIGTERM,
     **options: Any,
 ) -> Iterator[Server]:
-    """Run *command*, which listens on *port*, until the context ends; log its output to *log*."""
+    """Run *command*, which listens on *port*, until the context ends; log its output to *log*.
+
+    Then send it the signal *stop*.
+    """
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
@@ -73,7 +79,7 @@ def run_server(
     try:
         yield server
     finally:
-        server.process.terminate()
+        server.process.send_signal(stop)
         try:
             server.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -151,11 +157,11 @@ def run_postgres(folder: Path) -> Iterator[Server]:
     }
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     command = [find_postgres("postgres"), "-D", data, "-p", str(port), *settings]
+    log = folder / "postgres.log"
+    stop = signal.SIGQUIT  # neither wait for clients, as at SIGTERM, nor write to disk
     with (
         place,
-        run_server(
-            command, port, folder / "postgres.log", _accepts_clients, cwd="/", **user
-        ) as server,
+        run_server(command, port, log, _accepts_clients, stop=stop, cwd="/", **user) as server,
     ):
         yield server
 

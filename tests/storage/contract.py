@@ -5,7 +5,8 @@ Derive a class named Test… from StorageContract and give it a ``store`` fixtur
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import pytest
 
 from imageprocessor.errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableError
 from imageprocessor.storage.protocol import MARKER_NAME, Storage
+from imageprocessor.storage.side_by_side import open_store_pool
 
 BUCKETS = ("avatars", "one", "one-half", "two")  # the first names of all keys in these tests
 KEY = "avatars/processed/medium/1_medium.webp"
@@ -38,6 +40,11 @@ BAD_KEYS = [
 
 class StorageContract:
     writers = 4  # concurrent writers of one object
+
+    @pytest.fixture
+    def pool(self) -> Iterator[Executor]:
+        with open_store_pool() as pool:
+            yield pool
 
     @pytest.mark.parametrize(
         "data", [b"", b"bytes", bytes(range(256)) * 40_000], ids=["empty", "small", "10MB"]
@@ -102,20 +109,34 @@ class StorageContract:
         assert store.get(KEY) == b"bytes"
         assert not upload.exists()
 
-    def test_put_all_stores_bytes_and_files(self, store: Storage, tmp_path: Path) -> None:
+    def test_put_all_stores_bytes_and_files(
+        self, store: Storage, tmp_path: Path, pool: Executor
+    ) -> None:
         upload = tmp_path / "upload"
         upload.write_bytes(b"moved")
         copies = {f"one/{number}": b"%d" % number for number in range(20)}
-        store.put_all({**copies, KEY: upload})
+        store.put_all({**copies, KEY: upload}, pool)
         assert {key: store.get(key) for key in copies} == copies
         assert store.get(KEY) == b"moved"
         assert not upload.exists()
 
-    def test_put_all_raises_the_error_of_one_object(self, store: Storage, tmp_path: Path) -> None:
+    def test_put_all_stores_equal_bytes_independently(self, store: Storage, pool: Executor) -> None:
+        data = b"equal"
+        store.put("two/1", b"older")
+        store.put_all({"one/1": data, "two/1": data, "one-half/1": data}, pool)
+        store.put("one/1", b"newer")
+        store.delete("two/1")
+        assert store.get("one/1") == b"newer"
+        assert store.get("one-half/1") == data
+        assert not store.exists("two/1")
+
+    def test_put_all_raises_the_error_of_one_object(
+        self, store: Storage, tmp_path: Path, pool: Executor
+    ) -> None:
         with pytest.raises(StorageUnavailableError):
-            store.put_all({"one/1": b"1", "one/2": tmp_path / "absent"})
+            store.put_all({"one/1": b"1", "one/2": tmp_path / "absent"}, pool)
         with pytest.raises(InvalidKeyError):
-            store.put_all({"one/1": b"1", "../1": b"2"})
+            store.put_all({"one/1": b"1", "../1": b"2"}, pool)
 
     def test_adopt_replaces_an_object(self, store: Storage, tmp_path: Path) -> None:
         store.put(KEY, b"first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,8 @@ class SingleFileStorage:
         except OSError as error:
             raise StorageUnavailableError(f"Cannot store a file as {key!r}: {error}.") from error
 
-    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
-        put_side_by_side(self, objects)
+    def put_all(self, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
+        put_side_by_side(self, objects, pool)
 
     def get(self, key: str) -> bytes:
         select = "SELECT data FROM objects WHERE key = ?"

@@ -71,6 +71,16 @@ def test_variant_key_contains_bucket_size_and_image(bucket: str, image_id: objec
 
 
 @pytest.mark.parametrize(
+    ("output", "suffix"), [("avif", "avif"), ("webp", "webp"), ("jpeg", "jpg"), ("png", "png")]
+)
+def test_variant_key_ends_with_the_suffix_of_its_format(output: str, suffix: str) -> None:
+    image_id = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    key = variant_key("avatars", "medium", image_id, output)
+    assert key == f"avatars/processed/medium/{image_id}_medium.{suffix}"
+    assert image_id_of(key) == image_id
+
+
+@pytest.mark.parametrize(
     ("size", "image_id"), [("a/b", "1"), ("..", "1"), ("", "1"), ("a", "../1"), ("a", "")]
 )
 def test_variant_key_refuses_bad_names(size: str, image_id: str) -> None:
@@ -103,6 +113,7 @@ def test_image_id_is_read_from_a_variant_key(bucket: str, image_id: object) -> N
         "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_large.webp",
         "avatars/other/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.webp",
         "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.webp.bak",
+        "avatars/processed/medium/0f8fad5b-d9cb-469f-a165-70867728950e_medium.gif",
     ],
 )
 def test_other_keys_have_no_image_id(key: str) -> None:

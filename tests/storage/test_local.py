@@ -21,6 +21,7 @@ from imageprocessor.errors import (
 )
 from imageprocessor.storage import local
 from imageprocessor.storage.local import LocalStorage
+from imageprocessor.storage.side_by_side import open_store_pool
 from tests.storage.contract import KEY, StorageContract
 
 MEGABYTE = 1024 * 1024
@@ -399,3 +400,14 @@ def test_list_skips_drafts_and_names_that_are_not_keys(store: LocalStorage) -> N
     (store.root / ".DS_Store").write_bytes(b"bytes")
     os.mkfifo(store.root / "pipe")
     assert [found.key for found in store.list()] == ["avatars/1"]
+
+
+def test_equal_variants_are_links_to_one_file(store: LocalStorage) -> None:
+    data = b"of a small image"
+    keys = [f"photos/processed/{size}/1_{size}.webp" for size in ("medium", "large", "original")]
+    store.put(keys[1], b"of an earlier attempt")
+    with open_store_pool() as pool:
+        store.put_all(dict.fromkeys(keys, data), pool)
+    assert [store.get(key) for key in keys] == [data] * 3
+    files = [(store.root / key).stat().st_ino for key in keys]
+    assert files[0] == files[2]

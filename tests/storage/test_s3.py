@@ -209,13 +209,26 @@ def test_url_serves_the_object_for_15_minutes(store: S3Storage, key: str, kind: 
     assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
 
 
-def test_stored_images_are_marked_as_immutable_webp(store: S3Storage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("webp", "image/webp"),
+        ("avif", "image/avif"),
+        ("jpg", "image/jpeg"),
+        ("png", "image/png"),
+        ("bin", "application/octet-stream"),
+    ],
+)
+def test_stored_images_have_their_type_and_are_immutable(
+    store: S3Storage, tmp_path: Path, suffix: str, kind: str
+) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"bytes")
-    store.adopt(KEY, upload)
-    head = store.client.head_object(Bucket=store.bucket, Key=KEY)
+    key = f"photos/it.{suffix}"
+    store.adopt(key, upload)
+    head = store.client.head_object(Bucket=store.bucket, Key=key)
     assert (head["ContentType"], head["CacheControl"]) == (
-        "image/webp",
+        kind,
         "private, max-age=31536000, immutable",
     )
 

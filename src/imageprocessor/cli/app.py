@@ -11,6 +11,7 @@ import typer
 import imageprocessor
 from imageprocessor.cli.commands import (
     database,
+    html,
     images,
     jobs,
     operations,
@@ -32,6 +33,7 @@ app = typer.Typer(
 images.register(app)
 service.register(app)
 jobs.register(app)
+html.register(app)
 webhooks.register(app)
 database.register(app)
 storage.register(app)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shlex
 import socket
+import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from ipaddress import ip_address
 
 import imageprocessor
 from imageprocessor.settings import Settings
+from imageprocessor.tokens import sign_token
 
 UPLOAD_PATH = "/api/v1/images/upload"
+UPLOAD_PAGE_PATH = "/upload"
+PAGE_USER = "upload-page"  #: owns only what is uploaded on the page
+PAGE_TOKEN_LIFETIME = timedelta(minutes=15)
 
 
 def describe_service(
@@ -32,7 +38,22 @@ def describe_service(
     lines += [f"  {name:<11} {value}" for name, value in facts.items()]
     lines += ["", "  Try it in another terminal:"]
     lines += [f"    {line}" for line in try_lines(settings, url, environ)]
+    if settings.upload_page:
+        page = root_path + UPLOAD_PAGE_PATH if root_path else url + UPLOAD_PAGE_PATH
+        lines += ["", f"  Try it in a browser: {page}{page_token(settings, listener)}"]
     return "\n".join(lines)
+
+
+def page_token(settings: Settings, listener: socket.socket) -> str:
+    """Return the part of the page's address that has a token of 15 minutes.
+
+    It is for whoever starts the service at a terminal of this machine. A log must not contain it,
+    and from other machines it would be sent over plain HTTP: they get one by the page.
+    """
+    host = ip_address(listener.getsockname()[0])
+    if not (sys.stderr.isatty() and host.is_loopback):
+        return ""
+    return f"#token={sign_token(settings, PAGE_USER, lifetime=PAGE_TOKEN_LIFETIME)}"
 
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from imageprocessor.cli.files import Plan, Source, open_input, write_file
+from imageprocessor.cli.files import STREAM, Plan, Source, open_input, write_file
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import ProcessedImage, process
-from imageprocessor.core.variants import VariantSpec
+from imageprocessor.core.variants import VariantSpec, name_alternate
 from imageprocessor.errors import ImageProcessorError, MemoryLimitError
 
 TASKS_PER_THREAD = 2  # one runs, one waits
@@ -104,9 +105,15 @@ def _finish(future: Future[Processed], source: Source, paths: Mapping[str, Path]
     """Write the results of an image and return its outcome."""
     try:
         image, size_bytes = future.result()
-        for name, path in paths.items():
+        # An animation is a WebP, whatever the formats of its size are.
+        written = {}
+        for name, file in image.files.items():
+            path = paths[name]
+            if path != STREAM:
+                path = path.with_suffix(OUTPUT_FORMATS[file.format].suffix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, image.variants[name].data)
+            write_file(path, file.data)
+            written[name] = path
     except (ImageProcessorError, OSError, MemoryError) as error:
         return Outcome(source.path, error=error)
     facts = image.describe()
@@ -114,6 +121,8 @@ def _finish(future: Future[Processed], source: Source, paths: Mapping[str, Path]
     described = facts.pop("variants")
     variants = {}
     for name, variant in described.items():
-        variants[name] = {"path": str(paths[name]), **variant}
+        variants[name] = {"path": str(written[name]), **variant}
+        for alternate in variant.get("alternates", ()):
+            alternate["path"] = str(written[name_alternate(name, alternate["format"])])
     report = {**dimensions, "size_bytes": size_bytes, "variants": variants, **facts}
     return Outcome(source.path, report)

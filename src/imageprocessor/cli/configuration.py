@@ -38,7 +38,7 @@ def show_value(value: Any) -> str:
     """Return a setting's value in a form that the setting accepts; an empty string if unset.
 
     >>> show_value((VariantSpec("card", width=400),))
-    '{"card": {"width": 400, "quality": 85}}'
+    '{"card": {"width": 400}}'
     >>> show_value(("photos", "avatars")), show_value(True), show_value(None)
     ('photos,avatars', 'true', '')
     """
@@ -51,7 +51,7 @@ def show_value(value: Any) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
         sizes = {}
         for spec in value:
-            options = {**spec.list_changes(), "quality": spec.quality}
+            options = spec.list_changes()
             sizes[options.pop("name")] = options
         return json.dumps(sizes)
     if isinstance(value, tuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import typer
 
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT, list_suffixes
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS, list_suffixes
 from imageprocessor.core.source import is_special_file
 from imageprocessor.storage.files import BLOCK_BYTES, replace_file
 
@@ -33,11 +33,14 @@ class Source:
         """The beginning of the names of its results."""
         return "stdin" if self.path == STREAM else self.path.stem
 
-    def outputs(self, stem: str, sizes: Sequence[str], out: Path) -> dict[str, Path]:
-        """Return the result path of each size."""
+    def outputs(self, stem: str, names: Mapping[str, str], out: Path) -> dict[str, Path]:
+        """Return the path of each result; *names* has the format of each."""
         folder = out / self.folder
-        suffix = OUTPUT_FORMAT.suffix
-        return {size: folder / f"{stem}_{size}{suffix}" for size in sizes}
+        paths = {}
+        for name, output in names.items():
+            size, _, _ = name.partition(".")
+            paths[name] = folder / f"{stem}_{size}{OUTPUT_FORMATS[output].suffix}"
+        return paths
 
 
 Plan = Mapping[Source, Mapping[str, Path]]
@@ -72,23 +75,23 @@ def find_sources(named: Sequence[Path], out: Path) -> Found:
     return Found(list(found.values()), skipped)
 
 
-def plan_outputs(sources: Sequence[Source], sizes: Sequence[str], out: Path) -> Plan:
-    """Return the result paths of each source.
+def plan_outputs(sources: Sequence[Source], names: Mapping[str, str], out: Path) -> Plan:
+    """Return the result paths of each source; *names* has the format of each result by its name.
 
-    Results are named ``{stem}_{size}.webp``. Where two sources would collide, the full file name
+    Files are named ``{stem}_{size}.webp``. Where two sources would collide, the full file name
     replaces the stem.
 
     Raises:
         typer.BadParameter: Two sources would still write the same file, or a result would overwrite
             a source.
     """
-    plan = {source: source.outputs(source.stem, sizes, out) for source in sources}
+    plan = {source: source.outputs(source.stem, names, out) for source in sources}
     uses: Counter[Path] = Counter()
     for paths in plan.values():
         uses.update(paths.values())
     for source, paths in plan.items():
         if any(uses[path] > 1 for path in paths.values()):
-            plan[source] = source.outputs(source.path.name, sizes, out)
+            plan[source] = source.outputs(source.path.name, names, out)
     _refuse_shared_files(plan)
     return plan
 

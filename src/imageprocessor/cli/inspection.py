@@ -68,24 +68,25 @@ def print_report(report: Mapping[str, Any]) -> None:
     if "error" in report:
         print_error(f"{report['file']}: {report['error']}")
         return
-    image_format = report["format"]
+    frames = ""
     if report["frames"] > 1:
-        image_format += f", {report['frames']} frames in {report['duration']} s"
-    gps = report["gps"]
-    place = f"{gps['latitude']}, {gps['longitude']}" if gps else None
+        frames = f", {report['frames']} frames in {report['duration']} s"
     size = show_bytes(report["size_bytes"])
-    facts = {
-        "format": f"{image_format}, {size}",
+    image = {
+        "format": f"{report['format']}{frames}, {size}",
         "pixels": f"{report['width']}×{report['height']}",
         "orientation": report["orientation"],
         "colour profile": report["color_profile"],
+    }
+    gps = report["gps"]
+    revealed = {
         "camera": report["camera"],
         "software": report["software"],
         "taken": report["taken_at"],
-        "place": place,
+        "place": f"{gps['latitude']}, {gps['longitude']}" if gps else None,
         "metadata": ", ".join(report["metadata"]) or "none",
     }
-    print_pairs(report["file"], facts)
+    print_pairs(report["file"], {**image, **revealed})
 
 
 def list_removed(before: bytes, after: bytes) -> list[str]:

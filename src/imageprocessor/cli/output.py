@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from io import TextIOWrapper
 from itertools import islice
 from textwrap import indent
@@ -152,6 +153,13 @@ def show_bytes(count: int) -> str:
     '2.3 MB'
     """
     return filesize.decimal(count)
+
+
+def show_time(moment: datetime | None) -> str | None:
+    """Return a time as it is in JSON, or None if there is none."""
+    from imageprocessor.queue.database.clock import to_text  # noqa: PLC0415 - an extra
+
+    return to_text(moment) if moment else None
 
 
 def show_color(color: str) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -11,11 +11,12 @@ from pkgutil import resolve_name
 import PIL
 from PIL import Image, features
 
-from imageprocessor.core.formats.registry import FORMATS
+from imageprocessor.core.formats.encoding import Encoding
+from imageprocessor.core.formats.registry import FORMATS, OUTPUT_FORMATS, ImageFormat
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.pipeline import process
 from imageprocessor.core.variants import VariantSpec
-from imageprocessor.errors import InputError
+from imageprocessor.errors import InputError, InvalidVariantError
 
 SIMD = "Pillow-SIMD"
 HEIF = "pillow-heif"
@@ -53,22 +54,35 @@ def list_libraries() -> dict[str, str]:
     return versions
 
 
-def find_broken(mime_types: Collection[str]) -> dict[str, str]:
-    """Return the formats among *mime_types* that do not work, each with the reason.
+def find_broken(mime_types: Collection[str], outputs: Iterable[str]) -> dict[str, str]:
+    """Return the formats that do not work, each with the reason.
 
-    For each format, create an image of one pixel, decode it, and encode it as a variant.
+    Process an image of one pixel in each format among *mime_types*, and encode it in each of
+    *outputs*.
     """
-    probe = VariantSpec("probe", width=1)
+    accepted = [row for row in FORMATS.values() if row.mime_type in mime_types]
+    attempts = [(row, _process_pixel) for row in accepted]
+    attempts += [(OUTPUT_FORMATS[output], _encode_pixel) for output in outputs]
     broken = {}
-    for name, image_format in FORMATS.items():
-        if image_format.mime_type not in mime_types:
-            continue
-        file = BytesIO()
+    for image_format, attempt in attempts:
         try:
-            resolve_name(image_format.decoder)  # this registers the encoder of an extra
-            Image.new("RGB", (1, 1)).save(file, image_format.name)
-            process(file.getvalue(), [probe], Limits(mime_types=frozenset(mime_types)))
-        # Pillow raises these if a codec is missing.
-        except (OSError, KeyError, AttributeError, ImportError, InputError) as error:
-            broken[name] = str(error)
+            attempt(image_format)
+        # Pillow and Python raise these if a codec is missing.
+        except (OSError, KeyError, AttributeError, ImportError) as error:
+            broken[image_format.name] = str(error)
+        except (InputError, InvalidVariantError) as error:
+            broken[image_format.name] = str(error)
     return broken
+
+
+def _process_pixel(image_format: ImageFormat) -> None:
+    resolve_name(image_format.decoder)  # this registers the encoder of an extra
+    file = BytesIO()
+    Image.new("RGB", (1, 1)).save(file, image_format.name)
+    limits = Limits(mime_types=frozenset({image_format.mime_type}))
+    process(file.getvalue(), [VariantSpec("probe")], limits)
+
+
+def _encode_pixel(image_format: ImageFormat) -> None:
+    assert image_format.encode is not None
+    image_format.encode(Image.new("RGB", (1, 1)), Encoding(quality=85, effort=4))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 from PIL import Image
 
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.formats.encoding import Encoding
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS
 from imageprocessor.core.memory import THREAD_BYTES, require_memory
 from imageprocessor.core.variants import Variant, VariantSpec
 
@@ -27,13 +30,22 @@ class Encoders:
     def __enter__(self) -> Encoders:
         return self
 
-    def submit(self, image: Image.Image, specs: Sequence[VariantSpec]) -> None:
-        """Encode *image*, now or later, as each of *specs*, all of which have its size."""
+    def submit(
+        self, image: Image.Image, specs: Sequence[VariantSpec], stripped: bytes | None = None
+    ) -> None:
+        """Encode *image*, now or later, as each of *specs*, all of which have its size.
+
+        *stripped*: see :func:`encode_variants`.
+        """
+        self.run(partial(encode_variants, image, specs, stripped))
+
+    def run(self, encode: Callable[[], dict[str, Variant]]) -> None:
+        """Call *encode*, now or later, which returns variants by name."""
         if self._pool is None:
-            self._variants |= encode_variants(image, specs)
+            self._variants |= encode()
             return
         require_memory(THREAD_BYTES, "for a thread")
-        self._futures.append(self._pool.submit(encode_variants, image, specs))
+        self._futures.append(self._pool.submit(encode))
 
     def __exit__(self, *raised: object) -> None:
         if self._pool is not None:
@@ -46,16 +58,33 @@ class Encoders:
         return self._variants
 
 
-def encode_variants(image: Image.Image, specs: Sequence[VariantSpec]) -> dict[str, Variant]:
-    """Return the variants of *image* by name, encoding once per quality and effort."""
-    encode = OUTPUT_FORMAT.encode
-    assert encode is not None
-    by_options: dict[tuple[int, int], Variant] = {}
+def encode_variants(
+    image: Image.Image, specs: Sequence[VariantSpec], stripped: bytes | None = None
+) -> dict[str, Variant]:
+    """Return the variants of *image* by name, encoding once per format, quality and effort.
+
+    *stripped*: a JPEG that shows exactly this. It is used where no quality is requested.
+    """
+    made: dict[tuple[str, Encoding], Variant] = {}
     variants = {}
     for spec in specs:
-        options = (spec.quality, spec.effort_for(image.width))
-        if options not in by_options:
-            data = encode(image, *options)
-            by_options[options] = Variant(data, image.width, image.height)
-        variants[spec.name] = by_options[options]
+        files = []
+        for output in spec.files.values():
+            if output == "jpeg" and stripped and spec.quality is None:
+                files.append(Variant(stripped, image.width, image.height, output))
+                continue
+            encoding = Encoding(spec.quality_for(output), spec.effort_for(image.width))
+            if (output, encoding) not in made:
+                data = encode(image, output, encoding)
+                made[output, encoding] = Variant(data, image.width, image.height, output)
+            files.append(made[output, encoding])
+        first, *alternates = files
+        variants[spec.name] = replace(first, alternates=tuple(alternates))
     return variants
+
+
+def encode(image: Image.Image, output: str, encoding: Encoding) -> bytes:
+    """Return *image* as a file of the format *output*."""
+    encoder = OUTPUT_FORMATS[output].encode
+    assert encoder is not None
+    return encoder(image, encoding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, sqrt
 from typing import NamedTuple
 
 MAX_OUTPUT_SIDE = 16_383
@@ -61,6 +62,19 @@ def fit_inside(
         return Dimensions(bound_width, scaled_height)
     scaled_width = scaled(source.width, bound_height, source.height)
     return Dimensions(scaled_width, bound_height)
+
+
+def fit_pixels(size: Dimensions, max_pixels: int) -> Dimensions:
+    """Return *size*, or the largest size with its aspect ratio that has at most *max_pixels*.
+
+    >>> fit_pixels(Dimensions(4000, 3000), max_pixels=4_200_000)
+    Dimensions(width=2366, height=1774)
+    """
+    pixels = size.width * size.height
+    if pixels <= max_pixels:
+        return size
+    scale = sqrt(max_pixels / pixels)
+    return Dimensions(max(1, floor(size.width * scale)), max(1, floor(size.height * scale)))
 
 
 def largest_crop(source: Dimensions, aspect: Dimensions) -> Dimensions:

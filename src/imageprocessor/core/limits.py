@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from imageprocessor.core.formats.registry import list_default_mime_types, require_installed
 from imageprocessor.errors import (
+    AnimationTooLongError,
     DimensionTooLargeError,
     FileTooLargeError,
     InvalidImageError,
@@ -17,8 +18,9 @@ from imageprocessor.errors import (
 class Limits:
     """Inclusive upper bounds for an image, and the accepted MIME types.
 
-    JPEG, PNG and WebP are accepted unless *mime_types* names others: "image/gif", "image/avif" or
-    "image/heic".
+    ``max_frames`` only counts where a size keeps the animation; ``max_pixels`` is then also the
+    limit on all frames together. JPEG, PNG and WebP are accepted unless *mime_types* names others:
+    "image/gif", "image/avif" or "image/heic".
 
     Raises:
         MissingExtraError: The decoder of a format that *mime_types* names is not installed.
@@ -27,6 +29,7 @@ class Limits:
     max_bytes: int = 10 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 65_535
+    max_frames: int = 300
     mime_types: frozenset[str] = frozenset(list_default_mime_types())
 
     def __post_init__(self) -> None:
@@ -66,4 +69,20 @@ def check_dimensions(width: int, height: int, limits: Limits) -> None:
         raise TooManyPixelsError(
             f"The image is {width} x {height} = {pixels} pixels; "
             f"the limit is {limits.max_pixels}. Scale it down."
+        )
+
+
+def check_animation(frames: int, pixels: int, limits: Limits) -> None:
+    """Raise ``AnimationTooLongError`` if so many frames of *pixels* each are not accepted.
+
+    >>> check_animation(100, 480 * 270, Limits())
+    """
+    if frames > limits.max_frames:
+        raise AnimationTooLongError(
+            f"The animation has {frames} frames; the limit is {limits.max_frames}. Shorten it."
+        )
+    if frames * pixels > limits.max_pixels:
+        raise AnimationTooLongError(
+            f"The animation has {frames} frames of {pixels} pixels, {frames * pixels} in all; "
+            f"the limit is {limits.max_pixels}. Shorten it or scale it down."
         )

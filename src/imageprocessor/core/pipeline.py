@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from imageprocessor.core.appearance.placeholder import Placeholder
+from imageprocessor.core.formats.registry import DEFAULT_OUTPUT
 from imageprocessor.core.geometry import Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.source import ImageSource
@@ -14,28 +17,26 @@ from imageprocessor.core.steps import (
     Work,
     convert_to_srgb,
     decode_once,
+    describe_appearance,
     resize_and_encode,
-    resize_to_smallest,
     shrink_to_largest,
     turn_upright,
 )
 from imageprocessor.core.transformations.grammar import Transformation
-from imageprocessor.core.variants import DEFAULT_VARIANTS, Variant, VariantSpec
+from imageprocessor.core.variants import DEFAULT_VARIANTS, Variant, VariantSpec, name_alternate
 from imageprocessor.errors import InvalidVariantError
 
 Step = Callable[[Work], None]
 
 STEPS: tuple[Step, ...] = (
     decode_once,
+    describe_appearance,
     shrink_to_largest,
     convert_to_srgb,
     turn_upright,
     resize_and_encode,
 )
 """The steps of ``process``. To add one, write a function in ``core.steps`` and list it here."""
-
-COLOR_STEPS = (*STEPS[:-1], resize_to_smallest)
-"""The steps of ``dominant_color``."""
 
 WARNINGS = (
     "animation_flattened",
@@ -44,6 +45,7 @@ WARNINGS = (
     "hdr_flattened",
     "not_enlarged",
     "end_missing",
+    "avif_scaled_down",
 )
 """All warnings, in the order in which a result lists them."""
 
@@ -52,32 +54,61 @@ WARNINGS = (
 class ProcessedImage:
     """The result of ``process``.
 
-    ``variants`` is in the requested order. ``original_dimensions`` is the size of the upright image
-    in pixels. ``warnings`` names what was lost: "animation_flattened" (only the first frame is
-    kept), "icc_invalid" (the colour profile is unusable and was ignored), "hdr_gain_map_dropped"
-    (only the standard-range image is kept), "hdr_flattened" (light brighter than white paper became
-    white), "not_enlarged" (the image is smaller than at least two of the requested sizes, or than
-    the only one), "end_missing" (all pixels are there, but not the mark behind them). ``removed``
-    names, in alphabetical order, the metadata that was in the source and is in no variant;
-    ``Metadata`` lists the names. It includes a colour profile, because the colours were converted
-    to sRGB.
+    ``variants`` is in the requested order. ``palette`` has up to five colours of the opaque pixels,
+    the most frequent first, which is also ``dominant_color``: ``"#FFFFFF"`` if there are none. For
+    a JPEG, they may depend slightly on the largest size. ``has_alpha`` says whether some pixel of
+    the source is not opaque, ``animated`` whether it has more than one frame.
+    ``original_dimensions`` is the size of the upright image in pixels. ``warnings`` names what was
+    lost: "animation_flattened" (a size has only the first frame), "icc_invalid" (the colour profile
+    is unusable and was ignored), "hdr_gain_map_dropped" (only the standard-range image is kept),
+    "hdr_flattened" (light brighter than white paper became white), "not_enlarged" (the image is
+    smaller than at least two of the requested sizes, or than the only one), "end_missing" (all
+    pixels are there, but not the mark behind them), "avif_scaled_down" (an AVIF would have had more
+    than 4.2 megapixels). ``removed`` names, in alphabetical order, the metadata that was in the
+    source and is in no variant; ``Metadata`` lists the names. It includes a colour profile, because
+    the colours were converted to sRGB. ``responsive`` names, the narrowest first, the variants that
+    show the whole image alike, so that a browser may choose among them.
     """
 
     variants: Mapping[str, Variant]
-    dominant_color: str
+    palette: tuple[str, ...]
+    placeholder: Placeholder
+    has_alpha: bool
+    animated: bool
     original_dimensions: Dimensions
     warnings: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    responsive: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, Variant]:
+        """All files: the variants by name, each followed by its alternates, as "card.webp"."""
+        files = {}
+        for name, variant in self.variants.items():
+            files[name] = variant
+            for alternate in variant.alternates:
+                files[name_alternate(name, alternate.format)] = alternate
+        return files
+
+    @property
+    def dominant_color(self) -> str:
+        """The most frequent colour as ``"#RRGGBB"``."""
+        return _first_color(self.palette)
 
     def describe(self) -> dict[str, Any]:
         """Return everything except the bytes, ready for JSON, as stored and sent to clients."""
         variants = {name: variant.describe() for name, variant in self.variants.items()}
         return {
             "dominant_color": self.dominant_color,
+            "palette": list(self.palette),
+            "placeholder": asdict(self.placeholder),
+            "has_alpha": self.has_alpha,
+            "animated": self.animated,
             "original_dimensions": self.original_dimensions._asdict(),
             "variants": variants,
             "warnings": list(self.warnings),
             "removed": list(self.removed),
+            "responsive": list(self.responsive),
         }
 
 
@@ -87,15 +118,21 @@ def process(
     limits: Limits = Limits(),
     threads: int | None = None,
     watermarks: Mapping[str, ImageSource] | None = None,
+    on_step: Callable[[str, float], None] | None = None,
 ) -> ProcessedImage:
-    """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
+    """Turn an untrusted upload into clean files: upright, 8-bit sRGB, without metadata.
 
-    With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
+    With the same versions of Pillow and its codecs, the same bytes give the same files. They are
     encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
-    *watermarks* are the images that the variants may name.
+    *watermarks* are the images that the variants may name. *on_step* is called after each of STEPS,
+    with its name and when it began, by ``time.perf_counter``.
+
+    A JPEG requested as JPEG in its own size, without a quality or operations, is not encoded again:
+    it only loses its metadata, if it is upright and in sRGB.
 
     Raises:
-        InvalidVariantError: No variant is requested, or two have the same name.
+        InvalidVariantError: No variant is requested, two have the same name, or this build of
+            Pillow lacks the encoder.
         InvalidTransformationError: A variant's operations do not suit the image: a crop is not
             within it, a watermark is unknown, or the result would be too large.
         InputError: The same errors as ``validate``; also ``TruncatedImageError`` or
@@ -105,12 +142,20 @@ def process(
     _check_names(variants)
     work = Work(data, variants, limits, threads or os.cpu_count() or 1, watermarks or {})
     for step in STEPS:
+        started = time.perf_counter()
         step(work)
-    in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
-    warnings = tuple(name for name in WARNINGS if name in work.warnings)
-    removed = tuple(sorted(work.removed))
+        if on_step:
+            on_step(step.__name__, started)
     return ProcessedImage(
-        in_order_asked, work.dominant_color, work.original, warnings=warnings, removed=removed
+        variants={spec.name: work.variants[spec.name] for spec in variants},
+        palette=work.palette,
+        placeholder=work.placeholder,
+        has_alpha=work.has_alpha,
+        animated=work.animated,
+        original_dimensions=work.original,
+        warnings=tuple(name for name in WARNINGS if name in work.warnings),
+        removed=tuple(sorted(work.removed)),
+        responsive=_list_responsive(work),
     )
 
 
@@ -119,8 +164,12 @@ def transform(
     operations: str | Transformation,
     limits: Limits = Limits(),
     watermarks: Mapping[str, ImageSource] | None = None,
+    *,
+    format: str = DEFAULT_OUTPUT,  # noqa: A002 - as in VariantSpec
 ) -> Variant:
-    """Return an untrusted upload as one clean WebP file with *operations* applied.
+    """Return an untrusted upload as one clean file with *operations* applied.
+
+    *format*: "webp", "avif", "jpeg" or "png".
 
     >>> transform(b"GIF89a", "w_400,rot_45")
     Traceback (most recent call last):
@@ -128,12 +177,13 @@ def transform(
 
     Raises:
         InvalidTransformationError: An operation is wrong, or does not suit the image.
+        InvalidVariantError: *format* is unknown.
         InputError: The same errors as ``process``.
     """
     if isinstance(operations, str):
         operations = Transformation.parse(operations)
     options = operations.list_changes()
-    spec = VariantSpec("result", **options)
+    spec = VariantSpec("result", format=format, **options)
     return process(data, [spec], limits, threads=1, watermarks=watermarks).variants[spec.name]
 
 
@@ -146,9 +196,14 @@ def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:
         InputError: The same errors as ``process``.
     """
     work = Work(data, DEFAULT_VARIANTS, limits)
-    for step in COLOR_STEPS:
+    for step in (decode_once, describe_appearance):
         step(work)
-    return work.dominant_color
+    return _first_color(work.palette)
+
+
+def _first_color(palette: Sequence[str]) -> str:
+    """Return the first colour, or white for an image without an opaque pixel."""
+    return palette[0] if palette else "#FFFFFF"
 
 
 def _check_names(variants: Sequence[VariantSpec]) -> None:
@@ -161,3 +216,33 @@ def _check_names(variants: Sequence[VariantSpec]) -> None:
         raise InvalidVariantError(
             f"Size names must be unique, but these occur more than once: {', '.join(repeated)}."
         )
+
+
+def _list_responsive(work: Work) -> tuple[str, ...]:
+    """Return the variants that show the whole image, with the operations of the widest of them.
+
+    If that one moves, all of them do.
+    """
+    whole = []
+    for spec in work.specs:
+        is_cut = spec.crop is not None or spec.trim
+        if not is_cut and _has_aspect(work.variants[spec.name], work.original):
+            whole.append(spec)
+    if not whole:
+        return ()
+    by_width = sorted(whole, key=lambda spec: work.variants[spec.name].width)
+    widest = by_width[-1]
+    moves = work.variants[widest.name].frames > 1
+    alike = []
+    for spec in by_width:
+        is_alike = (work.variants[spec.name].frames > 1) == moves
+        if is_alike and spec.look == widest.look:
+            alike.append(spec.name)
+    return tuple(alike)
+
+
+def _has_aspect(variant: Variant, original: Dimensions) -> bool:
+    """Return whether a variant has the aspect ratio of the original, to one pixel."""
+    width = variant.height * original.width / original.height
+    height = variant.width * original.height / original.width
+    return abs(variant.width - width) <= 1 or abs(variant.height - height) <= 1

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 
 from PIL import Image
 
-from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
+from imageprocessor.core.animation import Animation, encode_animation, open_animation
+from imageprocessor.core.appearance.palette import find_palette
+from imageprocessor.core.appearance.placeholder import Placeholder, make_placeholder
+from imageprocessor.core.appearance.sample import SAMPLE_SIDE, take_sample
+from imageprocessor.core.color.conversion import is_srgb, is_translucent, to_srgb
 from imageprocessor.core.color.spaces import declares_hdr
-from imageprocessor.core.decode import decode, unpack
+from imageprocessor.core.decode import Unpacked, decode, unpack
 from imageprocessor.core.encode import Encoders
+from imageprocessor.core.formats.jpeg import is_arithmetic
 from imageprocessor.core.geometry import Crop, Dimensions
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.orientation import swaps_sides, upright
-from imageprocessor.core.resize import REDUCING_GAP, resize_to_each, shrink
+from imageprocessor.core.resize import REDUCING_GAP, resize, resize_to_each, shrink
 from imageprocessor.core.source import ImageSource, open_source
-from imageprocessor.core.transformations.apply import apply
+from imageprocessor.core.transformations.apply import Choices, apply
 from imageprocessor.core.validate import validate
 from imageprocessor.core.variants import Variant, VariantSpec
 from imageprocessor.errors import InputError, InvalidTransformationError
@@ -32,6 +38,8 @@ class Work:
         original: the size of the upright image in pixels, before any shrinking.
         orientation: EXIF's, 1 to 8; 1 once the pixels are upright.
         crops: the crop of the upright image for each of *specs*.
+        stripped: the source without its metadata, if it is a JPEG that browsers show as it is.
+        animation: all frames, if the file has more than one and one of *specs* keeps them.
     """
 
     source: ImageSource
@@ -44,10 +52,15 @@ class Work:
     original: Dimensions = field(init=False)
     orientation: int = field(init=False)
     crops: list[Crop] = field(init=False)
-    dominant_color: str = field(init=False)
+    animated: bool = field(init=False)
+    has_alpha: bool = field(init=False)
+    palette: tuple[str, ...] = field(init=False)
+    placeholder: Placeholder = field(init=False)
+    stripped: bytes | None = None
     variants: dict[str, Variant] = field(init=False)
     removed: frozenset[str] = field(init=False)
     warnings: set[str] = field(default_factory=set)
+    animation: Animation | None = None
 
 
 def decode_once(work: Work) -> None:
@@ -55,12 +68,16 @@ def decode_once(work: Work) -> None:
     with open_source(work.source) as file:
         info = validate(file, work.limits)
         unpacked = unpack(file, info)
+        if any(spec.animation == "keep" for spec in work.specs):
+            work.animation = open_animation(file, info, unpacked, work.limits)
     stored = Dimensions(info.width, info.height)
     work.orientation = unpacked.orientation
     work.original = _turn_if_sideways(stored, work.orientation)
     work.crops = [spec.find_crop(work.original) for spec in work.specs]
     work.removed = unpacked.kinds
-    if info.frames > 1:
+    work.animated = info.frames > 1
+    is_kept = work.animation and all(spec.animation == "keep" for spec in work.specs)
+    if work.animated and not is_kept:
         work.warnings.add("animation_flattened")
     if "gain_map" in unpacked.kinds:
         work.warnings.add("hdr_gain_map_dropped")
@@ -70,9 +87,21 @@ def decode_once(work: Work) -> None:
         work.warnings.add("end_missing")
 
     largest_scale = max(crop.scale for crop in work.crops)
-    scale = min(1.0, REDUCING_GAP * largest_scale)
+    sample_scale = SAMPLE_SIDE / max(stored)
+    scale = min(1.0, max(REDUCING_GAP * largest_scale, sample_scale))
     at_least = Dimensions(ceil(stored.width * scale), ceil(stored.height * scale))
     work.image = decode(unpacked, info, work.limits, at_least)
+    if info.format == "JPEG":
+        work.stripped = _strip_jpeg(work, unpacked)
+
+
+def describe_appearance(work: Work) -> None:
+    """Find the colours, and make the placeholder, from a sample independent of the sizes."""
+    work.has_alpha = is_translucent(work.image)
+    sample, _ = to_srgb(take_sample(work.image))
+    sample = upright(sample, work.orientation)
+    work.palette = find_palette(sample)
+    work.placeholder = make_placeholder(sample)
 
 
 def shrink_to_largest(work: Work) -> None:
@@ -106,18 +135,24 @@ def resize_and_encode(work: Work) -> None:
     otherwise wait for all the resizing, a tenth of the CPU time of a 12-megapixel photo
     (`python -m benchmarks pipeline`).
     """
-    plain = [spec for spec in work.specs if spec.is_plain]
+    moving = [spec for spec in work.specs if work.animation and spec.animation == "keep"]
+    still = [spec for spec in work.specs if spec not in moving]
+    plain = [spec for spec in still if spec.is_plain]
     crops = [spec.find_crop(work.original) for spec in plain]
-    image = work.image
     with Encoders(work.threads) as encoders:
+        for specs in _group_alike(moving, work.original):
+            mark = _open_watermark(work, specs[0])
+            encoders.run(partial(_encode_animation, work, specs, mark))
         for crop, image in resize_to_each(work.image, crops, work.original):
             specs = [spec for spec in plain if spec.find_crop(work.original) == crop]
-            encoders.submit(image, specs)
-        work.dominant_color = dominant_color_of(image)
-        for spec in work.specs:
+            is_whole = crop.area == crop.size == work.original
+            encoders.submit(image, specs, work.stripped if is_whole else None)
+        for spec in still:
             if not spec.is_plain:
                 encoders.submit(_transform(work, spec), [spec])
     work.variants = encoders.collect()
+    if any(spec.is_scaled_down(work.original) for spec in plain):
+        work.warnings.add("avif_scaled_down")
     # One size may exceed the image without a warning, because the largest one is usually just an
     # upper bound: "original" is 4096 px.
     too_large = sum(spec.exceeds(work.original) for spec in work.specs)
@@ -125,21 +160,61 @@ def resize_and_encode(work: Work) -> None:
         work.warnings.add("not_enlarged")
 
 
-def resize_to_smallest(work: Work) -> None:
-    """Resize to each size, and keep the dominant colour of the smallest image."""
-    images = [image for _, image in resize_to_each(work.image, work.crops, work.original)]
-    work.dominant_color = dominant_color_of(images[-1])
+def _strip_jpeg(work: Work, unpacked: Unpacked) -> bytes | None:
+    """Return the JPEG without its metadata if it can serve as a variant, and one may ask for it."""
+    if not any("jpeg" in spec.files.values() for spec in work.specs):
+        return None
+    data = unpacked.image.getvalue()
+    looks_right = work.orientation == 1 and is_srgb(work.image)
+    return data if looks_right and not is_arithmetic(data) else None
 
 
 def _transform(work: Work, spec: VariantSpec) -> Image.Image:
     """Return the image with the operations of *spec* applied."""
+    mark = _open_watermark(work, spec)
+    image = apply(spec, work.image, work.original, mark, work.limits.max_pixels)
+    size = spec.bound_pixels(Dimensions(*image.size))
+    if size == image.size:
+        return image
+    work.warnings.add("avif_scaled_down")
+    return resize(image, size)
+
+
+def _group_alike(specs: Sequence[VariantSpec], original: Dimensions) -> list[list[VariantSpec]]:
+    """Return *specs* in groups of those that give the same file, although their bounds differ."""
+    groups: dict[object, list[VariantSpec]] = {}
+    for spec in specs:
+        key: object = spec
+        if spec.is_plain:
+            options = replace(spec, name="any", width=None, height=None, fit="inside")
+            key = options, spec.find_crop(original)
+        groups.setdefault(key, []).append(spec)
+    return list(groups.values())
+
+
+def _encode_animation(
+    work: Work, specs: Sequence[VariantSpec], mark: Image.Image | None
+) -> dict[str, Variant]:
+    """Return the variant of the animation that all of *specs* are, by their names."""
+    animation = work.animation
+    assert animation is not None
+    change = partial(
+        apply,
+        specs[0],
+        original=work.original,
+        mark=mark,
+        max_pixels=work.limits.max_pixels // len(animation.frames),
+        choices=Choices(),
+    )
+    variant = encode_animation(animation, specs[0], change)
+    return {spec.name: variant for spec in specs}
+
+
+def _open_watermark(work: Work, spec: VariantSpec) -> Image.Image | None:
+    """Return the watermark of *spec*, decoded within the limits, upright and in sRGB."""
     name = spec.watermark_name
-    mark = None if name is None else _open_watermark(name, work)
-    return apply(spec, work.image, work.original, mark, work.limits.max_pixels)
-
-
-def _open_watermark(name: str, work: Work) -> Image.Image:
-    """Return a watermark as it is for any image: decoded within the limits, upright, in sRGB."""
+    if name is None:
+        return None
     if name not in work.watermarks:
         known = ", ".join(sorted(work.watermarks)) or "there are none"
         raise InvalidTransformationError(f"Unknown watermark {name!r}. Known: {known}.")

@@ -30,18 +30,49 @@ def read_image(service: Service, image_id: str, caller: Caller, size: str | None
         JobNotReadyError, JobFailedError: See :func:`job_control.check_completed`.
         UnknownSizeError: The image has no variant *size*.
     """
-    canonical_id = parse_id(image_id)
-    with service.database.read() as connection:
-        job = job_store.find_image(connection, canonical_id)
-    if job is None or not may_read(service, caller, job):
-        raise ImageNotFoundError(f"There is no image {image_id}.")
+    job = find_image(service, image_id, caller)
     check_completed(job)
-    sizes = job.variant_keys or {}
+    sizes = job.sizes
     if size is not None and size not in sizes:
         raise UnknownSizeError(
             f"This image has no size {size[:40]!r}. Its sizes are {', '.join(sizes)}."
         )
     return job
+
+
+def find_image(service: Service, image_id: str, caller: Caller) -> Job:
+    """Return the job of an image, completed or not.
+
+    Raises:
+        InvalidIdError: *image_id* is not a UUID.
+        ImageNotFoundError: The image does not exist, was deleted, or is not visible to the caller.
+    """
+    canonical_id = parse_id(image_id)
+    with service.database.read() as connection:
+        job = job_store.find_image(connection, canonical_id)
+    if job is None or not may_read(service, caller, job):
+        raise ImageNotFoundError(f"There is no image {image_id}.")
+    return job
+
+
+def find_file(job: Job, size: str, output: str | None) -> str:
+    """Return the name of a completed job's file with that size and format.
+
+    Raises:
+        UnknownSizeError: The variant *size*, which exists, has no such format.
+    """
+    if output is None:
+        return size
+    formats = {}
+    for name in job.variant_keys or {}:
+        if name.partition(".")[0] == size:
+            formats[job.describe_file(name)["format"]] = name
+    if output not in formats:
+        raise UnknownSizeError(
+            f"Size {size!r} of this image has no format {output[:40]!r}. "
+            f"It has {', '.join(formats)}."
+        )
+    return formats[output]
 
 
 def read_images(
@@ -60,7 +91,7 @@ def read_images(
         found = job_store.find_images(connection, canonical_ids)
     readable: dict[str, Job] = {}
     for job in found:
-        has_size = job.status is JobStatus.COMPLETED and size in (job.variant_keys or {})
+        has_size = job.status is JobStatus.COMPLETED and size in job.sizes
         if has_size and may_read(service, caller, job):
             readable[job.image_id] = job
     in_order = [readable[image_id] for image_id in canonical_ids if image_id in readable]
@@ -113,9 +144,10 @@ def purge(service: Service, job: Job) -> None:
 
 
 def delete_variants(service: Service, job: Job) -> None:
-    """Delete all variants of a job that are, or may be, stored."""
+    """Delete all files of a job that are, or may be, stored."""
     keys = set((job.variant_keys or {}).values())
     for spec in service.settings.image_sizes:
-        keys.add(variant_key(job.bucket, spec.name, job.image_id))
+        for output in spec.files.values():
+            keys.add(variant_key(job.bucket, spec.name, job.image_id, output))
     for key in keys:
         service.storage.delete(key)

@@ -11,6 +11,8 @@ from imageprocessor.errors import StorageFullError, StorageUnavailableError
 
 BLOCK_BYTES = 1024 * 1024  #: buffered in memory before each write; a smaller file stays in memory
 MAX_KEPT_BYTES = 128 * 1024  #: of each file of a batch in memory while others are received
+#: from the first byte of a body to the last; the sweep takes older files for abandoned
+MAX_BODY_SECONDS = 3600
 
 
 class IncomingFile:

@@ -55,7 +55,7 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
         job_id = job.job_id if job else outbox.find_deleted_job(connection, id_)
         events = outbox.list_events(connection, job_id or id_)
     if job is None and not events:
-        raise JobNotFoundError(f"There is no job and no image {id_}.")
+        raise JobNotFoundError(f"There is no job, image or batch {id_}.")
     return job, events
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from imageprocessor.core.limits import check_animation
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import (
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     ImageProcessorError,
+    InputError,
     InvalidBucketError,
     RateLimitedError,
+    RequestError,
+    SpentTicketError,
     StorageError,
     UnknownWebhookError,
 )
@@ -28,6 +33,7 @@ from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME, find_endpoint
+from imageprocessor.queue.metrics.families import UPLOAD_BYTES, UPLOADS
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import check_bucket, staging_key
@@ -53,6 +59,7 @@ class Sender:
     user_id: str
     idempotency_key: str | None = None
     request_id: str | None = None
+    image_id: str | None = None  #: that a ticket is for, with its idempotency key
 
 
 def check_quota(service: Service, sender: Sender) -> Quota:
@@ -79,6 +86,7 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
             not acceptable.
         RateLimitedError: The sender's quota in this window is used up.
         IdempotencyKeyReusedError: The key was already used with another payload.
+        SpentTicketError: So was the ticket, or its image was deleted.
         StorageFullError, StorageUnavailableError, DatabaseUnavailableError: The upload was not
             accepted; try again later.
     """
@@ -87,8 +95,10 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     key = job.staging_key
     assert key is not None
     if isinstance(upload.file, Path):
+        size_bytes = upload.file.stat().st_size
         service.staging.adopt(key, upload.file)
     else:
+        size_bytes = len(upload.file)
         service.staging.put(key, upload.file)
     try:
         accepted, quota = _queue_once(service, job, sender)
@@ -97,9 +107,34 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
         raise
     if accepted is job:
         service.dispatcher.dispatch(job.job_id)
+        count_accepted(service, size_bytes)
     else:
         _unstage(service, job.job_id, key)
+        service.counts.add(UPLOADS, "repeated")
     return accepted, quota
+
+
+def count_accepted(service: Service, size_bytes: int) -> None:
+    """Count a file that was accepted."""
+    service.counts.add(UPLOADS, "accepted")
+    service.counts.observe(UPLOAD_BYTES, size_bytes)
+
+
+@contextmanager
+def counting_refusals(service: Service) -> Iterator[None]:
+    """Count an upload, or a batch, if the body raises an error that refuses it."""
+    try:
+        yield
+    except ImageProcessorError as error:
+        service.counts.add(UPLOADS, describe_refusal(type(error)))
+        raise
+
+
+def describe_refusal(error: type[ImageProcessorError]) -> str:
+    """Return the outcome of an upload that *error* refuses."""
+    if issubclass(error, RateLimitedError):
+        return "rate_limited"
+    return "refused" if issubclass(error, InputError | RequestError) else "failed"
 
 
 def check_bucket_name(service: Service, bucket: str) -> None:
@@ -119,22 +154,28 @@ def make_job(service: Service, upload: Upload, context: dict[str, Any], sender: 
     Raises:
         InputError: The header does not belong to an acceptable image.
     """
-    validate(upload.file, service.settings.limits)
+    settings = service.settings
+    info = validate(upload.file, settings.limits)
+    if any(spec.animation == "keep" for spec in settings.image_sizes):
+        check_animation(info.frames, info.width * info.height, settings.limits)
     job_id = make_id()
+    image_id = sender.image_id or str(uuid.uuid4())
+    key = staging_key(upload.bucket, job_id)
+    webhook = upload.webhook or None
     return Job(
         job_id=job_id,
-        image_id=str(uuid.uuid4()),
+        image_id=image_id,
         user_id=sender.user_id,
         status=JobStatus.PENDING,
         bucket=upload.bucket,
         context=context,
         source_sha256=upload.sha256,
-        staging_key=staging_key(upload.bucket, job_id),
+        staging_key=key,
         created_at=clock.utc_now(),
-        max_retries=service.settings.max_retries,
+        max_retries=settings.max_retries,
         request_id=sender.request_id,
         idempotency_key=sender.idempotency_key,
-        webhook=upload.webhook or None,
+        webhook=webhook,
     )
 
 
@@ -155,6 +196,11 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     settings = service.settings
     with service.database.write() as connection:
         require_webhook(connection, job.webhook)
+        if sender.image_id and outbox.find_deleted_job(connection, sender.image_id):
+            raise SpentTicketError(
+                f"The image {sender.image_id} was uploaded with this ticket and deleted. "
+                "Ask for a new ticket."
+            )
         quota = rate_limits.count_upload(
             connection,
             job.user_id,
@@ -204,8 +250,14 @@ def _find_repeated(service: Service, sender: Sender) -> Job | None:
 def _check_same_payload(first: Job, second: Job) -> None:
     first_payload = (first.source_sha256, first.bucket, first.context, first.webhook)
     second_payload = (second.source_sha256, second.bucket, second.context, second.webhook)
-    if first_payload != second_payload:
-        raise make_reuse_error(first.idempotency_key)
+    if first_payload == second_payload:
+        return
+    if first.image_id == second.image_id:
+        raise SpentTicketError(
+            f"Another file was uploaded with this ticket, as image {first.image_id}. "
+            "Ask for a new ticket."
+        )
+    raise make_reuse_error(first.idempotency_key)
 
 
 def make_reuse_error(idempotency_key: str | None) -> IdempotencyKeyReusedError:

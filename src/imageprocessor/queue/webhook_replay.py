@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,10 +11,11 @@ import structlog
 from sqlalchemy import Connection, RowMapping
 
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store, outbox, webhook_history, webhooks
+from imageprocessor.queue.jobs import batch_store, job_store, outbox, webhook_history, webhooks
 from imageprocessor.queue.jobs.description import (
     PUBLIC_TYPES,
     Occurrence,
+    describe_batch_event,
     describe_event,
     encode_event,
 )
@@ -42,7 +44,7 @@ def replay(
 
     Unless *failed_only*, also send the events since then that it receives but never got, such as
     those from before it was added. Left out are events of images deleted since, except the deletion
-    itself; failures that were retried since; and batches without a delivery.
+    itself, and failures that were retried since.
 
     A replay that was interrupted may be repeated: what waits already is not added again.
 
@@ -116,22 +118,37 @@ def _add_missing(
 def _add_deliveries(
     service: Service, connection: Connection, endpoint: Endpoint, events: Sequence[RowMapping]
 ) -> int:
-    job_ids = {event["job_id"] for event in events}
-    sent = webhook_history.list_events_sent(connection, endpoint.name, job_ids)
+    subject_ids = {event["job_id"] for event in events}  # jobs and batches
+    sent = webhook_history.list_events_sent(connection, endpoint.name, subject_ids)
     image_ids = list({event["image_id"] for event in events})
     jobs = {job.job_id: job for job in job_store.find_images(connection, image_ids)}
+    named_by_batch = batch_store.find_webhooks(connection, subject_ids)
     count = 0
     for event in events:
-        job = _restore_job(event, jobs.get(event["job_id"]))
-        if event["id"] in sent or job is None:
+        if event["id"] in sent:
             continue
-        if not endpoint.receives(PUBLIC_TYPES[event["event_type"]], job.bucket, job.webhook):
-            continue
+        subject_id, bucket = event["job_id"], event["bucket"]
         created_at = clock.from_text(event["created_at"])
         occurrence = Occurrence(event["id"], EventType(event["event_type"]), created_at)
-        body = encode_event(describe_event(occurrence, job, service.settings.public_base_url))
+        if occurrence.event_type is EventType.BATCH_COMPLETED:
+            webhook = named_by_batch.get(subject_id)
+            outcomes = json.loads(event["metadata"])
+            said = describe_batch_event(occurrence, subject_id, bucket, outcomes)
+        else:
+            job = _restore_job(event, jobs.get(subject_id))
+            if job is None:
+                continue
+            webhook, bucket = job.webhook, job.bucket
+            said = describe_event(occurrence, job, service.settings.public_base_url)
+        if not endpoint.receives(PUBLIC_TYPES[occurrence.event_type], bucket, webhook):
+            continue
         webhooks.insert_deliveries(
-            connection, occurrence, [endpoint], body, image_id=job.image_id, job_id=job.job_id
+            connection,
+            occurrence,
+            [endpoint],
+            encode_event(said),
+            image_id=event["image_id"],
+            job_id=subject_id,
         )
         count += 1
     return count

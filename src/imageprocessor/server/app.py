@@ -8,28 +8,28 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 import imageprocessor
 from imageprocessor.environment import load_settings
 from imageprocessor.logs import configure_logs
+from imageprocessor.queue.metrics_port import serve_metrics
 from imageprocessor.queue.service import open_service
 from imageprocessor.server.events.poller import EventPoller
+from imageprocessor.server.middleware.cors import Cors
 from imageprocessor.server.middleware.lingering_close import LingeringClose
-from imageprocessor.server.middleware.request_log import ID_HEADER, RequestLog
+from imageprocessor.server.middleware.request_log import RequestLog
 from imageprocessor.server.middleware.security_headers import DOCS_PATH, SecurityHeaders
 from imageprocessor.server.middleware.unexpected_errors import UnexpectedErrors
 from imageprocessor.server.openapi import build_openapi
 from imageprocessor.server.problems import add_problem_handlers
-from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.routes import (
     batches,
     events,
@@ -38,36 +38,27 @@ from imageprocessor.server.routes import (
     images,
     index,
     jobs,
+    metrics,
+    upload_page,
+    uploads,
     webhooks,
 )
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import load_keys
 
-#: What a page of another site may send (CORS); `Range` needs no permission.
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-None-Match",
-    "If-Modified-Since",
-    "Last-Event-ID",
-    "Prefer",
-    "traceparent",
-    "tracestate",
-)
-#: What it may read of an answer, besides the quota and the id.
-ANSWER_HEADERS = ("Retry-After", "ETag", "Content-Range", "Preference-Applied")
 ROUTERS = (
     jobs.router,
     events.router,
     images.router,
     batches.router,
+    uploads.router,
     files.router,
     health.router,
     index.router,
+    upload_page.router,
 )
-DESCRIPTION = "Turns uploads into clean, upright, metadata-free WebP images in several sizes."
+DESCRIPTION = "Turns uploads into clean, upright, metadata-free web images in several sizes."
 
 
 def create_app_from_environment() -> FastAPI:
@@ -98,12 +89,16 @@ def create_app(settings: Settings) -> FastAPI:
     # Insert the routes before those of /docs. include_router would match each request's path
     # twice, which costs 0.05 ms of a status check's 0.47 ms: more than its budget has to spare
     # (`python -m benchmarks service`).
-    app.state.routes = [route for router in ROUTERS for route in router.routes]
+    app.state.routes = [route for router in _list_routers(settings) for route in router.routes]
     app.router.routes[:0] = app.state.routes
     app.webhooks = webhooks.router
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app
+
+
+def _list_routers(settings: Settings) -> Sequence[APIRouter]:
+    return ROUTERS if settings.metrics_token is None else (*ROUTERS, metrics.router)
 
 
 def _make_lifespan(
@@ -112,7 +107,11 @@ def _make_lifespan(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _end_with_parent()
-        with open_service(settings) as service, closing(StorageThreads()) as threads:
+        with (
+            open_service(settings) as service,
+            serve_metrics(service),
+            closing(StorageThreads()) as threads,
+        ):
             yield {
                 "service": service,
                 "keys": load_keys(settings),
@@ -140,16 +139,10 @@ def _end_with_parent() -> None:
 
 def _list_middleware(settings: Settings) -> list[Middleware]:
     """Return the middleware, outermost first."""
-    layers = [Middleware(LingeringClose), Middleware(RequestLog), Middleware(SecurityHeaders)]
-    if settings.cors_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=True,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=[*REQUEST_HEADERS, ID_HEADER],
-            expose_headers=[*NAMES, *ANSWER_HEADERS, ID_HEADER],
-        )
-        layers.append(cors)
-    layers.append(Middleware(UnexpectedErrors))
-    return layers
+    return [
+        Middleware(LingeringClose),
+        Middleware(RequestLog),
+        Middleware(SecurityHeaders),
+        Middleware(Cors, origins=settings.cors_origins),
+        Middleware(UnexpectedErrors),
+    ]

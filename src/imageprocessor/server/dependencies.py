@@ -63,6 +63,13 @@ Atomic = Annotated[
     bool, Query(description="Accept all files or, if one is refused, none: then with a 422.")
 ]
 Size = Annotated[str, Query(description="The name of a configured size.", examples=["medium"])]
+FileFormat = Annotated[
+    str | None,
+    Query(
+        description="One of the formats that the size is made in; without it, the first of them.",
+        examples=["webp"],
+    ),
+]
 
 
 class ImageIdConvertor(Convertor[str]):

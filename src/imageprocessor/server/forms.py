@@ -43,7 +43,7 @@ class TextFields(NamedTuple):
     """The form's text fields; those that were not sent are empty."""
 
     bucket: str
-    metadata: str
+    metadata: str = ""
     webhook: str = ""
     items: str = ""  #: of a batch
 
@@ -53,6 +53,7 @@ class UploadRules:
 
     file_names: tuple[str, ...] = (FILE,)
     text_fields: Mapping[str, type[RequestError]] = TEXT_FIELDS
+    requires_bucket = True
     max_files = 1
 
     def __init__(self, max_bytes: int) -> None:
@@ -75,6 +76,13 @@ class UploadRules:
         return TooManyFilesError(
             "The form has more than one part called 'file'. Send one image per request."
         )
+
+
+class TicketRules(UploadRules):
+    """What the form of an upload with a ticket may contain: the ticket has the other fields."""
+
+    text_fields: Mapping[str, type[RequestError]] = {"bucket": InvalidBucketError}
+    requires_bucket = False
 
 
 class BatchRules(UploadRules):
@@ -177,7 +185,7 @@ class UploadForm:
             raise InvalidFormError("The body ends before the form does. Send the form again.")
         if self._file_count == 0:
             raise MissingFileError("The form has no part called 'file'. Send the image as 'file'.")
-        if "bucket" not in self._texts:
+        if self._rules.requires_bucket and "bucket" not in self._texts:
             raise InvalidBucketError(
                 "The form has no part called 'bucket'. Send the name of the image's bucket."
             )

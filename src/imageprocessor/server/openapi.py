@@ -10,17 +10,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from imageprocessor import errors
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS, join_titles
 from imageprocessor.errors import ImageProcessorError
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
 from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
-from imageprocessor.settings import Settings
+from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
-VARIANT_CONTENT = {OUTPUT_FORMAT.mime_type: {"schema": {"type": "string", "format": "binary"}}}
+VARIANT_CONTENT = {
+    output.mime_type: {"schema": {"type": "string", "format": "binary"}}
+    for output in OUTPUT_FORMATS.values()
+}
 ACCEPTED_HEADERS = {
     "X-RateLimit-Limit": "Uploads allowed per user and window.",
     "X-RateLimit-Remaining": "Uploads left in this window.",
@@ -177,6 +180,20 @@ def describe_upload() -> dict[str, Any]:
     }
 
 
+def describe_ticket_upload(method: str) -> dict[str, Any]:
+    """Return the OpenAPI description of an upload with a ticket, which FastAPI does not parse."""
+    binary = {"type": "string", "format": "binary"}
+    if method == "PUT":
+        content: dict[str, Any] = {name: {"schema": binary} for name in MIME_TYPES}
+    else:
+        form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+        content = {"multipart/form-data": {"schema": form}}
+    return {
+        "parameters": WAIT_PARAMETERS,
+        "requestBody": {"required": True, "content": content},
+    }
+
+
 def describe_batch_upload() -> dict[str, Any]:
     """Return the OpenAPI description of the upload of a batch, which FastAPI does not parse."""
     encoding = {
@@ -249,14 +266,17 @@ def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
 
 def _name_formats(operation: dict[str, Any], settings: Settings) -> None:
     """Name the accepted formats in the description of an upload."""
+    accepted = settings.allowed_mime_types
     body = deepcopy(operation.get("requestBody", {}))
-    form = body.get("content", {}).get("multipart/form-data")
+    content = body.get("content", {})
+    form = content.get("multipart/form-data")
+    if content.keys() == set(MIME_TYPES):  # the body is the image itself
+        operation["requestBody"] = body | {"content": {name: content[name] for name in accepted}}
     if form is None:
         return
-    accepted = settings.allowed_mime_types
     properties = form["schema"]["properties"]
     for name in {"file", "files"} & properties.keys():
-        form["encoding"][name] = {"contentType": ", ".join(accepted)}
+        form.setdefault("encoding", {})[name] = {"contentType": ", ".join(accepted)}
     if "file" in properties:
         titles = join_titles("or", accepted)
         properties["file"]["description"] = f"The image: {titles}."

@@ -20,6 +20,7 @@ import structlog
 from fastapi import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from imageprocessor.queue.incoming import MAX_BODY_SECONDS
 from imageprocessor.server.middleware.request_log import ID_HEADER, choose_id
 from imageprocessor.server.middleware.security_headers import INERT_HEADERS
 from imageprocessor.server.problems import describe_delay, fault_of, make_problem
@@ -69,6 +70,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._pending_bytes = 0  # received since the parser last called a method below
         self._body_bytes = 0  # received in this period
+        self._body_ends_by = 0.0  # the event loop's time
         self._expect_head()
         if len(self.connections) > max_connections() and not self._close_idle_connection():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
@@ -118,6 +120,7 @@ class Connection(HttpToolsProtocol):
             self._stop_parser(HTTPStatus.BAD_REQUEST)
         self._stage = Stage.BODY
         self._pending_bytes = self._body_bytes = 0
+        self._body_ends_by = self.loop.time() + MAX_BODY_SECONDS
         self._start_timer(BODY_SECONDS)
 
     def on_body(self, body: bytes) -> None:
@@ -198,8 +201,13 @@ class Connection(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _is_in_time(self) -> bool:
-        """Return whether enough arrived in this period, or the application caused the delay."""
+        """Return whether enough arrived in this period, or the application caused the delay.
+
+        A body that takes longer than MAX_BODY_SECONDS is late in any case.
+        """
         if self._stage is Stage.BODY:
+            if self.loop.time() >= self._body_ends_by:
+                return False
             return self._body_bytes >= MIN_BODY_BYTES or self.flow.read_paused
         return not self._is_answerable()  # the response to an earlier request is still due
 

@@ -10,7 +10,7 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.batches import BatchProgress
 from imageprocessor.queue.job_control import public_status
 from imageprocessor.queue.jobs.batch_store import Outcome
-from imageprocessor.queue.jobs.description import describe_result, make_url
+from imageprocessor.queue.jobs.description import describe_result, describe_variant, make_url
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.server.problems import Fault, describe_fault, find_problem
 from imageprocessor.server.schemas import (
@@ -65,10 +65,8 @@ def represent_upload(job: Job, caller: Caller, base_url: str) -> UploadResult:
 
 def represent_variant(job: Job, size: str, base_url: str) -> ImageVariant:
     """Return the variant *size* of the completed *job*."""
-    keys = job.variant_keys or {}
-    generated = job.generated or {}
-    url = make_url(keys[size], base_url)
-    variant = generated["variants"][size]
+    url = make_url(job.sizes[size], base_url)
+    variant = describe_variant(job, size, base_url)
     return ImageVariant(image_id=job.image_id, size=size, url=url, **variant)
 
 

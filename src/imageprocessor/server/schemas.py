@@ -17,6 +17,10 @@ REFUSED = {
     "detail": "The file is image/gif. Send one of image/jpeg, image/png, image/webp.",
     "code": "type_unsupported",
 }
+Format = Literal["avif", "webp", "jpeg", "png"]
+ALTERNATES_NOTE = "The same image in the other formats of its size; missing if there are none."
+FRAMES_NOTE = "Only of an animation: its number of frames."
+DURATION_NOTE = "Only of an animation: how long it plays once."
 CONTEXT_NOTE = "The `metadata` sent with the upload; visible only to its owner and admins."
 
 
@@ -42,6 +46,46 @@ class UploadAccepted(BaseModel):
     image_id: str
     status_url: str
     message: str
+
+
+class TicketRequest(BaseModel):
+    """What one upload with a ticket may be."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"bucket": "photos", "expires_in": 600}]}
+    )
+
+    bucket: str = Field(description="The bucket of the image.")
+    metadata: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
+    max_bytes: int | None = Field(
+        None, ge=1, description="A limit below MAX_UPLOAD_SIZE_MB for this upload."
+    )
+    expires_in: int = Field(
+        600, ge=1, le=3600, description="Seconds until the ticket can no longer be used."
+    )
+    sub: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="The user who will own the image; only admins may name another.",
+    )
+    webhook: str | None = Field(
+        None, description="The name of a webhook endpoint that is to receive the image's events."
+    )
+
+
+class IssuedTicket(BaseModel):
+    """An address that accepts one image without a token."""
+
+    model_config = example(
+        upload_url=f"/api/v1/uploads/{IMAGE_ID}?ticket=eyJhbGciOi…",
+        image_id=IMAGE_ID,
+        expires_at="2026-11-27T12:10:00Z",
+    )
+
+    upload_url: str = Field(description="Relative to the address of the service.")
+    image_id: str = Field(description="The id that the image will have.")
+    expires_at: datetime
 
 
 class Fault(BaseModel):
@@ -193,25 +237,58 @@ class Dimensions(BaseModel):
     height: int
 
 
-class VariantMetadata(BaseModel):
-    """One size: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
+class FileMetadata(BaseModel):
+    """One file: dimensions in pixels, aspect ratio (width divided by height), and bytes."""
 
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
+
+
+class Placeholder(BaseModel):
+    """What to show in the place of an image until it is loaded; a page needs one of the two."""
+
+    thumbhash: str = Field(description="A ThumbHash, in Base64.")
+    data_url: str = Field(description="A tiny WebP as a data URL of at most 400 characters.")
+
+
+class Alternate(FileMetadata):
+    """The same image in another format."""
+
+    url: str
+
+
+class VariantMetadata(FileMetadata):
+    """One size."""
+
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
 
 
 class ImageMetadata(BaseModel):
-    """What is known about an image besides its files."""
+    """What is known about an image besides its files.
+
+    The fields with a default are absent if an earlier version of the service processed the image.
+    """
 
     dominant_color: str
+    palette: list[str] = Field(
+        [], description="Up to five colours, the most frequent first, each as `#RRGGBB`."
+    )
+    placeholder: Placeholder | None = None
+    has_alpha: bool | None = Field(None, description="Whether some pixel is not opaque.")
+    animated: bool | None = Field(None, description="Whether the upload has several frames.")
     original_dimensions: Dimensions
     variants: dict[str, VariantMetadata]
     warnings: list[str] = Field(description="What was lost, for example `animation_flattened`.")
     removed: list[str] = Field(
         [], description="Kinds of metadata removed from the upload, for example `gps`."
+    )
+    responsive: list[str] = Field(
+        [], description="The sizes that `srcset` is made of, the narrowest first."
     )
 
 
@@ -231,18 +308,31 @@ VARIANTS = {
     )
 }
 URLS = {name: f"/storage/bucket/processed/{name}/{IMAGE_ID}_{name}.webp" for name in VARIANTS}
+SRCSET = {
+    "image/webp": ", ".join(f"{URLS[name]} {size['width']}w" for name, size in VARIANTS.items())
+}
 
 
+TINY_WEBP = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
 RESULT = {
     "image_id": IMAGE_ID,
     "status": "completed",
     "urls": URLS,
+    "srcset": SRCSET,
     "metadata": {
         "dominant_color": "#3A5F8C",
+        "palette": ["#3A5F8C", "#E8D9C4", "#1F2A38"],
+        "placeholder": {
+            "thumbhash": "HecNFQJWeH+KR2g3iIWod5VwYigH",
+            "data_url": f"data:image/webp;base64,{TINY_WEBP}",
+        },
+        "has_alpha": False,
+        "animated": False,
         "original_dimensions": {"width": 3024, "height": 4032},
         "variants": VARIANTS,
         "warnings": [],
         "removed": ["exif", "gps", "icc", "thumbnail", "xmp"],
+        "responsive": list(VARIANTS),
     },
     "completed_at": "2024-11-08T14:00:05Z",
 }
@@ -256,6 +346,13 @@ class ImageResult(BaseModel):
     image_id: str
     status: Literal["completed"]
     urls: dict[str, str]
+    srcset: dict[str, str] = Field(
+        {},
+        description=(
+            "Values of an HTML `srcset` by MIME type, smaller files first: one URL for each width "
+            "in which the whole image was made."
+        ),
+    )
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
@@ -282,8 +379,11 @@ class ImageVariant(BaseModel):
     width: int
     height: int
     aspect_ratio: float
-    format: str
+    format: Format
     size_bytes: int
+    alternates: list[Alternate] = Field([], description=ALTERNATES_NOTE)
+    frames: int | None = Field(None, description=FRAMES_NOTE)
+    duration_seconds: float | None = Field(None, description=DURATION_NOTE)
 
 
 class ImageBatch(BaseModel):

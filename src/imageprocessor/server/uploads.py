@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import NamedTuple
 
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from imageprocessor.errors import (
     InvalidFormError,
     InvalidIdempotencyKeyError,
+    InvalidTicketError,
+    MissingFileError,
     UnsupportedEncodingError,
 )
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.incoming import IncomingFile
+from imageprocessor.queue.job_control import check_completed
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
@@ -24,10 +28,19 @@ from imageprocessor.queue.uploads import (
     Sender,
     Upload,
     check_quota,
+    counting_refusals,
     submit,
 )
-from imageprocessor.server.forms import TextFields, UploadForm, UploadRules
+from imageprocessor.server.dependencies import provide_base_url
+from imageprocessor.server.events.preferences import describe_preference, read_wait
+from imageprocessor.server.events.waiting import wait_for_upload
+from imageprocessor.server.forms import TextFields, TicketRules, UploadForm, UploadRules
+from imageprocessor.server.quota_headers import describe_quota
+from imageprocessor.server.representations import JOBS_URL, represent_upload
+from imageprocessor.server.responses import make_json
+from imageprocessor.server.schemas import ACCEPTED, UploadAccepted
 from imageprocessor.server.threads import StorageThreads, run_read
+from imageprocessor.tokens import Ticket
 
 
 class Accepted(NamedTuple):
@@ -35,6 +48,32 @@ class Accepted(NamedTuple):
 
     job: Job
     quota: Quota
+
+
+async def answer_upload(request: Request, accepted: Accepted, user: Caller) -> Response:
+    """Return the result if the request may wait for it and it comes in time, or else a 202.
+
+    Raises:
+        InvalidWaitError: See :func:`preferences.read_wait`.
+        JobFailedError: The job failed while the request waited.
+    """
+    job, quota = accepted
+    seconds = read_wait(request)
+    headers = {**describe_quota(quota), **describe_preference(request)}
+    if seconds:
+        request.state.quota = quota  # for the problem if the job failed
+        ended = await wait_for_upload(request, job, seconds)
+        if ended is not None:
+            check_completed(ended)
+            completed = represent_upload(ended, user, await provide_base_url(request))
+            return make_json(completed, headers=headers)
+    body = UploadAccepted(
+        job_id=job.job_id,
+        image_id=job.image_id,
+        status_url=f"{request.scope['root_path']}{JOBS_URL}/{job.job_id}",
+        message=ACCEPTED,
+    )
+    return make_json(body, HTTPStatus.ACCEPTED, headers)
 
 
 async def accept_upload(request: Request, user: Caller) -> Accepted:
@@ -46,24 +85,67 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
     service: Service = request.state.service
     storage_threads: StorageThreads = request.state.storage_threads
     rules = UploadRules(service.settings.limits.max_bytes)
-    sender = await admit(request, service, user, rules, check_quota)
-    file = IncomingFile(service.incoming)
-    try:
-        with service.write_faults.watch():
-            fields = await receive(request, rules, file)
-            return await storage_threads.run(submit_file, service, sender, file, fields)
-    finally:
-        file.remove()
+    with counting_refusals(service):
+        sender = read_sender(request, user)
+        await admit(request, service, sender, rules, check_quota)
+        file = IncomingFile(service.incoming)
+        try:
+            with service.write_faults.watch():
+                fields = await receive(request, rules, file)
+                return await storage_threads.run(submit_file, service, sender, file, fields)
+        finally:
+            file.remove()
+
+
+async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
+    """Check, receive and submit the upload in *request*: a file by PUT, or a form by POST.
+
+    Its bucket, metadata and webhook are those of the ticket. The same file may be sent again.
+
+    Raises:
+        InvalidTicketError: The form names another bucket than the ticket.
+        ImageProcessorError: See :func:`accept_upload`.
+    """
+    service: Service = request.state.service
+    storage_threads: StorageThreads = request.state.storage_threads
+    rules = TicketRules(min(ticket.max_bytes, service.settings.limits.max_bytes))
+    sender = Sender(
+        ticket.user_id, f"ticket:{ticket.image_id}", request.state.request_id, ticket.image_id
+    )
+    with counting_refusals(service):
+        await admit(request, service, sender, rules, check_quota)
+        file = IncomingFile(service.incoming)
+        try:
+            with service.write_faults.watch():
+                if request.method == "PUT":
+                    await receive_file(request, rules, file)
+                else:
+                    sent = await receive(request, rules, file)
+                    if sent.bucket not in ("", ticket.bucket):
+                        raise InvalidTicketError(f"it is for the bucket {ticket.bucket!r}")
+                fields = TextFields(ticket.bucket, ticket.metadata, ticket.webhook)
+                return await storage_threads.run(submit_file, service, sender, file, fields)
+        finally:
+            file.remove()
+
+
+def read_sender(request: Request, user: Caller) -> Sender:
+    """Return the sender of *request*, with the Idempotency-Key as it was sent."""
+    assert user.user_id is not None
+    key = request.headers.get("idempotency-key")
+    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]  # quotation marks are optional; most clients omit them
+    return Sender(user.user_id, key, request.state.request_id)
 
 
 async def admit(
     request: Request,
     service: Service,
-    user: Caller,
+    sender: Sender,
     rules: UploadRules,
     check_quota: Callable[[Service, Sender], Quota],
-) -> Sender:
-    """Return the sender, or refuse the upload if that is possible before reading its body.
+) -> None:
+    """Refuse the upload if that is possible before reading its body.
 
     The checks run in the order of the errors below; *check_quota* makes the first.
 
@@ -73,19 +155,13 @@ async def admit(
         UnsupportedEncodingError: The body is compressed.
         FileTooLargeError, BatchTooLargeError: The Content-Length exceeds the limit.
     """
-    assert user.user_id is not None
-    key = request.headers.get("idempotency-key")
-    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]  # quotation marks are optional; most clients omit them
-    sender = Sender(user.user_id, key, request.state.request_id)
     # Every response from here on, including errors, reports this quota in its headers.
     request.state.quota = await run_read(service, check_quota, sender)
-    _check_idempotency_key(key)
+    _check_idempotency_key(sender.idempotency_key)
     _check_encoding(request)
     content_length = request.headers.get("content-length", "")
     if content_length.isdecimal():
         rules.check_body_size(int(content_length))
-    return sender
 
 
 async def receive(request: Request, rules: UploadRules, file: IncomingFile) -> TextFields:
@@ -103,6 +179,26 @@ async def receive(request: Request, rules: UploadRules, file: IncomingFile) -> T
         if file.has_block:
             await run_in_threadpool(file.write_block)
     return form.finish()
+
+
+async def receive_file(request: Request, rules: UploadRules, file: IncomingFile) -> None:
+    """Write the body, which is the file itself, to *file*.
+
+    Raises:
+        FileTooLargeError: It is larger than the limit.
+        MissingFileError: The body is empty.
+        StorageFullError, StorageUnavailableError: The file cannot be written.
+    """
+    size_bytes = 0
+    async for chunk in read_body(request):
+        size_bytes += len(chunk)
+        if size_bytes > rules.max_bytes:
+            raise rules.make_size_error()
+        file.collect(chunk)
+        if file.has_block:
+            await run_in_threadpool(file.write_block)
+    if size_bytes == 0:
+        raise MissingFileError("The body is empty. Send the image itself.")
 
 
 async def read_body(request: Request) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.formats.registry import DEFAULT_OUTPUT, OUTPUT_FORMATS
 from imageprocessor.errors import InvalidBucketError, InvalidKeyError
 
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
@@ -17,9 +17,9 @@ S3_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3 also a
 MAX_KEY_CHARACTERS = 1024  # as in S3
 # 255 characters: the longest file name on Linux.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_SUFFIXES = "|".join(re.escape(output.suffix) for output in OUTPUT_FORMATS.values())
 _VARIANT_KEY_PATTERN = re.compile(
-    r"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{36})_(?P=size)"
-    + re.escape(OUTPUT_FORMAT.suffix)
+    rf"[^/]+/processed/(?P<size>[^/]+)/(?P<image_id>[0-9a-f-]{{36}})_(?P=size)(?:{_SUFFIXES})"
 )
 _SHOWN_CHARACTERS = 80
 
@@ -65,11 +65,11 @@ def is_key(key: str) -> bool:
     return all(_NAME_PATTERN.fullmatch(name) for name in key.split("/"))
 
 
-def variant_key(bucket: str, size: str, image_id: str) -> str:
-    """Return the key of an image's variant *size*.
+def variant_key(bucket: str, size: str, image_id: str, output: str = DEFAULT_OUTPUT) -> str:
+    """Return the key of an image's variant *size* in the format *output*.
 
-    >>> variant_key("avatars", "medium", "9b2f")
-    'avatars/processed/medium/9b2f_medium.webp'
+    >>> variant_key("avatars", "medium", "9b2f", "jpeg")
+    'avatars/processed/medium/9b2f_medium.jpg'
 
     Raises:
         InvalidBucketError: *bucket* is not a bucket name.
@@ -78,7 +78,7 @@ def variant_key(bucket: str, size: str, image_id: str) -> str:
     check_bucket(bucket)
     _check_name(size)
     _check_name(image_id)
-    file_name = f"{image_id}_{size}{OUTPUT_FORMAT.suffix}"
+    file_name = f"{image_id}_{size}{OUTPUT_FORMATS[output].suffix}"
     return check_key(f"{bucket}/processed/{size}/{file_name}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class MemoryStorage:
                 f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
 
-    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
-        put_side_by_side(self, objects)
+    def put_all(self, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
+        put_side_by_side(self, objects, pool)
 
     def get(self, key: str) -> bytes:
         try:

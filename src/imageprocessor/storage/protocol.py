@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -50,8 +51,8 @@ class Storage(Protocol):
         On an error, the file stays at *path*.
         """
 
-    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
-        """Store several objects, by key, side by side.
+    def put_all(self, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
+        """Store several objects, by key, in the threads of *pool*: see ``open_store_pool``.
 
         A path is moved into the storage, as by :meth:`adopt`. On an error, some of the objects may
         be stored.

@@ -8,6 +8,7 @@ be left unfinished. Clients fetch images by presigned URLs; buckets need not be 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.formats.registry import find_output
 from imageprocessor.errors import (
     MissingExtraError,
     ObjectNotFoundError,
@@ -135,8 +136,8 @@ class S3Storage:
                 f"Cannot store a file as {key!r}: {error.strerror}."
             ) from error
 
-    def put_all(self, objects: Mapping[str, bytes | Path]) -> None:
-        put_side_by_side(self, objects)
+    def put_all(self, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
+        put_side_by_side(self, objects, pool)
 
     def get(self, key: str) -> bytes:
         with self._locate(key, "read") as where:
@@ -277,9 +278,8 @@ def _is_aws(client: Any) -> bool:
 
 
 def _content_type(key: str) -> str:
-    if key.endswith(OUTPUT_FORMAT.suffix):
-        return OUTPUT_FORMAT.mime_type
-    return "application/octet-stream"
+    output = find_output(key)
+    return output.mime_type if output else "application/octet-stream"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +14,29 @@ if TYPE_CHECKING:
 MAX_THREADS = 8  #: below the 10 connections that an S3 client keeps
 
 
-def run_side_by_side(calls: Iterable[Callable[[], None]]) -> None:
-    """Run *calls* in threads, and wait for them.
+def open_store_pool() -> ThreadPoolExecutor:
+    """Return the threads for :meth:`Storage.put_all`."""
+    return ThreadPoolExecutor(MAX_THREADS, "store")
+
+
+def run_side_by_side(calls: Iterable[Callable[[], None]], pool: Executor) -> None:
+    """Run *calls* in the threads of *pool*, and wait for them.
 
     After an error, no other call is started; the error is raised once those running have ended.
     """
-    with ThreadPoolExecutor(MAX_THREADS, "store") as pool:
-        futures: list[Future[None]] = [pool.submit(call) for call in calls]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    futures: list[Future[None]] = []
+    try:
+        for call in calls:
+            futures.append(pool.submit(call))  # noqa: PERF401 - those submitted before an error count
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
-def put_side_by_side(storage: Storage, objects: Mapping[str, bytes | Path]) -> None:
+def put_side_by_side(storage: Storage, objects: Mapping[str, bytes | Path], pool: Executor) -> None:
     """Do :meth:`Storage.put_all` by ``put`` and ``adopt``."""
     calls: list[Callable[[], None]] = []
     for key, source in objects.items():
@@ -36,4 +44,4 @@ def put_side_by_side(storage: Storage, objects: Mapping[str, bytes | Path]) -> N
             calls.append(partial(storage.adopt, key, source))
         else:
             calls.append(partial(storage.put, key, source))
-    run_side_by_side(calls)
+    run_side_by_side(calls, pool)

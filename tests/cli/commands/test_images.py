@@ -19,7 +19,7 @@ from imageprocessor.cli.output import show_bytes
 from imageprocessor.core.metadata import read_metadata
 from tests.cli.conftest import Ran, Run
 from tests.conftest import require_program
-from tests.images import encode, photo, planted_jpeg, planted_png, truncated
+from tests.images import apng, encode, photo, planted_jpeg, planted_png, truncated
 
 GPS_DIRECTORY = 0x8825
 
@@ -120,6 +120,24 @@ def test_process_takes_sizes_quality_and_limits(run: Run, album: Path) -> None:
         assert (ran.status, ran.json["error_code"]) == (1, code)
 
 
+def test_animations_are_kept_if_asked(run: Run, folder: Path) -> None:
+    (folder / "a.png").write_bytes(apng(4))
+    options = ["--size", "card=20", "--animation", "keep", "--out", "web", "--json"]
+    (report,) = run("process", folder / "a.png", *options).json_lines
+    assert (report["variants"]["card"]["frames"], report["warnings"]) == (4, [])
+    with Image.open("web/a_card.webp") as image:
+        assert getattr(image, "n_frames", 1) == 4
+    formats = ["--format", "avif", "--format", "webp"]
+    (report,) = run("process", folder / "a.png", *options, *formats, "--force").json_lines
+    assert report["variants"]["card"]["path"] == "web/a_card.webp"
+    assert list(Path("web").iterdir()) == [Path("web/a_card.webp")]
+    ran = run("transform", folder / "a.png", "w_20,anim_keep", "-o", "b.webp", "--json")
+    assert (ran.json["frames"], ran.json["duration_seconds"]) == (4, 0.16)
+    assert Path("b.webp").read_bytes() == Path("web/a_card.webp").read_bytes()
+    ran = run("process", folder / "a.png", *options, "--max-frames", "3", "--force")
+    assert (ran.status, ran.json["error_code"]) == (1, "animation_too_long")
+
+
 @pytest.mark.parametrize(
     "size", ["card", "card=", "card=0", "card=-1", "Card=3", "../x=3", "=3", "card=4.5"]
 )
@@ -206,7 +224,9 @@ def test_transform_reports_the_canonical_operations_as_json(run: Run, album: Pat
     [
         (["zoom_2", "-o", "x.webp"], "Unknown operation 'zoom_2'"),
         (["blur_900", "-o", "x.webp"], "blur is '900'"),
-        (["w_90", "-o", "x.png"], "the result is a WebP file"),
+        (["w_90", "-o", "x.gif"], "the suffix names no format"),
+        (["w_90", "-o", "x.png", "--format", "avif"], "x.png does not have the suffix .avif"),
+        (["w_90", "-o", "x.png", "--format", "gif"], "'gif' is not a format of results"),
         (["w_90", "-o", "x.webp", "--watermark", "logo"], "is not NAME=FILE"),
         (["w_90", "-o", "x.webp", "--watermark", "logo=missing.png"], "is not NAME=FILE"),
         (["w_90", "-o", "-", "--json"], "cannot both go to stdout"),
@@ -220,6 +240,41 @@ def test_transform_refuses_wrong_usage_before_it_starts(
     assert message in " ".join(ran.err.split())
     assert not Path("x.webp").exists()
     assert not Path("x.png").exists()
+    assert not Path("x.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "output"),
+    [
+        (["-o", "x.avif"], "x.avif", "avif"),
+        (["-o", "x.JPEG"], "x.JPEG", "jpeg"),
+        (["-o", "x.png", "--format", "png"], "x.png", "png"),
+        (["-o", "album", "--format", "avif"], "album/a.avif", "avif"),
+    ],
+)
+def test_transform_takes_the_format_from_the_suffix_or_the_option(
+    run: Run, album: Path, options: list[str], name: str, output: str
+) -> None:
+    assert run("transform", album / "a.jpg", "w_30", *options).status == 0
+    expected = ip.transform(album / "a.jpg", "w_30", format=output)
+    assert Path(name).read_bytes() == expected.data
+
+
+def test_process_makes_each_size_in_each_format(run: Run, album: Path) -> None:
+    options = ["--size", "card=40", "--format", "avif", "--format", "jpeg", "--json"]
+    (report,) = run("process", album / "a.jpg", "--out", "web", *options).json_lines
+    card = report["variants"]["card"]
+    [alternate] = card["alternates"]
+    assert (card["path"], card["format"]) == ("web/a_card.avif", "avif")
+    assert (alternate["path"], alternate["format"]) == ("web/a_card.jpg", "jpeg")
+    spec = ip.VariantSpec("card", width=40, formats=("avif", "jpeg"))
+    expected = ip.process(album / "a.jpg", [spec]).variants["card"]
+    assert Path("web/a_card.avif").read_bytes() == expected.data
+    assert Path("web/a_card.jpg").read_bytes() == expected.alternates[0].data
+    shown = run("process", album / "a.jpg", "--out", "web", *options[:-1], "--force").out
+    assert "card.jpeg" in shown
+    refused = run("process", album / "a.jpg", "--out", "-", *options[:-1])
+    assert "stdout takes one file" in end_of(refused)
 
 
 def test_transform_fails_if_the_operations_do_not_suit_the_image(run: Run, album: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,12 +15,15 @@ from imageprocessor.errors import StorageUnavailableError
 from imageprocessor.queue import job_control
 from imageprocessor.queue.access import OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
+from imageprocessor.queue.batches import BatchUpload, ReceivedFile, submit_batch
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.images import delete_image
-from imageprocessor.queue.jobs import job_store
+from imageprocessor.queue.jobs import batch_store, job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service, open_service
+from imageprocessor.queue.uploads import Sender
+from imageprocessor.queue.webhooks import add_endpoint
 from tests.cli.conftest import Run
 from tests.images import encode, photo, truncated
 from tests.servers import create_database
@@ -30,8 +34,9 @@ UNKNOWN = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 
 
 @pytest.fixture
-def service(folder: object) -> Iterator[Service]:
+def service(folder: Path, add_sqlite: Callable[[Path], None]) -> Iterator[Service]:
     """The service that the commands also open, with its data in the current folder."""
+    add_sqlite(folder / "data")
     with open_service(
         load_settings({"MAX_RETRIES": "0", "IMAGE_SIZES": '{"thumbnail": 20}'})
     ) as opened:
@@ -208,6 +213,40 @@ def test_show_escapes_control_characters_in_an_error(run: Run, unlucky: Job) -> 
     ran = run("jobs", "show", unlucky.job_id)
     assert "\x1b" not in ran.out
     assert r"The disk\x1b[2J is offline." in ran.out
+
+
+def test_show_of_a_batch_prints_its_files(run: Run, service: Service) -> None:
+    """A batch id is not taken for that of a deleted image, neither before its end nor after."""
+    add_endpoint(service, "shop", "http://127.0.0.1:9/", allows_private=True)
+    good = encode(photo(80, 60), "JPEG")
+    files = [
+        ReceivedFile(name, data, len(data), hashlib.sha256(data).hexdigest())
+        for name, data in [("cat.jpg", good), ("dog.jpg", truncated(good, 0.7)), ("a.txt", b"a")]
+    ]
+    batch, _ = submit_batch(service, BatchUpload(files, "photos"), Sender("ann"))
+    shown = run("jobs", "show", batch.batch_id, "--json").json["batch"]
+    assert (shown["status"], shown["user_id"]) == ("processing", "ann")
+    assert [item["status"] for item in shown["items"]] == ["pending", "pending", "refused"]
+
+    for outcome in batch.outcomes[:2]:
+        run_job(service, str(outcome.job_id), "worker")
+    shown = run("jobs", "show", batch.batch_id, "--json").json
+    assert shown["batch"]["status"] == "completed"
+    assert [(item["status"], item["error_code"]) for item in shown["batch"]["items"]] == [
+        ("completed", None),
+        ("failed", "image_truncated"),
+        ("refused", "type_unsupported"),
+    ]
+    (delivery,) = shown["deliveries"]
+    assert delivery["event_type"] == "batch.completed"
+    ran = run("jobs", "show", batch.batch_id)
+    assert ran.err == ""
+    for expected in ("cat.jpg", batch.outcomes[0].job_id, "image_truncated", "shop"):
+        assert str(expected) in ran.out
+
+    with service.database.write() as connection:
+        batch_store.delete_batch(connection, batch.batch_id)
+    assert "The batch is no longer kept" in run("jobs", "show", batch.batch_id).err
 
 
 @pytest.mark.parametrize("id_", [UNKNOWN, "seven"])

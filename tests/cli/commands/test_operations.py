@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,8 +47,9 @@ CHECKS += [
 
 
 @pytest.fixture
-def service(folder: Path) -> Iterator[Service]:
+def service(folder: Path, add_sqlite: Callable[[Path], None]) -> Iterator[Service]:
     """The service that the commands check, with its data in the current folder."""
+    add_sqlite(folder / "data")
     with open_service(load_settings({})) as opened:
         yield opened
 

@@ -112,7 +112,7 @@ def test_config_shows_value_origin_and_meaning_of_every_setting(
     assert set(rows) == {name.upper() for name in Settings.model_fields}
     assert (rows["MAX_RETRIES"]["value"], rows["MAX_RETRIES"]["origin"]) == ("7", ".env")
     assert (rows["PUBLIC_READS"]["value"], rows["PUBLIC_READS"]["origin"]) == ("true", "default")
-    assert rows["IMAGE_SIZES"]["value"] == '{"card": {"width": 400, "quality": 85}}'
+    assert rows["IMAGE_SIZES"]["value"] == '{"card": {"width": 400}}'
     assert (rows["JWT_SECRET_KEY"]["value"], rows["JWT_SECRET_KEY"]["origin"]) == (
         "(hidden)",
         "environment",

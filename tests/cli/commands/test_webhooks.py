@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 import typer
@@ -26,8 +27,9 @@ URL = "http://127.0.0.1:1/hooks"
 
 
 @pytest.fixture
-def service(folder: object) -> Iterator[Service]:
+def service(folder: Path, add_sqlite: Callable[[Path], None]) -> Iterator[Service]:
     """The service that the commands also open, with its data in the current folder."""
+    add_sqlite(folder / "data")
     with open_service(load_settings({})) as opened:
         yield opened
 

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import io
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from imageprocessor.core.color import conversion
-from imageprocessor.core.color.conversion import dominant_color_of, to_srgb
+from imageprocessor.core.color.conversion import to_srgb
 from imageprocessor.core.decode import decode, unpack
 from imageprocessor.core.limits import Limits
 from imageprocessor.core.validate import validate
@@ -278,41 +277,3 @@ def test_no_color_changes_visibly_if_a_profile_counts_as_srgb() -> None:
         )
         == 0
     )
-
-
-# Dominant colour
-
-
-@pytest.mark.parametrize(
-    "rgb", [(0, 0, 0), (255, 255, 255), (58, 95, 140), (1, 254, 127), (255, 0, 1)]
-)
-@pytest.mark.parametrize("size", [(1, 1), (150, 150), (7, 900)])
-def test_dominant_color_of_a_solid_image_is_exact(
-    rgb: tuple[int, int, int], size: tuple[int, int]
-) -> None:
-    expected = "#{:02X}{:02X}{:02X}".format(*rgb)
-    assert dominant_color_of(Image.new("RGB", size, rgb)) == expected
-    assert dominant_color_of(Image.new("RGBA", size, (*rgb, OPAQUE))) == expected
-
-
-def test_dominant_color_is_the_most_frequent_one_not_the_mean() -> None:
-    image = Image.new("RGB", (100, 100), (255, 0, 0))
-    image.paste((0, 0, 255), (0, 0, 100, 40))
-    assert dominant_color_of(image) == "#FF0000"
-
-
-def test_transparent_pixels_do_not_count() -> None:
-    image = Image.new("RGBA", (100, 100), (0, 255, 0, 127))
-    image.paste((200, 10, 20, 255), (0, 0, 30, 30))
-    assert dominant_color_of(image) == "#C80A14"
-
-
-def test_dominant_color_without_an_opaque_pixel_is_white() -> None:
-    assert dominant_color_of(Image.new("RGBA", (50, 50), (10, 20, 30, 127))) == "#FFFFFF"
-
-
-def test_dominant_color_does_not_change_the_image() -> None:
-    image = photo(300, 200)
-    before: Any = (image.size, image.tobytes())
-    dominant_color_of(image)
-    assert (image.size, image.tobytes()) == before

@@ -8,8 +8,9 @@ from PIL.ImageFile import ImageFile
 
 from imageprocessor.core.formats.registry import (
     FORMATS,
-    OUTPUT_FORMAT,
+    OUTPUT_FORMATS,
     ImageFormat,
+    find_output,
     list_default_mime_types,
     list_installed_mime_types,
     list_mime_types,
@@ -57,5 +58,11 @@ def test_each_suffix_and_mime_type_belongs_to_one_format() -> None:
     assert all(suffix.startswith(".") for suffix in list_suffixes())
 
 
-def test_the_output_format_can_be_encoded() -> None:
-    assert OUTPUT_FORMAT.encode is not None
+def test_each_output_format_can_be_encoded_and_is_known_by_its_suffixes() -> None:
+    assert list(OUTPUT_FORMATS) == ["avif", "webp", "jpeg", "png"]
+    for image_format in OUTPUT_FORMATS.values():
+        assert image_format.encode is not None
+        for suffix in image_format.suffixes:
+            assert find_output(f"photo{suffix}") is image_format
+            assert find_output(f"PHOTO{suffix.upper()}") is image_format
+    assert find_output("webp") is None

@@ -8,6 +8,7 @@ from PIL import Image
 
 from imageprocessor.core.formats import webp
 from imageprocessor.core.formats.container import Header
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import InputError, InvalidImageError, TruncatedImageError
 from tests.images import (
     SRGB_PROFILE,
@@ -201,4 +202,4 @@ def test_work_on_ten_hostile_megabytes_is_linear(unit: bytes) -> None:
 
 def test_an_image_that_the_encoder_rejects_is_not_a_memory_error() -> None:
     with pytest.raises(ValueError, match="encoding error 5"):
-        webp.encode(Image.new("RGB", (16_384, 1)), quality=80, effort=4)
+        webp.encode(Image.new("RGB", (16_384, 1)), Encoding(quality=80, effort=4))

@@ -63,6 +63,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     ).map(lambda parts: ":".join(map(str, parts))),
     "radius": st.one_of(WHOLE, st.just("max")),
     "quality": st.integers(1, 100),
+    "animation": st.sampled_from(["first", "keep"]),
 }
 
 

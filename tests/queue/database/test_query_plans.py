@@ -56,7 +56,8 @@ from imageprocessor.queue.maintenance.old_events import delete_events, find_old_
 from imageprocessor.settings import Settings
 from tests.servers import create_database
 
-JOBS = 100_000
+#: PostgreSQL plans by the number of rows, SQLite does not.
+JOBS = {"sqlite": 5_000, "postgres": 100_000}
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -148,6 +149,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
         connection, "a", "b"
     ),
     batch_store.find_batch: lambda connection, _: batch_store.find_batch(connection, BATCH_ID),
+    batch_store.find_webhooks: lambda connection, _: batch_store.find_webhooks(
+        connection, [BATCH_ID, ANY_ID]
+    ),
     batch_store.complete_batch: lambda connection, _: batch_store.complete_batch(
         connection, BATCH_ID, NOW
     ),
@@ -234,6 +238,12 @@ QUERIES: dict[Callable[..., Any], Query] = {
     webhook_deliveries.clear_failing: lambda connection, _: webhook_deliveries.clear_failing(
         connection, "shop"
     ),
+    webhook_deliveries.list_misdated: lambda connection, _: webhook_deliveries.list_misdated(
+        connection, "shop", NOW, 20
+    ),
+    webhook_deliveries.make_due: lambda connection, _: webhook_deliveries.make_due(
+        connection, [ANY_ID], NOW
+    ),
     webhook_deliveries.drop_context: lambda connection, job: webhook_deliveries.drop_context(
         connection, job.image_id
     ),
@@ -267,7 +277,7 @@ EXCEPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A database with 100 000 finished jobs and some that wait; *job* is a finished one."""
+    """A database with JOBS finished jobs and some that wait; *job* is a finished one."""
 
     database: Database
     job: Job
@@ -289,9 +299,10 @@ def filled(
         values["database_url"] = create_database(request.getfixturevalue("postgres"))
     with closing(open_database(Settings.model_validate(values))) as database:
         migrate(database)
-        fill(database, JOBS)
+        job_count = JOBS[request.param]
+        fill(database, job_count)
         with database.read() as connection:
-            row = connection.execute(select(processing_jobs).limit(1).offset(JOBS // 2))
+            row = connection.execute(select(processing_jobs).limit(1).offset(job_count // 2))
             job = Job.from_row(dict(row.mappings().one()))
         add_waiting(database, job)
         add_batches(database, job)

@@ -332,6 +332,17 @@ def test_delivery_that_is_always_refused_delays_no_other(
     assert read_endpoint(service, "other").next_probe_at is None
 
 
+def test_failing_endpoint_is_probed_although_the_clock_was_set_back(
+    service: Service, receiver: WebhookReceiver
+) -> None:
+    in_a_week = clock.utc_now() + timedelta(days=7)
+    add_endpoint(service, receiver.url, failing_since=in_a_week, next_probe_at=in_a_week)
+    add_deliveries(service, 2)
+    with sending(service):
+        wait_for(lambda: len(list_deliveries(service, status="delivered")) == 2, 4)
+    assert read_endpoint(service).next_probe_at is None
+
+
 def refuse(request: ReceivedRequest, event_ids: set[str]) -> Answer:
     return Answer(400 if request.headers["webhook-id"] in event_ids else 200)
 

@@ -232,6 +232,61 @@ def test_waiting_upload_cannot_be_fetched(client: TestClient, upload: Callable[.
         assert client.get(f"/storage/photos/processed/{path}").status_code == 404
 
 
+FORMATS = {"image_sizes": {"medium": {"width": 60, "formats": ["avif", "jpeg"]}}}
+
+
+@pytest.mark.parametrize("settings", [FORMATS], indirect=True)
+@pytest.mark.parametrize(
+    ("query", "suffix", "kind", "magic"),
+    [
+        ("", "avif", "image/avif", b"ftypavif"),
+        ("&format=avif", "avif", "image/avif", b"ftypavif"),
+        ("&format=jpeg", "jpg", "image/jpeg", b"JFIF"),
+    ],
+)
+def test_each_format_of_a_size_is_served_with_its_type(
+    client: TestClient, image: dict[str, str], query: str, suffix: str, kind: str, magic: bytes
+) -> None:
+    image_id = image["image_id"]
+    path = f"/storage/photos/processed/medium/{image_id}_medium.{suffix}"
+    stored = client.get(path)
+    direct = client.get(f"/api/v1/images/{image_id}/direct?size=medium{query}")
+    assert magic in stored.content[:20]
+    assert direct.content == stored.content
+    for answer in (stored, direct):
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+        disposition = f'inline; filename="{image_id}_medium.{suffix}"'
+        assert answer.headers["content-disposition"] == disposition
+        again = client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        assert again.status_code == 304
+
+
+@pytest.mark.parametrize("settings", [FORMATS], indirect=True)
+def test_a_format_that_a_size_does_not_have_is_refused(
+    client: TestClient, image: dict[str, str], service: Service
+) -> None:
+    answer = client.get(f"/api/v1/images/{image['image_id']}/direct?format=webp")
+    assert (answer.status_code, answer.json()["code"]) == (422, "size_unknown")
+    assert "It has avif, jpeg." in answer.json()["detail"]
+    path = f"/storage/photos/processed/medium/{image['image_id']}_medium.webp"
+    assert client.get(path).status_code == 404
+    (jpeg,) = (found for found in service.storage.list() if found.key.endswith("jpg"))
+    answer = client.head(f"/storage/{jpeg.key}")
+    assert int(answer.headers["content-length"]) == jpeg.size_bytes
+
+
+@pytest.mark.parametrize("settings", [FORMATS], indirect=True)
+def test_head_of_a_remote_alternate_states_its_own_type_and_size(
+    port: int, image: dict[str, str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStorage, "url", lambda _, key: f"https://s3.test/{key}")
+    (jpeg,) = (found for found in service.storage.list() if found.key.endswith("jpg"))
+    path = f"/api/v1/images/{image['image_id']}/direct?format=jpeg"
+    answer, _ = get(port, path, "HEAD")
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert int(answer.headers["Content-Length"]) == jpeg.size_bytes
+
+
 def test_file_missing_on_disk_is_a_404(
     client: TestClient, paths: list[str], service: Service
 ) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from imageprocessor.core.validate import validate
 from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.service import Service
+from tests.images import apng
 from tests.server.conftest import count_jobs
 
 IMAGES = "/api/v1/images"
@@ -35,6 +37,30 @@ def test_one_size_of_an_image_is_described(client: TestClient, image: dict[str, 
     assert body["size_bytes"] == len(client.get(body["url"]).content)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"image_sizes": {"medium": {"width": 60, "formats": ["avif", "webp"]}, "thumbnail": 20}}],
+    indirect=True,
+)
+def test_alternates_and_srcset_lead_to_the_files(client: TestClient, image: dict[str, str]) -> None:
+    one = client.get(f"{IMAGES}/{image['image_id']}").json()
+    [alternate] = one["alternates"]
+    result = client.get(f"{image['status_url']}/result").json()
+    assert result["metadata"]["variants"]["medium"]["alternates"] == [alternate]
+    assert (one["format"], one["url"]) == ("avif", result["urls"]["medium"])
+    assert result["srcset"].keys() == {"image/avif", "image/webp"}
+    for kind, candidates in result["srcset"].items():
+        for candidate in candidates.split(", "):
+            url, _, width = candidate.partition(" ")
+            answer = client.get(url)
+            assert answer.headers["content-type"] == kind
+            assert width in ("20w", "60w")
+    answer = client.get(alternate["url"])
+    assert (len(answer.content), alternate["format"]) == (alternate["size_bytes"], "webp")
+    batch = client.get(f"{IMAGES}/batch?image_ids={image['image_id']}").json()
+    assert batch["images"] == [one]
+
+
 def test_default_size_is_medium(client: TestClient, image: dict[str, str]) -> None:
     assert client.get(f"{IMAGES}/{image['image_id']}").json()["size"] == "medium"
 
@@ -50,6 +76,35 @@ def test_all_sizes_equal_the_jobs_result(client: TestClient, image: dict[str, st
         client.get(f"{IMAGES}/{image['image_id']}/all").json()
         == client.get(f"{image['status_url']}/result").json()
     )
+
+
+MOVING = {"image_sizes": {"medium": {"width": 60, "animation": "keep"}, "still": 60}}
+
+
+@pytest.mark.parametrize("settings", [MOVING], indirect=True)
+def test_a_size_that_moves_says_how_long(
+    client: TestClient, upload: Callable[..., Any], run: Callable[[str], None]
+) -> None:
+    accepted = upload(apng(3)).json()
+    run(accepted["job_id"])
+    url = f"{IMAGES}/{accepted['image_id']}"
+    described = {size: client.get(f"{url}?size={size}").json() for size in ("medium", "still")}
+    assert (described["medium"]["frames"], described["medium"]["duration_seconds"]) == (3, 0.12)
+    assert "frames" not in described["still"]
+    metadata = client.get(f"{url}/all").json()["metadata"]
+    assert metadata["variants"]["medium"]["frames"] == 3
+    assert "duration_seconds" not in metadata["variants"]["still"]
+    assert metadata["warnings"] == ["animation_flattened", "not_enlarged"]
+    moving = client.get(described["medium"]["url"]).content
+    assert validate(moving).frames == 3
+
+
+@pytest.mark.parametrize("settings", [MOVING | {"max_animation_frames": 3}], indirect=True)
+def test_too_long_an_animation_is_refused_on_upload(upload: Callable[..., Any]) -> None:
+    assert upload(apng(3)).status_code == 202
+    answer = upload(apng(4))
+    assert (answer.status_code, answer.json()["code"]) == (422, "animation_too_long")
+    assert "4 frames; the limit is 3" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("size", ["huge", "", "../medium", "%00", "x" * 5000])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from imageprocessor.core.picture_html import picture_html
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.database.tables import processing_jobs
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 from tests.images import encode, photo, truncated
@@ -129,6 +133,10 @@ def test_result_matches_the_specification(client: TestClient, image: dict[str, s
     )
     assert list(result["metadata"]) == [
         "dominant_color",
+        "palette",
+        "placeholder",
+        "has_alpha",
+        "animated",
         "original_dimensions",
         "variants",
         "warnings",
@@ -138,6 +146,23 @@ def test_result_matches_the_specification(client: TestClient, image: dict[str, s
     thumbnail = result["metadata"]["variants"]["thumbnail"]
     assert list(thumbnail) == ["width", "height", "aspect_ratio", "format", "size_bytes"]
     assert (thumbnail["width"], thumbnail["height"], thumbnail["format"]) == (20, 15, "webp")
+
+
+def test_result_that_an_earlier_version_stored_is_served_as_it_is(
+    client: TestClient, service: Service, image: dict[str, str]
+) -> None:
+    new = ("palette", "placeholder", "has_alpha", "animated")
+    with service.database.write() as connection:
+        (old,) = connection.execute(select(processing_jobs.c.processing_metadata)).one()
+        details = json.loads(old)
+        for name in new:
+            del details["generated"][name]
+        stored = processing_jobs.update().values(processing_metadata=json.dumps(details))
+        connection.execute(stored)
+    for path in (f"{image['status_url']}/result", f"/api/v1/images/{image['image_id']}/all"):
+        result = client.get(path).json()
+        assert result["metadata"] == details["generated"]
+        assert " 20w" in picture_html(result, alt="")
 
 
 @pytest.mark.parametrize(

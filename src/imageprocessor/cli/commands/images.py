@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -21,11 +21,13 @@ from imageprocessor.cli.output import (
     show_failure,
 )
 from imageprocessor.core.formats.registry import (
-    OUTPUT_FORMAT,
+    DEFAULT_OUTPUT,
+    OUTPUT_FORMATS,
+    find_output,
     list_installed_mime_types,
     list_suffixes,
 )
-from imageprocessor.core.variants import DEFAULT_QUALITY, DEFAULT_SIZES
+from imageprocessor.core.variants import DEFAULT_SIZES
 from imageprocessor.errors import InvalidTransformationError, InvalidVariantError
 
 if TYPE_CHECKING:
@@ -81,11 +83,37 @@ Sizes = Annotated[
         show_default=" ".join(f"{name}={width}" for name, width in DEFAULT_SIZES.items()),
     ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help=f"{OUTPUT_FORMAT.title} quality.")]
+Quality = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Quality of the results.", show_default="85, AVIF 60"),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Format of the results: webp, avif, jpeg or png; may be repeated.",
+        show_default=DEFAULT_OUTPUT,
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Format of the result: webp, avif, jpeg or png.",
+        show_default="by the suffix of --out, else webp",
+    ),
+]
+Animation = Annotated[
+    Literal["first", "keep"],
+    typer.Option(help="What to keep of an animation: its first frame, or all frames."),
+]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Reject larger images.")]
 MaxSize = Annotated[
     float, typer.Option("--max-size-mb", min=0.001, help="Reject larger files; 1 MB is 2^20 bytes.")
 ]
+MaxFrames = Annotated[int, typer.Option(min=1, help="Reject longer animations that are kept.")]
 Jobs = Annotated[
     int,
     typer.Option(
@@ -109,34 +137,47 @@ def process(  # noqa: PLR0913 - one parameter for each option
     out: OutFolder,
     *,
     size: Sizes = None,
-    quality: Quality = DEFAULT_QUALITY,
+    format: Formats = None,  # noqa: A002 - names the option
+    quality: Quality = None,
+    animation: Animation = "first",
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     jobs: Jobs = 0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert images to clean WebP files: upright, sRGB, no metadata, several sizes.
+    """Convert images to clean files: upright, sRGB, no metadata, several sizes.
 
-    The results are named NAME_SIZE.webp; subfolders are mirrored below --out.
+    The results are named NAME_SIZE.webp, or .avif, .jpg and .png if --format says so;
+    subfolders are mirrored below --out.
     A file that fails does not stop the others; the exit code is then 1.
 
     Example: [bold]imageprocessor process photos/ --out web[/bold]
 
     Example: [bold]imageprocessor process a.jpg b.png --out web --size card=400 --json[/bold]
 
+    Example: [bold]imageprocessor process a.jpg --out web --format avif --format webp[/bold]
+
     Example: [bold]curl … | imageprocessor process - --out - --size card=400 > card.webp[/bold]
     """
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    variants = parse_sizes(size or [], quality)
-    size_names = [spec.name for spec in variants]
+    sizes = parse_sizes(size or [], quality, parse_formats(format or []))
+    variants = [replace(spec, animation=animation) for spec in sizes]
+    names: dict[str, str] = {}
+    for spec in variants:
+        names |= spec.files
     max_bytes = int(max_size_mb * 2**20)
     max_pixels = int(max_megapixels * 1e6)
-    accepted = frozenset(list_installed_mime_types())
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, mime_types=accepted)
-    plan = make_plan(files, size_names, out, force=force, as_json=as_json)
+    limits = Limits(
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_frames=max_frames,
+        mime_types=frozenset(list_installed_mime_types()),
+    )
+    plan = make_plan(files, names, out, force=force, as_json=as_json)
     threads = jobs or os.cpu_count() or 1
     outcomes = process_each(plan, variants, limits, threads)
     try:
@@ -153,23 +194,25 @@ def transform(  # noqa: PLR0913 - one parameter for each option
     out: OutFile,
     *,
     watermark: Watermarks = None,
+    format: Format = None,  # noqa: A002 - names the option
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
+    max_frames: MaxFrames = 300,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Crop, resize, filter or decorate an image. The result is a clean WebP file.
+    """Crop, resize, filter or decorate an image. The result is a clean file.
 
     The operations always apply in the same order, however they are written; see
     docs/library.md for all of them.
 
     Example: [bold]imageprocessor transform a.jpg w_400,h_300,fit_cover,g_auto -o card.webp[/bold]
 
-    Example: [bold]imageprocessor transform a.png trim_1,pad_20,bg_ffffff -o logo.webp[/bold]
+    Example: [bold]imageprocessor transform a.png trim_1,pad_20,bg_ffffff -o logo.jpg[/bold]
 
     Example: [bold]imageprocessor transform a.jpg wm_us:se:80:25 --watermark us=us.png -o -[/bold]
     """
-    from imageprocessor.cli.files import STREAM, open_input, write_file
+    from imageprocessor.cli.files import open_input, write_file
     from imageprocessor.core.limits import Limits
     from imageprocessor.core.pipeline import transform as transform_image
     from imageprocessor.core.transformations.grammar import Transformation
@@ -178,20 +221,18 @@ def transform(  # noqa: PLR0913 - one parameter for each option
         wanted = Transformation.parse(operations)
     except InvalidTransformationError as error:
         raise typer.BadParameter(str(error), param_hint="'OPERATIONS'") from None
-    suffix = OUTPUT_FORMAT.suffix
-    target = choose_target(file, file.with_suffix(suffix).name, out, force=force, as_json=as_json)
-    if target != STREAM and target.suffix.lower() != suffix:
-        raise typer.BadParameter(
-            f"{target}: the result is a {OUTPUT_FORMAT.title} file. Name it *{suffix}.",
-            param_hint="'--out'",
-        )
+    output = choose_output(format, out)
+    name = file.with_suffix(OUTPUT_FORMATS[output].suffix).name
+    target = choose_target(file, name, out, force=force, as_json=as_json)
     watermarks = parse_watermarks(watermark or [])
-    accepted = frozenset(list_installed_mime_types())
-    max_bytes = int(max_size_mb * 2**20)
-    max_pixels = int(max_megapixels * 1e6)
-    limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, mime_types=accepted)
+    limits = Limits(
+        max_bytes=int(max_size_mb * 2**20),
+        max_pixels=int(max_megapixels * 1e6),
+        max_frames=max_frames,
+        mime_types=frozenset(list_installed_mime_types()),
+    )
     source, _ = open_input(file, limits.max_bytes)
-    variant = transform_image(source, wanted, limits, watermarks)
+    variant = transform_image(source, wanted, limits, watermarks, format=output)
     write_file(target, variant.data)
     if as_json:
         report = {
@@ -289,6 +330,44 @@ def choose_target(file: Path, name: str, out: Path, *, force: bool, as_json: boo
     return target
 
 
+def parse_formats(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats of the results, each once.
+
+    Raises:
+        typer.BadParameter: A format is unknown.
+    """
+    for name in names:
+        if name not in OUTPUT_FORMATS:
+            fault = f"{name!r} is not a format of results; use {', '.join(OUTPUT_FORMATS)}"
+            raise typer.BadParameter(fault, param_hint="'--format'")
+    return tuple(dict.fromkeys(names))
+
+
+def choose_output(named: str | None, out: Path) -> str:
+    """Return the format of a result: *named*, or that of the file *out*, or else WebP.
+
+    Raises:
+        typer.BadParameter: The format is unknown, or *out* has the suffix of another one.
+    """
+    from imageprocessor.cli.files import STREAM
+
+    (output,) = parse_formats([named or DEFAULT_OUTPUT])
+    if out == STREAM or out.is_dir():
+        return output
+    found = find_output(out.name)
+    if found is None:
+        suffixes = [each.suffix for each in OUTPUT_FORMATS.values()]
+        raise typer.BadParameter(
+            f"{out}: the suffix names no format of results. Use {', '.join(suffixes)}.",
+            param_hint="'--out'",
+        )
+    if named and found is not OUTPUT_FORMATS[named]:
+        raise typer.BadParameter(
+            f"{out} does not have the suffix {OUTPUT_FORMATS[named].suffix}.", param_hint="'--out'"
+        )
+    return found.name.lower()
+
+
 def parse_watermarks(watermarks: Sequence[str]) -> dict[str, Path]:
     """Return the images of *watermarks*, each ``NAME=FILE``, by name.
 
@@ -305,7 +384,9 @@ def parse_watermarks(watermarks: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
+def parse_sizes(
+    sizes: Sequence[str], quality: int | None = None, formats: tuple[str, ...] = ()
+) -> list[VariantSpec]:
     """Return the variants of *sizes*, each ``NAME=WIDTH``, or the default ones if there are none.
 
     Raises:
@@ -314,7 +395,7 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
     from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 
     if not sizes:
-        return [replace(spec, quality=quality) for spec in DEFAULT_VARIANTS]
+        return [replace(spec, quality=quality, formats=formats) for spec in DEFAULT_VARIANTS]
     variants: dict[str, VariantSpec] = {}
     for size in sizes:
         name, _, width = size.partition("=")
@@ -324,16 +405,18 @@ def parse_sizes(sizes: Sequence[str], quality: int) -> list[VariantSpec]:
         if name in variants:
             raise typer.BadParameter(f"two sizes are named {name!r}", param_hint="'--size'")
         try:
-            variants[name] = VariantSpec(name, width=int(width), quality=quality)
+            variants[name] = VariantSpec(name, width=int(width), quality=quality, formats=formats)
         except InvalidVariantError as error:
             raise typer.BadParameter(str(error), param_hint="'--size'") from None
     return list(variants.values())
 
 
 def make_plan(
-    files: Sequence[Path], sizes: Sequence[str], out: Path, *, force: bool, as_json: bool
+    files: Sequence[Path], names: Mapping[str, str], out: Path, *, force: bool, as_json: bool
 ) -> Plan:
     """Return the images that *files* name, each with the paths of its results; say what is skipped.
+
+    *names* has the format of each result by its name.
 
     Raises:
         typer.BadParameter: There is no image, a result cannot go to *out*, or it exists already.
@@ -358,14 +441,14 @@ def make_plan(
     if out == STREAM:
         if as_json:
             refuse_json_on_stdout()
-        if (len(sources), len(sizes)) != (1, 1):
+        if (len(sources), len(names)) != (1, 1):
             raise typer.BadParameter(
-                f"stdout takes one image in one size, not {len(sources)} in {len(sizes)}. "
-                "Choose a folder, or name one --size.",
+                f"stdout takes one file, not {len(sources)} images in {len(names)} sizes or "
+                "formats. Choose a folder, or name one --size.",
                 param_hint="'--out'",
             )
-        return {sources[0]: {sizes[0]: STREAM}}
-    plan = plan_outputs(sources, sizes, out)
+        return {sources[0]: dict.fromkeys(names, STREAM)}
+    plan = plan_outputs(sources, names, out)
     if not force:
         for paths in plan.values():
             refuse_to_overwrite(paths.values())
@@ -427,5 +510,8 @@ def _describe(report: Mapping[str, Any]) -> tuple[list[str], list[str], str]:
     results = []
     for name, variant in report["variants"].items():
         results.append(f"{name} {show_bytes(variant['size_bytes'])}")
+        for alternate in variant.get("alternates", ()):
+            size = show_bytes(alternate["size_bytes"])
+            results.append(f"{name}.{alternate['format']} {size}")
     removed = ", ".join(report["removed"]) or "nothing"
     return source, results, removed

@@ -22,10 +22,12 @@ from imageprocessor.cli.output import (
     print_table,
     show_failure,
     show_status,
+    show_time,
 )
-from imageprocessor.errors import InvalidIdError, JobError
+from imageprocessor.errors import BatchNotFoundError, InvalidIdError, JobError
 
 if TYPE_CHECKING:
+    from imageprocessor.queue.batches import BatchProgress
     from imageprocessor.queue.jobs.job import Job
     from imageprocessor.queue.service import Service
     from imageprocessor.settings import Settings
@@ -40,7 +42,8 @@ After = Annotated[
     typer.Option(metavar="ID", help="List only jobs older than this one.", show_default=False),
 ]
 AnyId = Annotated[
-    str, typer.Argument(metavar="ID", help="The id of a job or of an image.", show_default=False)
+    str,
+    typer.Argument(metavar="ID", help="The id of a job, an image or a batch.", show_default=False),
 ]
 JobIds = Annotated[
     list[str] | None,
@@ -106,18 +109,32 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
 
     The trail also shows each attempt and how long each step took. It outlives the
     image: for a deleted image, only the trail is shown. Below it are the webhooks
-    that were sent, or are to be sent.
+    that were sent, or are to be sent. For a batch, its files are shown.
 
     Example: [bold]imageprocessor jobs show 3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13[/bold]
     """
-    from imageprocessor.queue.job_control import parse_id, read_history
+    from imageprocessor.queue.access import OPERATOR
+    from imageprocessor.queue.batches import read_batch
+    from imageprocessor.queue.job_control import parse_id
     from imageprocessor.queue.service import open_service
-    from imageprocessor.queue.webhooks import list_job_deliveries
 
     id_ = parse_id(job)
     with open_service(read_settings(quiet=True), creates=False) as service:
-        found, events = read_history(service, id_)
-        deliveries = list_job_deliveries(service, found.job_id if found else events[0]["job_id"])
+        try:
+            batch = read_batch(service, id_, OPERATOR)
+        except BatchNotFoundError:
+            show_job(service, id_, as_json=as_json)
+        else:
+            show_batch(service, batch, as_json=as_json)
+
+
+def show_job(service: Service, id_: str, *, as_json: bool) -> None:
+    """Print a job, by its own id or its image's, its audit trail and its webhooks."""
+    from imageprocessor.queue.job_control import read_history
+    from imageprocessor.queue.webhooks import list_job_deliveries
+
+    found, events = read_history(service, id_)
+    deliveries = list_job_deliveries(service, found.job_id if found else events[0]["job_id"])
     trail = trace(events)
     if as_json:
         facts = describe_job(found) if found else None
@@ -129,11 +146,33 @@ def show(job: AnyId, as_json: AsJson = False) -> None:
         for name in ("context", "result", "storage_keys"):
             facts[name] = json.dumps(facts[name]) if facts[name] else None
         print_pairs(f"Job {found.job_id}", facts)
+    elif trail[0]["event_type"] == "batch_completed":
+        print_note("The batch is no longer kept. Its audit trail:")
     else:
         print_note("The image was deleted. Its audit trail:")
         first = trail[0]
         print_pairs(f"Job {first['job_id']}", {"image_id": first["image_id"]})
     print_table(("when", "seconds later", "event", "details"), map(_event_row, trail))
+    if deliveries:
+        print_deliveries(deliveries, "endpoint")
+
+
+def show_batch(service: Service, progress: BatchProgress, *, as_json: bool) -> None:
+    """Print a batch, its files and its webhooks."""
+    from imageprocessor.queue.webhooks import list_job_deliveries
+
+    facts = describe_batch(progress)
+    deliveries = list_job_deliveries(service, progress.batch.batch_id)
+    if as_json:
+        print_json({"batch": facts, "deliveries": deliveries})
+        return
+    items = facts.pop("items")
+    print_pairs(f"Batch {progress.batch.batch_id}", facts)
+    rows = [
+        (item["filename"], show_status(item["status"]), item["job_id"], item["error_code"])
+        for item in items
+    ]
+    print_table(("file", "status", "job", "error"), rows)
     if deliveries:
         print_deliveries(deliveries, "endpoint")
 
@@ -208,12 +247,7 @@ def _retry(service: Service, job_id: str) -> dict[str, str]:
 
 def describe_job(job: Job) -> dict[str, Any]:
     """Return what an operator may want to know about a job, ready for JSON; None if unknown."""
-    from imageprocessor.queue.database.clock import to_text
-
-    def show_time(moment: datetime | None) -> str | None:
-        return to_text(moment) if moment else None
-
-    return {
+    state = {
         "job_id": job.job_id,
         "image_id": job.image_id,
         "status": job.status.value,
@@ -221,10 +255,15 @@ def describe_job(job: Job) -> dict[str, Any]:
         "max_retries": job.max_retries,
         "user_id": job.user_id,
         "bucket": job.bucket,
+    }
+    times = {
         "created_at": show_time(job.created_at),
         "started_at": show_time(job.started_at),
         "completed_at": show_time(job.completed_at),
         "next_attempt_at": show_time(job.next_attempt_at),
+    }
+    storage_keys = dict(job.variant_keys) if job.variant_keys else None
+    details = {
         "error_code": job.error_code,
         "error": job.error,
         "source_kept": job.staging_key is not None,
@@ -233,7 +272,36 @@ def describe_job(job: Job) -> dict[str, Any]:
         "webhook": job.webhook,
         "context": job.context,
         "result": job.generated,
-        "storage_keys": dict(job.variant_keys) if job.variant_keys else None,
+        "storage_keys": storage_keys,
+    }
+    return {**state, **times, **details}
+
+
+def describe_batch(progress: BatchProgress) -> dict[str, Any]:
+    """Return what an operator may want to know about a batch, ready for JSON."""
+    batch = progress.batch
+    items = []
+    for outcome in batch.outcomes:
+        job = progress.jobs.get(outcome.job_id) if outcome.job_id else None
+        source = job or outcome
+        item = {
+            "filename": outcome.filename,
+            "status": progress.describe_status(outcome),
+            "job_id": outcome.job_id,
+            "image_id": outcome.image_id,
+            "error_code": source.error_code,
+            "error": source.error,
+        }
+        items.append(item)
+    return {
+        "batch_id": batch.batch_id,
+        "status": "completed" if batch.completed_at else "processing",
+        "user_id": batch.user_id,
+        "bucket": batch.bucket,
+        "created_at": show_time(batch.created_at),
+        "completed_at": show_time(batch.completed_at),
+        "webhook": batch.webhook,
+        "items": items,
     }
 
 

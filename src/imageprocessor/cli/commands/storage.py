@@ -134,14 +134,14 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 def print_report(report: dict[str, Any]) -> None:
     """Print counts and failures, then the settings to switch to or why it is too early for that."""
-    title, copied = ("Dry run", "to copy") if report["dry_run"] else ("Done", "copied")
+    is_dry_run = report["dry_run"]
     size = show_bytes(report["copied_bytes"])
     counts = {
-        copied: f"{report['copied']} ({size})",
+        "to copy" if is_dry_run else "copied": f"{report['copied']} ({size})",
         "already there": report["already_there"],
         "failed": report["failed"],
     }
-    print_pairs(title, counts)
+    print_pairs("Dry run" if is_dry_run else "Done", counts)
     for failure in report["failures"]:
         print_note(f"{failure['key']}: {failure['error']}")
     if report["failed"]:
@@ -153,7 +153,7 @@ def print_report(report: dict[str, Any]) -> None:
             f"{report['open_work']}. The old storage may still change: do not switch yet. "
             "Stop the API, let the workers finish the open jobs, stop them too and run this again."
         )
-    elif not report["dry_run"]:
+    elif not is_dry_run:
         print_note(
             "All objects are in the new storage. "
             "With the service stopped, change these settings, then start it:"

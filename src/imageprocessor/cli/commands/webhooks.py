@@ -19,6 +19,7 @@ from imageprocessor.cli.output import (
     show_counts,
     show_failure,
     show_status,
+    show_time,
 )
 
 if TYPE_CHECKING:
@@ -338,30 +339,32 @@ def print_secret(endpoint: Endpoint, *, as_json: bool) -> None:
 
 def describe_state(state: EndpointState) -> dict[str, Any]:
     """Return what an operator may want to know about an endpoint, ready for JSON; no secret."""
-    from imageprocessor.queue.database.clock import to_text
-
-    def show_time(moment: datetime | None) -> str | None:
-        return to_text(moment) if moment else None
-
     endpoint = state.endpoint
-    return {
+    events = list(endpoint.event_types) if endpoint.event_types else None
+    buckets = list(endpoint.buckets) if endpoint.buckets else None
+    options = {
         "name": endpoint.name,
         "state": state.name,
         "url": endpoint.url,
-        "events": list(endpoint.event_types) if endpoint.event_types else None,
-        "buckets": list(endpoint.buckets) if endpoint.buckets else None,
+        "events": events,
+        "buckets": buckets,
         "only_named": endpoint.only_named,
         "allow_private": endpoint.allows_private,
         "from_settings": endpoint.from_settings,
         "created_at": show_time(endpoint.created_at),
+    }
+    deliveries = {
         "waiting": state.waiting,
         "oldest_waiting": show_time(state.oldest_waiting),
         "last_success": show_time(state.last_success),
+    }
+    faults = {
         "failing_since": show_time(endpoint.failing_since),
         "disabled_at": show_time(endpoint.disabled_at),
         "disabled_reason": endpoint.disabled_reason,
-        "previous_secret_expires_at": show_time(endpoint.previous_secret_expires_at),
     }
+    secret_ends = show_time(endpoint.previous_secret_expires_at)
+    return {**options, **deliveries, **faults, "previous_secret_expires_at": secret_ends}
 
 
 def show_waiting(count: int) -> str:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 from imageprocessor.core.position import exif_has_position, xmp_has_position
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
@@ -77,6 +77,36 @@ class Piece(NamedTuple):
     def exif(self) -> bytes:
         """The EXIF block in it; of several pieces with EXIF, the first one counts."""
         return self.payload if "exif" in self.kinds else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame of an animation, and how it is drawn.
+
+    Args:
+        still: the frame as a file of its own, without metadata.
+        left, top, width, height: its part of the canvas, in pixels.
+        milliseconds: how long it is shown, as stored.
+        blends: draw it over what is there; otherwise, replace that.
+        disposal: whether to keep it when the next one is drawn, to clear its part of the canvas, or
+            to restore what was there before.
+    """
+
+    still: bytes
+    left: int
+    top: int
+    width: int
+    height: int
+    milliseconds: float
+    blends: bool
+    disposal: Literal["keep", "clear", "restore"]
+
+
+class Frames(NamedTuple):
+    """The frames of an animation, and how often it is played; 0 means for ever."""
+
+    frames: list[Frame]
+    plays: int
 
 
 class Container(Protocol):
@@ -200,6 +230,18 @@ def write_parts(parts: Iterable[bytes], size_bytes: int) -> BytesIO:
 def file_size(file: BinaryIO) -> int:
     """Return the number of bytes in the file; this moves the file's position."""
     return file.seek(0, os.SEEK_END)
+
+
+def check_frame(frame: Frame, canvas: Header) -> None:
+    """Raise ``InvalidImageError`` if the frame is empty, or is not within the canvas."""
+    right, bottom = frame.left + frame.width, frame.top + frame.height
+    is_empty = min(frame.width, frame.height) < 1
+    if is_empty or right > canvas.width or bottom > canvas.height:
+        raise InvalidImageError(
+            f"The animation of {canvas.width} x {canvas.height} pixels has a frame of "
+            f"{frame.width} x {frame.height} at {frame.left}, {frame.top}, which is not within it. "
+            "Re-encode it."
+        )
 
 
 def truncated(file: BinaryIO) -> TruncatedImageError:

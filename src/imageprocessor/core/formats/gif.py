@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
     MAX_PIECES,
+    Frame,
+    Frames,
     Header,
     Piece,
     metadata_piece,
@@ -32,6 +34,7 @@ _LOOP_BYTES = 3
 _XMP = b"XMP DataXMP"
 _ICC = b"ICCRGBG1012"
 _KINDS = {_XMP: "xmp", b"C2PA_GIF\x01\x00\x00": "c2pa"}
+_DISPOSALS: dict[int, Literal["clear", "restore"]] = {2: "clear", 3: "restore"}
 _MAX_CONTENT_BYTES = 16 << 20
 _MIN_READ_BYTES = 256
 _SHORTER_BY = 4
@@ -125,6 +128,33 @@ def read_durations(file: BinaryIO) -> Iterator[float]:
             milliseconds = 0
 
 
+def read_frames(file: BinaryIO) -> Frames:
+    """Return the whole images of an animation; one may reach over the edges of the screen.
+
+    Raises:
+        InvalidImageError: An image has no pixels.
+    """
+    _, _, screen_end = _read_screen(file)
+    screen = read_range(file, 0, screen_end)
+    plays = 1
+    control = b""
+    frames = []
+    for part in _read_parts(file, screen_end):
+        if part.kind == _IMAGE:
+            frames.append(_read_frame(file, part, screen, control))
+            control = b""
+        elif part.label == _CONTROL:
+            control = _read_control(file, part)
+        elif part.label == _PLAIN_TEXT:
+            control = b""
+        elif part.label == _APPLICATION:
+            head = read_range(file, part.content, min(part.content + 16, part.end))
+            if head[1:12] in _LOOPS and head[12:14] == b"\x03\x01":
+                repeats = int.from_bytes(head[14:16], "little")
+                plays = repeats + 1 if repeats else 0
+    return Frames(frames, plays)
+
+
 def exif_piece(exif: bytes) -> bytes:  # noqa: ARG001 - as in each container
     """Return nothing: a GIF has no place for EXIF."""
     return b""
@@ -163,6 +193,26 @@ def shorten(data: bytes) -> Iterator[tuple[bytes, list[list[bytes]]]]:
             head + image + _write_blocks(content) + end,
             [[head + shorter + end]],
         )
+
+
+def _read_frame(file: BinaryIO, part: _Part, screen: bytes, control: bytes) -> Frame:
+    """Return an image with the control before it, as a file whose screen it fills."""
+    left, top, width, height = part.frame
+    if min(width, height) < 1:
+        raise InvalidImageError("An image of the GIF has no pixels. Re-encode it.")
+    flags = control[3] if control else 0
+    data = read_range(file, part.start, part.end)
+    head = screen[:6] + data[5:9] + screen[10:]
+    return Frame(
+        still=head + control + data[:1] + bytes(4) + data[5:] + bytes((_END,)),
+        left=left,
+        top=top,
+        width=width,
+        height=height,
+        milliseconds=10 * int.from_bytes(control[4:6], "little"),
+        blends=True,
+        disposal=_DISPOSALS.get(flags >> 2 & 7, "keep"),
+    )
 
 
 def _read_screen(file: BinaryIO) -> tuple[int, int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
@@ -19,7 +20,11 @@ from imageprocessor.core.formats.container import (
     truncated,
     write_parts,
 )
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import InputError, InvalidImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SOI = b"\xff\xd8"
 _CODED_DATA = 0  # used in place of a marker
@@ -27,6 +32,7 @@ _TEM, _EOI, _SOS, _DNL, _COM = 0x01, 0xD9, 0xDA, 0xDC, 0xFE
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 _WITHOUT_LENGTH = {_TEM, _EOI}
 SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LAST_HUFFMAN_SOF = 0xC7
 # Huffman tables, arithmetic conditioning, quantisation tables, restart interval
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _NEEDED = SOF_MARKERS | _TABLES | {_SOS, _EOI}
@@ -127,6 +133,32 @@ def decode_icc(payloads: Sequence[bytes]) -> bytes:
 def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     """Return a file of the parts in order."""
     return write_parts(parts, size_bytes).getvalue()
+
+
+def is_arithmetic(data: bytes) -> bool:
+    """Return whether a JPEG has arithmetic coding, which browsers cannot decode."""
+    for marker, _ in _read_parts(BytesIO(data)):
+        if marker in SOF_MARKERS:
+            return marker > _LAST_HUFFMAN_SOF
+    return False
+
+
+def encode(image: Image.Image, encoding: Encoding) -> bytes:
+    """Return an RGB or RGBA image as a progressive JPEG file, on white where it is transparent."""
+    from PIL import Image, JpegImagePlugin  # noqa: F401, PLC0415 - see ``webp.encode``
+
+    if image.mode == "RGBA":
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        image = canvas.convert("RGB")
+    options = {"quality": encoding.quality, "comment": None}  # not that of ``image.info``
+    file = BytesIO()
+    try:
+        image.save(file, "JPEG", progressive=True, optimize=True, **options)
+    except OSError:  # at qualities from 91 to 94, Pillow's buffer is too small for pure noise
+        file = BytesIO()
+        image.save(file, "JPEG", **options)
+    return file.getvalue()
 
 
 def _read_parts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -7,13 +7,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
     MAX_PIECES,
+    Frame,
+    Frames,
     Header,
     Piece,
+    check_frame,
     file_size,
     metadata_piece,
     read_blocks,
@@ -24,10 +27,18 @@ from imageprocessor.core.formats.container import (
     truncated,
     write_parts,
 )
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
+_PALETTE = {b"PLTE", b"tRNS"}
+_MAX_PALETTE_BYTES = 768
+_DISPOSALS: dict[int, Literal["keep", "clear", "restore"]] = {0: "keep", 1: "clear", 2: "restore"}
+_OVER = 1
 _CRITICAL = {b"IHDR", b"PLTE", b"IDAT"}
 _COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"mDCV", b"cLLI"}
 _COLOUR_SPACE = {b"cICP", b"sRGB", b"gAMA", b"cHRM"}
@@ -46,6 +57,9 @@ _TEXT_KINDS = {
 _ICC_NAME = b"ICC profile"
 _MAX_ICC_BYTES = 16 << 20
 _MAX_TEXT_RATIO = 64  # limits the work for many small bombs; deflate allows a ratio of 1032
+
+_DEFLATE_LEVELS = (1, 2, 4, 5, 6, 8, 9)
+"""zlib's level for each effort: of a photo, 4 takes 0.4 times as long as 6, and 9 four times."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PASSES = (
@@ -128,6 +142,61 @@ def read_durations(file: BinaryIO) -> Iterator[float]:
                 yield 1000 * numerator / (denominator or 100)
 
 
+def read_frames(file: BinaryIO) -> Frames:
+    """Return the frames that acTL announces, or none if it announces less than two.
+
+    An image before the first fcTL is none of them.
+
+    Raises:
+        TruncatedImageError: Frames are missing.
+        InvalidImageError: A chunk is damaged or out of order, or a frame is not within the image.
+    """
+    canvas = read_header(file)
+    if canvas.frames == 1:
+        return Frames([], 0)
+    header = b""
+    plays = 0
+    palette: list[bytes] = []
+    controls: list[bytes] = []
+    pixels: list[list[bytes]] = []
+    for name, payload in _read_animation_chunks(file):
+        if name == b"IHDR":
+            header = payload
+        elif name == b"acTL":
+            plays = int.from_bytes(payload[4:8])
+        elif name in _PALETTE:
+            palette.append(_chunk(name, payload))
+        elif name == b"fcTL":
+            if len(controls) == canvas.frames:
+                break
+            controls.append(payload)
+            pixels.append([])
+        elif controls:
+            pixels[-1].append(payload)
+    if len(controls) < canvas.frames or not pixels[-1]:
+        raise truncated(file)
+    frames = []
+    for control, parts in zip(controls, pixels, strict=True):
+        width, height, left, top, *delay, disposal, blend = struct.unpack_from(
+            ">IIIIHHBB", control.ljust(26, b"\0"), 4
+        )
+        still = [_SIGNATURE, _chunk(b"IHDR", control[4:12] + header[8:]), *palette]
+        still += [_chunk(b"IDAT", b"".join(parts)), _chunk(b"IEND", b"")]
+        frame = Frame(
+            still=b"".join(still),
+            left=left,
+            top=top,
+            width=width,
+            height=height,
+            milliseconds=1000 * delay[0] / (delay[1] or 100),
+            blends=blend == _OVER,
+            disposal=_DISPOSALS.get(disposal, "keep"),
+        )
+        check_frame(frame, canvas)
+        frames.append(frame)
+    return Frames(frames, plays)
+
+
 def exif_piece(exif: bytes) -> bytes:
     """Return an EXIF block as an eXIf chunk."""
     return _chunk(b"eXIf", exif)
@@ -172,6 +241,21 @@ def missing_pixels() -> TruncatedImageError:
     return TruncatedImageError(
         "The PNG ends before its last pixel: image data is missing. Send the whole file."
     )
+
+
+def encode(image: Image.Image, encoding: Encoding) -> bytes:
+    """Return an RGB or RGBA image as a PNG file, which loses nothing."""
+    from PIL import PngImagePlugin  # noqa: F401, PLC0415 - see ``webp.encode``
+
+    file = BytesIO()
+    image.save(
+        file,
+        "PNG",
+        compress_level=_DEFLATE_LEVELS[encoding.effort],
+        icc_profile=None,  # otherwise Pillow would copy these two from ``image.info``
+        transparency=None,
+    )
+    return file.getvalue()
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -221,6 +305,31 @@ def _count_frames(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]]) -> i
             if name == b"IDAT":
                 break
     return 1
+
+
+def _read_animation_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and payload of the chunks that frames are made of; fdAT without its number.
+
+    Raises:
+        InvalidImageError: A checksum is wrong, or the numbers of fcTL and fdAT are out of order.
+    """
+    number = 0
+    for name, start, end in _read_chunks(file):
+        if name not in _ANIMATION | _PALETTE | {b"IHDR", b"IDAT"}:
+            continue
+        if name in _PALETTE and end - start > _MAX_PALETTE_BYTES:
+            continue
+        payload = read_range(file, start, end)
+        stored = read_range(file, end, end + 4)
+        _check_checksum(name, zlib.crc32(name + payload), stored)
+        if name in (b"fcTL", b"fdAT"):
+            if int.from_bytes(payload[:4]) != number:
+                raise InvalidImageError(
+                    f"The PNG has an animation whose parts are not in order: part {number} is "
+                    "missing. Send the file again."
+                )
+            number += 1
+        yield name, payload[4:] if name == b"fdAT" else payload
 
 
 def _critical_pieces(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[Piece]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, BinaryIO
 
-from imageprocessor.core.formats import avif, gif, heic, jpeg, png, webp
-from imageprocessor.core.formats.container import Container
+from imageprocessor.core.formats import avif, avif_encoder, gif, heic, jpeg, png, webp
+from imageprocessor.core.formats.container import Container, Frames
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
-        encode: returns an encoded RGB or RGBA image, given a quality of 1 to 100 and an effort of 0
-            to 6; None for a format that is only read.
         read_durations: yields the milliseconds of each frame as stored, from the headers alone;
             None for a format without animations.
+        read_frames: returns the frames of an animation; None for a format that has none.
+        encode: returns an encoded RGB or RGBA image; None for a format that is only read.
+        quality: of the encoder if none is requested; None if it loses nothing.
+        max_pixels: the most that the encoder takes; None: as many as an output may have.
+        frame_encoder: the function that encodes an animation, as "module:function".
         is_default: whether it is accepted unless the limits or settings name other formats.
         brands: what an ISO base media file (ISO/IEC 14496-12) of this format names in its header,
             the usual one first. Other formats are recognized by ``filetype``.
@@ -56,8 +60,12 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
-    encode: Callable[[Image.Image, int, int], bytes] | None = None
     read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
+    read_frames: Callable[[BinaryIO], Frames] | None = None
+    encode: Callable[[Image.Image, Encoding], bytes] | None = None
+    quality: int | None = None
+    max_pixels: int | None = None
+    frame_encoder: str | None = None
     is_default: bool = False
     brands: tuple[bytes, ...] = ()
     strips: bool = True
@@ -91,6 +99,8 @@ FORMATS = {
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
             is_default=True,
+            encode=jpeg.encode,
+            quality=85,
         ),
         ImageFormat(
             name="PNG",
@@ -102,6 +112,8 @@ FORMATS = {
             trim=png.trim,
             read_durations=png.read_durations,
             is_default=True,
+            encode=png.encode,
+            read_frames=png.read_frames,
         ),
         ImageFormat(
             name="WEBP",
@@ -112,7 +124,10 @@ FORMATS = {
             decoder="PIL.WebPImagePlugin:WebPImageFile",
             keeps_buffers=True,  # two canvases
             shorten=webp.shorten,
+            read_frames=webp.read_frames,
             encode=webp.encode,
+            quality=85,
+            frame_encoder="imageprocessor.core.webp_encoder:encode_frames",
             read_durations=webp.read_durations,
             is_default=True,
         ),
@@ -125,6 +140,7 @@ FORMATS = {
             decoder="imageprocessor.core.gif_decoder:FirstFrameFile",
             shorten=gif.shorten,
             read_durations=gif.read_durations,
+            read_frames=gif.read_frames,
         ),
         ImageFormat(
             name="AVIF",
@@ -134,6 +150,9 @@ FORMATS = {
             container=avif.CONTAINER,
             decoder="imageprocessor.core.avif_decoder:SingleThreadFile",
             read_durations=avif.CONTAINER.read_durations,
+            encode=avif_encoder.encode,
+            quality=avif_encoder.QUALITY,
+            max_pixels=avif_encoder.MAX_PIXELS,
             brands=(b"avif", b"avis"),
             strips=False,
         ),
@@ -153,8 +172,11 @@ FORMATS = {
     )
 }
 
-OUTPUT_FORMAT = FORMATS["WEBP"]
-"""The format of all variants."""
+OUTPUT_FORMATS = {name.lower(): FORMATS[name] for name in ("AVIF", "WEBP", "JPEG", "PNG")}
+"""The formats of variants by the name that a variant gives them, those with small files first."""
+
+DEFAULT_OUTPUT = "webp"
+"""The format of a variant that names none."""
 
 
 def list_mime_types() -> tuple[str, ...]:
@@ -182,6 +204,18 @@ def require_installed(mime_types: Collection[str]) -> None:
 def list_suffixes() -> tuple[str, ...]:
     """Return all suffixes of all formats, in the order of the table."""
     return tuple(suffix for row in FORMATS.values() for suffix in row.suffixes)
+
+
+def find_output(file_name: str) -> ImageFormat | None:
+    """Return the format of variants that a file name's suffix stands for, or None.
+
+    >>> find_output("3f2b1c9e_medium.avif").mime_type
+    'image/avif'
+    """
+    for output in OUTPUT_FORMATS.values():
+        if file_name.lower().endswith(output.suffixes):
+            return output
+    return None
 
 
 def join_titles(conjunction: str, mime_types: Collection[str]) -> str:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from imageprocessor.core.formats.container import (
     MAX_PIECES,
+    Frame,
+    Frames,
     Header,
     Piece,
+    check_frame,
     file_size,
     metadata_piece,
     read_blocks,
@@ -23,6 +26,7 @@ from imageprocessor.core.formats.container import (
     truncated,
     write_parts,
 )
+from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ _NEEDED = {b"VP8 ", b"VP8L", b"ALPH"}
 _FIXED_LENGTHS = {b"VP8X": 10, b"ANIM": 6}
 _ENCODER_OUT_OF_MEMORY = {"encoding error 1", "encoding error 2"}  # libwebp's encode.h
 _ALPHA_FLAG = 0x10
+_CLEARS_FLAG, _REPLACES_FLAG = 0x01, 0x02
 _SHORTER_BY = (4, 8)
 """The decoder fails without the last 4 bytes of what encoders write, but may not need 3 of them."""
 
@@ -92,6 +97,26 @@ def read_durations(file: BinaryIO) -> Iterator[float]:
                 yield int.from_bytes(read_range(file, start + 12, start + 15), "little")
 
 
+def read_frames(file: BinaryIO) -> Frames:
+    """Return the frames of an animation; a still image has none.
+
+    Raises:
+        TruncatedImageError: The file ends before the last frame does.
+        InvalidImageError: A frame is not within the canvas, or has no image.
+    """
+    canvas = read_header(file)
+    plays = 0
+    frames = []
+    for name, start, end in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
+        if name == b"ANIM":
+            plays = int.from_bytes(read_range(file, start, end)[4:6], "little")
+        if name == b"ANMF":
+            frame = _read_frame(file, start, end)
+            check_frame(frame, canvas)
+            frames.append(frame)
+    return Frames(frames, plays)
+
+
 def exif_piece(exif: bytes) -> bytes:
     """Return an EXIF block as an EXIF chunk."""
     return _chunk(b"EXIF", exif)
@@ -120,7 +145,7 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
     return file.getvalue()
 
 
-def encode(image: Image.Image, quality: int, effort: int) -> bytes:
+def encode(image: Image.Image, encoding: Encoding) -> bytes:
     """Return an RGB or RGBA image as a lossy WebP file.
 
     Raises:
@@ -131,7 +156,7 @@ def encode(image: Image.Image, quality: int, effort: int) -> bytes:
 
     file = BytesIO()
     try:
-        image.save(file, "WEBP", quality=quality, method=effort)
+        image.save(file, "WEBP", quality=encoding.quality, method=encoding.effort)
     except ValueError as error:
         if str(error) in _ENCODER_OUT_OF_MEMORY:
             raise MemoryError(
@@ -159,6 +184,34 @@ def shorten(data: bytes) -> Iterator[tuple[bytes, list[list[bytes]]]]:
                 shorter.append(_join_chunks([header, *before, (name, payload[:end]), *after]))
             copies.append(shorter)
         yield _join_chunks([header, *chunks]), copies
+
+
+def _read_frame(file: BinaryIO, start: int, end: int) -> Frame:
+    """Return the frame of an ANMF chunk.
+
+    Its file declares the size that the frame does, so that a decoder refuses an image of another.
+    """
+    first_chunk = start + _FRAME_HEADER_BYTES
+    header = _head(read_range(file, start, min(first_chunk, end)), _FRAME_HEADER_BYTES)
+    left, top, width, height, milliseconds = (
+        int.from_bytes(header[place : place + 3], "little") for place in range(0, 15, 3)
+    )
+    flags = header[15]
+    chunks = []
+    for name, begin, stop in _read_chunks(file, first_chunk, end):
+        if name in _NEEDED:
+            chunks.append((name, read_range(file, begin, stop)))
+    extended = struct.pack("<I", _ALPHA_FLAG) + header[6:12]
+    return Frame(
+        still=_join_chunks([(b"VP8X", extended), *chunks]),
+        left=2 * left,
+        top=2 * top,
+        width=width + 1,
+        height=height + 1,
+        milliseconds=milliseconds,
+        blends=not flags & _REPLACES_FLAG,
+        disposal="clear" if flags & _CLEARS_FLAG else "keep",
+    )
 
 
 def _read_coded_chunks(data: bytes) -> Iterator[list[tuple[bytes, bytes]]]:

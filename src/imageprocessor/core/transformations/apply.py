@@ -10,10 +10,23 @@ from PIL import Image
 from imageprocessor.core.geometry import MAX_OUTPUT_SIDE, Dimensions
 from imageprocessor.core.resize import resize
 from imageprocessor.core.transformations import borders, colour, filters, geometry, overlay
-from imageprocessor.core.transformations.attention import find_busiest
+from imageprocessor.core.transformations.attention import find_subject
 from imageprocessor.core.transformations.geometry import PixelBox
 from imageprocessor.core.transformations.grammar import Transformation
 from imageprocessor.errors import InvalidTransformationError
+
+
+@dataclass(slots=True)
+class Choices:
+    """What was decided by looking at the pixels. The first frame of an animation decides for all.
+
+    Args:
+        content: the box that ``trim`` keeps.
+        subject: left and top of the area that the gravity "auto" keeps.
+    """
+
+    content: PixelBox | None = None
+    subject: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -28,6 +41,7 @@ class View:
         focus: the point that must stay in the image, if there is one.
         mark: the watermark's image.
         max_pixels: the limit on the result.
+        choices: what earlier frames decided, and this one decides.
         canvas: the size that the resized image is extended to.
         density: the part of ``dpr`` that resizing reached.
     """
@@ -39,6 +53,7 @@ class View:
     focus: tuple[float, float] | None
     mark: Image.Image | None
     max_pixels: int
+    choices: Choices
     canvas: Dimensions = field(init=False)
     density: float = field(init=False)
 
@@ -59,8 +74,11 @@ def apply(
     original: Dimensions,
     mark: Image.Image | None,
     max_pixels: int,
+    choices: Choices | None = None,
 ) -> Image.Image:
     """Return *image*, which shows all of the upright *original*, transformed; it stays as it is.
+
+    For the frames of an animation, pass the same *choices* again.
 
     Raises:
         InvalidTransformationError: The crop is not within the image, or the result would have more
@@ -68,7 +86,7 @@ def apply(
     """
     box = (0, 0, *original)
     focus = geometry.find_focus(wanted.gravity, original)
-    view = View(wanted, image, original, box, focus, mark, max_pixels)
+    view = View(wanted, image, original, box, focus, mark, max_pixels, choices or Choices())
     for step in STEPS:
         step(view)
     return view.image
@@ -85,7 +103,9 @@ def trim(view: View) -> None:
         return
     assert view.image.size == view.whole
     left, top, _, _ = view.box
-    content = borders.find_content(view.image.crop(view.box))
+    if view.choices.content is None:
+        view.choices.content = borders.find_content(view.image.crop(view.box))
+    content = view.choices.content
     view.box = (left + content[0], top + content[1], left + content[2], top + content[3])
 
 
@@ -241,7 +261,9 @@ def _choose_area(view: View, area: Dimensions) -> tuple[int, int]:
         x_scale = view.image.width / view.whole.width
         y_scale = view.image.height / view.whole.height
         shown = (left * x_scale, top * y_scale, right * x_scale, bottom * y_scale)
-        return find_busiest(view.image, shown, source, area)
+        if view.choices.subject is None:
+            view.choices.subject = find_subject(view.image, shown, source, area)
+        return view.choices.subject
     return geometry.place(gravity, source, area)
 
 

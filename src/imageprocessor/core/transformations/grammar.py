@@ -49,6 +49,7 @@ OPERATIONS = (
     Operation("wm", "watermark", values.watermark()),
     Operation("r", "radius", values.radius()),
     Operation("q", "quality", values.whole(1, 100)),
+    Operation("anim", "animation", values.choice("first", "keep")),
 )
 """All operations, in the order in which they apply and in which the canonical form lists them."""
 
@@ -74,7 +75,7 @@ class Transformation:
         fit: [fit] "inside" keeps the whole image within the bounds; "cover" fills them and cuts off
             the rest; "pad" keeps the whole image and extends it to the bounds; "fill" distorts it.
         gravity: [g] which part "cover" keeps, or where "pad" places the image: "center", "n", "ne"
-            and so on; for "cover" also "auto", the part with most detail, or a point "x:y" of the
+            and so on; for "cover" also "auto", the part with the subject, or a point "x:y" of the
             upright, uncropped image, in pixels or in percent as "30p:50p".
         dpr: [dpr] 1 to 4 pixels per pixel of the screen: a factor for width, height, pad, blur,
             pixelate and radius. If the image is too small, the factor that is reached.
@@ -94,6 +95,7 @@ class Transformation:
             percent of width and height.
         radius: [r] radius of the round corners in pixels, or "max".
         quality: [q] 1 to 100.
+        animation: [anim] "first" keeps only the first frame of an animation, "keep" all of them.
 
     Raises:
         InvalidTransformationError: A value is out of range, or two contradict each other.
@@ -129,6 +131,7 @@ class Transformation:
     watermark: str | None = None
     radius: int | Literal["max"] = 0
     quality: int | None = None
+    animation: Literal["first", "keep"] = "first"
 
     @classmethod
     def parse(cls, text: str) -> Transformation:

@@ -132,7 +132,8 @@ def build_indexes(database: Database) -> None:
         is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
         for index in missing:
-            with database.write() as connection:
+            # Not flushed one by one: the next call builds what a power cut undoes.
+            with database.write(durable=False) as connection:
                 index.create(connection, checkfirst=True)
         with database.write() as connection:
             for name in obsolete:

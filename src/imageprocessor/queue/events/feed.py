@@ -319,14 +319,17 @@ def _add_jobs(connection: Connection, rows: Sequence[RowMapping]) -> list[Event]
 
 
 def _make_event(row: RowMapping, job: Job | None) -> Event:
+    event_type = EventType(row["event_type"])
     created_at = clock.from_text(row["created_at"])
+    occurrence = Occurrence(row["id"], event_type, created_at)
+    details = json.loads(row["metadata"])
     return Event(
         position=position_of(row),
-        occurrence=Occurrence(row["id"], EventType(row["event_type"]), created_at),
+        occurrence=occurrence,
         user_id=row["user_id"],
         job_id=row["job_id"],
         image_id=row["image_id"],
         bucket=row["bucket"],
-        details=json.loads(row["metadata"]),
+        details=details,
         job=job,
     )

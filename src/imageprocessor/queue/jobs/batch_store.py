@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,6 +102,13 @@ def find_batch(connection: Connection, batch_id: str) -> tuple[Batch, list[Job]]
     found = [row for row in rows if row["job_job_id"] is not None]
     of_jobs = [{column.name: row[f"job_{column.name}"] for column in jobs.c} for row in found]
     return Batch.from_row(dict(rows[0])), [Job.from_row(row) for row in of_jobs]
+
+
+def find_webhooks(connection: Connection, batch_ids: Collection[str]) -> dict[str, str | None]:
+    """Return the endpoint that each of these batches named, by batch id."""
+    query = select(batches.c.batch_id, batches.c.webhook)
+    rows = connection.execute(query.where(batches.c.batch_id.in_(batch_ids)))
+    return {row.batch_id: row.webhook for row in rows}
 
 
 def complete_batch(connection: Connection, batch_id: str, now: datetime) -> Batch | None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS
+from imageprocessor.core.variants import name_alternate
 from imageprocessor.errors import describe_publicly
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.jobs.batch_store import Batch
@@ -39,14 +41,50 @@ class Occurrence(NamedTuple):
 
 def describe_result(job: Job, base_url: str) -> dict[str, Any]:
     """Return the result of a completed job, without its context."""
-    keys = job.variant_keys or {}
+    urls = {size: make_url(key, base_url) for size, key in job.sizes.items()}
+    variants = {size: describe_variant(job, size, base_url) for size in urls}
     return {
         "image_id": job.image_id,
         "status": job.status,
-        "urls": {size: make_url(key, base_url) for size, key in keys.items()},
-        "metadata": job.generated,
+        "urls": urls,
+        "srcset": describe_srcset(job, base_url),
+        "metadata": {**(job.generated or {}), "variants": variants},
         "completed_at": job.completed_at,
     }
+
+
+def describe_variant(job: Job, size: str, base_url: str) -> dict[str, Any]:
+    """Return what is known about a variant, its alternates with their URLs."""
+    variant = job.describe_file(size)
+    if "alternates" not in variant:
+        return variant
+    keys = job.variant_keys or {}
+    alternates = []
+    for alternate in variant["alternates"]:
+        key = keys[name_alternate(size, alternate["format"])]
+        alternates.append({"url": make_url(key, base_url), **alternate})
+    return {**variant, "alternates": alternates}
+
+
+def describe_srcset(job: Job, base_url: str) -> dict[str, str]:
+    """Return for each MIME type, smaller files first, the value of an HTML ``srcset``.
+
+    It has one URL for each width.
+    """
+    responsive = (job.generated or {}).get("responsive", ())
+    keys = job.variant_keys or {}
+    urls: dict[str, dict[int, str]] = {output: {} for output in OUTPUT_FORMATS}
+    for name, key in keys.items():
+        size, _, _ = name.partition(".")
+        if size in responsive:
+            file = job.describe_file(name)
+            urls[file["format"]].setdefault(file["width"], make_url(key, base_url))
+    srcset = {}
+    for output, by_width in urls.items():
+        if by_width:
+            candidates = [f"{by_width[width]} {width}w" for width in sorted(by_width)]
+            srcset[OUTPUT_FORMATS[output].mime_type] = ", ".join(candidates)
+    return srcset
 
 
 def make_url(key: str, base_url: str) -> str:

@@ -69,9 +69,10 @@ class Job:
     source_sha256: str
     created_at: datetime
     max_retries: int
-    #: dominant_color, original_dimensions, variants, warnings
+    #: `ProcessedImage.describe()`; an earlier version may have stored fewer fields
     generated: dict[str, Any] | None = None
     staging_key: str | None = None
+    #: by the name of each file: a size, or an alternate as "medium.webp"
     variant_keys: Mapping[str, str] | None = None
     attempts: int = 0
     worker_id: str | None = None
@@ -87,6 +88,21 @@ class Job:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
+
+    @property
+    def sizes(self) -> dict[str, str]:
+        """The keys of the variants, without their alternates, by size."""
+        keys = self.variant_keys or {}
+        return {name: key for name, key in keys.items() if "." not in name}
+
+    def describe_file(self, name: str) -> dict[str, Any]:
+        """Return what is known about a file of a completed job: its format, width and so on."""
+        size, _, output = name.partition(".")
+        variant: dict[str, Any] = (self.generated or {})["variants"][size]
+        if not output:
+            return variant
+        (alternate,) = (each for each in variant["alternates"] if each["format"] == output)
+        return dict(alternate)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Job:

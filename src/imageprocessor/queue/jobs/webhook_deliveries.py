@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,6 +29,8 @@ from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import IS_SENT, IS_TO_SEND
 from imageprocessor.queue.database.tables import webhook_deliveries as deliveries
 from imageprocessor.queue.database.tables import webhook_endpoints as endpoints
+from imageprocessor.queue.jobs.job_store import CLOCK_TOLERANCE
+from imageprocessor.queue.jobs.webhook_schedule import LONGEST_WAIT
 from imageprocessor.queue.jobs.webhooks import DeliveryStatus, Endpoint
 
 DELETED_AT_ONCE = 1000  #: in one transaction, while SQLite's other writers wait
@@ -218,6 +220,30 @@ def clear_failing(connection: Connection, endpoint: str) -> None:
     """Record that an endpoint has accepted a delivery."""
     values = {"failing_since": None, "next_probe_at": None}
     prepared.execute(connection, CLEAR_FAILING, {**values, "endpoint": endpoint})
+
+
+def list_misdated(connection: Connection, endpoint: str, now: datetime, limit: int) -> list[str]:
+    """Return deliveries to *endpoint* that wait too long because the clock was set back.
+
+    Their event lies in the future and was never sent, or their next try is further away than any
+    pause. At most *limit* of each kind.
+    """
+    waiting = select(deliveries.c.delivery_id).where(IS_TO_SEND, deliveries.c.endpoint == endpoint)
+    waiting = waiting.limit(limit)
+    future = clock.to_text(now + CLOCK_TOLERANCE)
+    unsent = waiting.where(
+        deliveries.c.created_at > future,
+        deliveries.c.next_attempt_at > future,
+        deliveries.c.attempt_count == 0,
+    )
+    postponed = waiting.where(deliveries.c.next_attempt_at > clock.to_text(now + LONGEST_WAIT))
+    return [*connection.scalars(unsent), *connection.scalars(postponed)]
+
+
+def make_due(connection: Connection, delivery_ids: Collection[str], now: datetime) -> None:
+    """Make waiting deliveries due at once."""
+    statement = update(deliveries).where(deliveries.c.delivery_id.in_(delivery_ids), IS_TO_SEND)
+    connection.execute(statement.values(next_attempt_at=clock.to_text(now)))
 
 
 def drop_context(connection: Connection, image_id: str) -> None:

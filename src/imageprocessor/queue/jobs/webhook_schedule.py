@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 JITTER = 0.2  #: each pause is up to so much shorter or longer, so that retries spread
+LONGEST_WAIT = timedelta(days=1) * (1 + JITTER)  #: from one try to the next, with any Retry-After
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

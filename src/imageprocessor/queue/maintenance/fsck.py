@@ -118,9 +118,8 @@ def _check_unknown(
 
 
 def _check_variants(service: Service, catalogue: Catalogue, job: Job) -> Iterator[Discrepancy]:
-    described = (job.generated or {})["variants"]
     for name, key in (job.variant_keys or {}).items():
-        expected = described[name]["size_bytes"]
+        expected = job.describe_file(name)["size_bytes"]
         if catalogue.find_size(key) == expected:
             continue
         # Check again: it may have been stored, or deleted, since the storage was listed.

@@ -21,9 +21,11 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.images import delete_variants, purge
+from imageprocessor.queue.incoming import MAX_BODY_SECONDS
 from imageprocessor.queue.jobs import batch_store, inventory, job_store, webhook_deliveries
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership
+from imageprocessor.queue.jobs.webhooks import list_endpoints
 from imageprocessor.queue.maintenance.leases import Lease
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
 from imageprocessor.queue.service import Service
@@ -31,8 +33,8 @@ from imageprocessor.storage.keys import image_id_of
 from imageprocessor.storage.protocol import StoredObject
 
 WAKE_UP_GRACE = timedelta(seconds=10)  #: a worker should have claimed the job by then
-#: an upload takes up to one hour from first byte to row; one more for a clock set forward
-UPLOAD_GRACE = timedelta(hours=2)
+#: from an upload's first byte to its row; one hour more for a clock set forward
+UPLOAD_GRACE = timedelta(seconds=MAX_BODY_SECONDS, hours=1)
 OBJECT_GRACE = timedelta(hours=24)
 DELIVERIES_DAYS = 30  #: for which deliveries that have ended are kept
 OBJECTS_PER_QUERY = 500
@@ -198,6 +200,27 @@ def drop_batch(service: Service, batch_id: str) -> None:
         batch_store.delete_batch(connection, batch_id)
 
 
+def find_misdated_deliveries(service: Service) -> list[list[str]]:
+    """Return, of each endpoint, deliveries that wait too long because a clock was set back.
+
+    At most JOBS_PER_SWEEP of each kind.
+    """
+    now = clock.utc_now()
+    found = []
+    with service.database.read() as connection:
+        for endpoint in list_endpoints(connection):
+            ids = webhook_deliveries.list_misdated(connection, endpoint.name, now, JOBS_PER_SWEEP)
+            if ids:
+                found.append(ids)
+    return found
+
+
+def make_deliveries_due(service: Service, delivery_ids: list[str]) -> None:
+    """Make waiting deliveries due at once."""
+    with service.database.write() as connection:
+        webhook_deliveries.make_due(connection, delivery_ids, clock.utc_now())
+
+
 def find_old_deliveries(service: Service) -> list[datetime]:
     """Return the time before which ended deliveries are deleted, if there are any.
 
@@ -324,6 +347,7 @@ HOST_STEPS: tuple[Step, ...] = (
 )
 GLOBAL_STEPS: tuple[Step, ...] = (
     ("misdated_jobs", find_misdated, reset_timestamps),
+    ("misdated_deliveries", find_misdated_deliveries, make_deliveries_due),
     ("expired_jobs", find_expired_jobs, end_lost),
     ("overlooked_jobs", find_overlooked, wake_again),
     ("deleted_images", find_deleted, purge),

@@ -24,7 +24,6 @@ from imageprocessor.queue.attempts import (
     TimeLimit,
     claim_next,
     finish_attempt,
-    open_store_pool,
     process_job,
     run_job,
 )
@@ -35,6 +34,7 @@ from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.process_memory import bound_memory
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
+from imageprocessor.storage.side_by_side import open_store_pool
 
 PAUSE_SECONDS = 1.0
 STOP = 0  #: instead of a number of threads: take no more jobs

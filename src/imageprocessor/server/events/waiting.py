@@ -14,6 +14,7 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.batches import BatchProgress, read_batch
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.events.feed import Event
+from imageprocessor.queue.images import find_image
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import OPEN_STATUSES, Job
 from imageprocessor.queue.service import Service
@@ -61,6 +62,22 @@ async def read_job_waiting(request: Request, job_id: str, caller: Caller) -> Job
     if seconds and job.status in OPEN_STATUSES:
         await wait_until_final(request, [job.job_id], seconds)
         job = await run_read(service, read_job, job_id, caller)
+    return job
+
+
+async def find_image_waiting(request: Request, image_id: str, caller: Caller) -> Job:
+    """Return the job of an image, as :func:`read_job_waiting` does.
+
+    Raises:
+        InvalidWaitError: See :func:`preferences.read_wait`.
+        InvalidIdError, ImageNotFoundError: See :func:`images.find_image`.
+    """
+    service: Service = request.state.service
+    seconds = read_wait(request)
+    job = await run_read(service, find_image, image_id, caller)
+    if seconds and job.status in OPEN_STATUSES:
+        await wait_until_final(request, [job.job_id], seconds)
+        job = await run_read(service, find_image, image_id, caller)
     return job
 
 

@@ -1,16 +1,23 @@
-"""Headers that stop browsers from running any content of this service, except the docs page."""
+"""Headers that stop browsers from running any content of this service, except its own pages."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DOCS_PATH = "/docs"
+UPLOAD_PAGE_PATH = "/upload"
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 #: Swagger UI needs inline scripts and styles. Nothing is loaded from, or sent to, other sites.
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:;"
     " style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+#: Images may come from any HTTPS address, because those in S3 are redirects to it.
+UPLOAD_PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data: blob: https:; script-src 'self';"
+    " style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -23,18 +30,21 @@ def _policy_headers(policy: str) -> list[tuple[bytes, bytes]]:
 
 
 INERT_HEADERS = _policy_headers(INERT_POLICY)
-DOCS_HEADERS = _policy_headers(DOCS_POLICY)
+PAGE_HEADERS = {
+    DOCS_PATH: _policy_headers(DOCS_POLICY),
+    UPLOAD_PAGE_PATH: _policy_headers(UPLOAD_PAGE_POLICY),
+}
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds INERT_HEADERS to every response, DOCS_HEADERS to the docs page."""
+    """ASGI middleware: adds INERT_HEADERS to every response, PAGE_HEADERS to the pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_docs = scope.get("path") == scope.get("root_path", "") + DOCS_PATH
-        headers = DOCS_HEADERS if is_docs else INERT_HEADERS
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        headers = PAGE_HEADERS.get(path, INERT_HEADERS)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

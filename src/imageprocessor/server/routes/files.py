@@ -19,13 +19,13 @@ from starlette.staticfiles import NotModifiedResponse
 from starlette.types import Receive, Scope, Send
 
 from imageprocessor import errors
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT
+from imageprocessor.core.formats.registry import find_output
 from imageprocessor.errors import ObjectNotFoundError
 from imageprocessor.queue.access import Caller
-from imageprocessor.queue.images import read_image
+from imageprocessor.queue.images import find_file, read_image
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
-from imageprocessor.server.dependencies import CurrentService, ImageId, Reader, Size
+from imageprocessor.server.dependencies import CurrentService, FileFormat, ImageId, Reader, Size
 from imageprocessor.server.openapi import READER_SECURITY, VARIANT_CONTENT, problem_responses
 from imageprocessor.server.routes.images import NOT_FOUND, NOT_READY
 from imageprocessor.storage.keys import image_id_of
@@ -57,10 +57,12 @@ def get_image_file(
     caller: Reader,
     image_id: ImageId,
     size: Size = "medium",
+    format: FileFormat = None,  # noqa: A002 - the name of the parameter
 ) -> Response:
-    """Return the image as WebP, or redirect to it."""
+    """Return the file of a size, or redirect to it; without a `format`, that of its variant."""
     job = read_image(service, image_id, caller, size)
-    return respond_with_variant(request, service, job, size)
+    name = find_file(job, size, format)
+    return respond_with_variant(request, service, job, name)
 
 
 @router.head("/storage/{bucket}/processed/{size}/{name}", include_in_schema=False)
@@ -79,33 +81,34 @@ def get_stored_file(
     request: Request, service: CurrentService, caller: Reader, bucket: str, size: str, name: str
 ) -> Response:
     """Every `url` in this API's responses leads here."""
-    job = find_stored(service, caller, f"{bucket}/processed/{size}/{name}", size)
-    return respond_with_variant(request, service, job, size)
+    job, file_name = find_stored(service, caller, f"{bucket}/processed/{size}/{name}")
+    return respond_with_variant(request, service, job, file_name)
 
 
-def find_stored(service: Service, caller: Caller, key: str, size: str) -> Job:
-    """Return the completed job whose variant *size* is stored under exactly *key*.
+def find_stored(service: Service, caller: Caller, key: str) -> tuple[Job, str]:
+    """Return the completed job that has a file stored under exactly *key*, and the file's name.
 
     Raises:
         ObjectNotFoundError: The job does not exist or is not visible to the caller.
     """
     try:
-        job = read_image(service, image_id_of(key) or "", caller, size)
+        job = read_image(service, image_id_of(key) or "", caller)
     except (errors.RequestError, errors.JobError):
         raise _not_found(key) from None
-    if _variant_key(job, size) != key:
-        raise _not_found(key)
-    return job
+    for name, stored_key in (job.variant_keys or {}).items():
+        if stored_key == key:
+            return job, name
+    raise _not_found(key)
 
 
-def respond_with_variant(request: Request, service: Service, job: Job, size: str) -> Response:
-    """Return the file of one *size*, or a redirect if the storage serves files itself.
+def respond_with_variant(request: Request, service: Service, job: Job, name: str) -> Response:
+    """Return the file *name*, or a redirect if the storage serves files itself.
 
     Raises:
         ObjectNotFoundError: The file no longer exists.
         HTTPException: The requested range lies outside the file (416).
     """
-    key = _variant_key(job, size)
+    key = (job.variant_keys or {})[name]
     location = urlsplit(service.storage.url(key))
     public = service.settings.public_reads
     headers = {"Cross-Origin-Resource-Policy": "cross-origin" if public else "same-site"}
@@ -118,9 +121,8 @@ def respond_with_variant(request: Request, service: Service, job: Job, size: str
             raise _not_found(key) from None
     headers["Cache-Control"] = "no-store"
     if request.method == "HEAD":  # the URL is signed for GET only; S3 would return 403
-        variants = (job.generated or {})["variants"]
-        headers["Content-Length"] = str(variants[size]["size_bytes"])
-        return Response(media_type=OUTPUT_FORMAT.mime_type, headers=headers)
+        headers["Content-Length"] = str(job.describe_file(name)["size_bytes"])
+        return Response(media_type=_media_type(key), headers=headers)
     return RedirectResponse(location.geturl(), HTTPStatus.TEMPORARY_REDIRECT, headers)
 
 
@@ -137,7 +139,7 @@ def respond_with_file(request: Request, path: Path, headers: dict[str, str]) -> 
     response = SingleRangeResponse(
         path,
         headers=headers,
-        media_type=OUTPUT_FORMAT.mime_type,
+        media_type=_media_type(path.name),
         filename=path.name,
         stat_result=status,
         content_disposition_type="inline",
@@ -214,8 +216,9 @@ def is_current(request: Headers, response: Headers) -> bool:
     return since is not None and changed is not None and changed <= since
 
 
-def _variant_key(job: Job, size: str) -> str:
-    return (job.variant_keys or {})[size]
+def _media_type(file_name: str) -> str | None:
+    output = find_output(file_name)
+    return output.mime_type if output else None
 
 
 def _not_found(key: str) -> ObjectNotFoundError:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
 from imageprocessor.queue.images import delete_image, read_image, read_images
-from imageprocessor.queue.job_control import check_completed
 from imageprocessor.server.auth import bearer, require_user
 from imageprocessor.server.dependencies import (
     BaseUrl,
@@ -19,27 +18,21 @@ from imageprocessor.server.dependencies import (
     Reader,
     Size,
     User,
-    provide_base_url,
 )
 from imageprocessor.server.direct_route import DirectRoute
-from imageprocessor.server.events.preferences import describe_preference, read_wait
-from imageprocessor.server.events.waiting import wait_for_upload
+from imageprocessor.server.events.preferences import read_wait
 from imageprocessor.server.openapi import (
     READER_SECURITY,
     describe_accepted,
     describe_upload,
     problem_responses,
 )
-from imageprocessor.server.quota_headers import describe_quota
 from imageprocessor.server.representations import (
-    JOBS_URL,
     represent_result,
-    represent_upload,
     represent_variant,
 )
-from imageprocessor.server.responses import JsonLine, make_json
+from imageprocessor.server.responses import JsonLine
 from imageprocessor.server.schemas import (
-    ACCEPTED,
     ImageBatch,
     ImageResult,
     ImageVariant,
@@ -47,7 +40,7 @@ from imageprocessor.server.schemas import (
     UploadResult,
 )
 from imageprocessor.server.threads import run_read
-from imageprocessor.server.uploads import accept_upload
+from imageprocessor.server.uploads import accept_upload, answer_upload
 
 NOT_READY = (errors.JobNotReadyError, errors.JobFailedError)
 NOT_FOUND = (errors.UnauthorizedError, errors.InvalidIdError, errors.ImageNotFoundError)
@@ -58,23 +51,9 @@ router = APIRouter(prefix="/api/v1/images", tags=["images"], default_response_cl
 async def upload_image(request: Request) -> Response:
     """Check, receive and submit an upload; respond as soon as it is durable, or has ended."""
     user = await require_user(request, await bearer(request))
-    seconds = read_wait(request)
-    job, quota = await accept_upload(request, user)
-    headers = {**describe_quota(quota), **describe_preference(request)}
-    if seconds:
-        request.state.quota = quota  # for the problem if the job failed
-        ended = await wait_for_upload(request, job, seconds)
-        if ended is not None:
-            check_completed(ended)
-            completed = represent_upload(ended, user, await provide_base_url(request))
-            return make_json(completed, headers=headers)
-    accepted = UploadAccepted(
-        job_id=job.job_id,
-        image_id=job.image_id,
-        status_url=f"{request.scope['root_path']}{JOBS_URL}/{job.job_id}",
-        message=ACCEPTED,
-    )
-    return make_json(accepted, HTTPStatus.ACCEPTED, headers)
+    read_wait(request)  # refuse a wrong one before the body is read
+    accepted = await accept_upload(request, user)
+    return await answer_upload(request, accepted, user)
 
 
 # Without DirectRoute, an upload of 100 KB misses its budget; see its module.
@@ -107,6 +86,7 @@ router.add_api_route(
             errors.EmptyFileError,
             errors.TooManyPixelsError,
             errors.DimensionTooLargeError,
+            errors.AnimationTooLongError,
             errors.InvalidImageError,
             errors.TruncatedImageError,
             errors.MissingFileError,
@@ -132,6 +112,7 @@ router.add_api_route(
     responses=problem_responses(
         errors.UnauthorizedError, errors.TooManyIdsError, errors.InvalidIdError
     ),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 def get_images(
@@ -154,6 +135,7 @@ def get_images(
     operation_id="getImage",
     summary="Read one size of an image",
     responses=problem_responses(*NOT_FOUND, errors.UnknownSizeError, *NOT_READY),
+    response_model_exclude_unset=True,
     openapi_extra=READER_SECURITY,
 )
 async def get_image(

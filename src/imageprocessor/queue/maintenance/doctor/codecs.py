@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 
 from imageprocessor.core.codecs import SIMD, find_broken, list_libraries, pillow_version
-from imageprocessor.core.formats.registry import OUTPUT_FORMAT, join_titles
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS, join_titles
 from imageprocessor.core.pipeline import dominant_color
 from imageprocessor.core.validate import validate
 from imageprocessor.errors import InputError
@@ -17,8 +17,8 @@ FIXED_IN = (13, 0)
 REINSTALL = "pip uninstall -y pillow pillow-simd && pip install 'pillow>=13'"
 
 
-def check_codecs(mime_types: Collection[str]) -> Iterator[Finding]:
-    """Yield findings on the packages that share PIL/, their version, and each accepted format."""
+def check_codecs(settings: Settings) -> Iterator[Finding]:
+    """Yield findings on the packages that share PIL/, their version, and each format in use."""
     distributions = packages_distributions().get("PIL", ())
     packages = {name.lower().replace("_", "-") for name in distributions}
     if len(packages) > 1:
@@ -26,13 +26,17 @@ def check_codecs(mime_types: Collection[str]) -> Iterator[Finding]:
         found = f"{both} share the folder PIL/, and may have overwritten each other's files."
         yield wrong("codec packages", found, REINSTALL)
     yield check_version(list_libraries(), pillow_version())
-    broken = find_broken(mime_types)
+    used = {output for spec in settings.image_sizes for output in spec.files.values()}
+    outputs = [output for output in OUTPUT_FORMATS if output in used]
+    accepted = settings.allowed_mime_types
+    broken = find_broken(accepted, outputs)
     for name, fault in broken.items():
         found = f"A one-pixel image cannot be processed: {fault}"
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
-        titles = join_titles("and", mime_types)
-        yield ok("codecs", f"{titles} are decoded, {OUTPUT_FORMAT.title} is encoded")
+        titles = join_titles("and", accepted)
+        encoded = ", ".join(OUTPUT_FORMATS[output].title for output in outputs)
+        yield ok("codecs", f"{titles} are decoded. Encoded: {encoded}")
 
 
 def check_watermarks(settings: Settings) -> Iterator[Finding]:

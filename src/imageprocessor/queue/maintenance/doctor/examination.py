@@ -32,7 +32,7 @@ def examine(
     yield from check_database(settings, integrity=integrity)
     yield from check_storage(settings)
     yield from check_queue(settings)
-    yield from check_codecs(settings.allowed_mime_types)
+    yield from check_codecs(settings)
     yield from check_watermarks(settings)
     yield from check_clock(read_clocks(settings))
     yield from check_space(settings)
