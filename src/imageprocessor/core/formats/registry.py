@@ -37,13 +37,13 @@ class ImageFormat:
         shorten: yields each frame as a file of its own, and copies of it with less coded data, of
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
+        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
+            None for a format without animations.
         read_frames: returns the frames of an animation; None for a format that has none.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
         quality: of the encoder if none is requested; None if it loses nothing.
         max_pixels: the most that the encoder takes; None: as many as an output may have.
         frame_encoder: the function that encodes an animation, as "module:function".
-        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
-            None for a format without animations.
         is_default: whether it is accepted unless the limits or settings name other formats.
         brands: what an ISO base media file (ISO/IEC 14496-12) of this format names in its header,
             the usual one first. Other formats are recognized by ``filetype``.
@@ -60,12 +60,12 @@ class ImageFormat:
     keeps_buffers: bool = False
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
+    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
     read_frames: Callable[[BinaryIO], Frames] | None = None
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
     quality: int | None = None
     max_pixels: int | None = None
     frame_encoder: str | None = None
-    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
     is_default: bool = False
     brands: tuple[bytes, ...] = ()
     strips: bool = True
@@ -98,9 +98,9 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            is_default=True,
             encode=jpeg.encode,
             quality=85,
-            is_default=True,
         ),
         ImageFormat(
             name="PNG",
@@ -110,10 +110,10 @@ FORMATS = {
             container=png,
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
-            encode=png.encode,
-            read_frames=png.read_frames,
             read_durations=png.read_durations,
             is_default=True,
+            encode=png.encode,
+            read_frames=png.read_frames,
         ),
         ImageFormat(
             name="WEBP",
