@@ -13,7 +13,17 @@ from benchmarks.figures import Figure, Skipped
 from benchmarks.report import format_table, write_docs
 from benchmarks.surroundings import describe_machine
 
-SUBJECTS = ("pipeline", "strip", "service", "workers", "history", "webhooks", "memory", "startup")
+SUBJECTS = (
+    "pipeline",
+    "avif",
+    "strip",
+    "service",
+    "workers",
+    "history",
+    "webhooks",
+    "memory",
+    "startup",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -29,8 +29,6 @@ from imageprocessor.queue.jobs.figures import store_snapshot
 from imageprocessor.queue.metrics.counts import Counts
 from imageprocessor.queue.metrics.families import (
     JOBS,
-    REQUEST_SECONDS,
-    REQUESTS,
     STAGE_SECONDS,
     STORAGE_SECONDS,
 )
@@ -152,8 +150,7 @@ def count_everything(counts: Counts, routes: list[Any]) -> None:
     for route in routes:
         for method in sorted(route.methods):
             for status in (200, 404, 503):
-                counts.add(REQUESTS, method, route.path_format, status)
-            counts.observe(REQUEST_SECONDS, 0.1, method, route.path_format)
+                counts.count_request(method, route.path_format, status, 0.1)
     for number in range(FAILURES):
         counts.add(JOBS, "failed", f"code_{number}")
     for stage in ("load", *(step.__name__ for step in STEPS), "store", "complete"):

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import chart, filters, strip
-from benchmarks.figures import compare, interleave
+from benchmarks import avif, chart, filters, strip
+from benchmarks.figures import Skipped, compare, interleave
 from benchmarks.peers import find_obstacle, node
 from benchmarks.photo import encode_noisy_photo, encode_photo
 
@@ -53,6 +53,12 @@ def test_program_prints_a_table_and_stores_the_results(
         not code,
     )
     assert f"| {row['work']} vs Pillow: decode, encode |" in capsys.readouterr().out
+
+
+def test_avif_is_skipped_without_sharp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHARP_DIR", raising=False)
+    [skipped] = avif.measure(rounds=1)
+    assert (skipped.reference, isinstance(skipped, Skipped)) == ("sharp, its defaults", True)
 
 
 def test_chart_has_a_bar_for_us_and_for_each_measured_peer() -> None:

@@ -34,7 +34,7 @@ from tests.servers.webhook_receiver import WebhookReceiver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
-IMAGES = int(os.environ.get("CHAOS_IMAGES", "20"))
+IMAGES = int(os.environ.get("CHAOS_IMAGES", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 UPLOADERS = 4
 SERVE = [sys.executable, "-m", "tests.chaos.hurried", "serve"]

@@ -125,3 +125,10 @@ def test_slow_client_does_not_keep_the_service_from_ending(service: Service) -> 
         waiting.sendall(b"GET /met")
         assert get(port or 0).status == 200
     waiting.close()
+
+
+def test_folder_that_cannot_be_written_is_logged(service: Service) -> None:
+    (service.settings.data_dir / "metrics").write_text("not a folder")
+    with capture_logs() as logs, serve_metrics(service):
+        wait_for(lambda: logs)
+    assert [line["event"] for line in logs] == ["metrics_not_served"]

@@ -51,8 +51,12 @@ class MetricsPort:
         """Wait for the lock, which its holder loses however it ends, then serve until stopped."""
         directory = self._service.settings.metrics_directory
         assert directory
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "port.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            descriptor = os.open(directory / "port.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            log.warning("metrics_not_served", cause=str(error))
+            return
         with ExitStack() as opened:
             opened.callback(os.close, descriptor)
             while not self._stopping.is_set() and not _lock(descriptor):

@@ -31,7 +31,8 @@ from imageprocessor.queue.workers.supervisor import Supervisor
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
 if __name__ == "__main__":
-    with open_service(Settings.model_validate(json.loads(sys.argv[1]))) as service:
+    values = {**json.loads(sys.argv[1]), "image_sizes": {"large": 1200}}
+    with open_service(Settings.model_validate(values)) as service:
         Supervisor(service, 2).run()
 """
 
@@ -40,7 +41,8 @@ Supervise = Callable[..., Supervisor]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", max_retries=5, job_timeout_seconds=300)
+    values = {"max_retries": 5, "job_timeout_seconds": 300, "image_sizes": {"large": 1200}}
+    return Settings.model_validate({"data_dir": tmp_path / "data", **values})
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imageprocessor.queue.metrics.counts import Counts
-from imageprocessor.queue.metrics.families import REQUEST_SECONDS, REQUESTS
 
 ID_HEADER = "X-Request-ID"
 _ID_HEADER = ID_HEADER.lower().encode("ascii")
@@ -66,10 +65,11 @@ def count_request(counts: Counts, scope: Scope, status: int, seconds: float) -> 
     """Count a request by its method and the template of its path."""
     if not counts.is_on:
         return
-    method = scope["method"] if scope["method"] in METHODS else OTHER
+    method = scope["method"]
+    if method not in METHODS:
+        method = OTHER
     route = getattr(scope.get("route"), "path_format", OTHER)
-    counts.add(REQUESTS, method, route, status)
-    counts.observe(REQUEST_SECONDS, seconds, method, route)
+    counts.count_request(method, route, status, seconds)
 
 
 def choose_id(sent: str | None) -> str:
