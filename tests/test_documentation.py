@@ -202,7 +202,7 @@ def test_server_page_lists_every_endpoint() -> None:
     documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
     paths = create_app(Settings()).openapi()["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    served |= {("GET", "/docs"), ("GET", "/openapi.json")}
+    served |= {("GET", "/docs"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     assert documented == served
 
 
