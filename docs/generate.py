@@ -25,6 +25,7 @@ from imageprocessor.errors import (
     JobError,
     UnexpectedError,
 )
+from imageprocessor.queue.metrics.families import COUNTED, STATE, Counter, Metric
 from imageprocessor.server.problems import PROBLEMS, find_problem
 from imageprocessor.settings import Settings, accepted_form
 
@@ -134,6 +135,25 @@ def make_command_reference() -> str:
     )
 
 
+def make_metrics_table() -> str:
+    """Return a row for each metric: its name and labels, its type and its meaning."""
+    rows = []
+    for metric in (*COUNTED, *STATE):
+        name, kind = name_metric(metric)
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append((f"`{name}`<br>{labels}".removesuffix("<br>"), kind, metric.meaning))
+    return make_table(("Name, labels", "Type", "Meaning"), rows)
+
+
+def name_metric(metric: Metric) -> tuple[str, str]:
+    """Return the name of a metric, as queries use it, and its type."""
+    if metric in STATE:
+        return metric.name, "gauge"
+    if isinstance(metric, Counter):
+        return f"{metric.name}_total", "counter"
+    return metric.name, "histogram"
+
+
 def walk_commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield the full name and the function of each command in *group*."""
     for command in group.registered_commands:
@@ -218,6 +238,7 @@ PARTS = {
     "errors": make_errors_table,
     "errors_tree": make_errors_tree,
     "commands": make_command_reference,
+    "metrics": make_metrics_table,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 from dotenv import dotenv_values
+from pydantic import SecretStr
 
 import imageprocessor as ip
 from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
@@ -195,6 +196,15 @@ def test_weak_webhook_secret_is_refused_but_not_shown(secret: str, fault: str) -
     assert f"={secret}" not in str(caught.value)
 
 
+@pytest.mark.parametrize("token", ["short-token-15c", "with a space, but long", "é" * 20])
+def test_weak_metrics_token_is_refused_but_not_shown(token: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"METRICS_TOKEN=\(hidden\): too short, or not"
+    ) as caught:
+        load(METRICS_TOKEN=token)
+    assert token not in str(caught.value)
+
+
 def test_processes_that_decode_have_no_signing_key() -> None:
     settings = load(
         JWT_SECRET_KEY=KEY, WEBHOOK_URL="https://a.example/", WEBHOOK_SECRET=WEBHOOK_SECRET
@@ -202,6 +212,14 @@ def test_processes_that_decode_have_no_signing_key() -> None:
     shown = repr(settings.without_secrets().model_dump())
     assert settings.webhook_secret
     assert "SecretStr" not in shown.replace(repr(settings.redis_url), "")
+
+
+def test_processes_that_decode_count_without_knowing_the_token() -> None:
+    settings = load(METRICS_TOKEN=KEY)
+    without = settings.without_secrets()
+    assert without.metrics_directory == settings.metrics_directory == Path("data/metrics")
+    assert without.metrics_token == SecretStr("")
+    assert load().without_secrets().metrics_directory is None
 
 
 def test_secret_may_come_from_a_file(tmp_path: Path) -> None:

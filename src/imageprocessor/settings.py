@@ -47,7 +47,9 @@ SECRETS = {
     "aws_session_token",
     "webhook_url",  # its path may contain a token
     "webhook_secret",
+    "metrics_token",
 }
+MIN_TOKEN_CHARACTERS = 16
 PUBLISHED_KEYS = (
     "CHANGE_THIS_IN_PRODUCTION",
     "dev-secret-change-in-production",
@@ -334,6 +336,26 @@ class Settings(BaseModel):
         "Certificates of authorities that webhook receivers may use besides public ones.",
     )
 
+    metrics_token: SecretStr | None = setting(
+        None,
+        "at least 16 characters without spaces",
+        "Bearer token with which [Prometheus](metrics.md) may read `/metrics`; unset: that path "
+        "does not exist.",
+    )
+    metrics_port: int | None = setting(
+        None,
+        "1 to 65535",
+        "Port on which one process of each host serves `/metrics`, with METRICS_TOKEN if it is "
+        "set; unset: none.",
+        ge=1,
+        le=65_535,
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "an address of this machine",
+        "Address of METRICS_PORT; 0.0.0.0 is all addresses of this machine.",
+    )
+
     keep_alive_seconds: int = setting(
         75,
         "1 to 3600",
@@ -452,6 +474,15 @@ class Settings(BaseModel):
             raise ValueError(f"required with WEBHOOK_URL; make one with: {WEBHOOK_SECRET_COMMAND}")
         return value
 
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            token = value.get_secret_value()
+            if len(token) < MIN_TOKEN_CHARACTERS or not re.fullmatch(r"[!-~]+", token):
+                raise ValueError(f"too short, or not printable ASCII; make one with: {KEY_COMMAND}")
+        return value
+
     @field_validator("redis_url", mode="before")
     @classmethod
     def _check_redis_url(cls, value: Any) -> Any:
@@ -516,6 +547,8 @@ class Settings(BaseModel):
             "webhook_url": None,
             "webhook_secret": None,
         }
+        if self.metrics_token is not None:  # these processes count, too
+            keys["metrics_token"] = SecretStr("")
         return self.model_copy(update=keys)
 
     @property
@@ -539,6 +572,12 @@ class Settings(BaseModel):
     def watermarks(self) -> dict[str, Path]:
         """The images in WATERMARKS_DIR by name."""
         return list_watermarks(self.watermarks_dir)
+
+    @property
+    def metrics_directory(self) -> Path | None:
+        """The folder in which processes count for `/metrics`, or None if nobody reads it."""
+        is_read = self.metrics_token is not None or self.metrics_port is not None
+        return self.data_dir / "metrics" if is_read else None
 
     @property
     def rate_limit_window(self) -> timedelta:

@@ -5,6 +5,7 @@ CHAOS_IMAGES: how many to upload; `nox -s chaos` uploads 1000.
 
 from __future__ import annotations
 
+import operator
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, Popen
+from typing import Any
 
 import pytest
 
+from imageprocessor.queue.metrics.counts import read_totals
 from tests.chaos.ledger import Ledger, check_consistency
 from tests.chaos.listener import Listener, check_deliveries, count_waiting, listening
 from tests.conftest import require_program
@@ -90,17 +93,23 @@ def session_of(pid: int) -> int:
 
 
 @contextmanager
-def killing(programs: list[Program], ledger: Ledger, chance: random.Random) -> Iterator[list[int]]:
+def killing(
+    programs: list[Program], ledger: Ledger, counted: Path, chance: random.Random
+) -> Iterator[list[int]]:
     """During the body, kill random processes and restart the programs that have ended.
+
+    No count in the folder *counted* may fall.
 
     Pauses grow until an upload is accepted: on a busy machine, services that start would be killed
     for minutes. Yield the process ids of the killed ones.
     """
     killed: list[int] = []
+    fallen: list[Any] = []
     stopping = threading.Event()
 
     def kill() -> None:
         factor, accepted = 1.0, 0
+        counts: dict[Any, list[float]] = {}
         while not stopping.wait(factor * chance.uniform(*SECONDS_BETWEEN_KILLS)):
             factor = 1.0 if len(ledger.accepted) > accepted else 1.5 * factor
             accepted = len(ledger.accepted)
@@ -110,6 +119,10 @@ def killing(programs: list[Program], ledger: Ledger, chance: random.Random) -> I
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
                     killed.append(victim)
+            before, counts = counts, read_totals(counted)
+            for series, numbers in before.items():
+                if any(map(operator.lt, counts[series], numbers)):
+                    fallen.append(series)
             for program in programs:
                 program.ensure_running()
 
@@ -133,6 +146,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
         "MAX_RETRIES": "20",  # each kill costs an attempt
         "JOB_TIMEOUT_SECONDS": "5",  # jobs of a killed worker host return 15 s later
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
+        "METRICS_PORT": str(find_free_port()),
     }
     if "celery" in request.param:
         chosen |= {
@@ -193,9 +207,10 @@ def test_every_202_ends_once_and_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(900, 700), "JPEG"))
+    counted = Path(settings["DATA_DIR"]) / "metrics"
     started = time.monotonic()
     with (
-        killing(programs, ledger, random.Random(SEED)) as killed,
+        killing(programs, ledger, counted, random.Random(SEED)) as killed,
         ThreadPoolExecutor(UPLOADERS) as pool,
     ):
         for future in [pool.submit(ledger.send) for _ in range(IMAGES)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,12 +88,14 @@ def process(
     limits: Limits = Limits(),
     threads: int | None = None,
     watermarks: Mapping[str, ImageSource] | None = None,
+    on_step: Callable[[str, float], None] | None = None,
 ) -> ProcessedImage:
     """Turn an untrusted upload into clean WebP files: upright, 8-bit sRGB, without metadata.
 
     With the same versions of Pillow and libwebp, the same bytes give the same files. The files are
     encoded in *threads* parallel threads: None means one per processor, 1 means only the caller's.
-    *watermarks* are the images that the variants may name.
+    *watermarks* are the images that the variants may name. *on_step* is called after each of STEPS,
+    with its name and when it began, by ``time.perf_counter``.
 
     Raises:
         InvalidVariantError: No variant is requested, or two have the same name.
@@ -105,7 +108,10 @@ def process(
     _check_names(variants)
     work = Work(data, variants, limits, threads or os.cpu_count() or 1, watermarks or {})
     for step in STEPS:
+        started = time.perf_counter()
         step(work)
+        if on_step:
+            on_step(step.__name__, started)
     in_order_asked = {spec.name: work.variants[spec.name] for spec in variants}
     warnings = tuple(name for name in WARNINGS if name in work.warnings)
     removed = tuple(sorted(work.removed))

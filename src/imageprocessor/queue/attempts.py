@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -43,6 +44,7 @@ from imageprocessor.queue.jobs.job import (
     after_failure,
     backoff,
 )
+from imageprocessor.queue.metrics.families import JOB_SECONDS, JOBS, STAGE_SECONDS
 from imageprocessor.queue.process_memory import trim_memory
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import variant_key
@@ -241,6 +243,7 @@ def fail_attempt(service: Service, job: Job, error: ImageProcessorError) -> None
     if not ended:
         _release_deleted(service, job)
         return
+    service.counts.add(JOBS, "failed" if final else "retrying", error.code)
     log.warning(
         "attempt_failed",
         # Not bound to the logger when a supervisor ends the attempt.
@@ -327,14 +330,22 @@ def _describe_unexpected(error: Exception) -> UnexpectedError:
 
 def _process_source(service: Service, job: Job, threads: int) -> ProcessedImage:
     settings = service.settings
+    started = time.perf_counter()
     source = load_source(service, job)
+    _note_stage(service, "load", started)
     return process(
         source,
         settings.image_sizes,
         settings.limits,
         threads=threads,
         watermarks=settings.watermarks,
+        on_step=partial(_note_stage, service),
     )
+
+
+def _note_stage(service: Service, stage: str, started: float) -> None:
+    """Count the seconds of a part of an attempt, which has just ended."""
+    service.counts.observe(STAGE_SECONDS, time.perf_counter() - started, stage)
 
 
 def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Executor) -> Stored:
@@ -343,6 +354,7 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Exe
     Side by side, because the disk flushes at once what several threads wait for: four variants of
     14 kB take 2.3 ms of time and 1.2 ms of CPU time, one after another 9.2 and 1.2.
     """
+    started = time.perf_counter()
     service.ownership.ensure_verified()
     keys = {name: variant_key(job.bucket, name, job.image_id) for name in image.variants}
     puts: list[Future[None]] = []
@@ -356,6 +368,7 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Exe
         for put in puts:
             put.cancel()
         wait(puts)
+    _note_stage(service, "store", started)
     return Stored(keys, image.describe())
 
 
@@ -380,6 +393,7 @@ def _end_attempt(
 
 
 def _complete(service: Service, job: Job, stored: Stored) -> None:
+    started = time.perf_counter()
     now = clock.utc_now()
     with service.database.write() as connection:
         completed = job_store.complete(connection, job, stored.keys, stored.generated, now)
@@ -402,6 +416,11 @@ def _complete(service: Service, job: Job, stored: Stored) -> None:
                 attempt=job.attempts,
             )
     if completed:
+        _note_stage(service, "complete", started)
+        service.counts.add(JOBS, "completed", "")
+        seconds = _measure_attempt(job, now)
+        if seconds is not None:
+            service.counts.observe(JOB_SECONDS, seconds)
         with suppress(StorageError):  # the sweep deletes an upload that no job needs
             _delete_source(service, job)
     else:

@@ -26,6 +26,7 @@ from imageprocessor.errors import (
     InvalidMetadataError,
     RateLimitedError,
     StorageError,
+    find_class,
 )
 from imageprocessor.queue import rate_limits
 from imageprocessor.queue.access import Caller
@@ -37,12 +38,15 @@ from imageprocessor.queue.jobs import batch_store, outbox
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.description import BATCH_ENDINGS
 from imageprocessor.queue.jobs.job import Job
+from imageprocessor.queue.metrics.families import UPLOADS
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import (
     Sender,
     Upload,
     check_bucket_name,
+    count_accepted,
+    describe_refusal,
     make_job,
     make_reuse_error,
     read_quota,
@@ -126,6 +130,7 @@ def submit_batch(service: Service, upload: BatchUpload, sender: Sender) -> tuple
     contexts = _parse_contexts(upload)
     draft = _check_files(service, upload, contexts, sender)
     if repeated := _find_repeated(service, sender):
+        service.counts.add(UPLOADS, "repeated")
         return _repeat(service, repeated, draft.batch, sender)
     if upload.is_atomic:
         _require_all(draft.batch)
@@ -136,10 +141,15 @@ def submit_batch(service: Service, upload: BatchUpload, sender: Sender) -> tuple
         _unstage(service, draft, kept=None)
         raise
     _unstage(service, draft, kept=accepted)
-    if accepted.batch_id == draft.batch.batch_id:
-        for outcome in accepted.outcomes:
-            if outcome.job_id:
-                service.dispatcher.dispatch(outcome.job_id)
+    if accepted.batch_id != draft.batch.batch_id:
+        service.counts.add(UPLOADS, "repeated")
+        return accepted, quota
+    for file, outcome in zip(upload.files, accepted.outcomes, strict=True):
+        if outcome.job_id:
+            service.dispatcher.dispatch(outcome.job_id)
+            count_accepted(service, file.size_bytes)
+        else:
+            service.counts.add(UPLOADS, describe_refusal(find_class(outcome.error_code)))
     return accepted, quota
 
 

@@ -20,6 +20,8 @@ from imageprocessor.queue.database.sqlite import (
 from imageprocessor.queue.dispatch.dispatcher import Dispatcher, open_dispatcher
 from imageprocessor.queue.jobs.figures import ensure_snapshot
 from imageprocessor.queue.jobs.storage_ownership import StorageOwnership, find_ownerships
+from imageprocessor.queue.metrics.counts import Counts
+from imageprocessor.queue.metrics.storage_times import time_operations
 from imageprocessor.queue.write_faults import WriteFaults
 from imageprocessor.settings import Settings
 from imageprocessor.storage.files import explain_denied, may_write
@@ -47,6 +49,7 @@ class Service:
     #: folders of unfinished files: old files in them were left by a crash
     drafts: tuple[Path, ...]
     dispatcher: Dispatcher
+    counts: Counts  #: of this process
     write_faults: WriteFaults = field(default_factory=WriteFaults)  #: of uploads in this process
 
 
@@ -71,6 +74,10 @@ def open_service(settings: Settings, *, creates: bool = True) -> Iterator[Servic
         _require_access(settings)
         _refuse_to_replace(settings.sqlite_path, storage)
         incoming.mkdir(mode=0o750, parents=True, exist_ok=True)
+    counts = Counts(settings.metrics_directory)
+    if counts.is_on:
+        for store in (storage, staging):
+            time_operations(store, settings.storage_backend, counts)
     database = open_database(settings, creates=creates)
     try:
         if creates:
@@ -100,9 +107,11 @@ def open_service(settings: Settings, *, creates: bool = True) -> Iterator[Servic
                 incoming=incoming,
                 drafts=(incoming, *scratch),
                 dispatcher=dispatcher,
+                counts=counts,
             )
     finally:
         database.close()
+        counts.close()
 
 
 def open_storages(settings: Settings, *, creates: bool = True) -> tuple[Storage, Storage]:

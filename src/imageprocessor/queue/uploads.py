@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from imageprocessor.errors import (
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     ImageProcessorError,
+    InputError,
     InvalidBucketError,
     RateLimitedError,
+    RequestError,
     StorageError,
     UnknownWebhookError,
 )
@@ -28,6 +31,7 @@ from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.jobs import job_store, outbox
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME, find_endpoint
+from imageprocessor.queue.metrics.families import UPLOAD_BYTES, UPLOADS
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import check_bucket, staging_key
@@ -87,8 +91,10 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     key = job.staging_key
     assert key is not None
     if isinstance(upload.file, Path):
+        size_bytes = upload.file.stat().st_size
         service.staging.adopt(key, upload.file)
     else:
+        size_bytes = len(upload.file)
         service.staging.put(key, upload.file)
     try:
         accepted, quota = _queue_once(service, job, sender)
@@ -97,9 +103,34 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
         raise
     if accepted is job:
         service.dispatcher.dispatch(job.job_id)
+        count_accepted(service, size_bytes)
     else:
         _unstage(service, job.job_id, key)
+        service.counts.add(UPLOADS, "repeated")
     return accepted, quota
+
+
+def count_accepted(service: Service, size_bytes: int) -> None:
+    """Count a file that was accepted."""
+    service.counts.add(UPLOADS, "accepted")
+    service.counts.observe(UPLOAD_BYTES, size_bytes)
+
+
+@contextmanager
+def counting_refusals(service: Service) -> Iterator[None]:
+    """Count an upload, or a batch, if the body raises an error that refuses it."""
+    try:
+        yield
+    except ImageProcessorError as error:
+        service.counts.add(UPLOADS, describe_refusal(type(error)))
+        raise
+
+
+def describe_refusal(error: type[ImageProcessorError]) -> str:
+    """Return the outcome of an upload that *error* refuses."""
+    if issubclass(error, RateLimitedError):
+        return "rate_limited"
+    return "refused" if issubclass(error, InputError | RequestError) else "failed"
 
 
 def check_bucket_name(service: Service, bucket: str) -> None:

@@ -20,7 +20,7 @@ from imageprocessor.queue.incoming import IncomingFile
 from imageprocessor.queue.jobs.batch_store import Batch
 from imageprocessor.queue.rate_limits import Quota
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.uploads import Sender
+from imageprocessor.queue.uploads import Sender, counting_refusals
 from imageprocessor.server.forms import BatchRules, TextFields, UploadForm
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.server.uploads import admit, read_body
@@ -45,16 +45,17 @@ async def accept_batch(request: Request, user: Caller, *, is_atomic: bool) -> Ac
     storage_threads: StorageThreads = request.state.storage_threads
     settings = service.settings
     rules = BatchRules(settings.batch_max_files, settings.batch_max_mb * BYTES_PER_MB)
-    sender = await admit(request, service, user, rules, check_quota)
-    incoming = IncomingBatch(service)
-    try:
-        with service.write_faults.watch():
-            fields = await incoming.receive(request, rules)
-            return await storage_threads.run(
-                submit_files, service, sender, incoming, fields, is_atomic=is_atomic
-            )
-    finally:
-        incoming.remove()
+    with counting_refusals(service):
+        sender = await admit(request, service, user, rules, check_quota)
+        incoming = IncomingBatch(service)
+        try:
+            with service.write_faults.watch():
+                fields = await incoming.receive(request, rules)
+                return await storage_threads.run(
+                    submit_files, service, sender, incoming, fields, is_atomic=is_atomic
+                )
+        finally:
+            incoming.remove()
 
 
 def submit_files(

@@ -24,6 +24,7 @@ from imageprocessor.queue.uploads import (
     Sender,
     Upload,
     check_quota,
+    counting_refusals,
     submit,
 )
 from imageprocessor.server.forms import TextFields, UploadForm, UploadRules
@@ -46,14 +47,15 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
     service: Service = request.state.service
     storage_threads: StorageThreads = request.state.storage_threads
     rules = UploadRules(service.settings.limits.max_bytes)
-    sender = await admit(request, service, user, rules, check_quota)
-    file = IncomingFile(service.incoming)
-    try:
-        with service.write_faults.watch():
-            fields = await receive(request, rules, file)
-            return await storage_threads.run(submit_file, service, sender, file, fields)
-    finally:
-        file.remove()
+    with counting_refusals(service):
+        sender = await admit(request, service, user, rules, check_quota)
+        file = IncomingFile(service.incoming)
+        try:
+            with service.write_faults.watch():
+                fields = await receive(request, rules, file)
+                return await storage_threads.run(submit_file, service, sender, file, fields)
+        finally:
+            file.remove()
 
 
 async def admit(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from imageprocessor.queue.events.webhook_sender import WebhookSender
 from imageprocessor.queue.jobs import webhook_deliveries as jobs_deliveries
 from imageprocessor.queue.jobs.webhook_schedule import Schedule
 from imageprocessor.queue.jobs.webhooks import Endpoint, enable_endpoint, find_endpoint
+from imageprocessor.queue.metrics.counts import Counts, read_totals
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from tests.images import encode, photo
@@ -189,6 +191,22 @@ def test_each_try_has_the_same_id_and_body(service: Service, receiver: WebhookRe
     assert len({request.body for request in requests}) == 1
     (delivery,) = list_deliveries(service)
     assert (delivery["attempt_count"], delivery["last_status_code"]) == (4, 204)
+
+
+@one_database
+def test_tries_are_counted_by_outcome(
+    service: Service, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    add_endpoint(service, receiver.url)
+    receiver.answer = lambda request: Answer(200 if b"0" in request.body else 500)
+    add_deliveries(service, 2)
+    counts = Counts(tmp_path / "counts")
+    with sending(replace(service, counts=counts), replace(FAST, pauses=FAST.pauses[:2])):
+        wait_for(lambda: not list_deliveries(service, status="waiting"), 20)
+    counts.close()
+    totals = {series: number for (series, _), [number] in read_totals(tmp_path / "counts").items()}
+    outcomes = {"delivered": 1.0, "retrying": 2.0, "failed": 1.0}
+    assert totals == {("deliveries", outcome): count for outcome, count in outcomes.items()}
 
 
 @one_database

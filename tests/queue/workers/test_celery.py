@@ -216,6 +216,22 @@ def test_dispatcher_has_no_room_while_many_messages_wait(
     wait_for(lambda: service.dispatcher.count_redispatchable() == 0)
 
 
+def test_one_child_serves_the_metrics_and_another_takes_over(
+    service: Service, submit_image: Submit, start: Start, settings: Settings
+) -> None:
+    port = find_free_port()
+    worker = start("--concurrency=2", METRICS_PORT=str(port))
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    lock = settings.data_dir / "metrics" / "port.lock"
+    holder = int(lock.read_text())
+    assert holder in worker.children()
+    os.kill(holder, signal.SIGKILL)
+    wait_for(lambda: lock.read_text().strip() != str(holder))
+    page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    assert 'imageprocessor_jobs_total{outcome="completed",code=""} 1.0' in page
+    assert "imageprocessor_workers 2" in page
+
+
 def test_killed_child_costs_one_attempt_at_once(
     service: Service, submit_image: Submit, start: Start, sweeper: None, slow_image: bytes
 ) -> None:

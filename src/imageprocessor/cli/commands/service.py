@@ -187,6 +187,7 @@ def worker(name: WorkerName = None) -> None:
         stop_by_interrupt,
         wait_for_interrupt,
     )
+    from imageprocessor.queue.metrics_port import serve_metrics
     from imageprocessor.queue.service import open_service
     from imageprocessor.queue.workers.supervisor import Supervisor
 
@@ -199,7 +200,11 @@ def worker(name: WorkerName = None) -> None:
     if settings.queue_backend == "celery":
         become_celery(settings, name or f"worker-{os.getpid()}")
     stop_by_interrupt()
-    with suppress(KeyboardInterrupt), open_service(settings) as service:
+    with (
+        suppress(KeyboardInterrupt),
+        open_service(settings) as service,
+        serve_metrics(service),
+    ):
         print_note(f"{count} workers for {settings.data_dir.resolve()}")
         run_beside(Supervisor(service, count), wait_for_interrupt)
 

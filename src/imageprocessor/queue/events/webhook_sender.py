@@ -29,6 +29,7 @@ from imageprocessor.queue.jobs import webhook_deliveries
 from imageprocessor.queue.jobs.webhook_deliveries import Delivery
 from imageprocessor.queue.jobs.webhook_schedule import Schedule
 from imageprocessor.queue.jobs.webhooks import Endpoint, disable_endpoint, find_endpoint
+from imageprocessor.queue.metrics.families import DELIVERIES
 from imageprocessor.queue.service import Service
 
 POLL_SECONDS = 0.05  #: a webhook is to arrive within 0.1 s
@@ -53,6 +54,7 @@ class WebhookSender:
 
     def __init__(self, service: Service, schedule: Schedule | None = None) -> None:
         self._database = service.database
+        self._counts = service.counts
         self._ca_file = service.settings.webhook_ca_file
         self._schedule = schedule or Schedule()
         self._stopping = threading.Event()
@@ -161,10 +163,14 @@ class WebhookSender:
             by_endpoint.setdefault(pair[0].endpoint, []).append(pair)
         now = clock.utc_now()
         with self._database.write(durable=False) as connection:
-            for delivery, reply in self._unrecorded:
+            outcomes = [
                 self._record_delivery(connection, delivery, reply, now)
+                for delivery, reply in self._unrecorded
+            ]
             for name in sorted(by_endpoint):
                 self._record_endpoint(connection, name, by_endpoint[name])
+        for outcome in outcomes:
+            self._counts.add(DELIVERIES, outcome)
         for delivery, reply in self._unrecorded:
             log.info(
                 "webhook_tried",
@@ -188,15 +194,18 @@ class WebhookSender:
 
     def _record_delivery(
         self, connection: Connection, delivery: Delivery, reply: Reply, now: datetime
-    ) -> None:
+    ) -> str:
+        """Record how a try ended, and return that: delivered, retrying or failed."""
         if reply.succeeded:
             webhook_deliveries.mark_delivered(connection, delivery, reply.status, now)
-            return
+            return "delivered"
         next_try = self._schedule.next_try(delivery.attempts, now, reply.retry_after_seconds)
         failure = (reply.status, reply.error)
         webhook_deliveries.mark_failed(connection, delivery, failure, next_try, now)
         if next_try is None:
             log.warning("webhook_failed", endpoint=delivery.endpoint, event_id=delivery.event_id)
+            return "failed"
+        return "retrying"
 
     def _record_endpoint(self, connection: Connection, name: str, ended: list[Ended]) -> None:
         """Record whether an endpoint fails, by the tries that have *ended* since the last round.

@@ -34,6 +34,7 @@ from imageprocessor.queue.dispatch.celery_client import (
     RUN_JOB,
     create_celery,
 )
+from imageprocessor.queue.metrics_port import serve_metrics
 from imageprocessor.queue.process_memory import bound_memory
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.queue.workers.worker import run_job_or_wait
@@ -64,7 +65,8 @@ class CeleryWorker:
         self._name = ""
         self._process_count = 0
         self._broker: Broker | None = None
-        # State of a child, opened after the fork.
+        # State of a child, opened after the fork until the process ends.
+        self._opened = ExitStack()
         self._service: Service | None = None
         self._note_job_end: Callable[[], None] | None = None
 
@@ -118,8 +120,8 @@ class CeleryWorker:
 
     def _open_child(self, **_: Any) -> None:
         self._note_job_end = bound_memory(self._settings.job_memory_limit_mb)
-        # Stays open until the process ends.
-        self._service = ExitStack().enter_context(open_service(self._settings, creates=False))
+        self._service = self._opened.enter_context(open_service(self._settings, creates=False))
+        self._opened.enter_context(serve_metrics(self._service))
 
     def _run_job(self, task_id: str, job_id: str) -> None:
         """Run one attempt of a job, in a child."""

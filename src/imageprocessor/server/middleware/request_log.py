@@ -1,4 +1,4 @@
-"""An id and a log line for every request; query and headers are not logged."""
+"""An id, a log line and a count for every request; query and headers are not logged."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from urllib.parse import quote
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imageprocessor.queue.metrics.counts import Counts
+
 ID_HEADER = "X-Request-ID"
 _ID_HEADER = ID_HEADER.lower().encode("ascii")
+#: Counted by name. A client may invent any number of others.
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+OTHER = "other"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware: assigns each request an id, returns it, and logs the outcome."""
+    """ASGI middleware: assigns each request an id, returns it, and logs and counts the outcome."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,6 +57,19 @@ class RequestLog:
                 status=status,
                 milliseconds=round(seconds * 1000, 1),
             )
+            if service := scope["state"].get("service"):
+                count_request(service.counts, scope, status, seconds)
+
+
+def count_request(counts: Counts, scope: Scope, status: int, seconds: float) -> None:
+    """Count a request by its method and the template of its path."""
+    if not counts.is_on:
+        return
+    method = scope["method"]
+    if method not in METHODS:
+        method = OTHER
+    route = getattr(scope.get("route"), "path_format", OTHER)
+    counts.count_request(method, route, status, seconds)
 
 
 def choose_id(sent: str | None) -> str:
