@@ -267,6 +267,13 @@ def test_pictures_of_equal_bytes_are() -> None:
         assert max(sizes) < 3000, row
 
 
+def test_pictures_of_lossy_and_lossless_text_have_the_bytes_that_the_page_says() -> None:
+    page = read("docs/formats-and-quality.md")
+    row = next(line for line in page.splitlines() if "lossless_1`" in line)
+    lossy, lossless = ((ROOT / "docs" / path).stat().st_size for path in LINK.findall(row))
+    assert f"{lossless / 1000:.1f} kB instead of {lossy / 1000:.1f}" in page
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A service running in *folder*; with *environment*, curl finds it at port 8000."""
