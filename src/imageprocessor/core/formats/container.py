@@ -51,8 +51,8 @@ class Coding(NamedTuple):
 
     ``jpeg_quality`` is 1 to 100 as libjpeg counts it, or None if the file does not show one.
     ``waste`` is the length of a lossless file divided by that of the same image as a lossless WebP,
-    at most, unless it is hardly compressed. ``is_denser`` says that the format takes fewer bytes for
-    the same likeness than WebP, so that the length of the file is no measure for a WebP's.
+    at most, unless it is hardly compressed. ``is_denser`` says that the format takes fewer bytes
+    for the same likeness than WebP, so that the length of the file is no measure for a WebP's.
     """
 
     is_lossless: bool = False
