@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 
 from imageprocessor.core.color.deep import decode_16_bits, has_16_bits
 from imageprocessor.core.color.spaces import DeclaredColors, list_declared_colors, list_profiles
+from imageprocessor.core.decoders.jpeg import decode_by_scan
 from imageprocessor.core.formats.container import (
     CodedData,
     Coding,
@@ -24,7 +25,6 @@ from imageprocessor.core.formats.container import (
 )
 from imageprocessor.core.formats.registry import FORMATS
 from imageprocessor.core.geometry import Dimensions
-from imageprocessor.core.jpeg_decoder import decode_by_scan
 from imageprocessor.core.limits import Limits, check_dimensions
 from imageprocessor.core.memory import require_memory
 from imageprocessor.core.orientation import find_orientation

@@ -96,7 +96,7 @@ def strip_metadata(
     if image_format.trim is not None:
         clean = image_format.trim(clean)
     if check_pixels:
-        from imageprocessor.core.surplus import check_coded_data  # noqa: PLC0415 - loads decoders
+        from imageprocessor.core.decoders.surplus import check_coded_data  # noqa: PLC0415 - loads decoders
 
         check_coded_data(clean, image_format, limits)
     return clean

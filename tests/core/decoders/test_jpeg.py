@@ -49,7 +49,7 @@ def is_refused(data: bytes, at_least: Dimensions | None = None) -> bool:
 
 
 def test_pillow_has_the_decoder_that_runs_scan_by_scan() -> None:
-    """``core.jpeg_decoder`` uses this, although Pillow does not document it."""
+    """``core.decoders.jpeg`` uses this, although Pillow does not document it."""
     decoder = Image.core.jpeg_decoder("RGB", "RGB", "", 1, 0)  # type: ignore[attr-defined]
     decoder.setimage(Image.new("RGB", PHOTO.size).im, (0, 0, *PHOTO.size))
     whole = CODINGS["4:2:0"]
