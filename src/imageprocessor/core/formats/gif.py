@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal, NamedTuple
 from imageprocessor.core.formats.container import (
     BLOCK_BYTES,
     MAX_PIECES,
+    Coding,
     Frame,
     Frames,
     Header,
@@ -36,6 +37,7 @@ _ICC = b"ICCRGBG1012"
 _KINDS = {_XMP: "xmp", b"C2PA_GIF\x01\x00\x00": "c2pa"}
 _MAX_CONTENT_BYTES = 16 << 20
 _MIN_READ_BYTES = 256
+_WASTE = 1.5
 _NO_CONTROL = b"!\xf9\x04" + bytes(5)
 _TRANSPARENCY_FLAG = 0x01
 _DISPOSALS: dict[int, Literal["clear", "restore"]] = {2: "clear", 3: "restore", 4: "restore"}
@@ -114,6 +116,11 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
         raise InvalidImageError("The GIF has no image. Re-encode it.")
     yield Piece(bytes((_END,)), is_end_added=not has_end)
     yield from trailer_pieces(file, position)
+
+
+def read_coding(_data: bytes) -> Coding:
+    """Return how much longer than necessary such a file may be."""
+    return Coding(is_lossless=True, waste=_WASTE)
 
 
 def read_durations(file: BinaryIO) -> Iterator[float]:

@@ -153,6 +153,7 @@ FORMATS = {
             container=gif,
             decoder="imageprocessor.core.gif_decoder:FirstFrameFile",
             shorten=gif.shorten,
+            read_coding=gif.read_coding,
             read_durations=gif.read_durations,
             read_frames=gif.read_frames,
         ),
