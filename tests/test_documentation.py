@@ -202,7 +202,7 @@ def test_server_page_lists_every_endpoint() -> None:
     documented = set(re.findall(r"`(GET|POST|DELETE|PUT|PATCH) (/[^?`]*)", read("docs/server.md")))
     paths = create_app(Settings()).openapi()["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    served |= {("GET", "/docs"), ("GET", "/openapi.json")}
+    served |= {("GET", "/docs"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     assert documented == served
 
 
@@ -265,6 +265,13 @@ def test_pictures_of_equal_bytes_are() -> None:
         sizes = [(ROOT / "docs" / path).stat().st_size for path in LINK.findall(row)]
         assert max(sizes) < 1.05 * min(sizes), row
         assert max(sizes) < 3000, row
+
+
+def test_pictures_of_lossy_and_lossless_text_have_the_bytes_that_the_page_says() -> None:
+    page = read("docs/formats-and-quality.md")
+    row = next(line for line in page.splitlines() if "lossless_1`" in line)
+    lossy, lossless = ((ROOT / "docs" / path).stat().st_size for path in LINK.findall(row))
+    assert f"{lossless / 1000:.1f} kB instead of {lossy / 1000:.1f}" in page
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import imageprocessor as ip
+from imageprocessor.core.formats.gif import read_frames
 from imageprocessor.errors import InvalidImageError, TruncatedImageError
-from tests.gifs import CODE_BITS, LIMITS, PALETTE, animated_gif, blocks, control, frame, gif
+from tests.gifs import CODE_BITS, LIMITS, PALETTE, animated_gif, blocks, control, frame, gif, loop
 from tests.images import encode, photo
 
 RED = bytes((255, 0, 0)) * 256
@@ -112,3 +113,44 @@ def test_damaged_pixels_are_refused() -> None:
 def test_more_pixels_than_allowed_are_refused_by_any_header(data: bytes) -> None:
     with pytest.raises(ip.TooManyPixelsError):
         ip.validate(data, LIMITS)
+
+
+def test_an_animation_that_is_kept_is_drawn_as_browsers_draw_it() -> None:
+    red = (255, 0, 0, 255)
+    parts = [
+        control(5) + frame((48, 48), 30),
+        control(10, disposal=2) + frame((24, 24), 200, at=(12, 12)),
+        control(7, disposal=3) + frame((24, 48), 90, at=(24, 0)),
+        control(6, transparent=7)
+        + frame((48, 24), [7] * 576 + [120] * 576, palette=RED, at=(0, 24)),
+    ]
+    spec = ip.VariantSpec("kept", animation="keep", quality=100, effort=0)
+    result = ip.process(gif((48, 48), loop(2), *parts), [spec], LIMITS)
+    assert result.warnings == ()
+    # At the middle, at the hole that the second image leaves, at the right and at the bottom
+    places = [(30, 30), (18, 18), (42, 6), (42, 42)]
+    clear = (0, 0, 0, 0)
+    expected = [
+        (50, [color(30), color(30), color(30), color(30)]),
+        (100, [color(200), color(200), color(30), color(30)]),
+        (70, [color(90), clear, color(90), color(90)]),
+        (60, [clear, clear, color(30), red]),
+    ]
+    with Image.open(BytesIO(result.variants["kept"].data)) as image:
+        assert image.info["loop"] == 3, "once, and two repeats"
+        for index, (milliseconds, colors) in enumerate(expected):
+            image.seek(index)
+            image.load()
+            assert image.info["duration"] == milliseconds
+            shown = image.convert("RGBA")
+            for place, wanted in zip(places, colors, strict=True):
+                found: Any = shown.getpixel(place)
+                assert found[3] == wanted[3]
+                if wanted[3]:
+                    assert all(abs(a - b) <= 12 for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("parts", "plays"), [([], 1), ([loop(0)], 0), ([loop(4)], 5)])
+def test_a_gif_plays_once_more_than_it_repeats(parts: list[bytes], plays: int) -> None:
+    data = gif((8, 6), *parts, frame((8, 6), 1), frame((8, 6), 2))
+    assert read_frames(BytesIO(data)).plays == plays

@@ -57,7 +57,8 @@ def list_libraries() -> dict[str, str]:
 def find_broken(mime_types: Collection[str], outputs: Iterable[str]) -> dict[str, str]:
     """Return the formats that do not work, each with the reason.
 
-    Process an image of one pixel in each of *mime_types*, and encode it in each of *outputs*.
+    Process an image of one pixel in each format among *mime_types*, and encode it in each of
+    *outputs*.
     """
     accepted = [row for row in FORMATS.values() if row.mime_type in mime_types]
     attempts = [(row, _process_pixel) for row in accepted]
@@ -66,11 +67,10 @@ def find_broken(mime_types: Collection[str], outputs: Iterable[str]) -> dict[str
     for image_format, attempt in attempts:
         try:
             attempt(image_format)
-        # Pillow raises these if a codec is missing.
-        except (
-            *(OSError, KeyError, AttributeError, ImportError),
-            *(InputError, InvalidVariantError),
-        ) as error:
+        # Pillow and Python raise these if a codec is missing.
+        except (OSError, KeyError, AttributeError, ImportError) as error:
+            broken[image_format.name] = str(error)
+        except (InputError, InvalidVariantError) as error:
             broken[image_format.name] = str(error)
     return broken
 

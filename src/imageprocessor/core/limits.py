@@ -18,11 +18,9 @@ from imageprocessor.errors import (
 class Limits:
     """Inclusive upper bounds for an image, and the accepted MIME types.
 
-    JPEG, PNG and WebP are accepted unless *mime_types* names others: "image/gif", "image/avif" or
-    "image/heic".
-
     ``max_frames`` only counts where a size keeps the animation; ``max_pixels`` is then also the
-    limit on all frames together.
+    limit on all frames together. JPEG, PNG and WebP are accepted unless *mime_types* names others:
+    "image/gif", "image/avif" or "image/heic".
 
     Raises:
         MissingExtraError: The decoder of a format that *mime_types* names is not installed.

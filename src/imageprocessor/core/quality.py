@@ -140,7 +140,8 @@ def _encode_lossy(
         coded = _find_alike(encode, image, lowest, highest)
     else:
         coded = _Coded(highest, encode(highest))
-    if shows_loss and scale <= 1 and len(coded.data) >= source.size_bytes:
+    reaches_source = len(coded.data) >= source.size_bytes and not source.coding.is_denser
+    if shows_loss and scale <= 1 and reaches_source:
         lower = max(coded.quality - _LOWER, 1)
         coded = _Coded(lower, encode(lower))
     return coded

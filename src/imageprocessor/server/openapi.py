@@ -17,7 +17,7 @@ from imageprocessor.queue.uploads import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from imageprocessor.server.events.preferences import MAX_WAIT_SECONDS
 from imageprocessor.server.problems import MEDIA_TYPE, find_problem
 from imageprocessor.server.schemas import Problem
-from imageprocessor.settings import Settings
+from imageprocessor.settings import MIME_TYPES, Settings
 from imageprocessor.storage.keys import BUCKET_PATTERN
 
 VARIANT_CONTENT = {
@@ -98,7 +98,6 @@ BATCH_FORM = {
         },
     },
 }
-ANY_IMAGE = "image/*"
 IDEMPOTENCY_KEY = {
     "name": "idempotency-key",
     "in": "header",
@@ -185,7 +184,7 @@ def describe_ticket_upload(method: str) -> dict[str, Any]:
     """Return the OpenAPI description of an upload with a ticket, which FastAPI does not parse."""
     binary = {"type": "string", "format": "binary"}
     if method == "PUT":
-        content: dict[str, Any] = {ANY_IMAGE: {"schema": binary}}
+        content: dict[str, Any] = {name: {"schema": binary} for name in MIME_TYPES}
     else:
         form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
         content = {"multipart/form-data": {"schema": form}}
@@ -267,14 +266,12 @@ def _name_sizes(operation: dict[str, Any], settings: Settings) -> None:
 
 def _name_formats(operation: dict[str, Any], settings: Settings) -> None:
     """Name the accepted formats in the description of an upload."""
+    accepted = settings.allowed_mime_types
     body = deepcopy(operation.get("requestBody", {}))
     content = body.get("content", {})
-    accepted = settings.allowed_mime_types
-    if ANY_IMAGE in content:
-        binary = content.pop(ANY_IMAGE)
-        content |= dict.fromkeys(accepted, binary)
-        operation["requestBody"] = body
     form = content.get("multipart/form-data")
+    if content.keys() == set(MIME_TYPES):  # the body is the image itself
+        operation["requestBody"] = body | {"content": {name: content[name] for name in accepted}}
     if form is None:
         return
     properties = form["schema"]["properties"]

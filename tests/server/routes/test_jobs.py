@@ -126,7 +126,7 @@ def test_result_of_a_failed_job_is_a_422_with_the_cause(
 
 def test_result_matches_the_specification(client: TestClient, image: dict[str, str]) -> None:
     result = client.get(f"{image['status_url']}/result").json()
-    assert list(result) == ["image_id", "status", "urls", "metadata", "completed_at"]
+    assert list(result) == ["image_id", "status", "urls", "srcset", "metadata", "completed_at"]
     assert (
         result["urls"]["thumbnail"]
         == f"/storage/photos/processed/thumbnail/{image['image_id']}_thumbnail.webp"
@@ -141,6 +141,7 @@ def test_result_matches_the_specification(client: TestClient, image: dict[str, s
         "variants",
         "warnings",
         "removed",
+        "responsive",
     ]
     assert result["metadata"]["original_dimensions"] == {"width": 80, "height": 60}
     thumbnail = result["metadata"]["variants"]["thumbnail"]

@@ -51,12 +51,14 @@ class Coding(NamedTuple):
 
     ``jpeg_quality`` is 1 to 100 as libjpeg counts it, or None if the file does not show one.
     ``waste`` is the length of a lossless file divided by that of the same image as a lossless WebP,
-    at most, unless it is hardly compressed.
+    at most, unless it is hardly compressed. ``is_denser`` says that the format takes fewer bytes
+    for the same likeness than WebP, so that the length of the file is no measure for a WebP's.
     """
 
     is_lossless: bool = False
     jpeg_quality: int | None = None
     waste: float = 1
+    is_denser: bool = False
 
 
 class CodedData(NamedTuple):
@@ -159,6 +161,11 @@ def metadata_piece(kind: str, payload: bytes = b"") -> Piece:
 def lossy_coding(_data: bytes) -> Coding:
     """Return the coding of any file in a format that always loses something."""
     return Coding()
+
+
+def denser_coding(_data: bytes) -> Coding:
+    """Return the coding of any file in a lossy format that outdoes WebP."""
+    return Coding(is_denser=True)
 
 
 def find_exif(pieces: Iterable[Piece]) -> bytes:

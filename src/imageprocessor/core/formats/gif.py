@@ -35,13 +35,10 @@ _LOOP_BYTES = 3
 _XMP = b"XMP DataXMP"
 _ICC = b"ICCRGBG1012"
 _KINDS = {_XMP: "xmp", b"C2PA_GIF\x01\x00\x00": "c2pa"}
-_MAX_CONTENT_BYTES = 16 << 20
-_MIN_READ_BYTES = 256
-_WASTE = 1.5
-_NO_CONTROL = b"!\xf9\x04" + bytes(5)
-_TRANSPARENCY_FLAG = 0x01
 _DISPOSALS: dict[int, Literal["clear", "restore"]] = {2: "clear", 3: "restore", 4: "restore"}
 """Some old programs write 4 for 3, and browsers take it for that."""
+_MAX_CONTENT_BYTES = 16 << 20
+_MIN_READ_BYTES = 256
 _SHORTER_BY = 4
 """The last pixel, the end code and its padding are in the last 4 bytes of what encoders write."""
 
@@ -120,7 +117,7 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 def read_coding(_data: bytes) -> Coding:
     """Return how much longer than necessary such a file may be."""
-    return Coding(is_lossless=True, waste=_WASTE)
+    return Coding(is_lossless=True, waste=1.5)
 
 
 def read_durations(file: BinaryIO) -> Iterator[float]:
@@ -139,7 +136,7 @@ def read_durations(file: BinaryIO) -> Iterator[float]:
 
 
 def read_frames(file: BinaryIO) -> Frames:
-    """Return the images; without a loop count, they are played once.
+    """Return the images of an animation; one may reach over the edges of the screen.
 
     Raises:
         TruncatedImageError: The file ends within a part.
@@ -147,22 +144,24 @@ def read_frames(file: BinaryIO) -> Frames:
     """
     _, _, screen_end = _read_screen(file)
     screen = read_range(file, 0, screen_end)
-    frames = []
     plays = 1
-    control = _NO_CONTROL
+    control = b""
+    frames = []
     end = screen_end
     for part in _read_parts(file, screen_end):
         end = part.end
         if part.kind == _IMAGE:
             frames.append(_read_frame(file, part, screen, control))
-            control = _NO_CONTROL
+            control = b""
         elif part.label == _CONTROL:
-            control = _read_control(file, part) or _NO_CONTROL
+            control = _read_control(file, part)
         elif part.label == _PLAIN_TEXT:
-            control = _NO_CONTROL
+            control = b""
         elif part.label == _APPLICATION:
-            stated = _read_plays(file, part)
-            plays = plays if stated is None else stated
+            head = read_range(file, part.content, min(part.content + 16, part.end))
+            if head[1:12] in _LOOPS and head[12:14] == b"\x03\x01":
+                repeats = int.from_bytes(head[14:16], "little")
+                plays = repeats + 1 if repeats else 0
     file.seek(end)
     if file.read(1) in (b",", b"!"):  # of a part that is not whole
         raise truncated(file)
@@ -207,6 +206,26 @@ def shorten(data: bytes) -> Iterator[tuple[bytes, list[list[bytes]]]]:
             head + image + _write_blocks(content) + end,
             [[head + shorter + end]],
         )
+
+
+def _read_frame(file: BinaryIO, part: _Part, screen: bytes, control: bytes) -> Frame:
+    """Return an image with the control before it, as a file whose screen it fills."""
+    left, top, width, height = part.frame
+    if min(width, height) < 1:
+        raise InvalidImageError("An image of the GIF has no pixels. Re-encode it.")
+    flags = control[3] if control else 0
+    data = read_range(file, part.start, part.end)
+    head = screen[:6] + data[5:9] + screen[10:]
+    return Frame(
+        still=head + control + data[:1] + bytes(4) + data[5:] + bytes((_END,)),
+        left=left,
+        top=top,
+        width=width,
+        height=height,
+        milliseconds=10 * int.from_bytes(control[4:6], "little"),
+        blends=True,
+        disposal=_DISPOSALS.get(flags >> 2 & 7, "keep"),
+    )
 
 
 def _read_screen(file: BinaryIO) -> tuple[int, int, int]:
@@ -290,43 +309,6 @@ def _blocks_end(file: BinaryIO, position: int) -> int:
                 return position + index
         position += index
         read_bytes = min(2 * read_bytes, BLOCK_BYTES)  # so that the work is linear
-
-
-def _read_frame(file: BinaryIO, part: _Part, screen: bytes, control: bytes) -> Frame:
-    """Return an image of the file that starts with *screen*; *control* is the extension for it."""
-    left, top, width, height = part.frame
-    if width == 0 or height == 0:
-        raise InvalidImageError("The GIF has an image without pixels. Re-encode it.")
-    flags, delay, transparent = struct.unpack_from("<BHB", control, 3)
-    still = [
-        b"GIF89a" + struct.pack("<HH", width, height) + screen[10:],
-        b"!\xf9\x04" + struct.pack("<BHBB", flags & _TRANSPARENCY_FLAG, 0, transparent, 0),
-        b"," + bytes(4) + read_range(file, part.start + 5, part.end),
-        bytes((_END,)),
-    ]
-    return Frame(
-        still=b"".join(still),
-        left=left,
-        top=top,
-        width=width,
-        height=height,
-        milliseconds=10 * delay,
-        blends=True,
-        disposal=_DISPOSALS.get(flags >> 2 & 7, "keep"),
-    )
-
-
-def _read_plays(file: BinaryIO, part: _Part) -> int | None:
-    """Return how often an application extension says to play, 0 for ever; None if it does not.
-
-    It counts the repetitions.
-    """
-    head = read_range(file, part.content, min(part.content + 16, part.end))
-    name, loop = head[1:12], head[12:]
-    if name not in _LOOPS or len(loop) < 4 or loop[:2] != b"\x03\x01":
-        return None
-    repetitions = int.from_bytes(loop[2:], "little")
-    return repetitions + 1 if repetitions else 0
 
 
 def _read_content(file: BinaryIO, part: _Part) -> bytes:

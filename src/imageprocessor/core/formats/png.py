@@ -144,6 +144,17 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     yield from trailer_pieces(file, end + 4)
 
 
+def read_durations(file: BinaryIO) -> Iterator[float]:
+    """Yield the milliseconds of each frame, from its fcTL chunk; a denominator of 0 means 100."""
+    with suppress(TruncatedImageError):
+        for name, start, end in _read_chunks(file):
+            is_control = name == b"fcTL" and end - start == _FRAME_CONTROL_BYTES
+            if is_control and _has_right_checksum(file, name, start, end):
+                delay = read_range(file, start + 20, start + 24)
+                numerator, denominator = struct.unpack(">HH", delay)
+                yield 1000 * numerator / (denominator or 100)
+
+
 def read_frames(file: BinaryIO) -> Frames:
     """Return the frames that acTL announces, or none if it announces less than two.
 
@@ -197,17 +208,6 @@ def read_frames(file: BinaryIO) -> Frames:
         check_frame(frame, canvas)
         frames.append(frame)
     return Frames(frames, plays)
-
-
-def read_durations(file: BinaryIO) -> Iterator[float]:
-    """Yield the milliseconds of each frame, from its fcTL chunk; a denominator of 0 means 100."""
-    with suppress(TruncatedImageError):
-        for name, start, end in _read_chunks(file):
-            is_control = name == b"fcTL" and end - start == _FRAME_CONTROL_BYTES
-            if is_control and _has_right_checksum(file, name, start, end):
-                delay = read_range(file, start + 20, start + 24)
-                numerator, denominator = struct.unpack(">HH", delay)
-                yield 1000 * numerator / (denominator or 100)
 
 
 def exif_piece(exif: bytes) -> bytes:

@@ -11,7 +11,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from imageprocessor.core.formats import avif, avif_encoder, gif, heic, jpeg, png, webp
-from imageprocessor.core.formats.container import Coding, Container, Frames, lossy_coding
+from imageprocessor.core.formats.container import (
+    Coding,
+    Container,
+    Frames,
+    denser_coding,
+    lossy_coding,
+)
 from imageprocessor.core.formats.encoding import Encoding
 from imageprocessor.errors import MissingExtraError
 
@@ -38,6 +44,8 @@ class ImageFormat:
             which a decoder accepts none unless there is data behind the last pixel; None if the
             decoder itself notices such data, or ``trim`` removes it.
         read_coding: returns how a file codes its pixels, from its header.
+        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
+            None for a format without animations.
         read_frames: returns the frames of an animation; None for a format that has none.
         encode: returns an encoded RGB or RGBA image; None for a format that is only read.
         loss: whether ``encode`` changes pixels; if optional, ``Encoding.lossless`` decides.
@@ -46,8 +54,6 @@ class ImageFormat:
         quality: of the encoder if none is requested; None if it loses nothing.
         max_pixels: the most that the encoder takes; None: as many as an output may have.
         frame_encoder: the function that encodes an animation, as "module:function".
-        read_durations: yields the milliseconds of each frame as stored, from the headers alone;
-            None for a format without animations.
         is_default: whether it is accepted unless the limits or settings name other formats.
         brands: what an ISO base media file (ISO/IEC 14496-12) of this format names in its header,
             the usual one first. Other formats are recognized by ``filetype``.
@@ -65,6 +71,7 @@ class ImageFormat:
     trim: Callable[[bytes], bytes] | None = None
     shorten: Callable[[bytes], Iterator[tuple[bytes, list[list[bytes]]]]] | None = None
     read_coding: Callable[[bytes], Coding] = lossy_coding
+    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
     read_frames: Callable[[BinaryIO], Frames] | None = None
     encode: Callable[[Image.Image, Encoding], bytes] | None = None
     loss: Literal["always", "never", "optional"] = "always"
@@ -72,7 +79,6 @@ class ImageFormat:
     quality: int | None = None
     max_pixels: int | None = None
     frame_encoder: str | None = None
-    read_durations: Callable[[BinaryIO], Iterator[float]] | None = None
     is_default: bool = False
     brands: tuple[bytes, ...] = ()
     strips: bool = True
@@ -105,11 +111,11 @@ FORMATS = {
             suffixes=(".jpg", ".jpeg"),
             container=jpeg,
             decoder="PIL.JpegImagePlugin:JpegImageFile",
+            is_default=True,
             read_coding=jpeg.read_coding,
             encode=jpeg.encode,
             below_jpeg=0,
             quality=85,
-            is_default=True,
         ),
         ImageFormat(
             name="PNG",
@@ -120,11 +126,11 @@ FORMATS = {
             decoder="imageprocessor.core.png_decoder:WholePngFile",
             trim=png.trim,
             read_coding=png.read_coding,
+            read_durations=png.read_durations,
+            is_default=True,
             encode=png.encode,
             loss="never",
             read_frames=png.read_frames,
-            read_durations=png.read_durations,
-            is_default=True,
         ),
         ImageFormat(
             name="WEBP",
@@ -164,6 +170,7 @@ FORMATS = {
             suffixes=(".avif",),
             container=avif.CONTAINER,
             decoder="imageprocessor.core.avif_decoder:SingleThreadFile",
+            read_coding=denser_coding,
             read_durations=avif.CONTAINER.read_durations,
             encode=avif_encoder.encode,
             quality=avif_encoder.QUALITY,
@@ -178,6 +185,7 @@ FORMATS = {
             suffixes=(".heic", ".heif"),
             container=heic.CONTAINER,
             decoder="imageprocessor.core.heic_decoder:HeicFile",
+            read_coding=denser_coding,
             read_durations=heic.CONTAINER.read_durations,
             brands=(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
             strips=False,

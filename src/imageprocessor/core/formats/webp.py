@@ -93,6 +93,14 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
     yield from trailer_pieces(file, riff_end)
 
 
+def read_durations(file: BinaryIO) -> Iterator[float]:
+    """Yield the milliseconds of each complete ANMF chunk."""
+    with suppress(TruncatedImageError):
+        for name, start, end in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
+            if name == b"ANMF" and end - start >= _FRAME_HEADER_BYTES:
+                yield int.from_bytes(read_range(file, start + 12, start + 15), "little")
+
+
 def read_frames(file: BinaryIO) -> Frames:
     """Return the frames of an animation; a still image has none.
 
@@ -111,14 +119,6 @@ def read_frames(file: BinaryIO) -> Frames:
             check_frame(frame, canvas)
             frames.append(frame)
     return Frames(frames, plays)
-
-
-def read_durations(file: BinaryIO) -> Iterator[float]:
-    """Yield the milliseconds of each complete ANMF chunk."""
-    with suppress(TruncatedImageError):
-        for name, start, end in _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file)):
-            if name == b"ANMF" and end - start >= _FRAME_HEADER_BYTES:
-                yield int.from_bytes(read_range(file, start + 12, start + 15), "little")
 
 
 def exif_piece(exif: bytes) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,11 @@ OK, WARNING, WRONG = Verdict
 FOUND = {"JPEG", "PNG", "WEBP", "GIF", *KINDS}
 ACCEPTED = [row.mime_type for name, row in FORMATS.items() if name in FOUND]
 needs_avif = pytest.mark.skipif("AVIF" not in KINDS, reason="this Pillow has no AVIF")
-DEFAULT = ["image/jpeg", "image/png", "image/webp"]
 DISTRIBUTIONS = {"Pillow_SIMD": "12.1.1.post0", "pillow": "13.0.0"}
 
 
-def by_name(**values: Any) -> dict[str, Finding]:
-    settings = Settings.model_validate({"allowed_mime_types": sorted(ACCEPTED), **values})
+def by_name(mime_types: Sequence[str] = ACCEPTED, **values: Any) -> dict[str, Finding]:
+    settings = Settings.model_validate({"allowed_mime_types": mime_types, **values})
     return {finding.name: finding for finding in check_codecs(settings)}
 
 
@@ -57,7 +57,7 @@ def test_installed_codecs_are_ok() -> None:
 
 def test_only_accepted_formats_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("PIL._imaging.gif_decoder")
-    codecs = by_name(allowed_mime_types=["image/jpeg", "image/webp"])["codecs"]
+    codecs = by_name(["image/jpeg", "image/webp"])["codecs"]
     assert codecs.verdict is OK
     assert codecs.found == "JPEG and WebP are decoded. Encoded: WebP"
 
@@ -65,8 +65,7 @@ def test_only_accepted_formats_are_checked(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_package_that_cannot_be_imported_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = replace(FORMATS["HEIC"], decoder="imageprocessor.core.missing:HeicFile", package="")
     monkeypatch.setitem(FORMATS, "HEIC", broken)
-    heic = by_name(allowed_mime_types=["image/heic"])["codec HEIC"]
-    assert heic.verdict is WRONG
+    assert by_name(["image/heic"])["codec HEIC"].verdict is WRONG
 
 
 def test_two_packages_in_one_folder_are_wrong(
@@ -137,12 +136,13 @@ def test_missing_codec_is_wrong(
 
 def test_formats_that_sizes_use_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"card": {"width": 40, "formats": ["avif", "png"]}}
-    found = by_name(image_sizes=sizes, allowed_mime_types=DEFAULT)["codecs"].found
+    accepted = ["image/jpeg", "image/png", "image/webp"]
+    found = by_name(accepted, image_sizes=sizes)["codecs"].found
     assert found == "JPEG, PNG and WebP are decoded. Encoded: AVIF, PNG"
     monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
-    broken = by_name(image_sizes=sizes)["codec AVIF"]
+    broken = by_name(accepted, image_sizes=sizes)["codec AVIF"]
     assert (broken.verdict, "cannot encode AVIF" in broken.found) == (WRONG, True)
-    assert "codec AVIF" not in by_name()
+    assert "codec AVIF" not in by_name(accepted)
 
 
 def test_each_watermark_that_a_size_names_is_decoded(tmp_path: Path) -> None:

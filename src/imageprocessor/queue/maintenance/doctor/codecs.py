@@ -28,12 +28,13 @@ def check_codecs(settings: Settings) -> Iterator[Finding]:
     yield check_version(list_libraries(), pillow_version())
     used = {output for spec in settings.image_sizes for output in spec.files.values()}
     outputs = [output for output in OUTPUT_FORMATS if output in used]
-    broken = find_broken(settings.allowed_mime_types, outputs)
+    accepted = settings.allowed_mime_types
+    broken = find_broken(accepted, outputs)
     for name, fault in broken.items():
         found = f"A one-pixel image cannot be processed: {fault}"
         yield wrong(f"codec {name}", found, REINSTALL)
     if not broken:
-        titles = join_titles("and", settings.allowed_mime_types)
+        titles = join_titles("and", accepted)
         encoded = ", ".join(OUTPUT_FORMATS[output].title for output in outputs)
         yield ok("codecs", f"{titles} are decoded. Encoded: {encoded}")
 
