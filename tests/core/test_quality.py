@@ -91,8 +91,9 @@ def test_quality_of_a_jpeg_with_other_tables_is_the_nearest() -> None:
         ("WEBP", encode(SMOOTH, "WEBP"), False),
         ("WEBP", encode(photo(9, 9), "WEBP", save_all=True, append_images=[photo(9, 9, 1)]), False),
         ("JPEG", encode(SMOOTH, "JPEG"), False),
+        ("GIF", encode(SMOOTH, "GIF"), True),
     ],
-    ids=["png", "apng", "lossless webp", "translucent webp", "webp", "animated webp", "jpeg"],
+    ids=["png", "apng", "lossless webp", "translucent", "webp", "animated webp", "jpeg", "gif"],
 )
 def test_a_file_shows_whether_it_is_lossless(
     image_format: str, data: bytes, is_lossless: bool
@@ -232,6 +233,20 @@ def test_smaller_variants_are_tried_like_the_largest(image: Image.Image, is_loss
     assert results[0] == results[1] == results[2]
     for variant in results[0].variants.values():
         assert FORMATS["WEBP"].read_coding(variant.data).is_lossless is is_lossless
+
+
+def test_a_larger_variant_in_another_format_does_not_decide() -> None:
+    data = encode(draw_pixel_art(4, 80), "PNG")
+    specs = [ip.VariantSpec("large", width=320, format="jpeg"), ip.VariantSpec("small", width=160)]
+    small = ip.process(data, specs, threads=1).variants["small"]
+    assert FORMATS["WEBP"].read_coding(small.data).is_lossless
+
+
+def test_a_gif_of_few_colors_stays_exact() -> None:
+    image = draw_pixel_art(16, 8)
+    limits = ip.Limits(mime_types=frozenset({"image/gif"}))
+    made = ip.process(encode(image, "GIF"), [ip.VariantSpec("one")], limits).variants["one"]
+    assert is_exact(made, image)
 
 
 def test_loss_can_be_chosen() -> None:

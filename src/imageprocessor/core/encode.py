@@ -41,9 +41,9 @@ class Encoders:
         *stripped*: see :func:`encode_variants`.
         """
         self.run(partial(encode_variants, image, specs, self._source, stripped, self._find_largest))
-        if self._find_largest is None and any(
-            spec.is_plain and may_become_lossless(image, spec, self._source) for spec in specs
-        ):
+        webps = [spec for spec in specs if spec.is_plain and "webp" in spec.files.values()]
+        can_tell = any(may_become_lossless(image, spec, self._source) for spec in webps)
+        if self._find_largest is None and can_tell:
             self._find_largest = self._results[-1]
 
     def run(self, encode: Callable[[], _Variants]) -> None:

@@ -116,8 +116,8 @@ def read_pieces(file: BinaryIO) -> Iterator[Piece]:
 
 
 def read_coding(_data: bytes) -> Coding:
-    """Return how much longer than necessary a file may be: LZW is older than what WebP has."""
-    return Coding(is_lossless=True, waste=4)
+    """Return how much longer than necessary such a file may be."""
+    return Coding(is_lossless=True, waste=1.5)
 
 
 def read_durations(file: BinaryIO) -> Iterator[float]:
