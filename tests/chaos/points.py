@@ -24,7 +24,7 @@ WORK_POINTS = {
     "claim committed": (AFTER_RESULT, WORKER, "claim_next"),
     "claimed": (BEFORE, "imageprocessor.queue.attempts", "load_source"),
     "decoded": (BEFORE, "imageprocessor.queue.attempts", "_store_variants"),
-    "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage.put"),
+    "variant stored": (AFTER, "imageprocessor.storage.local", "LocalStorage._put"),
     "handed over": (BEFORE, WORKER, "finish_attempt"),
     "all stored": (BEFORE, "imageprocessor.queue.attempts", "_complete"),
     "finished": (BEFORE, "imageprocessor.queue.attempts", "_delete_source"),

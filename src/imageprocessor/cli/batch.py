@@ -53,7 +53,8 @@ def process_each(
     waiting = iter(plan.items())
     running: dict[Future[Processed], tuple[Source, Mapping[str, Path]]] = {}
     most_running = threads * TASKS_PER_THREAD
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         while True:
             free = most_running - len(running)
             for source, paths in islice(waiting, free):
@@ -65,6 +66,8 @@ def process_each(
             for future in done:
                 source, paths = running.pop(future)
                 yield _finish(future, source, paths)
+    finally:  # after an interrupt, do not wait for the images that are being processed
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

@@ -44,6 +44,9 @@ _CLEARS_FLAG, _REPLACES_FLAG = 0x01, 0x02
 _LOSSLESS_EFFORT = 80
 """What libwebp calls the quality of a lossless file; below 80, files are larger, but not faster."""
 
+_WASTE = 1.1
+"""Of lossless files by other encoders, or with less effort."""
+
 _SHORTER_BY = (4, 8)
 """The decoder fails without the last 4 bytes of what encoders write, but may not need 3 of them."""
 
@@ -151,9 +154,16 @@ def join(parts: Iterable[bytes], size_bytes: int = 0) -> bytes:
 
 def read_coding(data: bytes) -> Coding:
     """Return how the first image is coded."""
-    first_image = next(_read_coded_chunks(data), [])
-    is_lossless = any(name == b"VP8L" for name, _ in first_image)
-    return Coding(is_lossless=is_lossless, waste=1.1)  # another encoder, or less effort
+    file = BytesIO(data)
+    chunks = _read_chunks(file, _FIRST_CHUNK, _read_riff_end(file))
+    for name, start, end in chunks:
+        if name == b"ANMF":
+            chunks = _read_chunks(file, start + _FRAME_HEADER_BYTES, end)
+            is_lossless = any(name == b"VP8L" for name, _, _ in chunks)
+            return Coding(is_lossless, waste=_WASTE)
+        if name in (b"VP8 ", b"VP8L"):
+            return Coding(name == b"VP8L", waste=_WASTE)
+    return Coding()
 
 
 def encode(image: Image.Image, encoding: Encoding) -> bytes:
