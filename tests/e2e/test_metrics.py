@@ -84,9 +84,14 @@ def test_no_counter_falls_whatever_is_killed(tmp_path: Path) -> None:
         wait_for(lambda: len(list_children(server.process.pid)) == 4)
         process(http, image)
         holder = int(lock.read_text())
-        workers = [pid for pid in list_children(server.process.pid) if not has_open(pid, lock)]
-        assert len(workers) == 2, "only API processes, and all of them, wait for METRICS_PORT"
-        for victim in (holder, workers[0]):
+
+        def list_workers() -> list[int]:
+            children = list_children(server.process.pid)
+            return [pid for pid in children if not has_open(pid, lock)]
+
+        # Only API processes, and all of them, wait for METRICS_PORT.
+        wait_for(lambda: len(list_workers()) == 2)
+        for victim in (holder, list_workers()[0]):
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: len(list_children(server.process.pid)) == 4)
             with suppress(httpx.TransportError):  # the killed process may have accepted this

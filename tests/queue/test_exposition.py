@@ -81,7 +81,7 @@ def test_jobs_their_stages_and_the_state_are_shown(service: Service, submit_imag
     stages = ("load", "decode_once", "resize_and_encode", "store", "complete")
     ran = [found["stage_duration_seconds_count", labels(stage)] for stage in stages]
     assert ran == [2, 1, 1, 1, 1]
-    operations = {"adopt": 3, "get": 2, "put": 2}  # uploads, sources and variants
+    operations = {"adopt": 3, "get": 2, "put_all": 1}  # uploads, sources and variants
     for operation, count in operations.items():
         assert found["storage_operation_seconds_count", labels("local", operation)] == count
     assert found["queue_jobs", labels("completed")] == 1

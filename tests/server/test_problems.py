@@ -34,6 +34,7 @@ ELSEWHERE = {
     errors.WorkerLostError,
     errors.DecodeTimeoutError,
     errors.MemoryLimitError,
+    errors.StripUnsupportedError,
     errors.UnexpectedError,
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import Convertor, register_url_convertor
 
+from imageprocessor.core.formats.registry import OUTPUT_FORMATS
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.images import MAX_BATCH
 from imageprocessor.queue.service import Service
@@ -67,7 +68,7 @@ FileFormat = Annotated[
     str | None,
     Query(
         description="One of the formats that the size is made in; without it, the first of them.",
-        examples=["webp"],
+        json_schema_extra={"enum": list(OUTPUT_FORMATS), "examples": ["webp"]},
     ),
 ]
 

@@ -167,6 +167,14 @@ def _describe_status(status: int) -> dict[str, Any]:
     return response
 
 
+def describe_bad_json() -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI response for a JSON body that cannot be decoded."""
+    status = HTTPStatus.BAD_REQUEST
+    described = _describe_status(status)
+    described["description"] += "\n- The body is not JSON in UTF-8."
+    return {int(status): described}
+
+
 def describe_upload() -> dict[str, Any]:
     """Return the OpenAPI description of an upload request, which FastAPI does not parse."""
     encoding = {

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME
+from imageprocessor.storage.keys import BUCKET_PATTERN
+
 JOB_ID = "0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90"
 IMAGE_ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 BATCH_ID = "01930c1e-3a00-7f0c-9d52-6a8e1f4b2c73"
@@ -55,7 +58,10 @@ class TicketRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"bucket": "photos", "expires_in": 600}]}
     )
 
-    bucket: str = Field(description="The bucket of the image.")
+    bucket: str = Field(
+        description="The bucket of the image.",
+        json_schema_extra={"pattern": f"^{BUCKET_PATTERN.pattern}$"},
+    )
     metadata: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
     max_bytes: int | None = Field(
         None, ge=1, description="A limit below MAX_UPLOAD_SIZE_MB for this upload."
@@ -70,7 +76,9 @@ class TicketRequest(BaseModel):
         description="The user who will own the image; only admins may name another.",
     )
     webhook: str | None = Field(
-        None, description="The name of a webhook endpoint that is to receive the image's events."
+        None,
+        description="The name of a webhook endpoint that is to receive the image's events.",
+        json_schema_extra={"pattern": f"^{ENDPOINT_NAME.pattern}$"},
     )
 
 

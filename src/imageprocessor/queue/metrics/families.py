@@ -92,7 +92,7 @@ DELIVERIES = Counter(
 STORAGE_SECONDS = Histogram(
     "storage_operation_seconds",
     "Time of each operation on the storage of images or of waiting uploads. `put_all` stores the "
-    "files of a batch.",
+    "files of a batch, or of an image.",
     ("backend", "operation"),
     STEP_BOUNDS,
 )

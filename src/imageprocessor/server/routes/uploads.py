@@ -14,6 +14,7 @@ from imageprocessor.server.events.preferences import describe_preference, read_w
 from imageprocessor.server.events.waiting import find_image_waiting
 from imageprocessor.server.openapi import (
     WAIT_PARAMETERS,
+    describe_bad_json,
     describe_quota_headers,
     describe_ticket_upload,
     problem_responses,
@@ -35,13 +36,16 @@ router = APIRouter(prefix=UPLOADS_URL, tags=["tickets"], default_response_class=
     operation_id="createUploadTicket",
     summary="Get an address to which a browser may upload one image",
     status_code=HTTPStatus.CREATED,
-    responses=problem_responses(
-        errors.UnauthorizedError,
-        errors.AdminRequiredError,
-        errors.InvalidBucketError,
-        errors.InvalidMetadataError,
-        errors.UnknownWebhookError,
-    ),
+    responses={
+        **describe_bad_json(),
+        **problem_responses(
+            errors.UnauthorizedError,
+            errors.AdminRequiredError,
+            errors.InvalidBucketError,
+            errors.InvalidMetadataError,
+            errors.UnknownWebhookError,
+        ),
+    },
 )
 async def create_ticket(
     request: Request, service: CurrentService, user: User, wanted: TicketRequest

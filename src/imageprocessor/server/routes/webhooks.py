@@ -58,6 +58,7 @@ class ImageCompleted(ImageEvent):
     type: Literal["image.completed"]
     status: Literal["completed"]
     urls: dict[str, str] = Field(description="With a host only if PUBLIC_BASE_URL is set.")
+    srcset: dict[str, str] = Field(description="Values of an HTML `srcset` by MIME type.")
     metadata: ImageMetadata
     completed_at: datetime
     context: dict[str, Any] | None = Field(None, description=CONTEXT_NOTE)
