@@ -159,6 +159,13 @@ def test_variant_has_its_aspect_ratio_and_size() -> None:
     assert (variant.aspect_ratio, variant.size_bytes, variant.format) == (1.3274, 5, "webp")
 
 
+def test_lossless_needs_a_format_that_can_be() -> None:
+    with pytest.raises(InvalidVariantError, match="lossless needs the format 'webp' or 'png'"):
+        VariantSpec("exact", formats=("avif", "jpeg"), lossless=True)
+    assert VariantSpec("exact", formats=("avif", "webp"), lossless=True).lossless is True
+    assert VariantSpec("small", format="avif", lossless=False).lossless is False
+
+
 def test_an_animation_that_is_kept_needs_webp() -> None:
     with pytest.raises(InvalidVariantError, match="'keep' needs the format 'webp'"):
         VariantSpec("moving", format="avif", animation="keep")

@@ -189,6 +189,8 @@ class VariantSpec(Transformation, _Named):
                 self._fail(f"format {name!r:.80} is unknown. Use one of {known}.")
         if self.format not in (DEFAULT_OUTPUT, formats[0]):
             self._fail("format contradicts formats. Use one of the two.")
+        if self.lossless is True and not {"webp", "png"} & set(formats):
+            self._fail("lossless needs the format 'webp' or 'png'. Add one, or leave it out.")
         if self.animation == "keep" and "webp" not in formats:
             self._fail("animation 'keep' needs the format 'webp'. Add it to the formats.")
         self._set("format", formats[0])
