@@ -47,8 +47,8 @@ def describe_service(
 def page_token(settings: Settings, listener: socket.socket) -> str:
     """Return the part of the page's address that has a token of 15 minutes.
 
-    It is for whoever starts the service at a terminal of this machine. A log must not contain it,
-    and from other machines it would be sent over plain HTTP: they get one by the page.
+    Return nothing unless stderr is a terminal, because a log must not contain a token, and the
+    address is a loopback one, because other machines would send it over plain HTTP.
     """
     host = ip_address(listener.getsockname()[0])
     if not (sys.stderr.isatty() and host.is_loopback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -83,18 +83,8 @@ async def accept_upload(request: Request, user: Caller) -> Accepted:
         ImageProcessorError: Any error raised by :func:`admit`, :func:`receive` or ``submit``.
     """
     service: Service = request.state.service
-    storage_threads: StorageThreads = request.state.storage_threads
     rules = UploadRules(service.settings.limits.max_bytes)
-    with counting_refusals(service):
-        sender = read_sender(request, user)
-        await admit(request, service, sender, rules, check_quota)
-        file = IncomingFile(service.incoming)
-        try:
-            with service.write_faults.watch():
-                fields = await receive(request, rules, file)
-                return await storage_threads.run(submit_file, service, sender, file, fields)
-        finally:
-            file.remove()
+    return await _receive_and_submit(request, read_sender(request, user), rules, receive)
 
 
 async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
@@ -106,24 +96,39 @@ async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
         InvalidTicketError: The form names another bucket than the ticket.
         ImageProcessorError: See :func:`accept_upload`.
     """
+
+    async def receive_one(request: Request, rules: UploadRules, file: IncomingFile) -> TextFields:
+        if request.method == "PUT":
+            await receive_file(request, rules, file)
+        else:
+            sent = await receive(request, rules, file)
+            if sent.bucket not in ("", ticket.bucket):
+                raise InvalidTicketError(f"it is for the bucket {ticket.bucket!r}")
+        return TextFields(ticket.bucket, ticket.metadata, ticket.webhook)
+
     service: Service = request.state.service
-    storage_threads: StorageThreads = request.state.storage_threads
     rules = TicketRules(min(ticket.max_bytes, service.settings.limits.max_bytes))
     sender = Sender(
         ticket.user_id, f"ticket:{ticket.image_id}", request.state.request_id, ticket.image_id
     )
+    return await _receive_and_submit(request, sender, rules, receive_one)
+
+
+async def _receive_and_submit(
+    request: Request,
+    sender: Sender,
+    rules: UploadRules,
+    receive: Callable[[Request, UploadRules, IncomingFile], Awaitable[TextFields]],
+) -> Accepted:
+    """Admit the upload; by *receive*, write its file and get its fields; submit it."""
+    service: Service = request.state.service
+    storage_threads: StorageThreads = request.state.storage_threads
     with counting_refusals(service):
         await admit(request, service, sender, rules, check_quota)
         file = IncomingFile(service.incoming)
         try:
             with service.write_faults.watch():
-                if request.method == "PUT":
-                    await receive_file(request, rules, file)
-                else:
-                    sent = await receive(request, rules, file)
-                    if sent.bucket not in ("", ticket.bucket):
-                        raise InvalidTicketError(f"it is for the bucket {ticket.bucket!r}")
-                fields = TextFields(ticket.bucket, ticket.metadata, ticket.webhook)
+                fields = await receive(request, rules, file)
                 return await storage_threads.run(submit_file, service, sender, file, fields)
         finally:
             file.remove()

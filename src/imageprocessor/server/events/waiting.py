@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 from fastapi import Request
@@ -14,7 +14,6 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.queue.batches import BatchProgress, read_batch
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.events.feed import Event
-from imageprocessor.queue.images import find_image
 from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import OPEN_STATUSES, Job
 from imageprocessor.queue.service import Service
@@ -49,35 +48,23 @@ class Wait:
         self.ended.set()
 
 
-async def read_job_waiting(request: Request, job_id: str, caller: Caller) -> Job:
+async def read_job_waiting(
+    request: Request, read: Callable[[Service, str, Caller], Job], name: str, caller: Caller
+) -> Job:
     """Return a job; if it is open and the request may wait, once it has ended or the time is over.
 
-    Raises:
-        InvalidWaitError: See :func:`preferences.read_wait`.
-        InvalidIdError, JobNotFoundError: See :func:`job_control.read_job`.
-    """
-    service: Service = request.state.service
-    seconds = read_wait(request)
-    job = await run_read(service, read_job, job_id, caller)
-    if seconds and job.status in OPEN_STATUSES:
-        await wait_until_final(request, [job.job_id], seconds)
-        job = await run_read(service, read_job, job_id, caller)
-    return job
-
-
-async def find_image_waiting(request: Request, image_id: str, caller: Caller) -> Job:
-    """Return the job of an image, as :func:`read_job_waiting` does.
+    *read* finds the job by *name*: ``read_job`` by its id, ``find_image`` by that of its image.
 
     Raises:
         InvalidWaitError: See :func:`preferences.read_wait`.
-        InvalidIdError, ImageNotFoundError: See :func:`images.find_image`.
+        ImageProcessorError: Any error raised by *read*.
     """
     service: Service = request.state.service
     seconds = read_wait(request)
-    job = await run_read(service, find_image, image_id, caller)
+    job = await run_read(service, read, name, caller)
     if seconds and job.status in OPEN_STATUSES:
         await wait_until_final(request, [job.job_id], seconds)
-        job = await run_read(service, find_image, image_id, caller)
+        job = await run_read(service, read, name, caller)
     return job
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
-from imageprocessor.queue.job_control import check_completed
+from imageprocessor.queue.job_control import check_completed, read_job
 from imageprocessor.server.auth import read_caller
 from imageprocessor.server.dependencies import BaseUrl, JobId, Reader
 from imageprocessor.server.direct_route import DirectRoute
@@ -27,7 +27,7 @@ async def get_job(request: Request, job_id: JobId) -> Response:
     With `wait`, the answer is sent as soon as the job has finished, or when the time is over.
     """
     caller = await read_caller(request)
-    job = await read_job_waiting(request, job_id, caller)
+    job = await read_job_waiting(request, read_job, job_id, caller)
     return make_json(represent_job(job, caller), headers=describe_preference(request))
 
 
@@ -62,7 +62,7 @@ async def get_job_result(
 
     With `wait`, it first waits for the job to finish.
     """
-    job = await read_job_waiting(request, job_id, caller)
+    job = await read_job_waiting(request, read_job, job_id, caller)
     check_completed(job)
     response.headers.update(describe_preference(request))
     return represent_result(job, caller, base_url)

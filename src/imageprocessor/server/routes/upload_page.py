@@ -14,7 +14,7 @@ from imageprocessor.server.dependencies import CurrentService
 from imageprocessor.server.middleware.security_headers import UPLOAD_PAGE_PATH
 
 WIDGET = "image-upload.js"
-MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,9 +36,8 @@ async def get_page_file(request: Request, service: CurrentService, name: str) ->
     if name == WIDGET:
         for_any_site = {"Access-Control-Allow-Origin": "*"}
         return _answer(request, _read(name), "text/javascript", for_any_site)
-    _require_page(service.settings.upload_page and name in ("page.css", "page.js"))
-    suffix = name[name.index(".") :]
-    return _answer(request, _read(name), MEDIA_TYPES[suffix])
+    _require_page(service.settings.upload_page and name in PAGE_FILES)
+    return _answer(request, _read(name), PAGE_FILES[name])
 
 
 def _require_page(is_there: bool) -> None:

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from imageprocessor import errors
 from imageprocessor.queue.access import Caller
+from imageprocessor.queue.images import find_image
 from imageprocessor.queue.job_control import check_completed
 from imageprocessor.server.dependencies import BaseUrl, CurrentService, ImageId, User
 from imageprocessor.server.events.preferences import describe_preference, read_wait
-from imageprocessor.server.events.waiting import find_image_waiting
+from imageprocessor.server.events.waiting import read_job_waiting
 from imageprocessor.server.openapi import (
     WAIT_PARAMETERS,
     describe_bad_json,
@@ -133,7 +134,7 @@ async def get_ticket_upload(
     """As the job's `/result`; also up to an hour after the ticket has expired."""
     permission = read_ticket(request, ticket, image_id, leeway_seconds=READ_LEEWAY_SECONDS)
     user = Caller(permission.user_id)
-    job = await find_image_waiting(request, permission.image_id, user)
+    job = await read_job_waiting(request, find_image, permission.image_id, user)
     check_completed(job)
     response.headers.update(describe_preference(request))
     return represent_upload(job, user, base_url)

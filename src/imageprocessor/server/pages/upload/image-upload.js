@@ -181,7 +181,7 @@ class ImageUpload extends HTMLElement {
       this.#setState(row, "Done");
       this.#setActions(row, ["Remove"]);
       this.#updateForm();
-      this.#tell("upload-done", { file, result });
+      this.#report("upload-done", { file, result });
     } catch (problem) {
       if (!this.#items.has(row)) return;
       const fault = problem.detail ? problem : { title: "The upload failed", detail: String(problem.message ?? problem) };
@@ -189,7 +189,7 @@ class ImageUpload extends HTMLElement {
       row.classList.add("failed");
       this.#setState(row, fault.detail);
       this.#setActions(row, ["Retry", "Remove"]);
-      this.#tell("upload-error", { file, problem: fault });
+      this.#report("upload-error", { file, problem: fault });
     }
   }
 
@@ -289,7 +289,7 @@ class ImageUpload extends HTMLElement {
     }
   }
 
-  #tell(type, detail) {
+  #report(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { bubbles: true, composed: true, detail }));
   }
 }
