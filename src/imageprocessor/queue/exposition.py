@@ -117,13 +117,15 @@ def _read_database(service: Service) -> dict[Gauge, Values]:
         "failing": webhooks["failing"],
         "disabled": webhooks["disabled"],
     }
+    by_status: Values = {(status,): count for status, count in found["status_breakdown"].items()}
+    by_state: Values = {(state,): count for state, count in endpoints.items()}
     return {
-        families.QUEUE_JOBS: {(status,): n for status, n in found["status_breakdown"].items()},
+        families.QUEUE_JOBS: by_status,
         families.OLDEST_OPEN_JOB: {(): oldest_open_seconds(service) or 0},
         families.WORKERS: {(): found["workers"]["active_workers"]},
         families.WAITING_DELIVERIES: {(): webhooks["waiting"]},
         families.OLDEST_WAITING_DELIVERY: {(): webhooks["oldest_waiting_seconds"] or 0},
-        families.ENDPOINTS: {(state,): n for state, n in endpoints.items()},
+        families.ENDPOINTS: by_state,
         families.EVENT_LAG: {(): found["events"]["lag_seconds"]},
     }
 

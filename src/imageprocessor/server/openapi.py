@@ -141,6 +141,29 @@ WAIT_PARAMETERS: list[dict[str, Any]] = [
     },
 ]
 
+#: With which the upload of one file may be refused, whoever sends it.
+UPLOAD_ERRORS: tuple[type[ImageProcessorError], ...] = (
+    errors.RateLimitedError,
+    errors.UnsupportedEncodingError,
+    errors.InvalidFormError,
+    errors.TooManyFilesError,
+    errors.FileTooLargeError,
+    errors.UnsupportedTypeError,
+    errors.EmptyFileError,
+    errors.TooManyPixelsError,
+    errors.DimensionTooLargeError,
+    errors.AnimationTooLongError,
+    errors.InvalidImageError,
+    errors.TruncatedImageError,
+    errors.MissingFileError,
+    errors.InvalidBucketError,
+    errors.UnknownWebhookError,
+    errors.InvalidWaitError,
+    errors.JobFailedError,
+    errors.StorageUnavailableError,
+    errors.StorageFullError,
+)
+
 #: Readers may send a token; if PUBLIC_READS is false, :func:`build_openapi` makes it required.
 READER_SECURITY: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
