@@ -114,6 +114,18 @@ class ProcessedImage:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class TransformedImage(Variant):
+    """The result of ``transform``: a variant, and ``warnings``, as ``ProcessedImage`` has them."""
+
+    warnings: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything except the bytes, ready for JSON."""
+        # Not super(): dataclass makes a new class because of the slots.
+        return {**Variant.describe(self), "warnings": list(self.warnings)}
+
+
 def process(
     data: ImageSource,
     variants: Sequence[VariantSpec] = DEFAULT_VARIANTS,
@@ -168,7 +180,7 @@ def transform(
     watermarks: Mapping[str, ImageSource] | None = None,
     *,
     format: str = DEFAULT_OUTPUT,  # noqa: A002 - as in VariantSpec
-) -> Variant:
+) -> TransformedImage:
     """Return an untrusted upload as one clean file with *operations* applied.
 
     *format*: "webp", "avif", "jpeg" or "png".
@@ -186,7 +198,17 @@ def transform(
         operations = Transformation.parse(operations)
     options = operations.list_changes()
     spec = VariantSpec("result", format=format, **options)
-    return process(data, [spec], limits, threads=1, watermarks=watermarks).variants[spec.name]
+    result = process(data, [spec], limits, threads=1, watermarks=watermarks)
+    variant = result.variants[spec.name]
+    return TransformedImage(
+        variant.data,
+        variant.width,
+        variant.height,
+        variant.format,
+        variant.frames,
+        variant.duration_seconds,
+        warnings=result.warnings,
+    )
 
 
 def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:

@@ -156,6 +156,12 @@ def test_process_finds_a_quality_and_transform_takes_a_bound(run: Run, album: Pa
     assert Path("card.webp").stat().st_size <= 900
 
 
+def test_transform_reports_warnings(run: Run, album: Path) -> None:
+    command = ["transform", album / "a.jpg", "w_60,bytes_9", "-o", "card.webp", "--force"]
+    assert run(*command).err.endswith(", max_bytes_exceeded\n")
+    assert run(*command, "--json").json["warnings"] == ["max_bytes_exceeded"]
+
+
 def test_process_takes_lossless_and_a_bound_on_the_bytes(run: Run, album: Path) -> None:
     command = ["process", album / "a.jpg", "--out", "web", "--size", "card=60", "--json", "-f"]
 

@@ -269,8 +269,8 @@ def transform(  # noqa: PLR0913 - one parameter for each option
         }
         print_json(report, lines=True)
     else:
-        size = show_bytes(variant.size_bytes)
-        print_note(f"{file}: {variant.width}×{variant.height}, {size}")
+        facts = [f"{variant.width}×{variant.height}", show_bytes(variant.size_bytes)]
+        print_note(f"{file}: {', '.join([*facts, *variant.warnings])}")
 
 
 def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = False) -> None:
