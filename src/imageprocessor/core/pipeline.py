@@ -100,12 +100,15 @@ class ProcessedImage:
     def describe(self) -> dict[str, Any]:
         """Return everything except the bytes, ready for JSON, as stored and sent to clients."""
         variants = {name: variant.describe() for name, variant in self.variants.items()}
-        return {
+        appearance = {
             "dominant_color": self.dominant_color,
             "palette": list(self.palette),
             "placeholder": asdict(self.placeholder),
             "has_alpha": self.has_alpha,
             "animated": self.animated,
+        }
+        return {
+            **appearance,
             "original_dimensions": self.original_dimensions._asdict(),
             "variants": variants,
             "warnings": list(self.warnings),
@@ -160,14 +163,16 @@ def process(
         step(work)
         if on_step:
             on_step(step.__name__, started)
+    in_requested_order = {spec.name: work.variants[spec.name] for spec in variants}
+    warnings = tuple(name for name in WARNINGS if name in work.warnings)
     return ProcessedImage(
-        variants={spec.name: work.variants[spec.name] for spec in variants},
+        variants=in_requested_order,
         palette=work.palette,
         placeholder=work.placeholder,
         has_alpha=work.has_alpha,
         animated=work.animated,
         original_dimensions=work.original,
-        warnings=tuple(name for name in WARNINGS if name in work.warnings),
+        warnings=warnings,
         removed=tuple(sorted(work.removed)),
         responsive=_list_responsive(work),
     )
