@@ -267,7 +267,7 @@ def config(as_json: AsJson = False, show_secrets: ShowSecrets = False) -> None:
 
     Example: [bold]imageprocessor config[/bold]
     """
-    from imageprocessor.cli.configuration import list_settings
+    from imageprocessor.environment import list_settings
 
     settings = read_settings(quiet=True)
     rows = list_settings(settings, os.environ, shows_secrets=show_secrets)
