@@ -98,7 +98,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _list_routers(settings: Settings) -> Sequence[APIRouter]:
-    return ROUTERS if settings.metrics_token is None else (*ROUTERS, metrics.router)
+    routers = list(ROUTERS)
+    if settings.metrics_token is not None:
+        routers.append(metrics.router)
+    if settings.admin_ui:
+        from imageprocessor.server.admin.router import router  # noqa: PLC0415 - reads templates
+
+        routers.append(router)
+    return routers
 
 
 def _make_lifespan(
