@@ -298,7 +298,9 @@ def _job_row(job: Job) -> tuple[object, ...]:
 
 
 def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
-    known = [f"{name}={value}" for name, value in event["metadata"].items() if value is not None]
+    facts = dict(event["metadata"])
+    facts |= facts.pop("steps", None) or {}  # the seconds of each
+    known = [f"{name}={value}" for name, value in facts.items() if value is not None]
     details = ", ".join(known)
     later = event["seconds_later"]
     seconds = "" if later is None else f"{later:+.3f}"
