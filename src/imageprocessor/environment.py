@@ -6,6 +6,7 @@ Entry points call it; nothing else reads the environment.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ ENV_FILE = Path(".env")
 DEFAULT = "default"
 #: JWT_SECRET resembles JWT_SECRET_KEY; no name in .env.example for other programs resembles any.
 SIMILARITY = 0.8
+MARKDOWN_LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 
 
 def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Settings:
@@ -83,7 +85,7 @@ def list_settings(
             "name": name.upper(),
             "value": "(hidden)" if is_hidden else show_value(value),
             "origin": origins[name],
-            "meaning": field.description or "",
+            "meaning": _remove_markup(field.description or ""),
             "accepted": accepted_form(name),
         }
         rows.append(row)
@@ -113,6 +115,15 @@ def show_value(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(show_value, value))
     return str(value)
+
+
+def _remove_markup(text: str) -> str:
+    """Return Markdown as plain text.
+
+    >>> _remove_markup("Token for [Prometheus](metrics.md), which reads `/metrics`.")
+    'Token for Prometheus, which reads /metrics.'
+    """
+    return MARKDOWN_LINK.sub(r"\1", text).replace("`", "")
 
 
 class _Value(NamedTuple):

@@ -102,9 +102,9 @@ def _list_routers(settings: Settings) -> Sequence[APIRouter]:
     if settings.metrics_token is not None:
         routers.append(metrics.router)
     if settings.admin_ui:
-        from imageprocessor.server.admin.router import router  # noqa: PLC0415 - reads templates
+        from imageprocessor.server.admin import router as admin  # noqa: PLC0415 - imports Jinja2
 
-        routers.append(router)
+        routers += admin.ROUTERS
     return routers
 
 

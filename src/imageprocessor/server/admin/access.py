@@ -130,7 +130,7 @@ async def require_viewer(request: Request) -> Caller:
     session = check_session(cookie, request.state.keys, request.state.service.settings)
     if session is None or not _may_look(session.caller):
         raise LoginRequiredError("Your session has ended. Log in again.")
-    request.state.admin = session.caller
+    request.state.viewer = session.caller
     return session.caller
 
 

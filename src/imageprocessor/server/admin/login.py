@@ -43,7 +43,7 @@ async def require_login_form(request: Request) -> None:
 async def get_login(request: Request) -> Response:
     """Show the form; every other page shows it, too, to whoever has not logged in."""
     require_private_transport(request)
-    return show_login(request, "Paste an admin's token. It is not stored.")
+    return show_login(request, "Paste an admin's token. It is not stored.", HTTPStatus.OK)
 
 
 @router.post("/login", dependencies=[Depends(require_login_form)])

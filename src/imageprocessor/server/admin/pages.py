@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -15,7 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imageprocessor.errors import ImageProcessorError
+from imageprocessor.errors import ImageProcessorError, UnknownWebhookError
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.pause import read_pause
 from imageprocessor.queue.service import Service
@@ -67,6 +69,8 @@ class AdminRoute(APIRoute):
                 return _show_error(request, HTTPStatus.BAD_REQUEST, "Not understood", advice)
             except ImageProcessorError as error:
                 status, title = find_problem(type(error))
+                if isinstance(error, UnknownWebhookError):  # it is what the address names
+                    status = HTTPStatus.NOT_FOUND
                 return _show_error(request, HTTPStatus(status), title, str(error))
 
         return answer_with_page
@@ -79,7 +83,7 @@ def render(
     service: Service = request.state.service
     page = environment.get_template(template).render(
         admin=find_base(request),
-        caller=getattr(request.state, "admin", None),
+        viewer=getattr(request.state, "viewer", None),
         service_name=service.settings.service_name,
         version=request.app.version,
         now=clock.utc_now(),
@@ -95,14 +99,16 @@ def render_for_admin(request: Request, template: str, **values: Any) -> HTMLResp
     return render(request, template, pause=read_pause(request.state.service), **values)
 
 
-def show_login(request: Request, advice: str) -> HTMLResponse:
+def show_login(
+    request: Request, advice: str, status: HTTPStatus = HTTPStatus.UNAUTHORIZED
+) -> HTMLResponse:
     """Return the form to log in, which leads back to the page that was asked for."""
     wanted = request.scope["path"]
-    if request.method != "GET" or not wanted.startswith(find_base(request)):
+    if request.method != "GET" or status == HTTPStatus.OK:
         wanted = find_base(request)
     elif query := request.scope["query_string"].decode("latin-1"):
         wanted = f"{wanted}?{query}"
-    return render(request, "login.html", HTTPStatus.UNAUTHORIZED, advice=advice, wanted=wanted)
+    return render(request, "login.html", status, advice=advice, wanted=wanted)
 
 
 def redirect(request: Request, path: str, notice: str = "", count: int = 0) -> RedirectResponse:
@@ -225,6 +231,7 @@ environment.filters |= {
     "ago": write_age,
     "bytes": write_bytes,
     "duration": write_duration,
+    "json": partial(json.dumps, indent=2, ensure_ascii=False),
     "moment": write_moment,
     "query": write_query,
     "segment": lambda text: quote(text, safe=""),

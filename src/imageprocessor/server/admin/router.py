@@ -13,17 +13,13 @@ from imageprocessor.server.admin.pages import AdminRoute
 from imageprocessor.server.middleware.request_log import METHODS
 from imageprocessor.server.middleware.security_headers import ADMIN_PATH
 
-router = APIRouter()
-for part in (overview, jobs, images, webhooks, settings, events, login):
-    router.include_router(part.router)
-
 others = APIRouter(prefix=ADMIN_PATH, route_class=AdminRoute, include_in_schema=False)
 
 
 @others.api_route("/{path:path}", methods=sorted(METHODS))
 async def refuse(request: Request, _viewer: Viewer) -> Response:
     """Answer what no other route does."""
-    matches = [route.matches(request.scope)[0] for route in router.routes[:-1]]
+    matches = [route.matches(request.scope)[0] for route in request.app.state.routes]
     if Match.PARTIAL in matches:
         raise AdminRefusalError(
             HTTPStatus.METHOD_NOT_ALLOWED,
@@ -35,4 +31,13 @@ async def refuse(request: Request, _viewer: Viewer) -> Response:
     )
 
 
-router.include_router(others)
+ROUTERS = (
+    overview.router,
+    jobs.router,
+    images.router,
+    webhooks.router,
+    settings.router,
+    events.router,
+    login.router,
+    others,
+)
