@@ -173,7 +173,7 @@ def test_page_follows_what_happens_until_it_is_held(
         browser.get(f"{origin}/admin/jobs")
         assert "No jobs yet" in read_main(browser)
         first = submit_to(service)
-        wait_until(lambda: first.job_id in read_main(browser))
+        wait_until(lambda: first.job_id in read_main(browser), 8)  # sooner than by the timer
         browser.find_element("id", "hold").click()
         wait_until(lambda: browser.find_element("id", "hold").text == "Held")
         browser.refresh()

@@ -9,31 +9,38 @@ const HELD = "imageprocessor-admin-held";
 const events = document.querySelector("script[data-events]").dataset.events;
 const hold = document.querySelector("#hold");
 let readAt = Date.now();
-let planned = null;
+let dueAt = Infinity;
+let timer = null;
 let stream = null;
 
-function isHeld() {
-  return sessionStorage.getItem(HELD) === "yes";
+function isStill() {
+  return document.hidden || sessionStorage.getItem(HELD) === "yes";
 }
 
-function plan(wait) {
-  if (planned !== null || isHeld() || document.hidden) return;
-  planned = setTimeout(refresh, Math.max(0, readAt + wait - Date.now()));
+/** Read the page again so many milliseconds after the last time, unless that is planned sooner. */
+function plan(pause) {
+  if (isStill() || readAt + pause >= dueAt) return;
+  dueAt = readAt + pause;
+  clearTimeout(timer);
+  timer = setTimeout(refresh, Math.max(0, dueAt - Date.now()));
 }
 
 async function refresh() {
-  try {
-    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (response.status === 401) return location.reload(); // the session has ended
-    if (!response.ok) throw new Error(response.status);
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    for (const part of document.querySelectorAll("[data-live]")) replace(part, fresh);
-    hold.classList.remove("lost");
-  } catch {
-    hold.classList.add("lost");
+  if (!isStill()) {
+    try {
+      const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (response.status === 401) return location.reload(); // the session has ended
+      if (!response.ok) throw new Error(response.status);
+      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+      for (const part of document.querySelectorAll("[data-live]")) replace(part, fresh);
+      hold.classList.remove("lost");
+    } catch {
+      hold.classList.add("lost");
+    }
   }
   readAt = Date.now();
-  planned = null;
+  dueAt = Infinity;
+  plan(TIMER);
 }
 
 /** Replace the content of *part*, unless somebody is at work in it. */
@@ -51,10 +58,10 @@ function replace(part, fresh) {
 function follow() {
   stream?.close();
   stream = null;
-  const held = isHeld();
+  const held = sessionStorage.getItem(HELD) === "yes";
   hold.setAttribute("aria-pressed", String(held));
   hold.lastChild.textContent = held ? "Held" : "Live";
-  if (held || document.hidden) return;
+  if (isStill()) return;
   stream = new EventSource(events);
   for (const type of ["image.accepted", "image.completed", "image.failed", "image.deleted"]) {
     stream.addEventListener(type, () => plan(EVENTS_PAUSE));
@@ -64,7 +71,7 @@ function follow() {
 if (document.querySelector("[data-live]")) {
   hold.hidden = false;
   hold.addEventListener("click", () => {
-    sessionStorage.setItem(HELD, isHeld() ? "no" : "yes");
+    sessionStorage.setItem(HELD, hold.ariaPressed === "true" ? "no" : "yes");
     follow();
     plan(0);
   });
@@ -72,8 +79,8 @@ if (document.querySelector("[data-live]")) {
     follow();
     plan(EVENTS_PAUSE);
   });
-  setInterval(() => plan(TIMER), 1000);
   follow();
+  plan(TIMER);
 }
 
 // What the last action has done is said once: not again when the page is reloaded.
