@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError, describe_publicly
 from imageprocessor.queue.health import Faults, check_health, check_readiness, oldest_open_seconds
-from imageprocessor.queue.job_control import list_jobs
+from imageprocessor.queue.job_search import JobFilter, search_jobs
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.statistics import collect_statistics
@@ -81,7 +81,7 @@ async def get_health(request: Request, response: Response, service: CurrentServi
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
-    findings = await _find(request.state.shared_runs, service, check)
+    findings = await find_faults(request.state.shared_runs, service, check)
     faults = {name: fault for name, fault in findings.faults.items() if fault is not None}
     checks = dict.fromkeys(findings.faults, "ok")
     if faults:
@@ -104,7 +104,7 @@ def _describe(fault: ImageProcessorError, *, shows_cause: bool) -> str:
     return f"{fault.code}: {cause if shows_cause else describe_publicly(fault.code, cause)}"
 
 
-async def _find(runs: Runs, service: Service, check: Check) -> Findings:
+async def find_faults(runs: Runs, service: Service, check: Check) -> Findings:
     """Return the findings of *check*, or that it hangs."""
     found = _run_shared(runs, check.__name__, partial(_run_check, service, check))
     try:
@@ -162,6 +162,6 @@ def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> FailedJobs:
     """Admins only, because job ids give access to images."""
-    failed = list_jobs(service, JobStatus.FAILED, limit)
-    jobs = [represent_failed(job) for job in failed]
+    page = search_jobs(service, JobFilter(status=JobStatus.FAILED), limit)
+    jobs = [represent_failed(job) for job in page.jobs]
     return FailedJobs(count=len(jobs), jobs=jobs)
