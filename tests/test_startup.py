@@ -22,7 +22,7 @@ FRAMEWORK = {"fastapi", "starlette", "jwt", "typer"}
         ("imageprocessor.queue.workers.worker", EXTRAS | FRAMEWORK | {"uvicorn"}),
         # With --api-processes 2, the first process only supervises.
         ("imageprocessor.cli.serving", {*EXTRAS, "fastapi", "jwt"}),
-        ("imageprocessor.server.app", EXTRAS | {"imageprocessor.server.routes.webhooks"}),
+        ("imageprocessor.server.app", EXTRAS | {"jinja2", "imageprocessor.server.routes.webhooks"}),
     ],
 )
 def test_a_process_loads_only_what_it_needs(module: str, unwanted: set[str]) -> None:
