@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,13 @@ from urllib.request import Request, urlopen
 import pytest
 from starlette.testclient import TestClient
 
-from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
 from imageprocessor.server.routes.upload_page import WIDGET
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
-from tests.conftest import require_program
 from tests.images import encode, photo
+from tests.server.browsing import check, list_requests, run_jobs
 from tests.server.live import serve, wait_until
 from tests.uploads import list_all_jobs
 
@@ -56,27 +54,6 @@ addEventListener("upload-error", (event) => told.push(event.detail.problem.code)
 </script>"""
 
 
-@contextmanager
-def run_jobs(service: Service) -> Iterator[None]:
-    """Run every job that is submitted, in a thread."""
-    stopped = threading.Event()
-
-    def work() -> None:
-        while not stopped.wait(0.05):
-            with service.database.read() as connection:
-                waiting = list_all_jobs(connection)
-            for job in waiting:
-                run_job(service, job.job_id, "test")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
 def states(element: Any) -> list[str]:
     return [state.text for state in element.shadow_root.find_elements("css selector", ".state")]
 
@@ -87,16 +64,6 @@ def choose(browser: Any, element: Any, *paths: Path) -> None:
     browser.execute_script("arguments[0].hidden = false", field)  # the driver needs to see it
     field.send_keys("\n".join(map(str, paths)))
     browser.execute_script("arguments[0].hidden = true", field)
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The script of axe-core, which checks a page's accessibility."""
-    folder = tmp_path_factory.mktemp("axe")
-    options = ["--no-audit", "--no-fund", "--prefix", str(folder)]
-    command = [require_program("npm"), "install", *options, "axe-core@4.14.1"]
-    subprocess.run(command, check=True, timeout=120)
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
 
 
 def test_page_uploads_shows_and_deletes(
@@ -183,25 +150,6 @@ def test_element_on_another_site_puts_the_id_into_its_form(
 
 def drop(browser: Any, element: Any, content: bytes) -> None:
     browser.execute_script(DROP, element, base64.b64encode(content).decode(), "dropped.jpg")
-
-
-def check(browser: Any, axe: str) -> list[str]:
-    """Return what axe finds wrong with the page."""
-    browser.execute_script(axe)
-    found = browser.execute_async_script(
-        "axe.run().then(arguments[arguments.length - 1], (error) => { throw error; })"
-    )
-    return [
-        f"{violation['id']}: {node['html']}"
-        for violation in found["violations"]
-        for node in violation["nodes"]
-    ]
-
-
-def list_requests(browser: Any) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
-    return [message["params"]["request"]["url"] for message in sent]
 
 
 @contextmanager
