@@ -19,6 +19,7 @@ from imageprocessor.queue.metrics.families import (
     UPLOADS,
     Counter,
 )
+from imageprocessor.queue.pause import pause
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.settings import Settings
 from tests.conftest import require_program
@@ -87,6 +88,9 @@ def test_jobs_their_stages_and_the_state_are_shown(service: Service, submit_imag
     assert found["queue_jobs", labels("completed")] == 1
     assert found["queue_jobs", labels("pending")] == 1
     assert 0 < found["oldest_open_job_seconds", labels()] < 600
+    assert found["paused", labels()] == 0
+    pause(service, None)
+    assert read(render_metrics(service))["paused", labels()] == 1
     assert found["database_up", labels()] == 1
     assert found["disk_size_bytes", labels("data")] > found["disk_free_bytes", labels("data")] > 0
 

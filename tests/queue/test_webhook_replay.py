@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
+from imageprocessor.errors import (
+    DeliveryNotRepeatableError,
+    InvalidCursorError,
+    InvalidIdError,
+    UnknownDeliveryError,
+)
 from imageprocessor.queue import webhook_replay
 from imageprocessor.queue.access import OPERATOR
+from imageprocessor.queue.actions import list_actions
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.batches import BatchUpload, ReceivedFile, submit_batch
 from imageprocessor.queue.database import clock
@@ -21,7 +28,11 @@ from imageprocessor.queue.maintenance.progress import ignore
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender
 from imageprocessor.queue.webhook_replay import Replayed, replay
-from imageprocessor.queue.webhooks import remove_endpoint
+from imageprocessor.queue.webhooks import (
+    list_deliveries_page,
+    remove_endpoint,
+    repeat_delivery,
+)
 from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit
 from tests.queue.test_webhooks import add, end_deliveries
@@ -79,7 +90,20 @@ def test_only_failed_deliveries_are_sent_again_if_asked(
     assert replay(service, "shop", LONG_AGO, ignore, failed_only=True) == Replayed(0, 0)
     submit_image()
     end_deliveries(service, DeliveryStatus.FAILED)
-    assert replay(service, "shop", LONG_AGO, ignore, failed_only=True) == Replayed(1, 0)
+    replayed = replay(service, "shop", LONG_AGO, ignore, failed_only=True, by="root")
+    assert replayed == Replayed(1, 0)
+    action = list_actions(service, 1)[0]
+    assert (action["event_type"], action["metadata"]) == (
+        "webhook_replayed",
+        {
+            "by": "root",
+            "endpoint": "shop",
+            "since": clock.to_text(LONG_AGO),
+            "failed_only": True,
+            "repeated": 1,
+            "added": 0,
+        },
+    )
 
 
 def test_events_from_before_an_endpoint_are_sent_with_the_bodies_that_they_had(
@@ -159,6 +183,80 @@ def test_nothing_but_its_deletion_is_sent_of_a_deleted_image(
     assert replay(service, "late", LONG_AGO, ignore) == Replayed(0, 1)
     (row,) = list_rows(service, "late")
     assert row["body"] == expected
+
+
+def test_one_delivery_is_sent_again(service: Service, submit_image: Submit) -> None:
+    add(service)
+    job = submit_image()
+    (waiting,) = list_rows(service)
+    assert not repeat_delivery(service, waiting["delivery_id"], "root")
+    end_deliveries(service, DeliveryStatus.FAILED)
+    assert repeat_delivery(service, waiting["delivery_id"], "root")
+    (row,) = list_rows(service)
+    assert (row["status"], row["attempt_count"], row["ended_at"]) == ("waiting", 0, None)
+    assert (row["event_id"], row["body"]) == (waiting["event_id"], waiting["body"])
+    assert not repeat_delivery(service, waiting["delivery_id"], "root")
+    (action,) = list_actions(service, 9)
+    assert action["event_type"] == "webhook_replayed"
+    assert action["metadata"] == {
+        "by": "root",
+        "endpoint": "shop",
+        "delivery_id": waiting["delivery_id"],
+        "repeated": 1,
+    }
+
+    delete_image(service, job.image_id, OPERATOR)
+    end_deliveries(service, DeliveryStatus.DELIVERED)
+    accepted, deleted = list_rows(service)
+    with pytest.raises(DeliveryNotRepeatableError, match=f"{job.image_id} was deleted"):
+        repeat_delivery(service, accepted["delivery_id"], None)
+    assert repeat_delivery(service, deleted["delivery_id"], None)
+
+    for unknown in (job.job_id, "seven"):
+        with pytest.raises((UnknownDeliveryError, InvalidIdError)):
+            repeat_delivery(service, unknown, None)
+    remove_endpoint(service, "shop", ignore)
+    with pytest.raises(UnknownDeliveryError, match="was removed"):
+        repeat_delivery(service, accepted["delivery_id"], None)
+
+
+@pytest.mark.parametrize("status", DeliveryStatus)
+def test_deliveries_are_listed_in_pages(
+    service: Service, submit_image: Submit, status: DeliveryStatus
+) -> None:
+    """Each once, even if several ended, or are due, at the same moment."""
+    add(service)
+    add(service, "other")
+    for _ in range(7):
+        submit_image()
+    if status is not DeliveryStatus.WAITING:
+        end_deliveries(service, status)
+    moment = "next_attempt_at" if status is DeliveryStatus.WAITING else "ended_at"
+    rows = list_rows(service)
+    with service.database.write() as connection:
+        same = {moment: rows[2][moment]}
+        ids = [row["delivery_id"] for row in rows[2:6]]
+        changed = webhook_deliveries.update().where(webhook_deliveries.c.delivery_id.in_(ids))
+        connection.execute(changed.values(same))
+    rows = sorted(list_rows(service), key=lambda row: (row[moment], row["delivery_id"]))
+    if status is not DeliveryStatus.WAITING:
+        rows.reverse()
+    expected = [row["delivery_id"] for row in rows]
+
+    for limit in (1, 2, 3, 7, 8):
+        found: list[str] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = list_deliveries_page(service, "shop", status, limit, cursor)
+            assert 0 < len(page) <= limit
+            found += [delivery["delivery_id"] for delivery in page]
+            if cursor is None:
+                break
+        assert found == expected
+    for other in set(DeliveryStatus) - {status}:
+        assert list_deliveries_page(service, "shop", other, 9) == ([], None)
+    with pytest.raises(InvalidCursorError):
+        list_deliveries_page(service, "shop", status, 9, "7")
 
 
 def test_progress_is_reported_and_what_is_sent_meanwhile_is_not_sent_twice(

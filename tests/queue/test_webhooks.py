@@ -15,6 +15,7 @@ from imageprocessor.errors import (
     UnknownWebhookError,
 )
 from imageprocessor.queue import webhooks
+from imageprocessor.queue.actions import list_actions
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import IS_TO_SEND, webhook_deliveries
 from imageprocessor.queue.jobs import webhook_history
@@ -167,12 +168,21 @@ def test_disabled_endpoint_keeps_its_events_until_it_is_enabled(
 ) -> None:
     add(service)
     submit_image()
-    assert disable_endpoint(service, "shop", "holiday")
-    assert not disable_endpoint(service, "shop", "again")
+    assert disable_endpoint(service, "shop", "holiday", by="root")
+    assert not disable_endpoint(service, "shop", "again", by="root")
     submit_image()
     state = read_state(service, "shop")
     assert (state.name, state.waiting, state.endpoint.disabled_reason) == ("disabled", 2, "holiday")
     assert enable_endpoint(service, "shop") == 2
+    enabled, disabled = list_actions(service, 9)
+    assert (disabled["event_type"], disabled["metadata"]) == (
+        "webhook_disabled",
+        {"by": "root", "endpoint": "shop", "reason": "holiday"},
+    )
+    assert (enabled["event_type"], enabled["metadata"]) == (
+        "webhook_enabled",
+        {"by": None, "endpoint": "shop", "waiting": 2},
+    )
     assert read_state(service, "shop").name == "ok"
 
 

@@ -23,10 +23,12 @@ from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.dispatch.broker import DATABASE_KEY
 from imageprocessor.queue.dispatch.celery_client import RUN_JOB, create_celery
+from imageprocessor.queue.dispatch.publisher import MAX_WAITING
 from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.maintenance.sweeper import Sweeper
+from imageprocessor.queue.pause import pause, resume
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.celery_worker import time_limit
 from imageprocessor.settings import Settings
@@ -34,6 +36,7 @@ from tests.images import encode, photo, truncated
 from tests.queue.conftest import Submit
 from tests.queue.workers.test_supervisor import find, wait_for, wait_for_status
 from tests.servers import Server, find_free_port, run_redis, run_server
+from tests.uploads import submit_to
 
 COMMAND = [sys.executable, "-m", "celery", "-A", "imageprocessor.queue.celery_app", "worker"]
 
@@ -139,8 +142,23 @@ def test_jobs_run_and_processes_are_counted(
     for job in jobs:
         assert wait_for_status(service, job, JobStatus.COMPLETED).attempts == 1
     assert service.dispatcher.count_workers() == 2
+    check_pause(service)
     assert worker.stop() == 0
     assert "Traceback" not in worker.log.read_text()
+
+
+def check_pause(service: Service) -> None:
+    """Check that a running worker begins no job during a pause, and all afterwards."""
+    pause(service, None)
+    job = submit_to(service)
+    wait_for(lambda: service.dispatcher.count_redispatchable() == MAX_WAITING)  # it was received
+    time.sleep(0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "utc_now", lambda: datetime.now(UTC) + timedelta(seconds=11))
+        assert sweep(service)["overlooked_jobs"] == 0
+    assert find(service, job).status is JobStatus.PENDING
+    resume(service, None)
+    wait_for_status(service, job, JobStatus.COMPLETED)
 
 
 def test_child_has_the_memory_limit(start: Start) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
+from imageprocessor.queue.pause import pause, resume
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.workers.supervisor import Slot, Supervisor
 from imageprocessor.settings import Settings
@@ -285,6 +287,29 @@ def test_stop_releases_an_unfinished_job_uncounted(
     assert (released.status, released.attempts, released.worker_id) == (JobStatus.PENDING, 0, None)
 
 
+def test_paused_workers_are_not_woken(
+    service: Service, submit_image: Submit, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+    list_due = job_store.list_due
+
+    def count(*arguments: Any, **options: Any) -> list[str]:
+        rounds.append(time.monotonic())
+        return list_due(*arguments, **options)
+
+    monkeypatch.setattr(job_store, "list_due", count)
+    supervise(service)
+    wait_for_status(service, submit_image(), JobStatus.COMPLETED)
+    pause(service, None)
+    job = submit_image()
+    begun = len(rounds)
+    time.sleep(1.5)
+    assert len(rounds) - begun <= 4, "one for the upload, and one each second"
+    assert find(service, job).status is JobStatus.PENDING
+    resume(service, None)
+    wait_for_status(service, job, JobStatus.COMPLETED)
+
+
 def test_killed_service_loses_no_job_and_waits_for_no_lease(
     service: Service, submit_image: Submit, tmp_path: Path, slow_image: bytes
 ) -> None:
@@ -300,8 +325,15 @@ def test_killed_service_loses_no_job_and_waits_for_no_lease(
     assert len(presence.list_dead(workers_directory(service.settings))) == 1, (
         "the second should have removed the first"
     )
-    with supervisor_process(service.settings, tmp_path):
+    pause(service, None)
+    with supervisor_process(service.settings, tmp_path) as pid:
         started = time.monotonic()
+        wait_for(lambda: JobStatus.PROCESSING not in {find(service, job).status for job in jobs})
+        wait_for(lambda: len(list_children(pid)) == 2)
+        ended = [find(service, job) for job in jobs]
+        time.sleep(1)
+        assert [find(service, job) for job in jobs] == ended, "the workers are paused"
+        resume(service, None)
         for job in jobs:
             wait_for_status(service, job, JobStatus.COMPLETED)
         assert time.monotonic() - started < service.settings.job_timeout_seconds / 2
