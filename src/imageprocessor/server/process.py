@@ -67,12 +67,12 @@ class ServerOptions:
 def run_api_process(sockets: list[socket.socket] | None, options: ServerOptions) -> None:
     """Serve requests until SIGTERM, which the app also sends itself if its parent dies."""
     config = configure(options)
+    with collector_paused():
+        config.load()  # imports and builds the application; until then, a signal ends the process
     server = Server(config)
     # uvicorn installs these handlers too, but later; an earlier signal would break its startup.
     for number in HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)
-    with collector_paused():
-        config.load()  # imports and builds the application
     server.run(sockets)
 
 
