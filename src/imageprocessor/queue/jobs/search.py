@@ -30,7 +30,7 @@ from imageprocessor.queue.jobs.job import OPEN_STATUSES, Job, JobStatus
 from imageprocessor.queue.jobs.job_store import escape
 from imageprocessor.queue.jobs.place import Place
 
-SEARCHED_JOBS = 10_000
+SEARCHED_JOBS = 5000
 #: An upload gets its id just before the time of its creation.
 ID_TOLERANCE = timedelta(seconds=1)
 
