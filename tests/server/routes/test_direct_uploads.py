@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,11 @@ from imageprocessor.queue.maintenance.sweep import UPLOAD_STEP, sweep
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app
 from imageprocessor.settings import Settings
+from imageprocessor.storage.s3 import S3Storage
 from imageprocessor.tokens import Ticket, load_keys, sign_ticket, sign_token
 from tests.images import encode, photo
+from tests.server.live import serve, wait_until
+from tests.server.shop import drop, run_jobs, serve_shop
 from tests.servers.strict_s3 import KEY_ID, SECRET_KEY, StrictS3, send_direct
 from tests.storage.buckets import create_bucket
 
@@ -375,3 +379,77 @@ def test_what_a_ticket_permits_is_not_logged(
         for secret in (ticket, fields["x-amz-signature"], fields["policy"])
         if secret in printed
     ]
+
+
+def test_element_on_another_site_sends_straight_to_s3(
+    settings: Settings, service: Service, browser: Any, strict_s3: StrictS3, user: str
+) -> None:
+    token = sign_token(settings, user)
+    with run_jobs(service), serve(settings) as port:
+        api = f"http://127.0.0.1:{port}"
+        with serve_shop(api, token, direct=True, max_bytes=len(JPEG)) as shop:
+            upload = open_shop(browser, shop)
+            permit(service, "https://www.example.com")
+            assert upload(JPEG) == (None, "The connection was lost. Try again.")
+            permit(service, shop.rstrip("/"))
+            strict_s3.heads.clear()
+            code, said = upload(JPEG + bytes(1))
+            assert code == "file_too_large"
+            assert said.startswith(f"The file is larger than the limit of {len(JPEG)} bytes")
+            assert list_methods(strict_s3) == set(), "S3 would say it in XML"
+            code, said = upload(b"no image".ljust(len(JPEG)))
+            assert (code, said[:31]) == ("type_unsupported", "The file is of an unknown type.")
+            image_id, said = upload(JPEG)
+            assert said == "Done"
+            value = "return new FormData(document.querySelector('form')).getAll('photo')"
+            assert browser.execute_script(value) == [image_id]
+    assert list_methods(strict_s3) == {"OPTIONS", "POST"}
+    with service.database.read() as connection:
+        job = job_store.find_image(connection, image_id)
+    assert job is not None
+    assert job.user_id == user
+
+    strict_s3.heads.clear()
+    strict_s3.has_post = False
+    changed = settings.model_copy(update={"s3_direct_uploads": "put"})
+    with run_jobs(service), serve(changed) as port:
+        api = f"http://127.0.0.1:{port}"
+        with serve_shop(api, token, direct=True, size=len(JPEG)) as shop:
+            upload = open_shop(browser, shop)
+            permit(service, shop.rstrip("/"))
+            assert upload(JPEG)[1] == "Done"
+            assert upload(JPEG[1:])[1] == "The storage refused the file (403). Try again."
+    assert list_methods(strict_s3) == {"OPTIONS", "PUT"}
+
+
+def open_shop(browser: Any, shop: str) -> Callable[[bytes], tuple[Any, str]]:
+    """Open the page, and return a function that uploads a file.
+
+    It returns the id of the image or the code of the problem, and what the page says.
+    """
+    browser.get(shop)
+    element = browser.find_element("css selector", "image-upload")
+    wait_until(lambda: browser.execute_script("return !!arguments[0].shadowRoot", element))
+
+    def upload(content: bytes) -> tuple[Any, str]:
+        before = browser.execute_script("return told.length")
+        drop(browser, element, content)
+        wait_until(lambda: browser.execute_script("return told.length") > before)
+        state = element.shadow_root.find_element("css selector", ".state")
+        return browser.execute_script("return told.at(-1)"), state.text
+
+    return upload
+
+
+def list_methods(strict_s3: StrictS3) -> set[str]:
+    """Return the methods of the browser's requests to S3."""
+    return {head.partition(" ")[0] for head in strict_s3.heads if "Mozilla" in head}
+
+
+def permit(service: Service, origin: str) -> None:
+    """Give the bucket the CORS rules of the documentation, for *origin*."""
+    rules = Path("deploy/s3/cors.json").read_text().replace("https://www.example.com", origin)
+    assert isinstance(service.staging, S3Storage)
+    service.staging.client.put_bucket_cors(
+        Bucket=service.settings.s3_bucket, CORSConfiguration=json.loads(rules)
+    )
