@@ -17,8 +17,8 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from imageprocessor.cli.app import app
-from imageprocessor.cli.configuration import show_value
 from imageprocessor.core.transformations.grammar import OPERATIONS, Transformation
+from imageprocessor.environment import show_value
 from imageprocessor.errors import (
     ImageProcessorError,
     InvalidTransformationError,

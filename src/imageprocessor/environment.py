@@ -5,14 +5,17 @@ Entry points call it; nothing else reads the environment.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
+from imageprocessor.core.variants import VariantSpec
 from imageprocessor.errors import SettingsError
 from imageprocessor.settings import Settings, accepted_form, is_secret
 
@@ -20,6 +23,7 @@ ENV_FILE = Path(".env")
 DEFAULT = "default"
 #: JWT_SECRET resembles JWT_SECRET_KEY; no name in .env.example for other programs resembles any.
 SIMILARITY = 0.8
+MARKDOWN_LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 
 
 def load_settings(environ: Mapping[str, str], env_file: Path = ENV_FILE) -> Settings:
@@ -63,6 +67,63 @@ def find_misspelt_names(env_file: Path = ENV_FILE) -> dict[str, str]:
         if name not in accepted and similar:
             misspelt[name] = similar[0]
     return misspelt
+
+
+def list_settings(
+    settings: Settings, environ: Mapping[str, str], *, shows_secrets: bool = False
+) -> list[dict[str, str]]:
+    """Return each setting's name, value, origin, meaning and accepted form.
+
+    Secrets are hidden unless *shows_secrets*.
+    """
+    origins = find_origins(environ)
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        is_hidden = is_secret(name) and value and not shows_secrets
+        row = {
+            "name": name.upper(),
+            "value": "(hidden)" if is_hidden else show_value(value),
+            "origin": origins[name],
+            "meaning": _remove_markup(field.description or ""),
+            "accepted": accepted_form(name),
+        }
+        rows.append(row)
+    return rows
+
+
+def show_value(value: Any) -> str:
+    """Return a setting's value in a form that the setting accepts; an empty string if unset.
+
+    >>> show_value((VariantSpec("card", width=400),))
+    '{"card": {"width": 400}}'
+    >>> show_value(("photos", "avatars")), show_value(True), show_value(None)
+    ('photos,avatars', 'true', '')
+    """
+    if value is None:
+        return ""
+    if hasattr(value, "get_secret_value"):  # pydantic's SecretStr
+        return str(value.get_secret_value())
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple) and value and isinstance(value[0], VariantSpec):
+        sizes = {}
+        for spec in value:
+            options = spec.list_changes()
+            sizes[options.pop("name")] = options
+        return json.dumps(sizes)
+    if isinstance(value, tuple):
+        return ",".join(map(show_value, value))
+    return str(value)
+
+
+def _remove_markup(text: str) -> str:
+    """Return Markdown as plain text.
+
+    >>> _remove_markup("Token for [Prometheus](metrics.md), which reads `/metrics`.")
+    'Token for Prometheus, which reads /metrics.'
+    """
+    return MARKDOWN_LINK.sub(r"\1", text).replace("`", "")
 
 
 class _Value(NamedTuple):

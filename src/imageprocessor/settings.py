@@ -326,6 +326,11 @@ class Settings(BaseModel):
     upload_page: bool = setting(
         True, "`true` or `false`", "Serve a page on `/upload` for uploading in a browser."
     )
+    admin_ui: bool = setting(
+        False,
+        "`true` or `false`",
+        "Serve pages on `/admin` that show jobs, images and webhooks to admins.",
+    )
     cors_origins: Names = setting(
         (), "origins, as `https://a,https://b`", "Sites whose pages may call the API."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -19,8 +20,11 @@ from imageprocessor.queue.access import Caller
 from imageprocessor.settings import Settings
 from imageprocessor.storage.files import create_file
 
-ADMIN_SCOPE = "images:admin"
+ADMIN_SCOPE = "images:admin"  #: may do everything
+READ_ALL_SCOPE = "images:read-all"  #: may see everything
 TICKET_AUDIENCE = "imageprocessor:upload-ticket"
+SESSION_AUDIENCE = "imageprocessor:admin-session"
+MAX_SESSION = timedelta(hours=12)
 MAX_SUBJECT_CHARACTERS = 255
 #: Proxies forward no header beyond this; reading a longer token would only delay the rejection.
 MAX_TOKEN_CHARACTERS = 8 * 1024
@@ -80,13 +84,18 @@ def generated_key_path(settings: Settings) -> Path:
 
 
 def sign_token(
-    settings: Settings, subject: str, *, admin: bool = False, lifetime: timedelta | None = None
+    settings: Settings,
+    subject: str,
+    *,
+    admin: bool = False,
+    reads_all: bool = False,
+    lifetime: timedelta | None = None,
 ) -> str:
     """Return a token for the user *subject*, with the audience and issuer from the settings."""
     now = datetime.now(UTC)
     claims: dict[str, Any] = {"sub": subject, "iat": now}
-    if admin:
-        claims["scope"] = ADMIN_SCOPE
+    if scope := _write_scope(admin=admin, reads_all=reads_all):
+        claims["scope"] = scope
     if lifetime:
         claims["exp"] = now + lifetime
     if settings.jwt_audience:
@@ -133,35 +142,109 @@ def check_ticket(
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidTicketError(f"it is longer than {MAX_TOKEN_CHARACTERS} characters")
+    required = ["sub", "jti", "exp", "bucket", "max_bytes"]
+    try:
+        claims = _decode_own(token, keys, settings, TICKET_AUDIENCE, required, leeway_seconds)
+    except jwt.InvalidSignatureError:
+        raise InvalidTicketError("it is signed with another key") from None
+    except jwt.ExpiredSignatureError:
+        raise InvalidTicketError("it has expired") from None
+    except (jwt.PyJWTError, ValueError):
+        raise InvalidTicketError("it is not a ticket of this service") from None
+    return Ticket(
+        claims["jti"],
+        claims["sub"],
+        claims["bucket"],
+        claims["max_bytes"],
+        claims["metadata"],
+        claims["webhook"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who has logged in to the admin pages."""
+
+    caller: Caller
+    expires_at: datetime
+
+
+def open_session(token: str, keys: TokenKeys, settings: Settings) -> Session:
+    """Return a session of at most MAX_SESSION for the caller of *token*, or as long as it is valid.
+
+    Raises:
+        UnauthorizedError: See :func:`check_token`.
+    """
+    caller, refused_from = _check_and_date(token, keys, settings)
+    ends_at = datetime.now(UTC) + MAX_SESSION
+    if refused_from < ends_at.timestamp():
+        ends_at = datetime.fromtimestamp(refused_from, UTC)
+    return Session(caller, ends_at)
+
+
+def sign_session(keys: TokenKeys, settings: Settings, session: Session) -> str:
+    """Return *session* as a signed token, which no route of the API accepts as a user's token."""
+    caller = session.caller
+    claims = {
+        "aud": SESSION_AUDIENCE,
+        "sub": caller.user_id,
+        "exp": session.expires_at,
+        "scope": _write_scope(admin=caller.admin, reads_all=caller.reads_all),
+    }
+    return jwt.encode(claims, keys.signing, algorithm=settings.jwt_algorithm)
+
+
+def check_session(text: str, keys: TokenKeys, settings: Settings) -> Session | None:
+    """Return the session that :func:`sign_session` wrote; None if it has ended or is not ours."""
+    if len(text) > MAX_TOKEN_CHARACTERS:
+        return None
+    try:
+        claims = _decode_own(text, keys, settings, SESSION_AUDIENCE, ["sub", "exp", "scope"])
+    except (jwt.PyJWTError, ValueError):
+        return None
+    caller = _make_caller(claims["sub"], claims["scope"])
+    return Session(caller, datetime.fromtimestamp(claims["exp"], UTC))
+
+
+def _decode_own(
+    token: str,
+    keys: TokenKeys,
+    settings: Settings,
+    audience: str,
+    required: list[str],
+    leeway_seconds: float = 0,
+) -> dict[str, Any]:
+    """Return the claims of a token that this service has signed for its own use.
+
+    Raises:
+        jwt.PyJWTError, ValueError: It is not valid.
+    """
     for key in keys.accepted:
-        try:
-            claims = jwt.decode(
+        with suppress(jwt.InvalidSignatureError):
+            return jwt.decode(
                 token,
                 key,
                 algorithms=[settings.jwt_algorithm],
-                audience=TICKET_AUDIENCE,
+                audience=audience,
                 leeway=settings.jwt_leeway_seconds + leeway_seconds,
-                options={"require": ["sub", "jti", "exp", "bucket", "max_bytes"]},
+                options={"require": required},
             )
-        except jwt.InvalidSignatureError:
-            continue
-        except jwt.ExpiredSignatureError:
-            raise InvalidTicketError("it has expired") from None
-        except (jwt.PyJWTError, ValueError):
-            raise InvalidTicketError("it is not a ticket of this service") from None
-        return Ticket(
-            claims["jti"],
-            claims["sub"],
-            claims["bucket"],
-            claims["max_bytes"],
-            claims["metadata"],
-            claims["webhook"],
-        )
-    raise InvalidTicketError("it is signed with another key")
+    raise jwt.InvalidSignatureError
 
 
 def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
     """Return the caller that *token* identifies.
+
+    Raises:
+        UnauthorizedError: The signature, algorithm, expiry, audience, issuer or subject is not
+            valid. The message is the same for every cause; the attribute ``cause`` names it.
+    """
+    caller, _ = _check_and_date(token, keys, settings)
+    return caller
+
+
+def _check_and_date(token: str, keys: TokenKeys, settings: Settings) -> tuple[Caller, float]:
+    """Return the caller that *token* identifies, and the time from which the token is refused.
 
     Raises:
         UnauthorizedError: The signature, algorithm, expiry, audience, issuer or subject is not
@@ -184,7 +267,7 @@ def check_token(token: str, keys: TokenKeys, settings: Settings) -> Caller:
         except (jwt.PyJWTError, ValueError) as error:
             raise UnauthorizedError(_explain(error)) from None
         if time.time() < refused_from:
-            return caller
+            return caller, refused_from
         raise UnauthorizedError(CAUSES[jwt.ExpiredSignatureError])
     raise UnauthorizedError("signed with another key than JWT_SECRET_KEY")
 
@@ -210,9 +293,17 @@ def _verify(token: str, key: str, rules: TokenRules) -> tuple[Caller, float]:
     subject = claims["sub"]
     if not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS or not subject.isprintable():
         raise InvalidSubjectError
-    scope = claims.get("scope", "")
-    is_admin = isinstance(scope, str) and ADMIN_SCOPE in scope.split()
-    return Caller(subject, is_admin), refused_from
+    return _make_caller(subject, claims.get("scope", "")), refused_from
+
+
+def _make_caller(subject: str, scope: object) -> Caller:
+    scopes = scope.split() if isinstance(scope, str) else ()
+    return Caller(subject, ADMIN_SCOPE in scopes, READ_ALL_SCOPE in scopes)
+
+
+def _write_scope(*, admin: bool, reads_all: bool) -> str:
+    granted = {ADMIN_SCOPE: admin, READ_ALL_SCOPE: reads_all}
+    return " ".join(scope for scope, is_granted in granted.items() if is_granted)
 
 
 def _explain(error: Exception) -> str:

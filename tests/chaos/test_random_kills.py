@@ -1,5 +1,7 @@
 """Whatever is killed, and however often, every accepted upload ends once, and its webhook arrives.
 
+Meanwhile an operator looks at the admin pages, pauses and resumes.
+
 CHAOS_IMAGES: how many to upload; `nox -s chaos` uploads 1000.
 """
 
@@ -25,6 +27,7 @@ import pytest
 from imageprocessor.queue.metrics.counts import read_totals
 from tests.chaos.ledger import Ledger, check_consistency
 from tests.chaos.listener import Listener, check_deliveries, count_waiting, listening
+from tests.chaos.operator import operating
 from tests.conftest import require_program
 from tests.e2e.deployments import CELERY_WORKER, KEY
 from tests.images import encode, photo
@@ -147,6 +150,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
         "JOB_TIMEOUT_SECONDS": "5",  # jobs of a killed worker host return 15 s later
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
         "METRICS_PORT": str(find_free_port()),
+        "ADMIN_UI": "true",
     }
     if "celery" in request.param:
         chosen |= {
@@ -206,10 +210,12 @@ def test_every_202_ends_once_and_is_reported(
     listener: tuple[Listener, WebhookReceiver],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ledger = Ledger(f"http://127.0.0.1:{port}", encode(photo(900, 700), "JPEG"))
+    address = f"http://127.0.0.1:{port}"
+    ledger = Ledger(address, encode(photo(900, 700), "JPEG"))
     counted = Path(settings["DATA_DIR"]) / "metrics"
     started = time.monotonic()
     with (
+        operating(address, KEY, random.Random(SEED)) as answered,
         killing(programs, ledger, counted, random.Random(SEED)) as killed,
         ThreadPoolExecutor(UPLOADERS) as pool,
     ):
@@ -221,5 +227,6 @@ def test_every_202_ends_once_and_is_reported(
         program.end()
     assert len(ledger.accepted) == IMAGES
     assert killed, f"nothing was killed in {time.monotonic() - started:.0f} s"
+    assert {200, 303} <= set(answered) <= {200, 303, 503}, answered
     check_deliveries(settings, *listener)
     check_consistency(settings, ledger, monkeypatch)

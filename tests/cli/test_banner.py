@@ -55,3 +55,16 @@ def test_banner_shows_data_locations_and_workers(tmp_path: Path) -> None:
     assert f"images      {tmp_path / 'images'}" in banner
     assert "database" not in banner
     assert "none (WORKER_CONCURRENCY=0): also run 'imageprocessor worker'" in banner
+
+
+def test_banner_says_where_the_admin_pages_are_and_how_to_log_in(tmp_path: Path) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "ADMIN_UI": "true"}
+    with listen("127.0.0.1", 0) as listener:
+        banner = describe_service(load_settings(environ), listener, environ)
+        under_a_path = describe_service(load_settings(environ), listener, environ, "/images")
+        off = describe_service(load_settings({}), listener, {})
+        assert f"Admin pages: {reachable_url(listener)}/admin\n" in banner
+    command = f"DATA_DIR={tmp_path} imageprocessor token --sub me --admin --expires 12h"
+    assert command in banner
+    assert "Admin pages: /images/admin\n" in under_a_path
+    assert "Admin pages" not in off

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from imageprocessor.server.app import create_app
 from imageprocessor.server.events.poller import EventPoller
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
+from tests.conftest import require_program
 from tests.images import encode, photo
 from tests.servers.browser import open_browser
 
@@ -119,6 +121,16 @@ def image(upload: Callable[..., Any], run: Callable[[str], None]) -> dict[str, s
 def browser(tmp_path: Path) -> Iterator[Any]:
     with open_browser(tmp_path / "profile") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core, which checks a page's accessibility."""
+    folder = tmp_path_factory.mktemp("axe")
+    options = ["--no-audit", "--no-fund", "--prefix", str(folder)]
+    command = [require_program("npm"), "install", *options, "axe-core@4.14.1"]
+    subprocess.run(command, check=True, timeout=120)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()
 
 
 def count_jobs(service: Service) -> int:

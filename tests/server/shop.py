@@ -11,9 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.request import Request, urlopen
 
-from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.jobs import job_store
-from imageprocessor.queue.service import Service
 from imageprocessor.server.routes.upload_page import WIDGET
 
 IN_DROP = """
@@ -75,24 +72,3 @@ def serve_shop(api: str, token: str, **fields: Any) -> Iterator[str]:
 
 def drop(browser: Any, element: Any, content: bytes) -> None:
     browser.execute_script(DROP, element, base64.b64encode(content).decode(), "dropped.jpg")
-
-
-@contextmanager
-def run_jobs(service: Service) -> Iterator[None]:
-    """Run every job that is submitted, in a thread."""
-    stopped = threading.Event()
-
-    def work() -> None:
-        while not stopped.wait(0.05):
-            with service.database.read() as connection:
-                waiting = job_store.list_jobs(connection, None, 10)
-            for job in waiting:
-                run_job(service, job.job_id, "test")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()

@@ -15,6 +15,7 @@ from imageprocessor.tokens import sign_token
 
 UPLOAD_PATH = "/api/v1/images/upload"
 UPLOAD_PAGE_PATH = "/upload"
+ADMIN_PATH = "/admin"
 PAGE_USER = "upload-page"  #: owns only what is uploaded on the page
 PAGE_TOKEN_LIFETIME = timedelta(minutes=15)
 
@@ -39,8 +40,13 @@ def describe_service(
     lines += ["", "  Try it in another terminal:"]
     lines += [f"    {line}" for line in try_lines(settings, url, environ)]
     if settings.upload_page:
-        page = root_path + UPLOAD_PAGE_PATH if root_path else url + UPLOAD_PAGE_PATH
+        page = (root_path or url) + UPLOAD_PAGE_PATH
         lines += ["", f"  Try it in a browser: {page}{page_token(settings, listener)}"]
+    if settings.admin_ui:
+        page = (root_path or url) + ADMIN_PATH
+        command = "imageprocessor token --sub me --admin --expires 12h"
+        lines += ["", f"  Admin pages: {page}"]
+        lines += [f"    log in with a token of: {shell_prefix(settings, environ)}{command}"]
     return "\n".join(lines)
 
 
@@ -58,16 +64,21 @@ def page_token(settings: Settings, listener: socket.socket) -> str:
 
 def try_lines(settings: Settings, url: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return two shell commands: get a token, upload a photo and wait for the result."""
-    prefix = ""
-    if environ.get("DATA_DIR"):  # not set in the other terminal
-        data_dir = str(settings.data_dir.resolve())
-        prefix = f"DATA_DIR={shlex.quote(data_dir)} "
+    prefix = shell_prefix(settings, environ)
     bucket = settings.allowed_buckets[0] if settings.allowed_buckets else "photos"
     authorization = '-H "Authorization: Bearer $TOKEN"'
     return (
         f"TOKEN=$({prefix}imageprocessor token --sub me)",
         f"curl {authorization} -F file=@photo.jpg -F bucket={bucket} '{url}{UPLOAD_PATH}?wait=10'",
     )
+
+
+def shell_prefix(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return what must stand before a command in another terminal, where DATA_DIR is not set."""
+    if not environ.get("DATA_DIR"):
+        return ""
+    data_dir = str(settings.data_dir.resolve())
+    return f"DATA_DIR={shlex.quote(data_dir)} "
 
 
 def reachable_url(listener: socket.socket) -> str:

@@ -16,7 +16,8 @@ class Caller:
     """The author of a request: a user, an admin, or an anonymous client."""
 
     user_id: str | None = None
-    admin: bool = False
+    admin: bool = False  #: may do everything
+    reads_all: bool = False  #: may see everything
 
     def owns(self, uploaded: Job | Batch) -> bool:
         """Return whether the caller owns the job's image, or the batch, or is an admin."""
@@ -29,7 +30,7 @@ OPERATOR = Caller(admin=True)  #: anyone with access to the machine, and so to t
 
 def may_read(service: Service, caller: Caller, job: Job) -> bool:
     """Return whether *caller* may see the job and its image."""
-    return service.settings.public_reads or caller.owns(job)
+    return service.settings.public_reads or caller.reads_all or caller.owns(job)
 
 
 def may_scrape(settings: Settings, authorization: str) -> bool:

@@ -52,6 +52,7 @@ from imageprocessor.storage.side_by_side import MAX_THREADS, open_store_pool
 
 T = TypeVar("T")
 TimeLimit = Callable[[], AbstractContextManager[None]]
+Steps = dict[str, float]  #: the seconds of each step of an attempt, in their order
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class Attempt:
 
     job: Job
     started: float  #: by ``time.perf_counter``
+    steps: Steps
     result: ProcessedImage | ImageProcessorError  #: the error: why the attempt failed
 
 
@@ -71,6 +73,7 @@ class Stored:
 
     keys: dict[str, str]
     generated: dict[str, Any]
+    steps: Steps
 
 
 def run_job(
@@ -97,10 +100,12 @@ def run_job(
     if job is None:
         return
 
+    steps: Steps = {}
+
     def process_and_store() -> Stored:
         with time_limit():
-            image = _process_source(service, job, threads)
-            return _store_variants(service, job, image, pool)
+            image = _process_source(service, job, threads, steps)
+            return _store_variants(service, job, image, pool, steps)
 
     with _log_context(job), open_store_pool() as pool:
         started = time.perf_counter()
@@ -121,8 +126,9 @@ def process_job(service: Service, job: Job, threads: int) -> Attempt:
     """Load and process the source of a claimed job, without storing anything."""
     with _log_context(job):
         started = time.perf_counter()
-        result = _catch_errors(service, lambda: _process_source(service, job, threads))
-        return Attempt(job, started, result)
+        steps: Steps = {}
+        result = _catch_errors(service, lambda: _process_source(service, job, threads, steps))
+        return Attempt(job, started, steps, result)
 
 
 def finish_attempt(service: Service, attempt: Attempt, pool: Executor) -> None:
@@ -135,7 +141,9 @@ def finish_attempt(service: Service, attempt: Attempt, pool: Executor) -> None:
     outcome: Stored | ImageProcessorError
     with _log_context(job):
         if isinstance(result, ProcessedImage):
-            outcome = _catch_errors(service, lambda: _store_variants(service, job, result, pool))
+            outcome = _catch_errors(
+                service, lambda: _store_variants(service, job, result, pool, attempt.steps)
+            )
         else:
             outcome = result
         _end_attempt(service, job, attempt.started, outcome)
@@ -322,27 +330,31 @@ def _describe_unexpected(error: Exception) -> UnexpectedError:
     )
 
 
-def _process_source(service: Service, job: Job, threads: int) -> ProcessedImage:
+def _process_source(service: Service, job: Job, threads: int, steps: Steps) -> ProcessedImage:
     settings = service.settings
     started = time.perf_counter()
     source = load_source(service, job)
-    _note_stage(service, "load", started)
+    _note_step(service, steps, "load", started)
     return process(
         source,
         settings.image_sizes,
         settings.limits,
         threads=threads,
         watermarks=settings.watermarks,
-        on_step=partial(_note_stage, service),
+        on_step=partial(_note_step, service, steps),
     )
 
 
-def _note_stage(service: Service, stage: str, started: float) -> None:
-    """Count the seconds of a part of an attempt, which has just ended."""
-    service.counts.observe(STAGE_SECONDS, time.perf_counter() - started, stage)
+def _note_step(service: Service, steps: Steps, name: str, started: float) -> None:
+    """Add the seconds of a step of an attempt, which has just ended, to *steps* and the metrics."""
+    seconds = time.perf_counter() - started
+    steps[name] = steps.get(name, 0.0) + seconds
+    service.counts.observe(STAGE_SECONDS, seconds, name)
 
 
-def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Executor) -> Stored:
+def _store_variants(
+    service: Service, job: Job, image: ProcessedImage, pool: Executor, steps: Steps
+) -> Stored:
     """Store all variants and their alternates.
 
     Side by side, because the disk flushes at once what several threads wait for: four variants of
@@ -357,8 +369,8 @@ def _store_variants(service: Service, job: Job, image: ProcessedImage, pool: Exe
     objects = {keys[name]: variant.data for name, variant in image.files.items()}
     require_memory(THREAD_BYTES * min(len(objects), MAX_THREADS), "for threads")
     service.storage.put_all(objects, pool)
-    _note_stage(service, "store", started)
-    return Stored(keys, image.describe())
+    _note_step(service, steps, "store", started)
+    return Stored(keys, image.describe(), steps)
 
 
 def _end_attempt(
@@ -403,9 +415,10 @@ def _complete(service: Service, job: Job, stored: Stored) -> None:
                 previous_status=JobStatus.PROCESSING,
                 duration_seconds=_measure_attempt(job, now),
                 attempt=job.attempts,
+                steps={name: round(seconds, 4) for name, seconds in stored.steps.items()},
             )
     if completed:
-        _note_stage(service, "complete", started)
+        service.counts.observe(STAGE_SECONDS, time.perf_counter() - started, "complete")
         service.counts.add(JOBS, "completed", "")
         seconds = _measure_attempt(job, now)
         if seconds is not None:

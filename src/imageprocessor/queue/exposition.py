@@ -6,12 +6,12 @@ whole scrape may take, and 70 ms to import.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 import imageprocessor
 from imageprocessor.queue.database.connections import DATABASE_FAULTS
+from imageprocessor.queue.disks import measure_disks
 from imageprocessor.queue.health import oldest_open_seconds
 from imageprocessor.queue.metrics import families
 from imageprocessor.queue.metrics.counts import read_totals
@@ -27,7 +27,6 @@ from imageprocessor.queue.metrics.families import (
 from imageprocessor.queue.metrics.series_table import Series
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.statistics import collect_statistics
-from imageprocessor.settings import Settings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -100,7 +99,9 @@ def _write_labels(metric: Metric, values: LabelValues) -> str:
 def read_state(service: Service) -> dict[Gauge, Values]:
     """Return the values of each gauge; without those in the database if it does not answer."""
     state: dict[Gauge, Values] = {families.BUILD: {(imageprocessor.__version__,): 1}}
-    state |= _measure_disks(service.settings)
+    disks = measure_disks(service.settings)
+    state[families.DISK_FREE] = {(name,): disk.free_bytes for name, disk in disks.items()}
+    state[families.DISK_SIZE] = {(name,): disk.size_bytes for name, disk in disks.items()}
     try:
         state |= _read_database(service)
     except DATABASE_FAULTS:
@@ -128,19 +129,3 @@ def _read_database(service: Service) -> dict[Gauge, Values]:
         families.ENDPOINTS: by_state,
         families.EVENT_LAG: {(): found["events"]["lag_seconds"]},
     }
-
-
-def _measure_disks(settings: Settings) -> dict[Gauge, Values]:
-    folders = {"data": settings.data_dir}
-    if settings.storage_backend == "local":
-        folders["storage"] = settings.storage_path
-    free: dict[tuple[str, ...], float] = {}
-    size: dict[tuple[str, ...], float] = {}
-    for volume, folder in folders.items():
-        try:
-            disk = os.statvfs(folder)
-        except OSError:  # not mounted; the health check reports it
-            continue
-        free[volume,] = disk.f_bavail * disk.f_frsize
-        size[volume,] = disk.f_blocks * disk.f_frsize
-    return {families.DISK_FREE: free, families.DISK_SIZE: size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -41,9 +42,10 @@ def read_job(service: Service, job_id: str, caller: Caller) -> Job:
 
 
 def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[str, Any]]]:
-    """Return a job, by its own id or its image's, and its audit trail.
+    """Return a job, by its own id or its image's, and its audit trail, oldest first.
 
-    The audit trail outlives the image; for a deleted image, the job is None.
+    Each event has the seconds since the one before as ``seconds_later``; None for the first. The
+    audit trail outlives the image; for a deleted image, the job is None.
 
     Raises:
         InvalidIdError: *any_id* is not a UUID.
@@ -56,7 +58,26 @@ def read_history(service: Service, any_id: str) -> tuple[Job | None, list[dict[s
         events = outbox.list_events(connection, job_id or id_)
     if job is None and not events:
         raise JobNotFoundError(f"There is no job, image or batch {id_}.")
-    return job, events
+    return job, _add_seconds(events)
+
+
+def _add_seconds(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events of a job, each with the seconds since the one before.
+
+    They are negative if the clock was set back.
+
+    >>> times = "2024-11-08T14:00:00.000000Z", "2024-11-08T14:00:01.500000Z"
+    >>> _add_seconds([{"created_at": time} for time in times])[1]
+    {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
+    """
+    timed = []
+    before: datetime | None = None
+    for event in events:
+        moment = clock.from_text(event["created_at"])
+        seconds = (moment - before).total_seconds() if before else None
+        timed.append({**event, "seconds_later": seconds})
+        before = moment
+    return timed
 
 
 def list_jobs(

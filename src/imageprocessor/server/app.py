@@ -98,7 +98,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _list_routers(settings: Settings) -> Sequence[APIRouter]:
-    return ROUTERS if settings.metrics_token is None else (*ROUTERS, metrics.router)
+    routers = list(ROUTERS)
+    if settings.metrics_token is not None:
+        routers.append(metrics.router)
+    if settings.admin_ui:
+        from imageprocessor.server.admin import router as admin  # noqa: PLC0415 - imports Jinja2
+
+        routers += admin.ROUTERS
+    return routers
 
 
 def _make_lifespan(

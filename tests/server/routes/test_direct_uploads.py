@@ -22,8 +22,9 @@ from imageprocessor.settings import Settings
 from imageprocessor.storage.s3 import S3Storage
 from imageprocessor.tokens import Ticket, load_keys, sign_ticket, sign_token
 from tests.images import encode, photo
+from tests.server.browsing import run_jobs
 from tests.server.live import serve, wait_until
-from tests.server.shop import drop, run_jobs, serve_shop
+from tests.server.shop import drop, serve_shop
 from tests.servers.strict_s3 import KEY_ID, SECRET_KEY, StrictS3, send_direct
 from tests.storage.buckets import create_bucket
 

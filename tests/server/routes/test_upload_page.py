@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
-import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,10 @@ from imageprocessor.queue.service import Service
 from imageprocessor.server.routes.upload_page import WIDGET
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
-from tests.conftest import require_program
 from tests.images import encode, photo
+from tests.server.browsing import check, list_requests, run_jobs
 from tests.server.live import serve, wait_until
-from tests.server.shop import IN_DROP, drop, run_jobs, serve_shop
+from tests.server.shop import IN_DROP, drop, serve_shop
 
 JPEG = encode(photo(80, 60), "JPEG")
 PNG = encode(photo(60, 60, seed=2), "PNG")
@@ -42,16 +40,6 @@ def choose(browser: Any, element: Any, *paths: Path) -> None:
     browser.execute_script("arguments[0].hidden = false", field)  # the driver needs to see it
     field.send_keys("\n".join(map(str, paths)))
     browser.execute_script("arguments[0].hidden = true", field)
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The script of axe-core, which checks a page's accessibility."""
-    folder = tmp_path_factory.mktemp("axe")
-    options = ["--no-audit", "--no-fund", "--prefix", str(folder)]
-    command = [require_program("npm"), "install", *options, "axe-core@4.14.1"]
-    subprocess.run(command, check=True, timeout=120)
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
 
 
 def test_page_uploads_shows_and_deletes(
@@ -134,25 +122,6 @@ def test_element_on_another_site_puts_the_id_into_its_form(
         job = job_store.find_image(connection, told[1])
     assert job is not None
     assert job.user_id == "ann"
-
-
-def check(browser: Any, axe: str) -> list[str]:
-    """Return what axe finds wrong with the page."""
-    browser.execute_script(axe)
-    found = browser.execute_async_script(
-        "axe.run().then(arguments[arguments.length - 1], (error) => { throw error; })"
-    )
-    return [
-        f"{violation['id']}: {node['html']}"
-        for violation in found["violations"]
-        for node in violation["nodes"]
-    ]
-
-
-def list_requests(browser: Any) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
-    return [message["params"]["request"]["url"] for message in sent]
 
 
 def test_page_has_a_strict_policy(client: TestClient) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -133,9 +132,8 @@ def show_job(service: Service, id_: str, *, as_json: bool) -> None:
     from imageprocessor.queue.job_control import read_history
     from imageprocessor.queue.webhooks import list_job_deliveries
 
-    found, events = read_history(service, id_)
-    deliveries = list_job_deliveries(service, found.job_id if found else events[0]["job_id"])
-    trail = trace(events)
+    found, trail = read_history(service, id_)
+    deliveries = list_job_deliveries(service, found.job_id if found else trail[0]["job_id"])
     if as_json:
         facts = describe_job(found) if found else None
         print_json({"job": facts, "events": trail, "deliveries": deliveries})
@@ -175,27 +173,6 @@ def show_batch(service: Service, progress: BatchProgress, *, as_json: bool) -> N
     print_table(("file", "status", "job", "error"), rows)
     if deliveries:
         print_deliveries(deliveries, "endpoint")
-
-
-def trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events of a job, each with the seconds since the previous one.
-
-    The seconds are negative if the clock was set back.
-
-    >>> times = "2024-11-08T14:00:00.000000Z", "2024-11-08T14:00:01.500000Z"
-    >>> trace([{"created_at": time} for time in times])[1]
-    {'created_at': '2024-11-08T14:00:01.500000Z', 'seconds_later': 1.5}
-    """
-    from imageprocessor.queue.database.clock import from_text
-
-    traced = []
-    before: datetime | None = None
-    for event in events:
-        moment = from_text(event["created_at"])
-        seconds = (moment - before).total_seconds() if before else None
-        traced.append({**event, "seconds_later": seconds})
-        before = moment
-    return traced
 
 
 def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = False) -> None:
@@ -321,7 +298,9 @@ def _job_row(job: Job) -> tuple[object, ...]:
 
 
 def _event_row(event: dict[str, Any]) -> tuple[object, ...]:
-    known = [f"{name}={value}" for name, value in event["metadata"].items() if value is not None]
+    facts = dict(event["metadata"])
+    facts |= facts.pop("steps", None) or {}  # the seconds of each
+    known = [f"{name}={value}" for name, value in facts.items() if value is not None]
     details = ", ".join(known)
     later = event["seconds_later"]
     seconds = "" if later is None else f"{later:+.3f}"

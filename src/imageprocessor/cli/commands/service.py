@@ -83,7 +83,10 @@ WorkerName = Annotated[
 Subject = Annotated[
     str, typer.Option("--sub", help="User id that the token identifies.", show_default=False)
 ]
-Admin = Annotated[bool, typer.Option("--admin", help="Allow reading and deleting all images.")]
+Admin = Annotated[
+    bool, typer.Option("--admin", help="Allow everything, such as deleting any image.")
+]
+ReadAll = Annotated[bool, typer.Option("--read-all", help="Allow reading all images and jobs.")]
 Expires = Annotated[
     timedelta | None,
     typer.Option(
@@ -234,7 +237,9 @@ def sweep(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         print_note(f"The oldest unfinished job is {oldest:.0f} s old.")
 
 
-def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
+def token(
+    sub: Subject, admin: Admin = False, read_all: ReadAll = False, expires: Expires = None
+) -> None:
     """Print an access token, signed with JWT_SECRET_KEY or the key in DATA_DIR.
 
     Example: [bold]TOKEN=$(imageprocessor token --sub me)[/bold]
@@ -251,7 +256,7 @@ def token(sub: Subject, admin: Admin = False, expires: Expires = None) -> None:
             "signs tokens. Start `imageprocessor serve` first, which creates one; run this command "
             "in the folder where it was started, with the same settings; or set JWT_SECRET_KEY."
         )
-    signed = sign_token(settings, sub, admin=admin, lifetime=expires)
+    signed = sign_token(settings, sub, admin=admin, reads_all=read_all, lifetime=expires)
     try:
         check_token(signed, load_keys(settings), settings)
     except UnauthorizedError:
@@ -267,7 +272,7 @@ def config(as_json: AsJson = False, show_secrets: ShowSecrets = False) -> None:
 
     Example: [bold]imageprocessor config[/bold]
     """
-    from imageprocessor.cli.configuration import list_settings
+    from imageprocessor.environment import list_settings
 
     settings = read_settings(quiet=True)
     rows = list_settings(settings, os.environ, shows_secrets=show_secrets)

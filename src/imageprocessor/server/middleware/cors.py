@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from imageprocessor.server.middleware.request_log import ID_HEADER
+from imageprocessor.server.middleware.security_headers import is_admin_path
 from imageprocessor.server.quota_headers import NAMES
 from imageprocessor.server.tickets import UPLOADS_URL
 
@@ -38,7 +39,8 @@ ANSWER_HEADERS = (
 class Cors:
     """ASGI middleware: pages of *origins* may call the API, and any page the address of a ticket.
 
-    A ticket is a permission by itself, so its address takes no cookies and no token.
+    A ticket is a permission by itself, so its address takes no cookies and no token. No other page
+    may read the admin pages, whose cookie a browser would send along.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -50,8 +52,9 @@ class Cors:
             allow_headers=["Content-Type", "Prefer", ID_HEADER],
             expose_headers=ANSWER_HEADERS,
         )
+        self.api = app
         if origins:
-            self.app = CORSMiddleware(
+            self.api = CORSMiddleware(
                 app,
                 allow_origins=origins,
                 allow_credentials=True,
@@ -61,7 +64,10 @@ class Cors:
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tickets_path = f"{scope.get('root_path', '')}{UPLOADS_URL}/"
-        is_ticket = scope.get("path", "").startswith(tickets_path)
-        app = self.tickets if is_ticket else self.app
-        await app(scope, receive, send)
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if path.startswith(f"{UPLOADS_URL}/"):
+            await self.tickets(scope, receive, send)
+        elif is_admin_path(path):
+            await self.app(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)

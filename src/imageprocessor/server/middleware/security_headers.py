@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DOCS_PATH = "/docs"
 UPLOAD_PAGE_PATH = "/upload"
+ADMIN_PATH = "/admin"
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 #: Swagger UI needs inline scripts and styles. Nothing is loaded from, or sent to, other sites.
 DOCS_POLICY = (
@@ -19,12 +20,16 @@ UPLOAD_PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob: https:; script-src 'self';"
     " style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+ADMIN_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self';"
+    " style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 
 
-def _policy_headers(policy: str) -> list[tuple[bytes, bytes]]:
+def _policy_headers(policy: str, referrer: bytes = b"no-referrer") -> list[tuple[bytes, bytes]]:
     return [
         (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
+        (b"referrer-policy", referrer),
         (b"content-security-policy", policy.encode("ascii")),
     ]
 
@@ -34,10 +39,17 @@ PAGE_HEADERS = {
     DOCS_PATH: _policy_headers(DOCS_POLICY),
     UPLOAD_PAGE_PATH: _policy_headers(UPLOAD_PAGE_POLICY),
 }
+#: Without a referrer, browsers would also hide the Origin of the pages' own forms.
+ADMIN_HEADERS = _policy_headers(ADMIN_POLICY, b"same-origin")
+
+
+def is_admin_path(path: str) -> bool:
+    """Return whether *path*, relative to the service's own, is that of an admin page."""
+    return path == ADMIN_PATH or path.startswith(f"{ADMIN_PATH}/")
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds INERT_HEADERS to every response, PAGE_HEADERS to the pages."""
+    """ASGI middleware: adds INERT_HEADERS to every response; to pages, headers of their own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -45,6 +57,8 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         headers = PAGE_HEADERS.get(path, INERT_HEADERS)
+        if is_admin_path(path):
+            headers = ADMIN_HEADERS
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

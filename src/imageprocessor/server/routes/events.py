@@ -99,8 +99,8 @@ async def get_events(
     selection = Selection(user_id=None if user.admin else user.user_id)
     if not _wants_stream(request):
         return await _make_page(service, selection, asked, base_url)
-    poller = _prepare_stream(request, service)
-    position = await run_read(service, _find_start, asked.after)
+    poller = prepare_stream(request, service)
+    position = await run_read(service, find_start, asked.after)
     return EventStream(service, poller, selection, position, base_url)
 
 
@@ -137,7 +137,7 @@ async def get_job_events(
     selection = Selection(job_id=job.job_id, shows_context=caller.owns(job))
     if not _wants_stream(request):
         return await _make_page(service, selection, asked, base_url)
-    poller = _prepare_stream(request, service)
+    poller = prepare_stream(request, service)
     left, _ = await _read_page(service, selection, asked)
     if not left and not await run_read(service, _is_open, job.job_id):
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -148,7 +148,7 @@ def _wants_stream(request: Request) -> bool:
     return MEDIA_TYPE in ",".join(request.headers.getlist("accept"))
 
 
-def _prepare_stream(request: Request, service: Service) -> EventPoller:
+def prepare_stream(request: Request, service: Service) -> EventPoller:
     """Return the poller, unless no stream can be added to it."""
     poller: EventPoller = request.state.event_poller
     if poller.is_stopped:
@@ -174,7 +174,7 @@ async def _read_page(
     return await run_in_threadpool(feed.read_page, service.database, *asked, **selected)
 
 
-def _find_start(service: Service, after: Position | None) -> Position:
+def find_start(service: Service, after: Position | None) -> Position:
     """Return the position after which a stream begins: now, if there is no cursor."""
     with service.database.read() as connection:
         if after is None:

@@ -81,7 +81,7 @@ async def get_health(request: Request, response: Response, service: CurrentServi
 
 
 async def _answer(request: Request, response: Response, service: Service, check: Check) -> Health:
-    findings = await _find(request.state.shared_runs, service, check)
+    findings = await find_faults(request.state.shared_runs, service, check)
     faults = {name: fault for name, fault in findings.faults.items() if fault is not None}
     checks = dict.fromkeys(findings.faults, "ok")
     if faults:
@@ -104,7 +104,7 @@ def _describe(fault: ImageProcessorError, *, shows_cause: bool) -> str:
     return f"{fault.code}: {cause if shows_cause else describe_publicly(fault.code, cause)}"
 
 
-async def _find(runs: Runs, service: Service, check: Check) -> Findings:
+async def find_faults(runs: Runs, service: Service, check: Check) -> Findings:
     """Return the findings of *check*, or that it hangs."""
     found = _run_shared(runs, check.__name__, partial(_run_check, service, check))
     try:
