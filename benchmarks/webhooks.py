@@ -101,7 +101,7 @@ def finish_jobs(service: Service) -> dict[str, float]:
         while job := claim_next(service, "benchmark"):
             due += 1 / FINISHES_PER_SECOND
             time.sleep(max(0.0, due - time.monotonic()))
-            finish_attempt(service, Attempt(job, time.perf_counter(), NO_PIXELS), pool)
+            finish_attempt(service, Attempt(job, time.perf_counter(), {}, NO_PIXELS), pool)
             finished[job.job_id] = time.time()
     return finished
 

@@ -15,6 +15,7 @@
         InvalidTicketError · SpentTicketError
         DirectUnsupportedError · MissingUploadError
         UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
+        UnknownDeliveryError · DeliveryNotRepeatableError
       StorageError
         ObjectNotFoundError · InvalidKeyError · StorageUnavailableError · StorageFullError
         StorageMismatchError     a StorageUnavailableError
@@ -308,6 +309,18 @@ class InvalidWebhookUrlError(RequestError):
     """Webhooks cannot be sent to this URL: its form is wrong, or its host is not public."""
 
     code = "webhook_url_invalid"
+
+
+class UnknownDeliveryError(RequestError):
+    """There is no webhook delivery with this id, or it is no longer kept."""
+
+    code = "delivery_not_found"
+
+
+class DeliveryNotRepeatableError(RequestError):
+    """A webhook about an image is not sent again once the image is deleted."""
+
+    code = "delivery_not_repeatable"
 
 
 class StorageError(ImageProcessorError):

@@ -15,11 +15,12 @@ from PIL import Image
 
 from imageprocessor.environment import load_settings
 from imageprocessor.queue.database import clock
-from imageprocessor.queue.jobs import job_store, outbox
+from imageprocessor.queue.jobs import outbox
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service
 from tests.e2e.deployments import connect, upload
+from tests.uploads import list_all_jobs
 
 FINAL = {"completed", "failed"}
 
@@ -80,7 +81,7 @@ def check_consistency(
     with open_service(load_settings(settings)) as service:
         sweep(service)
         with service.database.read() as connection:
-            jobs = job_store.list_jobs(connection, None, 10**6)
+            jobs = list_all_jobs(connection)
             if service.settings.sqlite_path:
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
         assert {job.job_id for job in jobs} == set(ledger.accepted.values())

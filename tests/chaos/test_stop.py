@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import open_service
 from tests.chaos.ledger import Ledger, check_consistency
 from tests.chaos.test_random_kills import Program
@@ -22,6 +21,7 @@ from tests.e2e.deployments import KEY, SERVE, connect, upload
 from tests.images import encode, photo
 from tests.servers import find_free_port
 from tests.servers.processes import wait_for
+from tests.uploads import list_all_jobs
 
 STOP_SECONDS = 35
 
@@ -84,5 +84,5 @@ def find_unanswered(settings: dict[str, str], ledger: Ledger) -> dict[str, str]:
     A client that retries with an Idempotency-Key receives it.
     """
     with open_service(load_settings(settings)) as service, service.database.read() as connection:
-        ids = {job.job_id for job in job_store.list_jobs(connection, None, 10**6)}
+        ids = {job.job_id for job in list_all_jobs(connection)}
     return {job_id: job_id for job_id in ids - set(ledger.accepted.values())}

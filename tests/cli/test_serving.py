@@ -21,7 +21,6 @@ import httpx
 import pytest
 
 from imageprocessor.environment import load_settings
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
 from imageprocessor.storage.protocol import MARKER_NAME
@@ -29,6 +28,7 @@ from imageprocessor.tokens import sign_token
 from tests.cli.conftest import Run
 from tests.images import encode, photo
 from tests.server.live import wire
+from tests.uploads import list_all_jobs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -153,7 +153,7 @@ def upload_and_wait(url: str) -> str:
 
 def only_job() -> Job:
     with open_service(load_settings({})) as service, service.database.read() as connection:
-        (job,) = job_store.list_jobs(connection, None, 2)
+        (job,) = list_all_jobs(connection)
     return job
 
 

@@ -9,18 +9,18 @@ import pytest
 from imageprocessor.errors import (
     RateLimitedError,
 )
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, check_quota, submit
 from tests.queue.conftest import with_settings
+from tests.uploads import list_all_jobs
 
 Receive = Callable[..., Upload]
 
 
 def all_jobs(service: Service) -> list[Job]:
     with service.database.read() as connection:
-        return job_store.list_jobs(connection, None, 1000)
+        return list_all_jobs(connection)
 
 
 def remaining(service: Service, user_id: str = "ann") -> int:

@@ -20,20 +20,20 @@ from imageprocessor.errors import (
     UnknownWebhookError,
 )
 from imageprocessor.queue.database.connections import Database
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import Sender, Upload, check_quota, submit
 from imageprocessor.queue.webhooks import add_endpoint, disable_endpoint
 from tests.images import encode, photo, png_bomb
 from tests.queue.conftest import Submit, lock_tables, with_settings
+from tests.uploads import list_all_jobs
 
 Receive = Callable[..., Upload]
 
 
 def all_jobs(service: Service) -> list[Job]:
     with service.database.read() as connection:
-        return job_store.list_jobs(connection, None, 1000)
+        return list_all_jobs(connection)
 
 
 def remaining(service: Service, user_id: str = "ann") -> int:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from imageprocessor.queue.attempts import run_job
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service
+from tests.uploads import list_all_jobs
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def run_jobs(service: Service) -> Iterator[None]:
     def work() -> None:
         while not stopped.wait(0.05):
             with service.database.read() as connection:
-                waiting = job_store.list_jobs(connection, None, 10)
+                waiting = list_all_jobs(connection)
             for job in waiting:
                 run_job(service, job.job_id, "test")
 

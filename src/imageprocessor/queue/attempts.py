@@ -192,10 +192,13 @@ def end_lost(service: Service, job: Job, error: ImageProcessorError) -> None:
 
 
 def fail_waiting(service: Service, job_id: str, worker_id: str, error: ImageProcessorError) -> bool:
-    """Fail a waiting job with *error*. Return False if it is not due or a worker holds it."""
+    """Fail a waiting job with *error*. Return False if it is not due or a worker holds it.
+
+    A pause of the workers does not prevent it: it is when an operator repairs things.
+    """
 
     def claim(connection: Connection, *lease: Any) -> Job | None:
-        return job_store.claim(connection, job_id, *lease)
+        return job_store.claim(connection, job_id, *lease, ignores_pause=True)
 
     job = _claim(service, worker_id, claim)
     if job is None:

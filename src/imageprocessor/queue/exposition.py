@@ -124,6 +124,7 @@ def _read_database(service: Service) -> dict[Gauge, Values]:
         families.QUEUE_JOBS: by_status,
         families.OLDEST_OPEN_JOB: {(): oldest_open_seconds(service) or 0},
         families.WORKERS: {(): found["workers"]["active_workers"]},
+        families.PAUSED: {(): int(found["paused_since"] is not None)},
         families.WAITING_DELIVERIES: {(): webhooks["waiting"]},
         families.OLDEST_WAITING_DELIVERY: {(): webhooks["oldest_waiting_seconds"] or 0},
         families.ENDPOINTS: by_state,

@@ -1,9 +1,8 @@
-"""Reading, listing and retrying jobs. A job that the caller may not see is reported as missing."""
+"""Reading and retrying jobs. A job that the caller may not see is reported as missing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,7 +21,6 @@ from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.service import Service
 
 CANONICAL_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-JOBS_PER_PAGE = 500
 
 
 def read_job(service: Service, job_id: str, caller: Caller) -> Job:
@@ -80,39 +78,10 @@ def _add_seconds(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return timed
 
 
-def list_jobs(
-    service: Service, status: JobStatus | None, limit: int, after: Job | None = None
-) -> Iterator[Job]:
-    """Yield the newest jobs, optionally of one *status* only, or only those older than *after*."""
-    while limit > 0:
-        size = min(limit, JOBS_PER_PAGE)
-        with service.database.read() as connection:
-            found = job_store.list_jobs(connection, status, size, after)
-        yield from found
-        if len(found) < size:
-            return
-        after = found[-1]
-        limit -= size
-
-
-def list_retryable(service: Service) -> Iterator[str]:
-    """Yield the ids of the failed jobs whose upload is still kept, oldest first.
-
-    A job that is retried and fails again meanwhile is not repeated.
-    """
-    now = clock.utc_now()
-    last: Job | None = None
-    while True:
-        with service.database.read() as connection:
-            failed = job_store.list_failed_with_source(connection, now, JOBS_PER_PAGE, last)
-        yield from (job.job_id for job in failed if job.deleted_at is None)
-        if len(failed) < JOBS_PER_PAGE:
-            return
-        last = failed[-1]
-
-
-def retry_job(service: Service, job_id: str) -> Job:
+def retry_job(service: Service, job_id: str, by: str | None = None) -> Job:
     """Make a failed job pending again, with its full number of attempts, and wake a worker.
+
+    *by*: the admin who retries it, by their user id; None: an operator on the machine.
 
     Raises:
         InvalidIdError: *job_id* is not a UUID.
@@ -126,7 +95,12 @@ def retry_job(service: Service, job_id: str) -> Job:
             raise _explain_refusal(job_store.find_job(connection, canonical_id), job_id)
         now = clock.utc_now()
         outbox.add_event(
-            connection, EventType.RETRY_REQUESTED, job, now, previous_status=JobStatus.FAILED
+            connection,
+            EventType.RETRY_REQUESTED,
+            job,
+            now,
+            previous_status=JobStatus.FAILED,
+            by=by,
         )
     service.dispatcher.dispatch(job.job_id)
     return job

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.jobs import webhook_history
-from imageprocessor.queue.jobs.figures import read_figures
+from imageprocessor.queue.jobs.figures import WINDOW, name_minutes, read_figures
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.jobs.webhooks import list_endpoints
+from imageprocessor.queue.pause import find_pause
 from imageprocessor.queue.service import Service
+
+PERIOD = timedelta(minutes=10)  #: of the counts of completed jobs
 
 
 def collect_statistics(service: Service) -> dict[str, Any]:
@@ -21,6 +25,7 @@ def collect_statistics(service: Service) -> dict[str, Any]:
     current = read_figures(service.database)
     with service.database.read() as connection:
         lag_seconds = feed.measure_lag(connection)
+        paused = find_pause(connection)
     counts = {status.value: max(0, current.jobs[status]) for status in JobStatus}
     timed = current.timed.total()
     average = round(sum(current.seconds.values()) / timed, 3) if timed else None
@@ -40,12 +45,26 @@ def collect_statistics(service: Service) -> dict[str, Any]:
             "total_jobs": sum(counts.values()),
         },
         "workers": workers,
+        "paused_since": clock.to_text(paused.since) if paused else None,
         "webhooks": _collect_webhooks(service),
         "events": {"lag_seconds": lag_seconds},
     }
     if service.settings.queue_backend == "celery":
         figures["celery"] = workers
     return figures
+
+
+def read_throughput(service: Service) -> list[tuple[datetime, int]]:
+    """Return how many jobs have completed in each ten minutes of the last 24 hours, oldest first.
+
+    The last ten minutes have not ended. Like the other statistics, these need no rows of jobs.
+    """
+    completed = read_figures(service.database).completed
+    now = clock.utc_now()
+    begun = now.replace(minute=now.minute // 10 * 10, second=0, microsecond=0)
+    count = WINDOW // PERIOD
+    times = [begun - PERIOD * ago for ago in reversed(range(count))]
+    return [(time, completed[name_minutes(time)]) for time in times]
 
 
 def _collect_webhooks(service: Service) -> dict[str, Any]:

@@ -38,7 +38,13 @@ class Replayed:
 
 
 def replay(
-    service: Service, name: str, since: datetime, report: Report, *, failed_only: bool = False
+    service: Service,
+    name: str,
+    since: datetime,
+    report: Report,
+    *,
+    failed_only: bool = False,
+    by: str | None = None,
 ) -> Replayed:
     """Send to an endpoint again what ended since a time, under the ids of its events.
 
@@ -46,7 +52,8 @@ def replay(
     those from before it was added. Left out are events of images deleted since, except the deletion
     itself, and failures that were retried since.
 
-    A replay that was interrupted may be repeated: what waits already is not added again.
+    A replay that was interrupted may be repeated: what waits already is not added again. *by*: see
+    :func:`outbox.add_action`.
 
     Raises:
         UnknownWebhookError: There is no such endpoint.
@@ -65,6 +72,18 @@ def replay(
         for count in _add_missing(service, endpoint, since, before):
             added += count
             report("deliveries added", added)
+    with service.database.write() as connection:
+        outbox.add_action(
+            connection,
+            EventType.WEBHOOK_REPLAYED,
+            clock.utc_now(),
+            by,
+            endpoint=name,
+            since=clock.to_text(since),
+            failed_only=failed_only,
+            repeated=repeated,
+            added=added,
+        )
     log.info("webhook_replayed", endpoint=name, repeated=repeated, added=added)
     return Replayed(repeated, added)
 

@@ -12,19 +12,24 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from imageprocessor.errors import (
+    DeliveryNotRepeatableError,
     InvalidBucketError,
     InvalidWebhookError,
     InvalidWebhookUrlError,
     SettingsError,
+    UnknownDeliveryError,
     UnknownWebhookError,
 )
 from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.ids import make_id
 from imageprocessor.queue.events.webhook_address import Resolve, check_url, resolve_host
 from imageprocessor.queue.events.webhook_request import Reply, make_secret, send
-from imageprocessor.queue.jobs import webhook_history, webhooks
+from imageprocessor.queue.job_control import parse_id
+from imageprocessor.queue.jobs import outbox, webhook_history, webhooks
 from imageprocessor.queue.jobs.description import PUBLIC_TYPES
-from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME, Endpoint
+from imageprocessor.queue.jobs.job import EventType
+from imageprocessor.queue.jobs.place import Place
+from imageprocessor.queue.jobs.webhooks import ENDPOINT_NAME, DeliveryStatus, Endpoint
 from imageprocessor.queue.service import Service
 from imageprocessor.storage.keys import check_bucket
 
@@ -95,6 +100,26 @@ def list_deliveries(service: Service, name: str, limit: int) -> list[dict[str, A
             *webhook_history.list_waiting(connection, name, limit),
             *webhook_history.list_ended(connection, name, limit),
         ]
+
+
+def list_deliveries_page(
+    service: Service, name: str, status: DeliveryStatus, limit: int, after: str | None = None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return *limit* deliveries to an endpoint with a status, and the cursor of the next page.
+
+    Those that ended last come first; of those that wait, those that are due first. *after*: the
+    cursor of the page before. Without more deliveries, the cursor is None.
+
+    Raises:
+        InvalidCursorError: *after* is not a cursor.
+    """
+    place = Place.parse(after) if after is not None else None
+    with service.database.read() as connection:
+        found = webhook_history.list_with_status(connection, name, status, limit + 1, place)
+    if len(found) <= limit:
+        return found, None
+    shown = found[:limit]
+    return shown, str(webhook_history.place_of(shown[-1]))
 
 
 def list_job_deliveries(service: Service, job_id: str) -> list[dict[str, Any]]:
@@ -201,21 +226,30 @@ def rotate_secret(service: Service, name: str) -> Endpoint:
     return read_endpoint(service, name)
 
 
-def disable_endpoint(service: Service, name: str, reason: str) -> bool:
+def disable_endpoint(service: Service, name: str, reason: str, by: str | None = None) -> bool:
     """Stop sending to an endpoint: its deliveries wait. Return False if it is disabled already.
+
+    *by*: see :func:`outbox.add_action`.
 
     Raises:
         UnknownWebhookError: There is no such endpoint.
     """
     read_endpoint(service, name)
+    now = clock.utc_now()
     with service.database.write() as connection:
-        changed = webhooks.disable_endpoint(connection, name, reason, clock.utc_now())
+        changed = webhooks.disable_endpoint(connection, name, reason, now)
+        if changed:
+            outbox.add_action(
+                connection, EventType.WEBHOOK_DISABLED, now, by, endpoint=name, reason=reason
+            )
     log.info("webhook_disabled", endpoint=name, reason=reason)
     return changed
 
 
-def enable_endpoint(service: Service, name: str) -> int:
+def enable_endpoint(service: Service, name: str, by: str | None = None) -> int:
     """Send to an endpoint again, and return how many deliveries wait for that.
+
+    *by*: see :func:`outbox.add_action`.
 
     Raises:
         UnknownWebhookError: There is no such endpoint.
@@ -229,8 +263,57 @@ def enable_endpoint(service: Service, name: str) -> int:
     with service.database.write() as connection:
         webhooks.enable_endpoint(connection, name)
         waiting = webhook_history.count_waiting(connection, name)
+        outbox.add_action(
+            connection,
+            EventType.WEBHOOK_ENABLED,
+            clock.utc_now(),
+            by,
+            endpoint=name,
+            waiting=waiting,
+        )
     log.info("webhook_enabled", endpoint=name)
     return waiting
+
+
+def repeat_delivery(service: Service, delivery_id: str, by: str | None = None) -> bool:
+    """Make a delivery that has ended due again; return False if it waits already.
+
+    It gets its full number of tries. *by*: see :func:`outbox.add_action`.
+
+    Raises:
+        InvalidIdError: *delivery_id* is not a UUID.
+        UnknownDeliveryError: There is no such delivery, or its endpoint was removed.
+        DeliveryNotRepeatableError: Its image was deleted since.
+    """
+    canonical_id = parse_id(delivery_id)
+    now = clock.utc_now()
+    with service.database.write() as connection:
+        delivery = webhook_history.find_delivery(connection, canonical_id)
+        if delivery is None or not webhooks.find_endpoint(connection, delivery["endpoint"]):
+            raise UnknownDeliveryError(
+                f"There is no delivery {delivery_id}, or its endpoint was removed. Deliveries that "
+                "have ended are kept for 30 days."
+            )
+        event_type, image_id = delivery["event_type"], delivery["image_id"]
+        is_outlasting = event_type in webhook_history.OUTLASTING
+        if not is_outlasting and webhook_history.list_deleted_images(connection, [image_id]):
+            raise DeliveryNotRepeatableError(
+                f"Image {image_id} was deleted since, and the delivery {delivery_id} describes it. "
+                f"Only {' and '.join(webhook_history.OUTLASTING)} are sent again then."
+            )
+        if webhook_history.repeat(connection, [canonical_id], now) == 0:
+            return False
+        outbox.add_action(
+            connection,
+            EventType.WEBHOOK_REPLAYED,
+            now,
+            by,
+            endpoint=delivery["endpoint"],
+            delivery_id=canonical_id,
+            repeated=1,
+        )
+    log.info("webhook_repeated", endpoint=delivery["endpoint"], delivery_id=canonical_id)
+    return True
 
 
 def check_removable(service: Service, name: str) -> None:

@@ -76,6 +76,8 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.UnknownWebhookError: (422, "The webhook does not exist"),
     errors.InvalidWebhookError: (422, "The webhook is invalid"),
     errors.InvalidWebhookUrlError: (422, "Webhooks cannot be sent to this URL"),
+    errors.UnknownDeliveryError: (404, "The delivery does not exist"),
+    errors.DeliveryNotRepeatableError: (409, "The delivery cannot be repeated"),
     errors.RequestError: (422, "The request is invalid"),
     errors.ObjectNotFoundError: (404, "The object does not exist"),
     errors.InvalidKeyError: (404, "The object does not exist"),

@@ -529,6 +529,7 @@ class Statistics(BaseModel):
         performance_24h={"completed_24h": 234, "avg_processing_time_seconds": 4.23},
         storage={"total_images": 1543, "total_jobs": 1558},
         workers={"backend": "embedded", "active_workers": 4, "active_tasks": 1},
+        paused_since=None,
         webhooks={
             "endpoints": 1,
             "disabled": 0,
@@ -543,6 +544,9 @@ class Statistics(BaseModel):
     performance_24h: Performance
     storage: StorageFigures
     workers: WorkerFigures
+    paused_since: datetime | None = Field(
+        description="When an operator paused the workers; null while they are not paused."
+    )
     webhooks: WebhookFigures
     events: EventFigures
     celery: WorkerFigures | None = Field(

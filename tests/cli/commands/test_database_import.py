@@ -8,13 +8,12 @@ from imageprocessor.environment import load_settings
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import open_service
 from imageprocessor.settings import Settings
 from tests.cli.conftest import Run
 from tests.servers import create_database
-from tests.uploads import submit_to
+from tests.uploads import list_all_jobs, submit_to
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def images(folder: Path) -> list[Job]:
 
 def list_all(settings: Settings) -> list[Job]:
     with open_service(settings) as service, service.database.read() as connection:
-        return job_store.list_jobs(connection, None, 100)
+        return list_all_jobs(connection)
 
 
 def test_import_copies_all_rows_to_postgresql(

@@ -12,7 +12,7 @@ import pytest
 from imageprocessor.cli import output
 from imageprocessor.environment import load_settings
 from imageprocessor.errors import StorageUnavailableError
-from imageprocessor.queue import job_control
+from imageprocessor.queue import job_search
 from imageprocessor.queue.access import OPERATOR, Caller
 from imageprocessor.queue.attempts import fail_attempt, run_job
 from imageprocessor.queue.batches import BatchUpload, ReceivedFile, submit_batch
@@ -92,11 +92,11 @@ def test_list_shows_the_newest_jobs_first(
     assert r"bob\u202e" in table
 
 
-def test_list_continues_after_a_job(
+def test_list_continues_after_a_page(
     run: Run, service: Service, send: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages neither repeat nor skip a job, even if some were accepted in the same microsecond."""
-    monkeypatch.setattr(job_control, "JOBS_PER_PAGE", 2)
+    monkeypatch.setattr(job_search, "JOBS_PER_PAGE", 2)
     monkeypatch.setattr(output, "ROWS_PER_TABLE", 2)
     ids = [send().job_id for _ in range(7)]
     with service.database.write() as connection:
@@ -111,11 +111,27 @@ def test_list_continues_after_a_job(
     ran = run("jobs", "list", "--limit", "5")
     assert re.findall(ID, ran.out) == newest_first[:5]
     option, last = ran.err.split()[-2:]
-    assert (option, last) == ("--after", newest_first[4])
+    assert (option, last.partition("_")[2]) == ("--after", newest_first[4])
     ran = run("jobs", "list", option, last, "--status", "pending")
     assert (re.findall(ID, ran.out), ran.err) == (newest_first[5:], "")
-    assert f"older than {ids[0]}" in run("jobs", "list", "--after", ids[0]).err
+    assert "No jobs like this in" in run("jobs", "list", "--after", last, "--before", "9d").err
     assert run("jobs", "list", "--after", UNKNOWN).status == 1
+
+
+def test_list_finds_jobs_by_their_fields(
+    run: Run, service: Service, send: Callable[..., Job], bad: Job
+) -> None:
+    avatar = send(user_id="bob", bucket="avatars")
+    for options, expected in {
+        ("--user", "bob"): [avatar],
+        ("--bucket", "avatars"): [avatar],
+        ("--code", "image_truncated"): [bad],
+        ("--since", "1h", "--user", "ann"): [bad],
+        ("--before", "2024-11-08T14:00Z"): [],
+    }.items():
+        listed = run("jobs", "list", "--json", *options).json
+        assert [job["job_id"] for job in listed] == [job.job_id for job in expected], options
+    assert run("jobs", "list", "--since", "yesterday").status == 2
 
 
 def test_empty_list_names_the_database(run: Run, service: Service) -> None:
@@ -282,11 +298,12 @@ def test_retry_reports_what_cannot_be_retried_and_retries_the_rest(
 
 
 def test_retry_all_failed_retries_jobs_whose_upload_is_kept(
-    run: Run, bad: Job, unlucky: Job
+    run: Run, service: Service, bad: Job, unlucky: Job
 ) -> None:
-    assert [
-        outcome["job_id"] for outcome in run("jobs", "retry", "--all-failed", "--json").json
-    ] == [unlucky.job_id]
+    assert run("jobs", "retry", "--all-failed").err == "Jobs retried: 1\n"
+    statuses = {job["job_id"]: job["status"] for job in run("jobs", "list", "--json").json}
+    assert statuses == {bad.job_id: "failed", unlucky.job_id: "pending"}
+    assert run("jobs", "retry", "--all-failed", "--json").json == {"retried": 0, "skipped": 0}
     ran = run("jobs", "retry", "--all-failed")
     assert (ran.status, ran.out) == (0, "")
     assert "No failed job" in ran.err
@@ -295,3 +312,19 @@ def test_retry_all_failed_retries_jobs_whose_upload_is_kept(
 @pytest.mark.parametrize("arguments", [[], [UNKNOWN, "--all-failed"]])
 def test_retry_needs_either_ids_or_all_failed(run: Run, arguments: list[str]) -> None:
     assert run("jobs", "retry", *arguments).status == 2
+
+
+def test_pause_and_resume_say_what_they_did(run: Run, service: Service, bad: Job) -> None:
+    ran = run("jobs", "pause")
+    assert (ran.status, ran.out) == (0, "")
+    assert "The workers are paused. To resume them: imageprocessor jobs resume" in ran.err
+    again = run("jobs", "pause")
+    assert (again.status, "already paused since 2" in again.err) == (0, True)
+
+    assert "The workers are paused since" in run("jobs", "list").err
+    (finding,) = (each for each in run("doctor", "--json").json if "paused" in each["found"])
+    assert (finding["verdict"], finding["fix"]) == ("warning", "imageprocessor jobs resume")
+
+    assert "begin jobs again" in run("jobs", "resume").err
+    assert "were not paused" in run("jobs", "resume").err
+    assert run("jobs", "list").err == ""

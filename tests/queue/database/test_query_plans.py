@@ -44,12 +44,15 @@ from imageprocessor.queue.jobs import (
     inventory,
     job_store,
     outbox,
+    search,
     webhook_deliveries,
     webhook_history,
 )
 from imageprocessor.queue.jobs.batch_store import Batch, Outcome
 from imageprocessor.queue.jobs.figures import ensure_snapshot, read_figures, store_snapshot
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus, after_failure
+from imageprocessor.queue.jobs.place import Place
+from imageprocessor.queue.jobs.search import JobFilter
 from imageprocessor.queue.jobs.webhook_deliveries import Delivery
 from imageprocessor.queue.jobs.webhooks import DeliveryStatus, Endpoint
 from imageprocessor.queue.maintenance.old_events import delete_events, find_old_events
@@ -141,8 +144,11 @@ QUERIES: dict[Callable[..., Any], Query] = {
     job_store.reset_timestamps: lambda connection, job: job_store.reset_timestamps(
         connection, job, NOW
     ),
-    job_store.list_failed_with_source: lambda connection, job: job_store.list_failed_with_source(
-        connection, NOW - HOUR, 20, job
+    job_store.retry_all_failed: lambda connection, job: job_store.retry_all_failed(
+        connection, [job.job_id, ANY_ID]
+    ),
+    job_store.list_failed_with_source: lambda connection, _: job_store.list_failed_with_source(
+        connection, NOW - HOUR, 20
     ),
     job_store.forget_source: job_store.forget_source,
     batch_store.find_repeated: lambda connection, _: batch_store.find_repeated(
@@ -160,6 +166,7 @@ QUERIES: dict[Callable[..., Any], Query] = {
     batch_store.delete_batch: lambda connection, _: batch_store.delete_batch(connection, BATCH_ID),
     outbox.complete_batch: lambda connection, _: outbox.complete_batch(connection, BATCH_ID, NOW),
     outbox.list_events: lambda connection, job: outbox.list_events(connection, job.job_id),
+    outbox.list_actions: lambda connection, _: outbox.list_actions(connection, 20, RECENTLY),
     outbox.has_event_since: lambda connection, _: outbox.has_event_since(connection, NOW),
     outbox.list_public: lambda connection, _: outbox.list_public(
         connection, RECENTLY, NOW + HOUR, 20
@@ -187,6 +194,9 @@ QUERIES: dict[Callable[..., Any], Query] = {
     ),
     webhook_history.list_ended: lambda connection, _: webhook_history.list_ended(
         connection, "shop", 10
+    ),
+    webhook_history.find_delivery: lambda connection, _: webhook_history.find_delivery(
+        connection, ANY_ID
     ),
     webhook_history.find_oldest_waiting: (
         lambda connection, _: webhook_history.find_oldest_waiting(connection, "shop")
@@ -262,7 +272,12 @@ EXCEPTIONS = {
     outbox.add_event: "an INSERT",
     outbox.announce: "an INSERT, and a read of the few endpoints",
     job_store.change_nothing: "its condition is false",
-    job_store.list_jobs: "below, for each status",
+    job_store.escape: "no query",
+    outbox.add_action: "an INSERT",
+    search.search: "below, for each status",
+    search.search_kept: "likewise",
+    webhook_history.list_with_status: "likewise",
+    webhook_history.place_of: "no query",
     job_store.count_by_status: "for a backup, and once after a migration",
     job_store.status_before_claim: "no query",
     inventory.has_images: "only while a storage's marker is missing",
@@ -311,6 +326,16 @@ def filled(
             with database.write() as connection:
                 connection.execute(text("ANALYZE"))
         yield Filled(database, job)
+
+
+#: A search for these reads as many jobs as it may, and finds none.
+RARE: dict[str, Any] = {
+    "user_id": "nobody",
+    "bucket": "photos",
+    "error_code": "image_invalid",
+    "created_after": NOW - 20 * 24 * HOUR,
+    "created_before": NOW - MINUTE,
+}
 
 
 def add_waiting(database: Database, template: Job) -> None:
@@ -451,17 +476,60 @@ def test_no_query_reads_or_sorts_everything(filled: Filled, function: Callable[.
     assert [plan for plan in plans if find_fault(plan)] == []
 
 
+@pytest.mark.parametrize("fields", [{}, RARE], ids=["any", "rare"])
 @pytest.mark.parametrize("status", [None, *JobStatus])
-def test_jobs_of_any_status_are_listed_through_an_index(
-    filled: Filled, status: JobStatus | None
+def test_jobs_of_any_status_are_found_through_an_index(
+    filled: Filled,
+    status: JobStatus | None,
+    fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    may_stop = status in {None, JobStatus.COMPLETED}  # nearly all jobs meet the condition
-    plans = filled.explain(lambda connection, _: job_store.list_jobs(connection, status, 20))
-    plans += filled.explain(
-        lambda connection, job: job_store.list_jobs(connection, status, 20, after=job)
+    monkeypatch.setattr(search, "SEARCHED_JOBS", 100)
+    wanted = JobFilter(status=status, **fields)
+    newest = filled.explain(lambda connection, _: search.search(connection, wanted, 20, None))
+    older = filled.explain(
+        lambda connection, job: search.search(
+            connection, wanted, 20, Place(clock.to_text(job.created_at), job.job_id)
+        )
     )
-    assert len(plans) == 2
-    assert [plan for plan in plans if find_fault(plan, may_stop=may_stop)] == []
+    for *ends, found in (newest, older):
+        assert ends
+        # The end of the search is found by an index, which stops at the LIMIT.
+        assert [plan for plan in ends if find_fault(plan, may_stop=True)] == []
+        assert find_fault(found) == ""
+
+
+@pytest.mark.parametrize("fields", [{}, RARE], ids=["any", "rare"])
+def test_failed_jobs_to_retry_are_found_through_an_index(
+    filled: Filled, fields: dict[str, Any]
+) -> None:
+    plans = filled.explain(
+        lambda connection, _: search.search_kept(connection, JobFilter(**fields), 20, PLACE)
+    )
+    assert plans
+    assert [plan for plan in plans if "ix_jobs_kept_sources" not in plan] == []
+
+
+PLACE = Place(RECENTLY, ANY_ID)
+
+
+def list_deliveries(
+    status: DeliveryStatus, after: Place | None, connection: Connection, _: Job
+) -> None:
+    webhook_history.list_with_status(connection, "shop", status, 20, after)
+
+
+@pytest.mark.parametrize("status", DeliveryStatus)
+def test_pages_of_deliveries_are_read_through_an_index(
+    filled: Filled, status: DeliveryStatus
+) -> None:
+    index = "due" if status is DeliveryStatus.WAITING else "history"
+    page = partial(list_deliveries, status)
+    plans = filled.explain(partial(page, None)) + filled.explain(partial(page, PLACE))
+    assert len(plans) == 4
+    assert [plan for plan in plans if f"ix_deliveries_{index}" not in plan] == []
+    # The time of the last delivery is found by the index, which stops at the LIMIT.
+    assert [plan for plan in plans[::2] if re.search("Sort|TEMP B-TREE", plan)] == []
 
 
 @pytest.mark.parametrize("endpoint", ["shop", None])
@@ -514,7 +582,16 @@ def test_figures_read_only_the_events_since_the_snapshot(
 
 @pytest.mark.parametrize(
     "module",
-    [job_store, batch_store, outbox, inventory, rate_limits, webhook_deliveries, webhook_history],
+    [
+        job_store,
+        search,
+        batch_store,
+        outbox,
+        inventory,
+        rate_limits,
+        webhook_deliveries,
+        webhook_history,
+    ],
 )
 def test_every_function_with_a_query_is_tested(module: ModuleType) -> None:
     functions = {

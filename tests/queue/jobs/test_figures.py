@@ -28,8 +28,10 @@ from imageprocessor.queue.database.tables import (
 )
 from imageprocessor.queue.images import delete_image
 from imageprocessor.queue.job_control import retry_job
+from imageprocessor.queue.job_search import JobFilter, retry_matching
 from imageprocessor.queue.jobs import figures, job_store, outbox
 from imageprocessor.queue.jobs.figures import (
+    STATUS_AFTER,
     ensure_snapshot,
     forget_snapshot,
     read_figures,
@@ -37,6 +39,7 @@ from imageprocessor.queue.jobs.figures import (
 )
 from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.maintenance.fsck import find_discrepancies
+from imageprocessor.queue.pause import pause, resume
 from imageprocessor.queue.service import Service
 from tests.images import encode, photo
 from tests.queue.conftest import Submit
@@ -108,6 +111,11 @@ def make_retries_due(service: Service) -> None:
         connection.execute(retries.values(due))
 
 
+def pause_briefly(service: Service) -> None:
+    pause(service, "root")
+    resume(service, "root")
+
+
 def test_figures_equal_a_count_whatever_happens_to_jobs(
     service: Service, submit_image: Submit
 ) -> None:
@@ -135,9 +143,11 @@ def test_figures_equal_a_count_whatever_happens_to_jobs(
                     partial(delete_image, service, job.image_id, OPERATOR),
                     partial(retry_job, service, job.job_id),
                     partial(make_retries_due, service),
+                    partial(retry_matching, service, JobFilter(user_id=str(seed)), "root"),
+                    partial(pause_briefly, service),
                 ]
                 with suppress(*REFUSALS):
-                    choose.choices(actions, weights=[4, 6, 1, 2, 1, 4, 4])[0]()
+                    choose.choices(actions, weights=[4, 6, 1, 2, 1, 4, 4, 1, 1])[0]()
 
     def watch() -> None:
         while not is_quiet.wait(0.1):
@@ -160,8 +170,8 @@ def test_figures_equal_a_count_whatever_happens_to_jobs(
 
     with service.database.read() as connection:
         types = select(image_upload_events.c.event_type).distinct()
-        expected = set(EventType) - {EventType.BATCH_COMPLETED}  # it changes no job
-        assert set(connection.scalars(types)) == expected, "everything has happened"
+        happened = set(connection.scalars(types))
+    assert happened >= {*STATUS_AFTER, EventType.PAUSED}, "everything has happened"
     with service.database.write() as connection:
         forget_snapshot(connection)
     folded = read_figures(service.database)

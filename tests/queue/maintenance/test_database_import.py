@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from imageprocessor.errors import ExpiredCursorError, SettingsError
+from imageprocessor.queue.actions import list_actions
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database.connections import open_database
 from imageprocessor.queue.database.schema import migrate
@@ -16,18 +17,18 @@ from imageprocessor.queue.database.tables import job_statistics, maintenance
 from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.events import feed
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.maintenance import database_import
 from imageprocessor.queue.maintenance.database_import import import_database
 from imageprocessor.queue.maintenance.progress import ignore
+from imageprocessor.queue.pause import pause, read_pause
 from imageprocessor.queue.service import open_service
 from imageprocessor.queue.statistics import collect_statistics
 from imageprocessor.queue.webhook_replay import replay
 from imageprocessor.queue.webhooks import add_endpoint, read_endpoint, read_state
 from imageprocessor.settings import Settings
 from tests.servers import create_database
-from tests.uploads import submit_to
+from tests.uploads import list_all_jobs, submit_to
 
 NOWHERE = "postgresql+psycopg://postgres@127.0.0.1:1/nowhere"
 
@@ -48,7 +49,7 @@ def with_database(settings: Settings, url: str) -> Settings:
 
 def list_all(settings: Settings) -> list[Job]:
     with open_service(settings) as service, service.database.read() as connection:
-        return job_store.list_jobs(connection, None, 100)
+        return list_all_jobs(connection)
 
 
 def test_all_rows_are_copied_to_postgresql(
@@ -59,20 +60,27 @@ def test_all_rows_are_copied_to_postgresql(
     with open_service(source) as service:
         endpoint = add_endpoint(service, "shop", "http://127.0.0.1/", allows_private=True)
         replayed = replay(service, "shop", datetime(2020, 1, 1, tzinfo=UTC), ignore)
+        pause(service, "root")
+        paused, actions = read_pause(service), list_actions(service, 9)
+        assert len(actions) == 2
     reports: list[tuple[str, int]] = []
     counts = import_database(source.database_path, target, lambda *report: reports.append(report))
-    assert counts.pop("image_upload_events") == 6
+    assert counts.pop("image_upload_events") == 8
     assert counts.pop("processing_jobs") == 2
     assert counts.pop("upload_rate_limits") == 1
     assert counts.pop("webhook_endpoints") == 1
     assert counts.pop("webhook_deliveries") == replayed.added > 0
     assert set(counts.values()) == {0}
-    assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 6]
+    assert [count for what, count in reports if what == "rows of image_upload_events"] == [4, 8]
     assert list_all(target) == list_all(source)
     with open_service(target) as service:
         assert collect_statistics(service)["storage"]["total_images"] == 2
         assert read_state(service, "shop").waiting == replayed.added
         assert read_endpoint(service, "shop") == endpoint
+        assert read_pause(service) == paused
+        assert [action["id"] for action in list_actions(service, 9)] == [
+            action["id"] for action in actions
+        ]
     with pytest.raises(SettingsError, match=r"has rows\. Use an empty database"):
         import_database(source.database_path, target)
 

@@ -29,7 +29,7 @@ from imageprocessor.storage.local import LocalStorage
 from imageprocessor.storage.protocol import StoredObject
 from tests.queue.conftest import Submit, empty, remove_marker
 from tests.storage.buckets import create_bucket
-from tests.uploads import submit_to
+from tests.uploads import list_all_jobs, submit_to
 
 SetClock = Callable[[timedelta], None]
 
@@ -80,7 +80,7 @@ def fail_job(service: Service, job: Job) -> Job:
 
 def snapshot(service: Service) -> tuple[object, ...]:
     with service.database.read() as connection:
-        jobs = job_store.list_jobs(connection, None, 100)
+        jobs = list_all_jobs(connection)
     return jobs, sorted(stored.key for stored in [*service.storage.list(), *service.staging.list()])
 
 

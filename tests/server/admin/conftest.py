@@ -35,8 +35,8 @@ def client(settings: Settings, service: Service) -> Iterator[TestClient]:
 def log_in(client: TestClient, settings: Settings) -> Callable[..., TestClient]:
     """Return a function that logs in, and returns the client."""
 
-    def log_in(user: str = "olga", **scopes: bool) -> TestClient:
-        token = sign_token(settings, user, **(scopes or {"admin": True}))
+    def log_in(user: str = "olga", *, reads_all: bool = False) -> TestClient:
+        token = sign_token(settings, user, admin=not reads_all, reads_all=reads_all)
         answer = client.post("/admin/login", data={"token": token}, headers=OWN)
         assert answer.status_code == 303, answer.text
         return client

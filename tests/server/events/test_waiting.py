@@ -17,7 +17,6 @@ from imageprocessor.queue.access import OPERATOR
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.events import feed
 from imageprocessor.queue.images import delete_image
-from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import Job
 from imageprocessor.queue.service import Service
 from imageprocessor.server.events import waiting
@@ -27,7 +26,7 @@ from imageprocessor.settings import Settings
 from tests.images import encode, photo, truncated
 from tests.server.live import form_body, get, serve, upload_head, wire
 from tests.servers.processes import wait_for
-from tests.uploads import submit_to
+from tests.uploads import list_all_jobs, submit_to
 
 JOBS = "/api/v1/images/jobs"
 Token = Callable[..., dict[str, str]]
@@ -204,7 +203,7 @@ def run_next(service: Service, pollers: list[EventPoller]) -> None:
     """Run the job of the upload that waits."""
     wait_for(lambda: is_waiting(pollers))
     with service.database.read() as connection:
-        (job,) = job_store.list_jobs(connection, None, 1)
+        (job,) = list_all_jobs(connection)
     finish(service, job)
 
 
@@ -280,7 +279,7 @@ def test_upload_of_a_deleted_image_is_still_accepted(
         answer = pool.submit(upload, port, token(), jpeg, "/upload?wait=20 ")
         wait_for(lambda: is_waiting(pollers))
         with service.database.read() as connection:
-            (job,) = job_store.list_jobs(connection, None, 1)
+            (job,) = list_all_jobs(connection)
         delete_image(service, job.image_id, OPERATOR)
         assert answer.result(10)[0].status == 202
 

@@ -21,6 +21,7 @@ from tests.images import encode, photo
 from tests.server.browsing import check, list_requests, run_jobs
 from tests.server.live import serve, wait_until
 from tests.server.shop import IN_DROP, drop, serve_shop
+from tests.uploads import list_all_jobs
 
 JPEG = encode(photo(80, 60), "JPEG")
 PNG = encode(photo(60, 60, seed=2), "PNG")
@@ -92,7 +93,7 @@ def test_page_uploads_shows_and_deletes(
     assert [url for url in sent if not url.startswith(origin)] == []
     assert sum(sizes) <= 60_000
     with service.database.read() as connection:
-        left = job_store.list_jobs(connection, None, 10)
+        left = list_all_jobs(connection)
     assert [job.user_id for job in left] == ["upload-page"]
 
 

@@ -1,17 +1,19 @@
-"""``jobs list``, ``jobs show`` and ``jobs retry``."""
+"""The commands ``jobs …``: list, show, retry; pause and resume the workers."""
 
 # ruff: noqa: PLC0415 - commands import when they run: an extra may be missing, and --help is fast
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from imageprocessor.cli.commands.service import PANEL, AsJson, read_settings
-from imageprocessor.cli.commands.webhooks import print_deliveries
+from imageprocessor.cli.commands.webhooks import parse_since, print_deliveries
 from imageprocessor.cli.output import (
     in_pages,
     print_json,
@@ -38,7 +40,41 @@ Status = Annotated[
 Limit = Annotated[int, typer.Option(min=1, help="Maximum number of jobs to list.")]
 After = Annotated[
     str | None,
-    typer.Option(metavar="ID", help="List only jobs older than this one.", show_default=False),
+    typer.Option(
+        metavar="CURSOR",
+        help="List the jobs after a page, which names its cursor.",
+        show_default=False,
+    ),
+]
+User = Annotated[
+    str | None,
+    typer.Option(metavar="SUB", help="List only this user's jobs.", show_default=False),
+]
+Bucket = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="List only jobs of this bucket.", show_default=False),
+]
+Code = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="List only jobs with this error code.", show_default=False),
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=parse_since,
+        metavar="TIME",
+        help="List only jobs accepted since a time such as 2024-11-08T14:00Z, 24h or 7d ago.",
+        show_default=False,
+    ),
+]
+Before = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=parse_since,
+        metavar="TIME",
+        help="List only jobs accepted before a time.",
+        show_default=False,
+    ),
 ]
 AnyId = Annotated[
     str,
@@ -53,7 +89,8 @@ AllFailed = Annotated[
 ]
 
 jobs = typer.Typer(
-    no_args_is_help=True, help="List jobs, show a job and its audit trail, or retry failed jobs."
+    no_args_is_help=True,
+    help="List jobs, show a job and its audit trail, retry failed jobs, or pause the workers.",
 )
 
 
@@ -62,45 +99,60 @@ def register(app: typer.Typer) -> None:
     jobs.command(name="list")(list_jobs)
     jobs.command()(show)
     jobs.command()(retry)
+    jobs.command()(pause)
+    jobs.command()(resume)
     app.add_typer(jobs, name="jobs", rich_help_panel=PANEL)
 
 
-def list_jobs(
-    status: Status = None, limit: Limit = 20, after: After = None, as_json: AsJson = False
+def list_jobs(  # noqa: PLR0913, PLR0917 - each is an option
+    status: Status = None,
+    user: User = None,
+    bucket: Bucket = None,
+    code: Code = None,
+    since: Since = None,
+    before: Before = None,
+    limit: Limit = 20,
+    after: After = None,
+    as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first.
 
-    Example: [bold]imageprocessor jobs list --status failed[/bold]
+    Example: [bold]imageprocessor jobs list --status failed --since 24h[/bold]
     """
-    from imageprocessor.queue import job_control
-    from imageprocessor.queue.access import OPERATOR
+    from imageprocessor.queue.job_search import JobFilter, list_pages
     from imageprocessor.queue.jobs.job import JobStatus
     from imageprocessor.queue.service import open_service
 
     settings = read_settings(quiet=True)
+    wanted = JobFilter(
+        status=JobStatus(status) if status else None,
+        user_id=user,
+        bucket=bucket,
+        error_code=code,
+        created_after=since,
+        created_before=before,
+    )
     with open_service(settings, creates=False) as service:
-        wanted = JobStatus(status) if status else None
-        last = job_control.read_job(service, after, OPERATOR) if after else None
-        found = job_control.list_jobs(service, wanted, limit, last)
+        pages = list_pages(service, wanted, limit, after)
         if as_json:
-            print_json_items(map(describe_job, found))
+            print_json_items(describe_job(job) for page in pages for job in page.jobs)
             return
-        count = 0
-        for page in in_pages(found):
-            print_table(
-                ("job", "status", "tries", "user", "bucket", "created", "error"),
-                map(_job_row, page),
-                optional=("tries", "bucket", "user", "created"),
-            )
-            count += len(page)
-            last = page[-1]
+        count, following = 0, None
+        for page in pages:
+            for rows in in_pages(page.jobs):
+                print_table(
+                    ("job", "status", "tries", "user", "bucket", "created", "error"),
+                    map(_job_row, rows),
+                    optional=("tries", "bucket", "user", "created"),
+                )
+            count, following = count + len(page.jobs), page.following
         if not count:
             kind = f"{status} jobs" if status else "jobs"
-            older = f" that are older than {after}" if after else ""
-            print_note(f"No {kind}{older} in {_name_database(settings)}.")
-        elif any(job_control.list_jobs(service, wanted, 1, last)):
-            assert last
-            print_note(f"To list older jobs, add --after {last.job_id}")
+            is_any = wanted == JobFilter(status=wanted.status) and after is None
+            print_note(f"No {kind}{'' if is_any else ' like this'} in {_name_database(settings)}.")
+        elif following:
+            print_note(f"To list older jobs, add --after {following}")
+        _note_pause(service)
 
 
 def show(job: AnyId, as_json: AsJson = False) -> None:
@@ -182,21 +234,39 @@ def retry(ids: JobIds = None, all_failed: AllFailed = False, as_json: AsJson = F
 
     Example: [bold]imageprocessor jobs retry --all-failed[/bold]
     """
-    from imageprocessor.queue.job_control import list_retryable
     from imageprocessor.queue.service import open_service
 
     if bool(ids) == all_failed:
         raise typer.BadParameter("give either job ids or --all-failed", param_hint="'ID...'")
-    tally: Counter[str] = Counter()
     with open_service(read_settings(quiet=True), creates=False) as service:
-        outcomes = _retry_each(service, ids or list_retryable(service), tally)
-        if as_json:
-            print_json_items(outcomes)
+        if ids:
+            _retry_these(service, ids, as_json=as_json)
         else:
-            for page in in_pages(outcomes):
-                print_table(("job", "outcome"), map(_outcome_row, page))
-    if not tally and not as_json:
+            _retry_all(service, as_json=as_json)
+
+
+def _retry_all(service: Service, *, as_json: bool) -> None:
+    """Retry every failed job whose upload is kept."""
+    from imageprocessor.queue.job_search import JobFilter, retry_matching
+
+    outcome = retry_matching(service, JobFilter(), by=None, seconds=math.inf)
+    if as_json:
+        print_json({"retried": outcome.retried, "skipped": outcome.skipped})
+    elif outcome.retried:
+        print_note(f"Jobs retried: {outcome.retried}")
+    else:
         print_note("No failed job has an upload that is still kept.")
+
+
+def _retry_these(service: Service, ids: Iterable[str], *, as_json: bool) -> None:
+    """Retry the jobs, and print each outcome; exit with 1 if any was refused."""
+    tally: Counter[str] = Counter()
+    outcomes = _retry_each(service, ids, tally)
+    if as_json:
+        print_json_items(outcomes)
+    else:
+        for page in in_pages(outcomes):
+            print_table(("job", "outcome"), map(_outcome_row, page))
     if tally["refused"]:
         raise typer.Exit(1)
 
@@ -220,6 +290,47 @@ def _retry(service: Service, job_id: str) -> dict[str, str]:
     except (InvalidIdError, JobError) as error:
         return {"job_id": job_id, "error": str(error), "error_code": error.code}
     return {"job_id": job_id, "status": job.status.value}
+
+
+def pause() -> None:
+    """Pause the workers of all hosts: no job begins until they are resumed.
+
+    Uploads are accepted, and their jobs wait. Running jobs end.
+
+    Example: [bold]imageprocessor jobs pause[/bold]
+    """
+    from imageprocessor.queue.pause import pause as pause_workers
+    from imageprocessor.queue.pause import read_pause
+    from imageprocessor.queue.service import open_service
+
+    with open_service(read_settings(quiet=True), creates=False) as service:
+        if pause_workers(service, by=None):
+            print_note("The workers are paused. To resume them: imageprocessor jobs resume")
+        else:
+            print_note(f"The workers are already {read_pause(service)}.")
+
+
+def resume() -> None:
+    """Let paused workers begin jobs again.
+
+    Example: [bold]imageprocessor jobs resume[/bold]
+    """
+    from imageprocessor.queue.pause import resume as resume_workers
+    from imageprocessor.queue.service import open_service
+
+    with open_service(read_settings(quiet=True), creates=False) as service:
+        if resume_workers(service, by=None):
+            print_note("The workers begin jobs again.")
+        else:
+            print_note("The workers were not paused.")
+
+
+def _note_pause(service: Service) -> None:
+    """Print a note if the workers are paused."""
+    from imageprocessor.queue.pause import read_pause
+
+    if paused := read_pause(service):
+        print_note(f"The workers are {paused}. To resume them: imageprocessor jobs resume")
 
 
 def describe_job(job: Job) -> dict[str, Any]:

@@ -36,6 +36,9 @@ IN_BATCH = text("batch_id IS NOT NULL")
 IS_TO_SEND = text("status = 'waiting'")
 IS_SENT = text("status != 'waiting'")
 
+# Workers claim no job while there is this row: see `queue.pause`.
+NOT_PAUSED = text("NOT EXISTS (SELECT 1 FROM maintenance WHERE task = 'pause')")
+
 
 def _index(
     name: str, *columns: str, where: TextClause | None = None, unique: bool = False
@@ -180,7 +183,7 @@ batches = Table(
     _index("ux_batches_repeated", "user_id", "idempotency_key", where=HAS_KEY, unique=True),
 )
 
-# The tasks that one process at a time does for all hosts.
+# The tasks that one process at a time does for all hosts; and the pause of the workers.
 maintenance = Table(
     "maintenance",
     metadata,

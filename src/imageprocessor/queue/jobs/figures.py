@@ -127,7 +127,7 @@ class Figures:
 
     def forget_before(self, since: datetime) -> None:
         """Forget the jobs that completed before the ten minutes of *since*."""
-        first = clock.to_text(since)[:TEN_MINUTES]
+        first = name_minutes(since)
         for minutes in [minutes for minutes in self.completed if minutes < first]:
             del self.completed[minutes], self.timed[minutes], self.seconds[minutes]
 
@@ -138,6 +138,11 @@ class Snapshot:
 
     position: int
     figures: Figures
+
+
+def name_minutes(moment: datetime) -> str:
+    """Return the name of the ten minutes that *moment* is in."""
+    return clock.to_text(moment)[:TEN_MINUTES]
 
 
 def read_figures(database: Database) -> Figures:
@@ -236,7 +241,7 @@ def find_error(database: Database, *, repair: bool = False) -> str | None:
 def _count(connection: Connection, newest: int) -> Figures:
     """Return the figures up to *newest*, counted in the tables."""
     figures = Figures(Counter(job_store.count_by_status(connection)))
-    since = clock.to_text(clock.utc_now() - WINDOW)[:TEN_MINUTES]
+    since = name_minutes(clock.utc_now() - WINDOW)
     minutes = func.substr(events.c.created_at, 1, TEN_MINUTES)
     duration = events.c.duration_seconds
     query = select(minutes, func.count(), func.count(duration), func.sum(duration)).where(

@@ -54,6 +54,13 @@ class EventType(StrEnum):
     RETRY_REQUESTED = "retry_requested"  #: an operator retries a failed job
     DELETED = "deleted"
     BATCH_COMPLETED = "batch_completed"  #: every job of a batch has ended, or was deleted
+    # Actions, which concern no job: see `outbox.add_action`.
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    JOBS_RETRIED = "jobs_retried"  #: all failed ones that met a condition
+    WEBHOOK_REPLAYED = "webhook_replayed"
+    WEBHOOK_ENABLED = "webhook_enabled"
+    WEBHOOK_DISABLED = "webhook_disabled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

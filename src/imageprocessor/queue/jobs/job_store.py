@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,8 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
-    Select,
-    and_,
     bindparam,
     delete,
     exists,
@@ -32,19 +30,18 @@ from sqlalchemy import (
 from imageprocessor.errors import StorageFullError, StorageUnavailableError
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.tables import (
-    HAS_FAILED,
     IS_DELETED,
     IS_OPEN,
     IS_PROCESSING,
     IS_VISIBLE,
     IS_WAITING,
     KEEPS_SOURCE,
+    NOT_PAUSED,
 )
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.jobs.job import (
     CLAIMABLE_STATUSES,
     MAX_BACKOFF_SECONDS,
-    OPEN_STATUSES,
     FailedAttempt,
     Job,
     JobStatus,
@@ -57,6 +54,14 @@ LONGEST_WAIT = timedelta(seconds=MAX_BACKOFF_SECONDS) + CLOCK_TOLERANCE
 
 VISIBLE = select(jobs).where(IS_VISIBLE)
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "worker_id": None}
+NEVER_TRIED: dict[str, Any] = {
+    "status": JobStatus.PENDING,
+    "attempt_count": 0,
+    "next_attempt_at": None,
+    "completed_at": None,
+    "error_code": None,
+    "last_error": None,
+}
 
 # Run by every status check, upload and job, so built only once: see `prepared`.
 FIND_JOB = VISIBLE.where(jobs.c.job_id == bindparam("job_id"))
@@ -76,8 +81,8 @@ FIRST_NEW = _DUE.where(jobs.c.next_attempt_at.is_(None))
 FIRST_NEW = FIRST_NEW.order_by(jobs.c.next_attempt_at, jobs.c.created_at)  # see `list_due`
 FIRST_DUE = func.coalesce(FIRST_RETRY.scalar_subquery(), FIRST_NEW.scalar_subquery())
 ONE_MORE = jobs.c.attempt_count + ONE
-CLAIM_NEXT = update(jobs).where(jobs.c.job_id == FIRST_DUE).values(attempt_count=ONE_MORE)
-CLAIM_NEXT = CLAIM_NEXT.returning(*jobs.c)
+CLAIM_NEXT = update(jobs).where(jobs.c.job_id == FIRST_DUE, NOT_PAUSED)
+CLAIM_NEXT = CLAIM_NEXT.values(attempt_count=ONE_MORE).returning(*jobs.c)
 COMPLETE = update(jobs).where(
     jobs.c.job_id == bindparam("held_job"),
     IS_PROCESSING,
@@ -132,45 +137,19 @@ def list_open(connection: Connection, job_ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(query))
 
 
-def list_jobs(
-    connection: Connection, status: JobStatus | None, limit: int, after: Job | None = None
-) -> list[Job]:
-    """Return the newest jobs, of *status* if given, and only those older than *after* if given."""
-    query = VISIBLE.limit(limit)
-    # The ids of jobs sort by time. The indexes of the few jobs that are open or failed have it.
-    if status in OPEN_STATUSES:
-        query = _newest_first(query.where(IS_OPEN), after)
-    elif status is JobStatus.FAILED:
-        query = _newest_first(query.where(HAS_FAILED), after)
-    else:
-        query = query.order_by(jobs.c.job_id.desc())
-        if after:
-            query = query.where(jobs.c.job_id < after.job_id)
-    if status:
-        query = query.where(jobs.c.status == status)
-    return _fetch_all(connection, query)
-
-
-def _newest_first(query: Select[Any], after: Job | None) -> Select[Any]:
-    created_at, job_id = jobs.c.created_at, jobs.c.job_id
-    if after:
-        moment = clock.to_text(after.created_at)
-        follows = and_(created_at == moment, job_id < after.job_id)
-        query = query.where(created_at <= moment, or_(created_at < moment, follows))
-    return query.order_by(created_at.desc(), job_id.desc())
-
-
 def list_due(
     connection: Connection, now: datetime, limit: int, *, created_before: datetime | None = None
 ) -> list[str]:
-    """Return the ids of jobs that wait for a worker now: retries first, then the oldest new ones.
+    """Return the ids of jobs that a worker may claim: retries first, then the oldest new ones.
+
+    None while the workers are paused.
 
     Two queries, because each then reads only the first *limit* entries of an index, however many
     jobs wait. *created_before* excludes newer jobs that were never tried, because a worker may be
     about to claim them. It does not exclude jobs created after *now*: there the clock was set back.
     """
     due_at, created_at = jobs.c.next_attempt_at, jobs.c.created_at
-    waiting = select(jobs.c.job_id).where(IS_WAITING).limit(limit)
+    waiting = select(jobs.c.job_id).where(IS_WAITING, NOT_PAUSED).limit(limit)
 
     retries = waiting.where(due_at <= clock.to_text(now)).order_by(due_at)
 
@@ -185,9 +164,17 @@ def list_due(
 
 
 def claim(
-    connection: Connection, job_id: str, worker_id: str, now: datetime, lease: timedelta
+    connection: Connection,
+    job_id: str,
+    worker_id: str,
+    now: datetime,
+    lease: timedelta,
+    *,
+    ignores_pause: bool = False,
 ) -> Job | None:
     """Give the job to *worker_id* and count the attempt; return None if it cannot be claimed.
+
+    None can while the workers are paused, unless the caller *ignores_pause*.
 
     The attempt is counted here, before any byte is decoded, so that an image that kills its worker
     runs out of attempts. If another worker is claiming the job at this moment, this call returns
@@ -202,6 +189,8 @@ def claim(
         jobs.c.deleted_at.is_(None),
         or_(no_wait, is_due),
     )
+    if not ignores_pause:
+        claimable = claimable.where(NOT_PAUSED)
     locked = claimable.with_for_update(skip_locked=True)
     statement = update(jobs).where(jobs.c.job_id == locked.scalar_subquery())
     values = _make_lease(worker_id, now, lease)
@@ -262,7 +251,7 @@ def end_attempt(
         "next_attempt_at": clock.to_text(due_at) if due_at else None,
         "completed_at": clock.to_text(now) if has_ended else None,
         "error_code": code,
-        "last_error": _escape(message),
+        "last_error": escape(message),
     }
     return _end_lease(connection, job, values, jobs.c.deleted_at.is_(None))
 
@@ -304,15 +293,23 @@ def retry_failed(connection: Connection, job_id: str) -> Job | None:
         jobs.c.staging_path.is_not(None),
         jobs.c.deleted_at.is_(None),
     )
-    values = {
-        "status": JobStatus.PENDING,
-        "attempt_count": 0,
-        "next_attempt_at": None,
-        "completed_at": None,
-        "error_code": None,
-        "last_error": None,
-    }
-    return _change(connection, statement.values(values))
+    return _change(connection, statement.values(NEVER_TRIED))
+
+
+def retry_all_failed(connection: Connection, job_ids: Collection[str]) -> list[Job]:
+    """Make those of the jobs pending again that :func:`retry_failed` would; return them.
+
+    On PostgreSQL, jobs that another transaction is changing are passed over.
+    """
+    retryable = select(jobs.c.job_id).where(
+        jobs.c.job_id.in_(job_ids),
+        jobs.c.status == JobStatus.FAILED,
+        jobs.c.staging_path.is_not(None),
+        jobs.c.deleted_at.is_(None),
+    )
+    locked = retryable.with_for_update(skip_locked=True)
+    statement = update(jobs).where(jobs.c.job_id.in_(locked)).values(NEVER_TRIED)
+    return _fetch_all(connection, statement.returning(*jobs.c))
 
 
 def mark_deleted(connection: Connection, image_id: str, now: datetime) -> Job | None:
@@ -393,20 +390,11 @@ def reset_timestamps(connection: Connection, job: Job, now: datetime) -> None:
     connection.execute(statement.values(values))
 
 
-def list_failed_with_source(
-    connection: Connection, before: datetime, limit: int | None = None, after: Job | None = None
-) -> list[Job]:
-    """Return the jobs that failed before *before* and still keep their upload, oldest first.
-
-    Only those that failed later than *after*, if given.
-    """
-    ended_at, job_id = jobs.c.completed_at, jobs.c.job_id
+def list_failed_with_source(connection: Connection, before: datetime, limit: int) -> list[Job]:
+    """Return the jobs that failed before *before* and still keep their upload, oldest first."""
+    ended_at = jobs.c.completed_at
     query = select(jobs).where(KEEPS_SOURCE, ended_at < clock.to_text(before))
-    if after and after.completed_at:
-        moment = clock.to_text(after.completed_at)
-        follows = and_(ended_at == moment, job_id > after.job_id)
-        query = query.where(ended_at >= moment, or_(ended_at > moment, follows))
-    return _fetch_all(connection, query.order_by(ended_at, job_id).limit(limit))
+    return _fetch_all(connection, query.order_by(ended_at).limit(limit))
 
 
 def forget_source(connection: Connection, job: Job) -> bool:
@@ -499,7 +487,7 @@ def _end_lease(
     return result.rowcount == 1
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Escape what PostgreSQL cannot store as text: NUL, and what UTF-8 cannot encode."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 

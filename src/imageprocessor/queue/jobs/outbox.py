@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, select
+from sqlalchemy import Connection, RowMapping, Select, and_, func, insert, select
 
 from imageprocessor.queue.database import clock, prepared
 from imageprocessor.queue.database.ids import make_id
@@ -30,6 +30,7 @@ from imageprocessor.queue.jobs.job import EventType, Job, JobStatus
 from imageprocessor.queue.jobs.webhooks import Endpoint, insert_deliveries, list_endpoints
 
 INSERT_EVENT = insert(events)
+NO_ID = ""  #: of the job and image of an action
 ENDINGS = (EventType.COMPLETED, EventType.FAILED, EventType.DELETED)  #: of a job
 
 
@@ -121,6 +122,17 @@ def add_event(
     return _insert_event(connection, event_type, now, subject, details)
 
 
+def add_action(
+    connection: Connection, event_type: EventType, now: datetime, by: str | None, **details: Any
+) -> None:
+    """Add an action that concerns no job to the audit trail.
+
+    *by*: the admin who took it, by their user id; None: an operator on the machine.
+    """
+    subject = {"image_id": NO_ID, "job_id": NO_ID}
+    _insert_event(connection, event_type, now, subject, {"by": by, **details})
+
+
 def _insert_event(
     connection: Connection,
     event_type: EventType,
@@ -144,6 +156,19 @@ def _insert_event(
 def list_events(connection: Connection, job_id: str) -> list[dict[str, Any]]:
     """Return the audit trail of a job, oldest first. It outlives the job."""
     query = select(events).where(events.c.job_id == job_id).order_by(events.c.created_at)
+    return _fetch(connection, query)
+
+
+def list_actions(connection: Connection, limit: int, before: str | None) -> list[dict[str, Any]]:
+    """Return the newest actions that concern no job, or those before a time, newest first."""
+    created_at = events.c.created_at
+    query = select(events).where(events.c.job_id == NO_ID)
+    if before is not None:
+        query = query.where(created_at < before)
+    return _fetch(connection, query.order_by(created_at.desc()).limit(limit))
+
+
+def _fetch(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     rows = connection.execute(query).mappings()
     return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
 

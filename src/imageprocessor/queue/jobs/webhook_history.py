@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from imageprocessor.queue.database import clock
 from imageprocessor.queue.database.tables import IS_SENT, IS_TO_SEND, IS_VISIBLE
 from imageprocessor.queue.database.tables import processing_jobs as jobs
 from imageprocessor.queue.database.tables import webhook_deliveries as deliveries
+from imageprocessor.queue.jobs.place import Place
 from imageprocessor.queue.jobs.webhooks import DeliveryStatus
 
 MAX_COUNTED = 1000  #: waiting deliveries; PostgreSQL reads their entries in 0.5 ms
@@ -41,6 +42,58 @@ def list_ended(connection: Connection, endpoint: str, limit: int) -> list[dict[s
         found += _fetch(connection, _select_newest(SHOWN, endpoint, status).limit(limit))
     newest_first = sorted(found, key=lambda delivery: str(delivery["ended_at"]), reverse=True)
     return newest_first[:limit]
+
+
+def list_with_status(
+    connection: Connection, endpoint: str, status: DeliveryStatus, limit: int, after: Place | None
+) -> list[dict[str, Any]]:
+    """Return *limit* deliveries to an endpoint with a status, or those that follow *after*.
+
+    Those that wait: those due first first. Others: newest first.
+
+    The index does not have the ids. So the time of the last delivery is found first, and those up
+    to it are sorted.
+    """
+    if status is DeliveryStatus.WAITING:
+        return _list_due(connection, endpoint, limit, after)
+    delivery_id, ended_at = deliveries.c.delivery_id, deliveries.c.ended_at
+    times = _select_newest([ended_at], endpoint, status)
+    query = _select_newest(SHOWN, endpoint, status).order_by(delivery_id.desc())
+    if after:
+        times = times.where(ended_at < after.moment)
+        query = query.where(after.select_older(ended_at, delivery_id))
+    last = connection.scalar(times.limit(1).offset(limit - 1))
+    if last:
+        query = query.where(ended_at >= last)
+    return _fetch(connection, query.limit(limit))
+
+
+def _list_due(
+    connection: Connection, endpoint: str, limit: int, after: Place | None
+) -> list[dict[str, Any]]:
+    delivery_id, due_at = deliveries.c.delivery_id, deliveries.c.next_attempt_at
+    waiting = select(*SHOWN).where(IS_TO_SEND, deliveries.c.endpoint == endpoint)
+    times = waiting.with_only_columns(due_at).order_by(due_at)
+    query = waiting.order_by(due_at, delivery_id)
+    if after:
+        times = times.where(due_at > after.moment)
+        query = query.where(after.select_newer(due_at, delivery_id))
+    last = connection.scalar(times.limit(1).offset(limit - 1))
+    if last:
+        query = query.where(due_at <= last)
+    return _fetch(connection, query.limit(limit))
+
+
+def place_of(delivery: Mapping[str, Any]) -> Place:
+    """Return the place of a delivery in :func:`list_with_status`."""
+    moment = delivery["ended_at"] or delivery["next_attempt_at"]
+    return Place(moment, delivery["delivery_id"])
+
+
+def find_delivery(connection: Connection, delivery_id: str) -> dict[str, Any] | None:
+    """Return a delivery, without its body, or None if there is none with this id."""
+    found = _fetch(connection, select(*SHOWN).where(deliveries.c.delivery_id == delivery_id))
+    return found[0] if found else None
 
 
 def count_waiting(connection: Connection, endpoint: str | None = None) -> int:

@@ -25,6 +25,7 @@ from imageprocessor.queue.dispatch import presence
 from imageprocessor.queue.dispatch.dispatcher import workers_directory
 from imageprocessor.queue.events.feed import PRUNED_TASK
 from imageprocessor.queue.maintenance.progress import Report, ignore
+from imageprocessor.queue.pause import PAUSE_TASK
 from imageprocessor.settings import Settings
 
 ROWS_PER_BATCH = 1000
@@ -73,8 +74,8 @@ def _copy(old: Connection, new: Connection, report: Report) -> dict[str, int]:
     new.execute(delete(database_identity))
     _copy_table(database_identity, old, new, report)
 
-    pruned = old.execute(select(maintenance).where(maintenance.c.task == PRUNED_TASK)).mappings()
-    for row in pruned:
+    is_kept = maintenance.c.task.in_((PRUNED_TASK, PAUSE_TASK))
+    for row in old.execute(select(maintenance).where(is_kept)).mappings():
         new.execute(insert(maintenance), dict(row))
 
     is_postgres = new.dialect.name == "postgresql"

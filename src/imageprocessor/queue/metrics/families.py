@@ -120,6 +120,7 @@ OLDEST_OPEN_JOB = Gauge(
 WORKERS = Gauge(
     "workers", "Worker processes that can take jobs; without Celery, those of this host."
 )
+PAUSED = Gauge("paused", "1 while the workers are paused, and no job begins; else 0.")
 WAITING_DELIVERIES = Gauge("waiting_deliveries", "Webhooks that wait to be sent.")
 OLDEST_WAITING_DELIVERY = Gauge(
     "oldest_waiting_delivery_seconds", "Age of the oldest of these, or 0."
@@ -135,6 +136,7 @@ STATE: tuple[Gauge, ...] = (
     QUEUE_JOBS,
     OLDEST_OPEN_JOB,
     WORKERS,
+    PAUSED,
     WAITING_DELIVERIES,
     OLDEST_WAITING_DELIVERY,
     ENDPOINTS,

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from imageprocessor import errors
 from imageprocessor.errors import ImageProcessorError, describe_publicly
 from imageprocessor.queue.health import Faults, check_health, check_readiness, oldest_open_seconds
-from imageprocessor.queue.job_control import list_jobs
+from imageprocessor.queue.job_search import JobFilter, search_jobs
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.statistics import collect_statistics
@@ -162,6 +162,6 @@ def get_failed_jobs(
     service: CurrentService, _admin: Admin, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> FailedJobs:
     """Admins only, because job ids give access to images."""
-    failed = list_jobs(service, JobStatus.FAILED, limit)
-    jobs = [represent_failed(job) for job in failed]
+    page = search_jobs(service, JobFilter(status=JobStatus.FAILED), limit)
+    jobs = [represent_failed(job) for job in page.jobs]
     return FailedJobs(count=len(jobs), jobs=jobs)

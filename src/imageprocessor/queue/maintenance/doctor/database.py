@@ -23,6 +23,7 @@ from imageprocessor.queue.database.sqlite import (
 )
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.maintenance.doctor.finding import Finding, ok, warning, wrong
+from imageprocessor.queue.pause import find_pause
 from imageprocessor.settings import Settings
 
 OLDEST_POSTGRES = 13
@@ -56,6 +57,7 @@ def check_database(settings: Settings, *, integrity: bool = False) -> Iterator[F
                     yield from check_postgres(connection)
                     yield from check_connections(connection, settings)
                 yield from check_schema(connection)
+                yield from check_pause(connection)
                 if path and integrity:
                     yield check_integrity(connection)
             yield check_writes(database)
@@ -132,6 +134,14 @@ def check_schema(connection: Connection) -> Iterator[Finding]:
         found = f"They are at revision {revision}; this version needs {HEAD}."
     fix = "Run `imageprocessor db upgrade`; `serve` and `worker` also do so when they start."
     yield warning("tables", found, fix)
+
+
+def check_pause(connection: Connection) -> Iterator[Finding]:
+    """Yield a finding if the workers are paused."""
+    if (read_revision(connection) or "") < HEAD:
+        return
+    if paused := find_pause(connection):
+        yield warning("workers", f"They are {paused}: jobs wait.", "imageprocessor jobs resume")
 
 
 def check_integrity(connection: Connection) -> Finding:
