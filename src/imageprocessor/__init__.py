@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the names in _HOMES, in a form that type checkers understan
     from imageprocessor.core.metadata import strip_metadata as strip_metadata
     from imageprocessor.core.picture_html import picture_html as picture_html
     from imageprocessor.core.pipeline import ProcessedImage as ProcessedImage
+    from imageprocessor.core.pipeline import TransformedImage as TransformedImage
     from imageprocessor.core.pipeline import dominant_color as dominant_color
     from imageprocessor.core.pipeline import process as process
     from imageprocessor.core.pipeline import transform as transform
@@ -60,7 +61,7 @@ _MODULES = {
     "core.limits": "Limits",
     "core.metadata": "strip_metadata",
     "core.picture_html": "picture_html",
-    "core.pipeline": "ProcessedImage dominant_color process transform",
+    "core.pipeline": "ProcessedImage TransformedImage dominant_color process transform",
     "core.transformations.grammar": "Transformation",
     "core.validate": "ImageInfo validate",
     "core.variants": "DEFAULT_VARIANTS Variant VariantSpec",

@@ -44,7 +44,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if metadata.gps:
         latitude, longitude = metadata.gps
         gps = {"latitude": latitude, "longitude": longitude}
-    return {
+    image = {
         "file": file,
         "format": info.format,
         "mime_type": info.mime_type,
@@ -53,6 +53,8 @@ def read_report(path: Path) -> dict[str, Any]:
         "height": info.height,
         "frames": info.frames,
         "duration": info.duration,
+    }
+    revealed = {
         "orientation": metadata.orientation,
         "color_profile": metadata.icc,
         "camera": metadata.camera,
@@ -61,6 +63,7 @@ def read_report(path: Path) -> dict[str, Any]:
         "gps": gps,
         "metadata": list(metadata.kinds),
     }
+    return {**image, **revealed}
 
 
 def print_report(report: Mapping[str, Any]) -> None:

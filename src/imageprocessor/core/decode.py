@@ -73,24 +73,29 @@ def unpack(file: BinaryIO, info: ImageInfo) -> Unpacked:
         TruncatedImageError: The file ends before the image does.
         InvalidImageError: The container does not follow the format.
     """
-    container = FORMATS[info.format].container
+    image_format = FORMATS[info.format]
+    container = image_format.container
     metadata: list[Piece] = []
     coded: list[CodedData] = []
     parts = _keep_image(container.read_pieces(file), metadata, coded)
     image = container.join(parts, file_size(file))  # this also fills *metadata* and *coded*
+
     kinds: set[str] = set()
+    has_end_mark = True
     for piece in metadata:
         kinds.update(piece.kinds)
-    exif = find_exif(metadata)
+        if piece.is_end_added:
+            has_end_mark = False
     chunks = find_color_chunks(metadata)
     profile = find_profile(metadata, container)
+    colors = list_declared_colors(chunks, profile, find_exif(metadata))
     return Unpacked(
         BytesIO(image),
-        coding=FORMATS[info.format].read_coding(image),
+        coding=image_format.read_coding(image),
         orientation=find_orientation(metadata),
-        colors=list_declared_colors(chunks, profile, exif),
+        colors=colors,
         kinds=frozenset(kinds),
-        has_end_mark=not any(piece.is_end_added for piece in metadata),
+        has_end_mark=has_end_mark,
         coded=tuple(coded),
         layout=find_layout(metadata),
     )

@@ -100,18 +100,33 @@ class ProcessedImage:
     def describe(self) -> dict[str, Any]:
         """Return everything except the bytes, ready for JSON, as stored and sent to clients."""
         variants = {name: variant.describe() for name, variant in self.variants.items()}
-        return {
+        appearance = {
             "dominant_color": self.dominant_color,
             "palette": list(self.palette),
             "placeholder": asdict(self.placeholder),
             "has_alpha": self.has_alpha,
             "animated": self.animated,
+        }
+        return {
+            **appearance,
             "original_dimensions": self.original_dimensions._asdict(),
             "variants": variants,
             "warnings": list(self.warnings),
             "removed": list(self.removed),
             "responsive": list(self.responsive),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TransformedImage(Variant):
+    """The result of ``transform``: a variant, and ``warnings``, as ``ProcessedImage`` has them."""
+
+    warnings: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything except the bytes, ready for JSON."""
+        # Not super(): dataclass makes a new class because of the slots.
+        return {**Variant.describe(self), "warnings": list(self.warnings)}
 
 
 def process(
@@ -148,14 +163,16 @@ def process(
         step(work)
         if on_step:
             on_step(step.__name__, started)
+    in_requested_order = {spec.name: work.variants[spec.name] for spec in variants}
+    warnings = tuple(name for name in WARNINGS if name in work.warnings)
     return ProcessedImage(
-        variants={spec.name: work.variants[spec.name] for spec in variants},
+        variants=in_requested_order,
         palette=work.palette,
         placeholder=work.placeholder,
         has_alpha=work.has_alpha,
         animated=work.animated,
         original_dimensions=work.original,
-        warnings=tuple(name for name in WARNINGS if name in work.warnings),
+        warnings=warnings,
         removed=tuple(sorted(work.removed)),
         responsive=_list_responsive(work),
     )
@@ -168,7 +185,7 @@ def transform(
     watermarks: Mapping[str, ImageSource] | None = None,
     *,
     format: str = DEFAULT_OUTPUT,  # noqa: A002 - as in VariantSpec
-) -> Variant:
+) -> TransformedImage:
     """Return an untrusted upload as one clean file with *operations* applied.
 
     *format*: "webp", "avif", "jpeg" or "png".
@@ -186,7 +203,17 @@ def transform(
         operations = Transformation.parse(operations)
     options = operations.list_changes()
     spec = VariantSpec("result", format=format, **options)
-    return process(data, [spec], limits, threads=1, watermarks=watermarks).variants[spec.name]
+    result = process(data, [spec], limits, threads=1, watermarks=watermarks)
+    variant = result.variants[spec.name]
+    return TransformedImage(
+        variant.data,
+        variant.width,
+        variant.height,
+        variant.format,
+        variant.frames,
+        variant.duration_seconds,
+        warnings=result.warnings,
+    )
 
 
 def dominant_color(data: ImageSource, limits: Limits = Limits()) -> str:

@@ -41,7 +41,6 @@ from imageprocessor.server.routes import (
     metrics,
     upload_page,
     uploads,
-    webhooks,
 )
 from imageprocessor.server.threads import StorageThreads
 from imageprocessor.settings import Settings
@@ -91,7 +90,6 @@ def create_app(settings: Settings) -> FastAPI:
     # (`python -m benchmarks service`).
     app.state.routes = [route for router in _list_routers(settings) for route in router.routes]
     app.router.routes[:0] = app.state.routes
-    app.webhooks = webhooks.router
     add_problem_handlers(app)
     setattr(app, "openapi", partial(build_openapi, app, settings))  # noqa: B010 - the documented way
     return app

@@ -16,11 +16,11 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors import ChangeReload
 
 import imageprocessor
-from imageprocessor.server.app import create_app_from_environment
-from imageprocessor.server.protocol import Connection
+from imageprocessor.collector import collector_paused
 
-#: A string because, with --reload, uvicorn imports the application again in each process.
-APP = f"{create_app_from_environment.__module__}:{create_app_from_environment.__name__}"
+# Names, so that only a process that answers requests imports the application and its framework.
+APP = "imageprocessor.server.app:create_app_from_environment"
+PROTOCOL = "imageprocessor.server.protocol:Connection"
 ARRIVAL_SECONDS = 0.1  #: for the request on a connection that has just been accepted
 DRAIN_SECONDS = 1.0  #: for requests on connections that a proxy keeps open
 FINISH_REQUESTS_SECONDS = 8
@@ -66,10 +66,13 @@ class ServerOptions:
 
 def run_api_process(sockets: list[socket.socket] | None, options: ServerOptions) -> None:
     """Serve requests until SIGTERM, which the app also sends itself if its parent dies."""
-    server = Server(configure(options))
+    config = configure(options)
+    server = Server(config)
     # uvicorn installs these handlers too, but later; an earlier signal would break its startup.
     for number in HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)
+    with collector_paused():
+        config.load()  # imports and builds the application
     server.run(sockets)
 
 
@@ -86,7 +89,7 @@ def configure(options: ServerOptions, **reloading: Any) -> uvicorn.Config:
     return uvicorn.Config(
         APP,
         factory=True,
-        http=Connection,
+        http=PROTOCOL,
         ws="none",
         log_config=None,  # configure_logs sets up logging
         log_level="warning",

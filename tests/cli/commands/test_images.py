@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -153,6 +154,52 @@ def test_process_finds_a_quality_and_transform_takes_a_bound(run: Run, album: Pa
     assert report["variants"]["card"]["size_bytes"] == expected.size_bytes
     run("transform", album / "a.jpg", "w_60,bytes_900", "-o", "card.webp")
     assert Path("card.webp").stat().st_size <= 900
+
+
+def test_transform_reports_warnings(run: Run, album: Path) -> None:
+    command = ["transform", album / "a.jpg", "w_60,bytes_9", "-o", "card.webp", "--force"]
+    assert run(*command).err.endswith(", max_bytes_exceeded\n")
+    assert run(*command, "--json").json["warnings"] == ["max_bytes_exceeded"]
+
+
+def test_process_takes_lossless_and_a_bound_on_the_bytes(run: Run, album: Path) -> None:
+    command = ["process", album / "a.jpg", "--out", "web", "--size", "card=60", "--json", "-f"]
+
+    def check(*options: str, **fields: Any) -> list[str]:
+        """Check that *options* mean the same as *fields* of a size; return the warnings."""
+        (report,) = run(*command, *options).json_lines
+        spec = ip.VariantSpec("card", width=60, **fields)
+        expected = ip.process(album / "a.jpg", [spec])
+        assert Path("web/a_card.webp").read_bytes() == expected.variants["card"].data
+        assert report["warnings"] == list(expected.warnings)
+        return list(expected.warnings)
+
+    assert check("--max-bytes", "900", max_bytes=900) == []
+    assert Path("web/a_card.webp").stat().st_size <= 900
+    assert check("--max-bytes", "9", max_bytes=9) == ["max_bytes_exceeded"]
+    assert check("--lossless", lossless=True) == []
+    large = Path("web/a_card.webp").stat().st_size
+    assert check("--no-lossless", lossless=False) == []
+    assert Path("web/a_card.webp").stat().st_size < large
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lossless", "--format", "avif"], "lossless needs the format 'webp' or 'png'. Add one"),
+        (["--animation", "keep", "--format", "jpeg"], "'keep' needs the format 'webp'. Add it"),
+        (["--max-bytes", "0"], "Invalid value for '--max-bytes'"),
+        (["--max-bytes", "1000000000"], "Use a whole number of bytes, from 1 to 999999999."),
+        (["--max-bytes", "5kB"], "Invalid value for '--max-bytes'"),
+    ],
+)
+def test_process_refuses_options_that_no_size_can_have(
+    run: Run, album: Path, options: list[str], message: str
+) -> None:
+    ran = run("process", album, "--out", "web", *options)
+    assert ran.status == 2
+    assert message in end_of(ran)
+    assert not Path("web").exists()
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,23 @@ def test_a_size_with_operations_is_the_same_file() -> None:
     assert (card.width, card.height) == (90, 90)
     assert str(specs[0]) == text
     only = process(data, specs[:1]).variants["card"]
-    assert only == alone == transform(data, Transformation.parse(text))
+    assert only.data == alone.data
+    assert alone == transform(data, Transformation.parse(text))
+
+
+def test_the_result_has_the_facts_and_warnings_of_process() -> None:
+    limits = Limits(mime_types=frozenset({"image/gif"}))
+    data = encode(
+        photo(30, 20), "GIF", save_all=True, append_images=[photo(20, 30).resize((30, 20))]
+    )
+    for operations in ("w_40,anim_keep", "w_40", "w_20,bytes_1"):
+        spec = VariantSpec("any", **Transformation.parse(operations).list_changes())
+        expected = process(data, [spec], limits)
+        variant = expected.variants["any"]
+        made = transform(data, operations, limits)
+        assert made.warnings == expected.warnings != ()
+        assert made.describe() == {**variant.describe(), "warnings": list(expected.warnings)}
+        assert made.data == variant.data
 
 
 def test_sizes_with_operations_leave_the_others_and_the_colour_as_they_are() -> None:

@@ -76,7 +76,7 @@ SMALL_INDEXES = {
     str(index.name)
     for table in metadata.sorted_tables
     for index in table.indexes
-    if index.dialect_options["sqlite"]["where"] in SMALL
+    if index.info["where"] in SMALL
 }
 
 Query = Callable[[Connection, Job], object]

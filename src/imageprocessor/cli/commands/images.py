@@ -109,6 +109,22 @@ Format = Annotated[
         show_default="by the suffix of --out, else webp",
     ),
 ]
+Lossless = Annotated[
+    bool | None,
+    typer.Option(
+        "--lossless/--no-lossless",
+        help="Make each WebP lossless, or none.",
+        show_default="graphics that stay small",
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Lower the quality until each file has at most so many bytes.",
+        show_default=False,
+    ),
+]
 Animation = Annotated[
     Literal["first", "keep"],
     typer.Option(help="What to keep of an animation: its first frame, or all frames."),
@@ -143,6 +159,8 @@ def process(  # noqa: PLR0913 - one parameter for each option
     size: Sizes = None,
     format: Formats = None,  # noqa: A002 - names the option
     quality: Quality = None,
+    lossless: Lossless = None,
+    max_bytes: MaxBytes = None,
     animation: Animation = "first",
     max_megapixels: MaxMegapixels = 50,
     max_size_mb: MaxSize = 10,
@@ -168,16 +186,20 @@ def process(  # noqa: PLR0913 - one parameter for each option
     from imageprocessor.cli.batch import end_now, process_each
     from imageprocessor.core.limits import Limits
 
-    sizes = parse_sizes(size or [], parse_quality(quality), parse_formats(format or []))
-    variants = [replace(spec, animation=animation) for spec in sizes]
+    options = {
+        "formats": parse_formats(format or []),
+        "quality": parse_quality(quality),
+        "lossless": "auto" if lossless is None else lossless,
+        "max_bytes": max_bytes,
+        "animation": animation,
+    }
+    variants = set_options(parse_sizes(size or []), options)
     names: dict[str, str] = {}
     for spec in variants:
         names |= spec.files
-    max_bytes = int(max_size_mb * 2**20)
-    max_pixels = int(max_megapixels * 1e6)
     limits = Limits(
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
+        max_bytes=int(max_size_mb * 2**20),
+        max_pixels=int(max_megapixels * 1e6),
         max_frames=max_frames,
         mime_types=frozenset(list_installed_mime_types()),
     )
@@ -247,8 +269,8 @@ def transform(  # noqa: PLR0913 - one parameter for each option
         }
         print_json(report, lines=True)
     else:
-        size = show_bytes(variant.size_bytes)
-        print_note(f"{file}: {variant.width}×{variant.height}, {size}")
+        facts = [f"{variant.width}×{variant.height}", show_bytes(variant.size_bytes)]
+        print_note(f"{file}: {', '.join([*facts, *variant.warnings])}")
 
 
 def strip(file: Image, out: OutFile, force: Force = False, as_json: AsJson = False) -> None:
@@ -406,9 +428,7 @@ def parse_quality(text: str | None) -> Any:
         raise typer.BadParameter(fault, param_hint="'--quality'") from None
 
 
-def parse_sizes(
-    sizes: Sequence[str], quality: Any = None, formats: tuple[str, ...] = ()
-) -> list[VariantSpec]:
+def parse_sizes(sizes: Sequence[str]) -> list[VariantSpec]:
     """Return the variants of *sizes*, each ``NAME=WIDTH``, or the default ones if there are none.
 
     Raises:
@@ -417,7 +437,7 @@ def parse_sizes(
     from imageprocessor.core.variants import DEFAULT_VARIANTS, VariantSpec
 
     if not sizes:
-        return [replace(spec, quality=quality, formats=formats) for spec in DEFAULT_VARIANTS]
+        return list(DEFAULT_VARIANTS)
     variants: dict[str, VariantSpec] = {}
     for size in sizes:
         name, _, width = size.partition("=")
@@ -427,10 +447,22 @@ def parse_sizes(
         if name in variants:
             raise typer.BadParameter(f"two sizes are named {name!r}", param_hint="'--size'")
         try:
-            variants[name] = VariantSpec(name, width=int(width), quality=quality, formats=formats)
+            variants[name] = VariantSpec(name, width=int(width))
         except InvalidVariantError as error:
             raise typer.BadParameter(str(error), param_hint="'--size'") from None
     return list(variants.values())
+
+
+def set_options(sizes: Sequence[VariantSpec], options: Mapping[str, Any]) -> list[VariantSpec]:
+    """Return *sizes* with the same *options* for all of them.
+
+    Raises:
+        typer.BadParameter: Two options contradict each other.
+    """
+    try:
+        return [replace(spec, **options) for spec in sizes]
+    except InvalidVariantError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def make_plan(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imageprocessor.cli.output import print_json, print_note, print_table
+from imageprocessor.collector import collector_paused
 from imageprocessor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -151,11 +152,12 @@ def serve(
 
     Example: [bold]DATA_DIR=/srv/images imageprocessor serve --host 0.0.0.0 --api-processes 2[/bold]
     """
-    from imageprocessor.cli.background import choose_background, run_beside, stop_by_interrupt
-    from imageprocessor.cli.banner import describe_service
-    from imageprocessor.cli.serving import listen, serve_api
-    from imageprocessor.queue.service import open_service
-    from imageprocessor.queue.webhooks import apply_settings
+    with collector_paused():
+        from imageprocessor.cli.background import choose_background, run_beside, stop_by_interrupt
+        from imageprocessor.cli.banner import describe_service
+        from imageprocessor.cli.serving import listen, serve_api
+        from imageprocessor.queue.service import open_service
+        from imageprocessor.queue.webhooks import apply_settings
 
     if reload and api_processes > 1:
         raise typer.BadParameter("works only with one API process", param_hint="'--reload'")
@@ -184,15 +186,16 @@ def worker(name: WorkerName = None) -> None:
 
     Example: [bold]WORKER_CONCURRENCY=4 imageprocessor worker[/bold]
     """
-    from imageprocessor.cli.background import (
-        become_celery,
-        run_beside,
-        stop_by_interrupt,
-        wait_for_interrupt,
-    )
-    from imageprocessor.queue.metrics_port import serve_metrics
-    from imageprocessor.queue.service import open_service
-    from imageprocessor.queue.workers.supervisor import Supervisor
+    with collector_paused():
+        from imageprocessor.cli.background import (
+            become_celery,
+            run_beside,
+            stop_by_interrupt,
+            wait_for_interrupt,
+        )
+        from imageprocessor.queue.metrics_port import serve_metrics
+        from imageprocessor.queue.service import open_service
+        from imageprocessor.queue.workers.supervisor import Supervisor
 
     settings = read_settings()
     count = settings.worker_concurrency

@@ -7,6 +7,7 @@ where the other digit looks the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import cos, floor, pi
 from operator import mul
 from typing import NamedTuple
@@ -40,30 +41,44 @@ def encode(image: Image.Image) -> bytes:
     red = _find_waves(red_green, image.size, 3, 3)
     channels = [light, yellow, red]
 
+    light_mean = _round(63 * light.mean)
+    light_scale = _round(31 * light.scale)
+    yellow_mean = _round(31.5 + 31.5 * yellow.mean)
+    yellow_scale = _round(63 * yellow.scale)
+    red_mean = _round(31.5 + 31.5 * red.mean)
+    red_scale = _round(63 * red.scale)
     is_landscape = width > height
-    header = (
-        _round(63 * light.mean)
-        | _round(31.5 + 31.5 * yellow.mean) << 6
-        | _round(31.5 + 31.5 * red.mean) << 12
-        | _round(31 * light.scale) << 18
-        | has_alpha << 23
-        | (down if is_landscape else across) << 24
-        | _round(63 * yellow.scale) << 27
-        | _round(63 * red.scale) << 33
-        | is_landscape << 39
-    )
-    encoded = bytearray(header.to_bytes(5, "little"))
+    waves_of_short_side = down if is_landscape else across
+    fields = [
+        (light_mean, 6),
+        (yellow_mean, 6),
+        (red_mean, 6),
+        (light_scale, 5),
+        (has_alpha, 1),
+        (waves_of_short_side, 3),
+        (yellow_scale, 6),
+        (red_scale, 6),
+        (is_landscape, 1),
+    ]
     if has_alpha:
         opacity = _find_waves(alpha, image.size, 5, 5)
-        encoded.append(_round(15 * opacity.mean) | _round(15 * opacity.scale) << 4)
+        fields.append((_round(15 * opacity.mean), 4))
+        fields.append((_round(15 * opacity.scale), 4))
         channels.append(opacity)
+    for channel in channels:
+        digits = [_round(15 * value) for value in channel.others]
+        fields.extend((digit, 4) for digit in digits)
+    return _pack(fields)
 
-    digits = [_round(15 * value) for channel in channels for value in channel.others]
-    if len(digits) % 2:
-        digits.append(0)
-    for low, high in zip(digits[::2], digits[1::2], strict=True):
-        encoded.append(low | high << 4)
-    return bytes(encoded)
+
+def _pack(fields: Iterable[tuple[int, int]]) -> bytes:
+    """Return numbers as bytes, each in its number of bits, the first one in the lowest bits."""
+    packed = 0
+    position = 0
+    for number, bits in fields:
+        packed |= number << position
+        position += bits
+    return packed.to_bytes((position + 7) // 8, "little")
 
 
 def _split_channels(image: Image.Image) -> tuple[Channel, Channel, Channel, Channel]:

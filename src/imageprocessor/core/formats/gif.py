@@ -213,16 +213,19 @@ def _read_frame(file: BinaryIO, part: _Part, screen: bytes, control: bytes) -> F
     left, top, width, height = part.frame
     if min(width, height) < 1:
         raise InvalidImageError("An image of the GIF has no pixels. Re-encode it.")
-    flags = control[3] if control else 0
     data = read_range(file, part.start, part.end)
-    head = screen[:6] + data[5:9] + screen[10:]
+    own_screen = screen[:6] + data[5:9] + screen[10:]
+    image_at_origin = data[:1] + bytes(4) + data[5:]
+    end = bytes((_END,))
+    flags = control[3] if control else 0
+    hundredths = int.from_bytes(control[4:6], "little")
     return Frame(
-        still=head + control + data[:1] + bytes(4) + data[5:] + bytes((_END,)),
+        still=own_screen + control + image_at_origin + end,
         left=left,
         top=top,
         width=width,
         height=height,
-        milliseconds=10 * int.from_bytes(control[4:6], "little"),
+        milliseconds=10 * hundredths,
         blends=True,
         disposal=_DISPOSALS.get(flags >> 2 & 7, "keep"),
     )

@@ -219,21 +219,20 @@ def _read_frame(file: BinaryIO, start: int, end: int) -> Frame:
     """
     first_chunk = start + _FRAME_HEADER_BYTES
     header = _head(read_range(file, start, min(first_chunk, end)), _FRAME_HEADER_BYTES)
-    left, top, width, height, milliseconds = (
-        int.from_bytes(header[place : place + 3], "little") for place in range(0, 15, 3)
-    )
+    numbers = [int.from_bytes(header[place : place + 3], "little") for place in range(0, 15, 3)]
+    half_left, half_top, width_less_1, height_less_1, milliseconds = numbers
     flags = header[15]
-    chunks = []
+    extended = struct.pack("<I", _ALPHA_FLAG) + header[6:12]
+    chunks = [(b"VP8X", extended)]
     for name, begin, stop in _read_chunks(file, first_chunk, end):
         if name in _NEEDED:
             chunks.append((name, read_range(file, begin, stop)))
-    extended = struct.pack("<I", _ALPHA_FLAG) + header[6:12]
     return Frame(
-        still=_join_chunks([(b"VP8X", extended), *chunks]),
-        left=2 * left,
-        top=2 * top,
-        width=width + 1,
-        height=height + 1,
+        still=_join_chunks(chunks),
+        left=2 * half_left,
+        top=2 * half_top,
+        width=width_less_1 + 1,
+        height=height_less_1 + 1,
         milliseconds=milliseconds,
         blends=not flags & _REPLACES_FLAG,
         disposal="clear" if flags & _CLEARS_FLAG else "keep",

@@ -132,6 +132,7 @@ def build_indexes(database: Database) -> None:
         is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
         for index in missing:
+            index.dialect_kwargs["sqlite_where"] = index.info["where"]
             # Not flushed one by one: the next call builds what a power cut undoes.
             with database.write(durable=False) as connection:
                 index.create(connection, checkfirst=True)
@@ -144,6 +145,8 @@ def build_indexes(database: Database) -> None:
             connection.execute(text("SET statement_timeout = 0"))
             connection.execute(text("SET lock_timeout = 0"))
             for index in missing:
+                index.dialect_kwargs["postgresql_where"] = index.info["where"]
+                index.dialect_kwargs["postgresql_concurrently"] = True  # writers continue meanwhile
                 connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
                 index.create(connection)
             for name in obsolete:

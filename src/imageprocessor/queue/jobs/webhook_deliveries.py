@@ -118,7 +118,9 @@ def claim_due(
 
 def _make_claimed(row: Mapping[str, Any], token: str, now: datetime) -> Delivery:
     """Return a delivery that was claimed *now*; *row* is from before that."""
+    due_at = clock.from_text(row["next_attempt_at"])
     previous = row["attempted_at"]
+    previous_attempt_at = clock.from_text(previous) if previous else None
     return Delivery(
         delivery_id=row["delivery_id"],
         endpoint=row["endpoint"],
@@ -126,8 +128,8 @@ def _make_claimed(row: Mapping[str, Any], token: str, now: datetime) -> Delivery
         body=row["body"],
         attempts=row["attempt_count"] + 1,
         attempted_at=now,
-        due_at=clock.from_text(row["next_attempt_at"]),
-        previous_attempt_at=clock.from_text(previous) if previous else None,
+        due_at=due_at,
+        previous_attempt_at=previous_attempt_at,
         lease_token=token,
     )
 

@@ -30,7 +30,8 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.maintenance.housekeeper import Housekeeper
 from imageprocessor.queue.process_memory import LARGE_PAGES
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.workers.worker import STOP, Report, work
+from imageprocessor.queue.workers import child
+from imageprocessor.queue.workers.worker import STOP, Report
 
 POLL_SECONDS = 1.0
 STOP_WITHIN_SECONDS = 25.0
@@ -160,7 +161,7 @@ class Supervisor:
         while len(self._slots) < self._worker_count:
             our_end, its_end = context.Pipe()
             process = context.Process(
-                target=work,
+                target=child.start,
                 args=(its_end, self._service.settings.without_secrets(), supervisor_id),
                 name="imageprocessor worker",
                 daemon=True,
