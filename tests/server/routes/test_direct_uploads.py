@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
+from imageprocessor.errors import RequestError
 from imageprocessor.queue.attempts import run_job
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.direct_uploads import DirectUpload, sign_upload
 from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.maintenance.sweep import UPLOAD_STEP, sweep
 from imageprocessor.queue.service import Service, open_service
@@ -124,6 +127,81 @@ def sign_address(settings: Settings, age: timedelta, image_id: str) -> str:
     ticket = Ticket(image_id, "ann", "photos", 10**6)
     signed = sign_ticket(load_keys(settings), settings, ticket, clock.utc_now() - age)
     return f"{TICKETS}/{image_id}/complete?ticket={signed}"
+
+
+# First: it runs all jobs, and the other tests leave theirs.
+def test_element_on_another_site_sends_straight_to_s3(
+    settings: Settings, service: Service, browser: Any, strict_s3: StrictS3, user: str
+) -> None:
+    token = sign_token(settings, user)
+    with run_jobs(service), serve(settings) as port:
+        api = f"http://127.0.0.1:{port}"
+        with serve_shop(api, token, direct=True, max_bytes=len(JPEG)) as shop:
+            upload = open_shop(browser, shop)
+            permit(service, "https://www.example.com")
+            assert upload(JPEG) == (None, "The connection was lost. Try again.")
+            permit(service, shop.rstrip("/"))
+            strict_s3.heads.clear()
+            code, said = upload(JPEG + bytes(1))
+            assert code == "file_too_large"
+            assert said.startswith(f"The file is larger than the limit of {len(JPEG)} bytes")
+            assert list_methods(strict_s3) == set(), "S3 would say it in XML"
+            code, said = upload(b"no image".ljust(len(JPEG)))
+            assert (code, said[:31]) == ("type_unsupported", "The file is of an unknown type.")
+            image_id, said = upload(JPEG)
+            assert said == "Done"
+            value = "return new FormData(document.querySelector('form')).getAll('photo')"
+            assert browser.execute_script(value) == [image_id]
+    assert list_methods(strict_s3) == {"OPTIONS", "POST"}
+    with service.database.read() as connection:
+        job = job_store.find_image(connection, image_id)
+    assert job is not None
+    assert job.user_id == user
+
+    strict_s3.heads.clear()
+    strict_s3.has_post = False
+    changed = settings.model_copy(update={"s3_direct_uploads": "put"})
+    with run_jobs(service), serve(changed) as port:
+        api = f"http://127.0.0.1:{port}"
+        with serve_shop(api, token, direct=True, size=len(JPEG)) as shop:
+            upload = open_shop(browser, shop)
+            permit(service, shop.rstrip("/"))
+            assert upload(JPEG)[1] == "Done"
+            assert upload(JPEG[1:])[1] == "The storage refused the file (403). Try again."
+    assert list_methods(strict_s3) == {"OPTIONS", "PUT"}
+
+
+def open_shop(browser: Any, shop: str) -> Callable[[bytes], tuple[Any, str]]:
+    """Open the page, and return a function that uploads a file.
+
+    It returns the id of the image or the code of the problem, and what the page says.
+    """
+    browser.get(shop)
+    element = browser.find_element("css selector", "image-upload")
+    wait_until(lambda: browser.execute_script("return !!arguments[0].shadowRoot", element))
+
+    def upload(content: bytes) -> tuple[Any, str]:
+        before = browser.execute_script("return told.length")
+        drop(browser, element, content)
+        wait_until(lambda: browser.execute_script("return told.length") > before)
+        state = element.shadow_root.find_element("css selector", ".state")
+        return browser.execute_script("return told.at(-1)"), state.text
+
+    return upload
+
+
+def list_methods(strict_s3: StrictS3) -> set[str]:
+    """Return the methods of the browser's requests to S3."""
+    return {head.partition(" ")[0] for head in strict_s3.heads if "Mozilla" in head}
+
+
+def permit(service: Service, origin: str) -> None:
+    """Give the bucket the CORS rules of the documentation, for *origin*."""
+    rules = Path("deploy/s3/cors.json").read_text().replace("https://www.example.com", origin)
+    assert isinstance(service.staging, S3Storage)
+    service.staging.client.put_bucket_cors(
+        Bucket=service.settings.s3_bucket, CORSConfiguration=json.loads(rules)
+    )
 
 
 @pytest.mark.parametrize("data", [JPEG, LARGE], ids=["small", "large"])
@@ -328,22 +406,11 @@ def test_what_is_never_completed_is_swept(
     assert find_code(client.post(left["complete_url"])) == (409, "upload_missing")
 
 
-def test_a_server_without_forms_gets_a_put(
-    client: TestClient, service: Service, settings: Settings, user: str, strict_s3: StrictS3
-) -> None:
-    changed = settings.model_copy(update={"s3_direct_uploads": "put"})
-    headers = {"Authorization": f"Bearer {sign_token(settings, user)}"}
-    strict_s3.has_post = False
-    with TestClient(create_app(changed)) as other:
-        wanted = {"bucket": "photos", "direct": True}
-        answer = other.post(TICKETS, json=wanted, headers=headers)
-        assert answer.status_code == 422
-        assert "'size'" in answer.json()["detail"]
-        issued = other.post(TICKETS, json=wanted | {"size": len(JPEG)}, headers=headers).json()
-    assert "fields" not in issued["direct"]
-    assert send(issued["direct"], JPEG + b"1") == 403
-    assert send(issued["direct"]) == 200
-    assert client.post(issued["complete_url"]).status_code == 202
+def test_a_put_needs_the_size(service: Service) -> None:
+    settings = service.settings.model_copy(update={"s3_direct_uploads": "put"})
+    upload = DirectUpload("0b1f6c1e-5f0e-4d8e-9c57-3a6f1d2b7c90", "photos", 10**6)
+    with pytest.raises(RequestError, match="Send the file's size in bytes as 'size'"):
+        sign_upload(replace(service, settings=settings), upload, None, 60)
 
 
 def test_a_size_above_the_limit_gets_no_ticket(
@@ -380,77 +447,3 @@ def test_what_a_ticket_permits_is_not_logged(
         for secret in (ticket, fields["x-amz-signature"], fields["policy"])
         if secret in printed
     ]
-
-
-def test_element_on_another_site_sends_straight_to_s3(
-    settings: Settings, service: Service, browser: Any, strict_s3: StrictS3, user: str
-) -> None:
-    token = sign_token(settings, user)
-    with run_jobs(service), serve(settings) as port:
-        api = f"http://127.0.0.1:{port}"
-        with serve_shop(api, token, direct=True, max_bytes=len(JPEG)) as shop:
-            upload = open_shop(browser, shop)
-            permit(service, "https://www.example.com")
-            assert upload(JPEG) == (None, "The connection was lost. Try again.")
-            permit(service, shop.rstrip("/"))
-            strict_s3.heads.clear()
-            code, said = upload(JPEG + bytes(1))
-            assert code == "file_too_large"
-            assert said.startswith(f"The file is larger than the limit of {len(JPEG)} bytes")
-            assert list_methods(strict_s3) == set(), "S3 would say it in XML"
-            code, said = upload(b"no image".ljust(len(JPEG)))
-            assert (code, said[:31]) == ("type_unsupported", "The file is of an unknown type.")
-            image_id, said = upload(JPEG)
-            assert said == "Done"
-            value = "return new FormData(document.querySelector('form')).getAll('photo')"
-            assert browser.execute_script(value) == [image_id]
-    assert list_methods(strict_s3) == {"OPTIONS", "POST"}
-    with service.database.read() as connection:
-        job = job_store.find_image(connection, image_id)
-    assert job is not None
-    assert job.user_id == user
-
-    strict_s3.heads.clear()
-    strict_s3.has_post = False
-    changed = settings.model_copy(update={"s3_direct_uploads": "put"})
-    with run_jobs(service), serve(changed) as port:
-        api = f"http://127.0.0.1:{port}"
-        with serve_shop(api, token, direct=True, size=len(JPEG)) as shop:
-            upload = open_shop(browser, shop)
-            permit(service, shop.rstrip("/"))
-            assert upload(JPEG)[1] == "Done"
-            assert upload(JPEG[1:])[1] == "The storage refused the file (403). Try again."
-    assert list_methods(strict_s3) == {"OPTIONS", "PUT"}
-
-
-def open_shop(browser: Any, shop: str) -> Callable[[bytes], tuple[Any, str]]:
-    """Open the page, and return a function that uploads a file.
-
-    It returns the id of the image or the code of the problem, and what the page says.
-    """
-    browser.get(shop)
-    element = browser.find_element("css selector", "image-upload")
-    wait_until(lambda: browser.execute_script("return !!arguments[0].shadowRoot", element))
-
-    def upload(content: bytes) -> tuple[Any, str]:
-        before = browser.execute_script("return told.length")
-        drop(browser, element, content)
-        wait_until(lambda: browser.execute_script("return told.length") > before)
-        state = element.shadow_root.find_element("css selector", ".state")
-        return browser.execute_script("return told.at(-1)"), state.text
-
-    return upload
-
-
-def list_methods(strict_s3: StrictS3) -> set[str]:
-    """Return the methods of the browser's requests to S3."""
-    return {head.partition(" ")[0] for head in strict_s3.heads if "Mozilla" in head}
-
-
-def permit(service: Service, origin: str) -> None:
-    """Give the bucket the CORS rules of the documentation, for *origin*."""
-    rules = Path("deploy/s3/cors.json").read_text().replace("https://www.example.com", origin)
-    assert isinstance(service.staging, S3Storage)
-    service.staging.client.put_bucket_cors(
-        Bucket=service.settings.s3_bucket, CORSConfiguration=json.loads(rules)
-    )
