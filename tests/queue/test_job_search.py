@@ -35,7 +35,7 @@ NOW = clock.utc_now()
 SECOND = timedelta(seconds=1)
 
 
-def add_jobs(service: Service, template: Job, count: int = 36) -> list[Job]:
+def add_jobs(service: Service, template: Job, count: int = 30) -> list[Job]:
     """Add jobs of all kinds, of which some were accepted in the same microsecond."""
     draw = random.Random(count)
     jobs = []
@@ -101,7 +101,7 @@ def test_each_wanted_job_is_found_once_however_the_search_is_cut(
         job_store.mark_deleted(connection, jobs[7].image_id, NOW)
     jobs.remove(jobs[7])
     assert {job.status for job in jobs} == set(JobStatus)
-    for searched, limit in ((10_000, 100), (9, 4), (1, 5)):
+    for searched, limit in ((10_000, 100), (9, 4), (2, 5)):
         monkeypatch.setattr(search, "SEARCHED_JOBS", searched)
         for fields in FILTERS:
             wanted = JobFilter(**fields)
