@@ -4,7 +4,7 @@ import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ from tests.queue.conftest import Submit
 PENDING, PROCESSING, COMPLETED, FAILED, RETRYING = JobStatus
 ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 NOW = clock.utc_now()
-SECOND = timedelta(seconds=1)
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
 def add_jobs(service: Service, template: Job, count: int = 30) -> list[Job]:
@@ -88,6 +88,9 @@ FILTERS: list[dict[str, Any]] = [
     {"status": PENDING, "user_id": "bob", "created_before": NOW - 5 * SECOND},
     {"created_after": NOW + SECOND},
     {"user_id": "\0' OR 1=1 --\ud800"},
+    {"created_after": datetime.min.replace(tzinfo=timezone(8 * HOUR))},
+    {"created_after": datetime.max.replace(tzinfo=timezone(-8 * HOUR))},
+    {"status": FAILED, "created_before": datetime.max.replace(tzinfo=timezone(-8 * HOUR))},
 ]
 
 
