@@ -8,10 +8,14 @@ import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+
+if TYPE_CHECKING:
+    from tests.servers.strict_s3 import StrictS3
 
 LONGEST_ID = 100  #: characters of a parameter in the id of a test
 
@@ -120,7 +124,20 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running S3 server without buckets; it accepts any keys."""
+    from botocore.loaders import create_loader
+
     from tests.servers import run_s3
 
-    with run_s3(tmp_path_factory.mktemp("s3")) as server:
+    loader = create_loader()  # shared: every session of boto3 would read its files again
+    with pytest.MonkeyPatch.context() as patch, run_s3(tmp_path_factory.mktemp("s3")) as server:
+        patch.setattr("botocore.session.create_loader", lambda _path: loader)
         yield f"http://127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def strict_s3(s3: str) -> Iterator[StrictS3]:
+    """The same S3 server as `s3`, behind one that checks signatures and policies."""
+    from tests.servers.strict_s3 import run_strict_s3
+
+    with run_strict_s3(urlsplit(s3).port or 0) as server:
+        yield server

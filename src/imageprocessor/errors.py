@@ -13,6 +13,7 @@
         InvalidWaitError · InvalidCursorError · ExpiredCursorError · TooManyStreamsError
         RateLimitedError · UnauthorizedError · AdminRequiredError
         InvalidTicketError · SpentTicketError
+        DirectUnsupportedError · MissingUploadError
         UnknownWebhookError · InvalidWebhookError · InvalidWebhookUrlError
         UnknownDeliveryError · DeliveryNotRepeatableError
       StorageError
@@ -278,6 +279,18 @@ class SpentTicketError(RequestError):
     """The upload ticket has already been used for another file, or its image was deleted."""
 
     code = "ticket_spent"
+
+
+class DirectUnsupportedError(RequestError):
+    """The service stores images on its own disk, so no file can be sent straight to S3."""
+
+    code = "direct_unsupported"
+
+
+class MissingUploadError(RequestError):
+    """Nothing has been sent to S3 with the ticket, or it was replaced while it was read."""
+
+    code = "upload_missing"
 
 
 class UnknownWebhookError(RequestError):

@@ -209,7 +209,16 @@ class Settings(BaseModel):
         "", "a URL", "URL of an S3 server other than AWS, such as MinIO or R2; empty: AWS."
     )
     s3_public_endpoint_url: str = setting(
-        "", "a URL", "S3 URL for clients that download images; empty: same as S3_ENDPOINT_URL."
+        "",
+        "a URL",
+        "S3 URL for clients that download images or send files straight to S3; "
+        "empty: same as S3_ENDPOINT_URL.",
+    )
+    s3_direct_uploads: Literal["post", "put"] = setting(
+        "post",
+        "`post` or `put`",
+        "How browsers [send files straight to S3](browsers.md#straight-to-s3): `put` is for "
+        "servers without POST Object, such as R2.",
     )
     aws_region: str | None = setting(
         None, "a region, such as `eu-west-1`", "Region of the buckets."

@@ -32,7 +32,8 @@ for name in ("JPEG", "PNG", "WEBP"):
 def before_load_schema(_context: schemathesis.HookContext, raw_schema: dict[str, Any]) -> None:
     """Remove the fields whose validity a schema cannot express.
 
-    `webhook` must name an endpoint, and `items` have as many entries as there are files.
+    `webhook` must name an endpoint, `items` have as many entries as there are files, and `direct`
+    needs S3. `size` has a limit that a setting sets.
     """
     for path in ("/api/v1/images/upload", "/api/v1/images/batch"):
         content = raw_schema["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]
@@ -40,7 +41,7 @@ def before_load_schema(_context: schemathesis.HookContext, raw_schema: dict[str,
             content["schema"]["properties"].pop(name, None)
             content["encoding"].pop(name, None)
     ticket = raw_schema["components"]["schemas"]["TicketRequest"]["properties"]
-    for name in ("webhook", "sub"):  # which only admins may set
+    for name in ("webhook", "direct", "size", "sub"):  # only admins may set `sub`
         ticket.pop(name)
 
 

@@ -96,5 +96,5 @@ def test_every_response_matches_the_openapi_document(
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Tested: 23" in done.stdout, done.stdout
+    assert "Tested: 24" in done.stdout, done.stdout
     assert "Traceback" not in (tmp_path / "serve.log").read_text()

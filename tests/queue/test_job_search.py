@@ -4,7 +4,7 @@ import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -32,10 +32,10 @@ from tests.queue.conftest import Submit
 PENDING, PROCESSING, COMPLETED, FAILED, RETRYING = JobStatus
 ID = "3f2b1c9e-8a4d-4f6b-9c1e-2d7a5b8c0e13"
 NOW = clock.utc_now()
-SECOND = timedelta(seconds=1)
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
-def add_jobs(service: Service, template: Job, count: int = 36) -> list[Job]:
+def add_jobs(service: Service, template: Job, count: int = 30) -> list[Job]:
     """Add jobs of all kinds, of which some were accepted in the same microsecond."""
     draw = random.Random(count)
     jobs = []
@@ -88,6 +88,9 @@ FILTERS: list[dict[str, Any]] = [
     {"status": PENDING, "user_id": "bob", "created_before": NOW - 5 * SECOND},
     {"created_after": NOW + SECOND},
     {"user_id": "\0' OR 1=1 --\ud800"},
+    {"created_after": datetime.min.replace(tzinfo=timezone(8 * HOUR))},
+    {"created_after": datetime.max.replace(tzinfo=timezone(-8 * HOUR))},
+    {"status": FAILED, "created_before": datetime.max.replace(tzinfo=timezone(-8 * HOUR))},
 ]
 
 
@@ -101,7 +104,7 @@ def test_each_wanted_job_is_found_once_however_the_search_is_cut(
         job_store.mark_deleted(connection, jobs[7].image_id, NOW)
     jobs.remove(jobs[7])
     assert {job.status for job in jobs} == set(JobStatus)
-    for searched, limit in ((10_000, 100), (9, 4), (1, 5)):
+    for searched, limit in ((10_000, 100), (9, 4), (2, 5)):
         monkeypatch.setattr(search, "SEARCHED_JOBS", searched)
         for fields in FILTERS:
             wanted = JobFilter(**fields)

@@ -43,6 +43,7 @@ def test_document_lists_every_operation(document: dict[str, Any]) -> None:
         "POST /api/v1/uploads",
         "PUT /api/v1/uploads/{image_id}",
         "POST /api/v1/uploads/{image_id}",
+        "POST /api/v1/uploads/{image_id}/complete",
         "GET /api/v1/uploads/{image_id}",
         "GET /api/v1/health",
         "GET /api/v1/health/stats",

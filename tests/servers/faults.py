@@ -27,8 +27,10 @@ class FaultyProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream_port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, upstream_port: int, handler: type[BaseHTTPRequestHandler] | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), handler or ProxyHandler)
         self.upstream_port = upstream_port
         self.fault: Fault = "none"
         self.only = ""
@@ -48,7 +50,7 @@ class FaultyProxy(ThreadingHTTPServer):
         """Print nothing: clients are expected to give up."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FaultyProxy
 
@@ -66,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hang()
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
-        return self._pass_on(body, fault)
+        return self.pass_on(body, fault)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - names that http.server requires
 
@@ -77,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         code = f"<Code>{self.server.code}</Code>"
         body = f"<Error>{code}<Message>injected by the test</Message></Error>".encode()
         headers = {"Content-Type": "application/xml", "Content-Length": str(len(body))}
-        self._answer(status, headers, body)
+        self.answer(status, headers, body)
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang(self) -> None:
         self.server.ended.wait()
 
-    def _pass_on(self, body: bytes, fault: Fault) -> None:
+    def pass_on(self, body: bytes, fault: Fault) -> None:
         upstream = HTTPConnection("127.0.0.1", self.server.upstream_port)
         upstream.request(
             self.command, self.path, body, dict(self.headers) | {"Connection": "close"}
@@ -95,13 +97,13 @@ class _Handler(BaseHTTPRequestHandler):
         data = response.read()
         upstream.close()
         half = fault in {"stall", "cut"} and len(data) > 1
-        self._answer(
+        self.answer(
             response.status, _end_to_end(response), data[: len(data) // 2] if half else data
         )
         if half and fault == "stall":
             self._hang()
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 import pytest
-from botocore.loaders import create_loader
 
 from imageprocessor.errors import (
     MissingExtraError,
@@ -44,15 +43,6 @@ def _no_credentials_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _models_of_s3_are_parsed_once() -> Iterator[None]:
-    """Share what botocore reads from its files: every session would read it again."""
-    loader = create_loader()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.session.create_loader", lambda _path: loader)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,10 @@ def _check_broker(service: Service) -> None:
 
 
 def _check_workers(service: Service) -> None:
-    """Raise NoWorkerError if a job waits and no worker, on this host or another, takes jobs."""
+    """Raise NoWorkerError if a job waits and no worker, on this host or another, takes jobs.
+
+    No job is due while the workers are paused.
+    """
     if service.dispatcher.count_workers() > 0:
         return
     now = clock.utc_now()

@@ -100,6 +100,18 @@ def submit(service: Service, upload: Upload, sender: Sender) -> tuple[Job, Quota
     else:
         size_bytes = len(upload.file)
         service.staging.put(key, upload.file)
+    return queue_staged(service, job, size_bytes, sender)
+
+
+def queue_staged(service: Service, job: Job, size_bytes: int, sender: Sender) -> tuple[Job, Quota]:
+    """Count a staged upload and queue its job; a refused upload leaves nothing in staging.
+
+    Raises:
+        UnknownWebhookError, RateLimitedError, IdempotencyKeyReusedError, SpentTicketError,
+        DatabaseUnavailableError: See :func:`submit`.
+    """
+    key = job.staging_key
+    assert key is not None
     try:
         accepted, quota = _queue_once(service, job, sender)
     except ImageProcessorError:
@@ -191,16 +203,11 @@ def _queue_once(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]
 def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
     if repeated := _find_repeated(service, sender):
         _check_same_payload(repeated, job)
-        service.database.flush()  # a 202 will confirm it; the first request may still be waiting
-        return repeated, read_quota(service, sender)
+        return _confirm(service, repeated, sender)
     settings = service.settings
     with service.database.write() as connection:
         require_webhook(connection, job.webhook)
-        if sender.image_id and outbox.find_deleted_job(connection, sender.image_id):
-            raise SpentTicketError(
-                f"The image {sender.image_id} was uploaded with this ticket and deleted. "
-                "Ask for a new ticket."
-            )
+        _require_not_deleted(connection, sender)
         quota = rate_limits.count_upload(
             connection,
             job.user_id,
@@ -210,6 +217,35 @@ def _queue(service: Service, job: Job, sender: Sender) -> tuple[Job, Quota]:
         )
         store_job(connection, job, settings.public_base_url)
     return job, quota
+
+
+def find_accepted(service: Service, sender: Sender) -> tuple[Job, Quota] | None:
+    """Return the job that the sender's ticket was spent on, or None.
+
+    Raises:
+        SpentTicketError: Its image was deleted.
+    """
+    if repeated := _find_repeated(service, sender):
+        service.counts.add(UPLOADS, "repeated")
+        return _confirm(service, repeated, sender)
+    with service.database.read() as connection:
+        _require_not_deleted(connection, sender)
+    return None
+
+
+def _confirm(service: Service, repeated: Job, sender: Sender) -> tuple[Job, Quota]:
+    """Return a job that a 202 will confirm again; the request that queued it may still wait."""
+    service.database.flush()
+    return repeated, read_quota(service, sender)
+
+
+def _require_not_deleted(connection: Connection, sender: Sender) -> None:
+    """Raise SpentTicketError if the image of the sender's ticket was deleted."""
+    if sender.image_id and outbox.find_deleted_job(connection, sender.image_id):
+        raise SpentTicketError(
+            f"The image {sender.image_id} was uploaded with this ticket and deleted. "
+            "Ask for a new ticket."
+        )
 
 
 def store_job(connection: Connection, job: Job, base_url: str) -> None:

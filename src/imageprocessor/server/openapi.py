@@ -141,12 +141,9 @@ WAIT_PARAMETERS: list[dict[str, Any]] = [
     },
 ]
 
-#: With which the upload of one file may be refused, whoever sends it.
-UPLOAD_ERRORS: tuple[type[ImageProcessorError], ...] = (
+#: With which one file may be refused, however it was sent.
+FILE_ERRORS: tuple[type[ImageProcessorError], ...] = (
     errors.RateLimitedError,
-    errors.UnsupportedEncodingError,
-    errors.InvalidFormError,
-    errors.TooManyFilesError,
     errors.FileTooLargeError,
     errors.UnsupportedTypeError,
     errors.EmptyFileError,
@@ -155,13 +152,20 @@ UPLOAD_ERRORS: tuple[type[ImageProcessorError], ...] = (
     errors.AnimationTooLongError,
     errors.InvalidImageError,
     errors.TruncatedImageError,
-    errors.MissingFileError,
     errors.InvalidBucketError,
     errors.UnknownWebhookError,
     errors.InvalidWaitError,
     errors.JobFailedError,
     errors.StorageUnavailableError,
     errors.StorageFullError,
+)
+#: With which the upload of one file may be refused, whoever sends it.
+UPLOAD_ERRORS: tuple[type[ImageProcessorError], ...] = (
+    errors.UnsupportedEncodingError,
+    errors.InvalidFormError,
+    errors.TooManyFilesError,
+    errors.MissingFileError,
+    *FILE_ERRORS,
 )
 
 #: Readers may send a token; if PUBLIC_READS is false, :func:`build_openapi` makes it required.

@@ -71,6 +71,8 @@ PROBLEMS: dict[type[ImageProcessorError], tuple[int, str]] = {
     errors.AdminRequiredError: (403, "An admin token is required"),
     errors.InvalidTicketError: (403, "The upload ticket is not valid"),
     errors.SpentTicketError: (409, "The upload ticket has been used"),
+    errors.DirectUnsupportedError: (422, "Files cannot be sent straight to S3"),
+    errors.MissingUploadError: (409, "The file is not in S3"),
     errors.UnknownWebhookError: (422, "The webhook does not exist"),
     errors.InvalidWebhookError: (422, "The webhook is invalid"),
     errors.InvalidWebhookUrlError: (422, "Webhooks cannot be sent to this URL"),

@@ -80,6 +80,26 @@ class TicketRequest(BaseModel):
         description="The name of a webhook endpoint that is to receive the image's events.",
         json_schema_extra={"pattern": f"^{ENDPOINT_NAME.pattern}$"},
     )
+    direct: bool = Field(
+        False, description="Send the file straight to S3; only if the service stores images there."
+    )
+    size: int | None = Field(
+        None,
+        ge=1,
+        description="The file's size in bytes, if it is known; required for a direct PUT.",
+    )
+
+
+class DirectRequest(BaseModel):
+    """The request that sends the file straight to S3, without a token."""
+
+    method: Literal["POST", "PUT"]
+    url: str = Field(description="Absolute: S3 is another host.")
+    fields: dict[str, str] | None = Field(
+        None, description="Of a POST: the fields of the form, in front of the part `file`."
+    )
+    headers: dict[str, str] | None = Field(None, description="Of a PUT: the headers to send.")
+    max_bytes: int = Field(description="Of the file.")
 
 
 class IssuedTicket(BaseModel):
@@ -94,6 +114,12 @@ class IssuedTicket(BaseModel):
     upload_url: str = Field(description="Relative to the address of the service.")
     image_id: str = Field(description="The id that the image will have.")
     expires_at: datetime
+    direct: DirectRequest | None = Field(
+        None, description="Only if the ticket was to be direct; `upload_url` works, too."
+    )
+    complete_url: str | None = Field(
+        None, description="To be called when the file is in S3; relative like `upload_url`."
+    )
 
 
 class Fault(BaseModel):

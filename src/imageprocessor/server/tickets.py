@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Query, Request
 
+from imageprocessor.core.limits import check_size
 from imageprocessor.errors import (
     AdminRequiredError,
     InvalidMetadataError,
@@ -18,9 +20,10 @@ from imageprocessor.errors import (
 from imageprocessor.queue.access import Caller
 from imageprocessor.queue.client_metadata import parse_context
 from imageprocessor.queue.database import clock
+from imageprocessor.queue.direct_uploads import DirectUpload, sign_upload
 from imageprocessor.queue.service import Service
 from imageprocessor.queue.uploads import check_bucket_name, require_webhook
-from imageprocessor.server.schemas import IssuedTicket, TicketRequest
+from imageprocessor.server.schemas import DirectRequest, IssuedTicket, TicketRequest
 from imageprocessor.tokens import Ticket, TokenKeys, check_ticket, sign_ticket
 
 UPLOADS_URL = "/api/v1/uploads"
@@ -39,8 +42,9 @@ def issue_ticket(
 
     Raises:
         AdminRequiredError: It is for another user, and *user* is not an admin.
-        InvalidBucketError, InvalidMetadataError, UnknownWebhookError: The upload could not be
-            accepted.
+        InvalidBucketError, InvalidMetadataError, UnknownWebhookError, FileTooLargeError: The upload
+            could not be accepted.
+        DirectUnsupportedError, RequestError, StorageUnavailableError: See :func:`sign_upload`.
     """
     assert user.user_id is not None
     if wanted.sub not in (None, user.user_id) and not user.admin:
@@ -58,6 +62,9 @@ def issue_ticket(
             require_webhook(connection, wanted.webhook)
     settings = service.settings
     max_bytes = min(wanted.max_bytes or settings.limits.max_bytes, settings.limits.max_bytes)
+    if wanted.size is not None:
+        check_size(wanted.size, replace(settings.limits, max_bytes=max_bytes))
+        max_bytes = wanted.size
     ticket = Ticket(
         str(uuid.uuid4()),
         wanted.sub or user.user_id,
@@ -68,10 +75,26 @@ def issue_ticket(
     )
     expires_at = clock.utc_now() + timedelta(seconds=wanted.expires_in)
     query = urlencode({"ticket": sign_ticket(keys, settings, ticket, expires_at)})
-    return IssuedTicket(
-        upload_url=f"{root_path}{UPLOADS_URL}/{ticket.image_id}?{query}",
-        image_id=ticket.image_id,
-        expires_at=expires_at,
+    address = f"{root_path}{UPLOADS_URL}/{ticket.image_id}"
+    issued: dict[str, Any] = {
+        "upload_url": f"{address}?{query}",
+        "image_id": ticket.image_id,
+        "expires_at": expires_at,
+    }
+    if wanted.direct:
+        signed = sign_upload(service, make_direct(ticket), wanted.size, wanted.expires_in)
+        values = {"fields" if signed.method == "POST" else "headers": signed.values}
+        issued["direct"] = DirectRequest(
+            method=signed.method, url=signed.url, max_bytes=max_bytes, **values
+        )
+        issued["complete_url"] = f"{address}/complete?{query}"
+    return IssuedTicket(**issued)
+
+
+def make_direct(ticket: Ticket) -> DirectUpload:
+    """Return the upload that *ticket* permits, as one that is sent straight to S3."""
+    return DirectUpload(
+        ticket.image_id, ticket.bucket, ticket.max_bytes, ticket.metadata, ticket.webhook
     )
 
 

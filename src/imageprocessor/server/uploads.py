@@ -18,6 +18,7 @@ from imageprocessor.errors import (
     UnsupportedEncodingError,
 )
 from imageprocessor.queue.access import Caller
+from imageprocessor.queue.direct_uploads import complete_upload
 from imageprocessor.queue.incoming import IncomingFile
 from imageprocessor.queue.job_control import check_completed
 from imageprocessor.queue.jobs.job import Job
@@ -40,6 +41,7 @@ from imageprocessor.server.representations import JOBS_URL, represent_upload
 from imageprocessor.server.responses import make_json
 from imageprocessor.server.schemas import ACCEPTED, UploadAccepted
 from imageprocessor.server.threads import StorageThreads, run_read
+from imageprocessor.server.tickets import make_direct
 from imageprocessor.tokens import Ticket
 
 
@@ -108,10 +110,31 @@ async def accept_ticket_upload(request: Request, ticket: Ticket) -> Accepted:
 
     service: Service = request.state.service
     rules = TicketRules(min(ticket.max_bytes, service.settings.limits.max_bytes))
-    sender = Sender(
-        ticket.user_id, f"ticket:{ticket.image_id}", request.state.request_id, ticket.image_id
-    )
-    return await _receive_and_submit(request, sender, rules, receive_one)
+    return await _receive_and_submit(request, _make_sender(request, ticket), rules, receive_one)
+
+
+async def accept_direct_upload(request: Request, ticket: Ticket) -> Accepted:
+    """Submit the file that was sent straight to S3 with *ticket*.
+
+    Raises:
+        RateLimitedError: The sender's quota for this window is exhausted.
+        ImageProcessorError: Any error raised by ``complete_upload``.
+    """
+    service: Service = request.state.service
+    storage_threads: StorageThreads = request.state.storage_threads
+    sender = _make_sender(request, ticket)
+    upload = make_direct(ticket)
+    with counting_refusals(service):
+        request.state.quota = await run_read(service, check_quota, sender)
+        with service.write_faults.watch():
+            submitted = await storage_threads.run(complete_upload, service, upload, sender)
+    return Accepted(*submitted)
+
+
+def _make_sender(request: Request, ticket: Ticket) -> Sender:
+    """Return the sender of an upload with *ticket*, which the image's id spends."""
+    key = f"ticket:{ticket.image_id}"
+    return Sender(ticket.user_id, key, request.state.request_id, ticket.image_id)
 
 
 async def _receive_and_submit(

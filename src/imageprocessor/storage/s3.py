@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from imageprocessor.core.formats.registry import find_output
@@ -36,8 +36,11 @@ CONNECT_SECONDS = 3
 ANSWER_SECONDS = 5.0
 ATTEMPTS = 3
 URL_SECONDS = 15 * 60
+OCTETS = "application/octet-stream"
 IMMUTABLE = "private, max-age=31536000, immutable"  # private: each client needs its own permission
 ENCRYPTED = {"ServerSideEncryption": "AES256"}  # SSE-S3
+ENCRYPTED_HEADERS = {"x-amz-server-side-encryption": "AES256"}  #: the same, over HTTP
+READ_BYTES = 1024 * 1024  #: of an object that is read in pieces
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 # With path-style addressing, presigned URLs would go through another region.
 AWS_OPTIONS = {"s3": {"addressing_style": "virtual"}}
@@ -74,6 +77,23 @@ class S3Access:
     secret_access_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     timeout_seconds: float = ANSWER_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUpload:
+    """A request that stores one object, and that anyone may send until it expires."""
+
+    method: Literal["POST", "PUT"]
+    url: str
+    values: dict[str, str]  #: fields of the form, in front of the file; of a PUT, its headers
+
+
+class OpenedObject(NamedTuple):
+    """An object that is being read; ``etag`` names its bytes."""
+
+    size_bytes: int
+    etag: str
+    pieces: Iterator[bytes]
 
 
 class S3Storage:
@@ -114,7 +134,9 @@ class S3Storage:
             if access.public_endpoint_url:
                 public_url = access.public_endpoint_url
                 self._public_client = _open_client(session, public_url, timeout_seconds)
-        self._encryption = ENCRYPTED if _is_aws(self.client) else {}
+        is_aws = _is_aws(self.client)
+        self._encryption = ENCRYPTED if is_aws else {}
+        self._encryption_headers = ENCRYPTED_HEADERS if is_aws else {}
 
     def at_prefix(self, prefix: str) -> S3Storage:
         """Return a storage at *prefix* in the same buckets, which shares the connections."""
@@ -143,6 +165,31 @@ class S3Storage:
         with self._locate(key, "read") as where:
             data: bytes = self.client.get_object(**where)["Body"].read()
             return data
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[OpenedObject]:
+        """Open the object under *key*, to read it in pieces until the end of the context.
+
+        Raises:
+            ObjectNotFoundError: Nothing is stored under *key*.
+            StorageUnavailableError: S3 does not answer, also while it is read.
+        """
+        with self._locate(key, "read") as where:
+            answer = self.client.get_object(**where)
+            with closing(answer["Body"]) as body:
+                pieces = body.iter_chunks(READ_BYTES)
+                yield OpenedObject(answer["ContentLength"], answer["ETag"], pieces)
+
+    def copy(self, source: str, key: str, etag: str) -> None:
+        """Store the bytes that were read from *source* with *etag* under *key*, too.
+
+        Raises:
+            ObjectNotFoundError: *source* no longer exists, or has other bytes now.
+        """
+        with self._locate(source, "copy") as origin, self._locate(key, "store") as where:
+            self.client.copy_object(
+                **where, **self._encryption, CopySource=origin, CopySourceIfMatch=etag
+            )
 
     def delete(self, key: str, *, durable: bool = True) -> None:  # noqa: ARG002 - always is
         with suppress(ObjectNotFoundError), self._locate(key, "delete") as where:
@@ -179,6 +226,27 @@ class S3Storage:
                 "get_object", parameters, URL_SECONDS
             )
             return url
+
+    def sign_post(self, key: str, max_bytes: int, seconds: int) -> SignedUpload:
+        """Return a form that stores 1 to *max_bytes* bytes under *key*, for *seconds*."""
+        values = {"Content-Type": OCTETS, **self._encryption_headers}
+        conditions: list[Any] = [{name: value} for name, value in values.items()]
+        conditions.append(["content-length-range", 1, max_bytes])
+        with self._locate(key, "sign an upload of") as where:
+            bucket, name = where["Bucket"], where["Key"]
+            form = self._public_client.generate_presigned_post(
+                bucket, name, Fields=values, Conditions=conditions, ExpiresIn=seconds
+            )
+        return SignedUpload("POST", form["url"], form["fields"])
+
+    def sign_put(self, key: str, size_bytes: int, seconds: int) -> SignedUpload:
+        """Return a PUT that stores exactly *size_bytes* bytes under *key*, for *seconds*."""
+        headers = {"Content-Type": OCTETS, **self._encryption_headers}
+        with self._locate(key, "sign an upload of") as where:
+            parameters: dict[str, Any] = {**where, **self._encryption, "ContentType": OCTETS}
+            parameters["ContentLength"] = size_bytes
+            url = self._public_client.generate_presigned_url("put_object", parameters, seconds)
+        return SignedUpload("PUT", url, headers)
 
     def read_markers(self) -> Sequence[Marker]:
         if self.bucket is not None:
@@ -279,7 +347,7 @@ def _is_aws(client: Any) -> bool:
 
 def _content_type(key: str) -> str:
     output = find_output(key)
-    return output.mime_type if output else "application/octet-stream"
+    return output.mime_type if output else OCTETS
 
 
 @contextmanager
@@ -308,6 +376,8 @@ def _explain_answer(answer: Any, where: str) -> StorageError:
         return StorageUnavailableError(
             f"Cannot {where}: there is no such bucket. Create it or correct its name."
         )
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        return ObjectNotFoundError(f"Cannot {where}: it has been replaced since it was read.")
     if status == HTTPStatus.NOT_FOUND:
         return ObjectNotFoundError(f"Cannot {where}: there is no such object.")
     if code in _WRONG_REGION:

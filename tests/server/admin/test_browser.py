@@ -142,7 +142,7 @@ def test_admin_works_by_keyboard(
         assert read_status(service, jobs["hostile"]) is JobStatus.FAILED
 
         browser.get(f"{origin}/admin/jobs/{jobs['done'].job_id}")
-        assert browser.execute_script("return document.images[0].naturalWidth") > 0
+        wait_until(lambda: browser.execute_script("return document.images[0].naturalWidth") > 0)
         focus(browser, "Delete image…")
         press(browser, Keys.ENTER, Keys.SHIFT + Keys.TAB)
         press(browser, Keys.ENTER)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,33 +20,15 @@ from imageprocessor.tokens import sign_token
 from tests.images import encode, photo
 from tests.server.browsing import check, list_requests, run_jobs
 from tests.server.live import serve, wait_until
+from tests.server.shop import IN_DROP, drop, serve_shop
 from tests.uploads import list_all_jobs
 
 JPEG = encode(photo(80, 60), "JPEG")
 PNG = encode(photo(60, 60, seed=2), "PNG")
 FILES = ("/upload", "/upload/page.css", "/upload/page.js", f"/upload/{WIDGET}")
-IN_DROP = """
-const bytes = Uint8Array.from(atob(arguments[1]), (letter) => letter.charCodeAt(0));
-const moved = new DataTransfer();
-moved.items.add(new File([bytes], arguments[2], { type: "image/jpeg" }));
-"""
-DROP = f"""{IN_DROP}
-const options = {{ dataTransfer: moved, bubbles: true, cancelable: true }};
-arguments[0].shadowRoot.querySelector(".drop").dispatchEvent(new DragEvent("drop", options));
-"""
 PASTE = f"""{IN_DROP}
 document.dispatchEvent(new ClipboardEvent("paste", {{ clipboardData: moved, bubbles: true }}));
 """
-FORM = """<!doctype html><html lang="en"><title>A shop</title>
-<script type="module" src="{module}"></script>
-<form>
-<image-upload ticket-url="/ticket" bucket="photos" name="photo" required></image-upload>
-</form>
-<script>
-window.told = [];
-addEventListener("upload-done", (event) => told.push(event.detail.result.image_id));
-addEventListener("upload-error", (event) => told.push(event.detail.problem.code));
-</script>"""
 
 
 def states(element: Any) -> list[str]:
@@ -146,46 +123,6 @@ def test_element_on_another_site_puts_the_id_into_its_form(
         job = job_store.find_image(connection, told[1])
     assert job is not None
     assert job.user_id == "ann"
-
-
-def drop(browser: Any, element: Any, content: bytes) -> None:
-    browser.execute_script(DROP, element, base64.b64encode(content).decode(), "dropped.jpg")
-
-
-@contextmanager
-def serve_shop(api: str, token: str) -> Iterator[str]:
-    """Serve a page of another site, which gets its tickets from its own backend."""
-
-    class Shop(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            module = f"{api}/upload/{WIDGET}"
-            self.answer("text/html", FORM.replace("{module}", module).encode())
-
-        def do_POST(self) -> None:
-            wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            body = json.dumps({"bucket": wanted["bucket"]}).encode()
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            with urlopen(Request(f"{api}/api/v1/uploads", body, headers)) as ticket:
-                self.answer("application/json", ticket.read())
-
-        def answer(self, media_type: str, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", media_type)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_page_has_a_strict_policy(client: TestClient) -> None:

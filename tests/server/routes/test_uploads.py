@@ -218,3 +218,14 @@ def test_the_ticket_is_not_logged(
     client.put(url, content=JPEG)
     printed = "".join(capsys.readouterr())
     assert parse_qs(urlsplit(url).query)["ticket"][0] not in printed
+
+
+def test_a_direct_upload_needs_s3(client: TestClient, issue: Issue, token: Token) -> None:
+    wanted = {"bucket": "photos", "direct": True}
+    answer = client.post(TICKETS, json=wanted, headers=token("ann"))
+    assert (answer.status_code, answer.json()["code"]) == (422, "direct_unsupported")
+    assert "Leave out 'direct'" in answer.json()["detail"]
+    issued = issue()
+    assert "direct" not in issued
+    answer = client.post(issued["upload_url"].replace("?", "/complete?"))
+    assert answer.json()["code"] == "direct_unsupported"

@@ -101,7 +101,8 @@ image_upload_events = Table(
     Column("job_id", String(36), nullable=False),
     Column("metadata", Text, nullable=False),
     Column("created_at", String(27), nullable=False),
-    # In an event of a batch, `image_id` and `job_id` are the id of the batch.
+    # In an event of a batch, `image_id` and `job_id` are the id of the batch; in an action of an
+    # operator, such as a pause, they are empty.
     # Null in events from before migration 0004, and:
     Column("user_id", String(255)),
     Column("bucket", String(63)),

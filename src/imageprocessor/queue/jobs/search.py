@@ -8,7 +8,7 @@ may continue from the last entry.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -30,9 +30,10 @@ from imageprocessor.queue.jobs.job import OPEN_STATUSES, Job, JobStatus
 from imageprocessor.queue.jobs.job_store import escape
 from imageprocessor.queue.jobs.place import Place
 
-SEARCHED_JOBS = 10_000
+SEARCHED_JOBS = 5000
 #: An upload gets its id just before the time of its creation.
 ID_TOLERANCE = timedelta(seconds=1)
+EARLIEST, LATEST = datetime(1971, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 Conditions = list[ColumnElement[bool] | TextClause]
 
@@ -86,9 +87,9 @@ def _search_ids(
     if after:
         entries.append(job_id < after.row_id)
     if wanted.created_after:
-        entries.append(job_id >= lowest_id(wanted.created_after - ID_TOLERANCE))
+        entries.append(job_id >= lowest_id(_clamp(wanted.created_after) - ID_TOLERANCE))
     if wanted.created_before:
-        entries.append(job_id < lowest_id(wanted.created_before + ID_TOLERANCE))
+        entries.append(job_id < lowest_id(_clamp(wanted.created_before) + ID_TOLERANCE))
 
     last_id = _skip(select(job_id).where(*entries).order_by(job_id.desc())).scalar_subquery()
     last = connection.execute(select(jobs.c.created_at, job_id).where(job_id == last_id)).first()
@@ -152,10 +153,15 @@ def _list_conditions(wanted: JobFilter) -> Conditions:
 def _list_times(wanted: JobFilter) -> Conditions:
     conditions: Conditions = []
     if wanted.created_after:
-        conditions.append(jobs.c.created_at >= clock.to_text(wanted.created_after))
+        conditions.append(jobs.c.created_at >= clock.to_text(_clamp(wanted.created_after)))
     if wanted.created_before:
-        conditions.append(jobs.c.created_at < clock.to_text(wanted.created_before))
+        conditions.append(jobs.c.created_at < clock.to_text(_clamp(wanted.created_before)))
     return conditions
+
+
+def _clamp(moment: datetime) -> datetime:
+    """Return *moment*, or the nearest time that an id and a text in UTC can have."""
+    return min(max(moment, EARLIEST), LATEST)
 
 
 def _fetch(connection: Connection, query: Select[Any]) -> list[Job]:

@@ -5,7 +5,8 @@
 //
 // `ticket-url` is an address of the page's own site. It receives a POST of {bucket, name, type, size}
 // and answers with the ticket: the answer of POST /api/v1/uploads. A page that gets tickets otherwise
-// sets the property `getTicket` to an async function of the same object.
+// sets the property `getTicket` to an async function of the same object. If the ticket is direct, the
+// file goes straight to S3.
 //
 // Events (they bubble): `upload-done` with detail {file, result}, `upload-error` with detail
 // {file, problem}. In a form, the value of the field `name` is the image's id, one for each image.
@@ -174,7 +175,7 @@ class ImageUpload extends HTMLElement {
     const { file } = item;
     row.classList.remove("failed");
     try {
-      item.url ??= await this.#findAddress(file);
+      item.ticket ??= await this.#findTicket(file);
       const result = await this.#send(row, item);
       if (!this.#items.has(row)) return;
       item.result = result;
@@ -185,7 +186,7 @@ class ImageUpload extends HTMLElement {
     } catch (problem) {
       if (!this.#items.has(row)) return;
       const fault = problem.detail ? problem : { title: "The upload failed", detail: String(problem.message ?? problem) };
-      if (fault.code === "ticket_invalid" || fault.code === "ticket_spent") item.url = null;
+      if (fault.code === "ticket_invalid" || fault.code === "ticket_spent") item.ticket = null;
       row.classList.add("failed");
       this.#setState(row, fault.detail);
       this.#setActions(row, ["Retry", "Remove"]);
@@ -193,7 +194,7 @@ class ImageUpload extends HTMLElement {
     }
   }
 
-  async #findAddress(file) {
+  async #findTicket(file) {
     const wanted = { bucket: this.getAttribute("bucket"), name: file.name, type: file.type, size: file.size };
     if (this.getTicket) return resolve(await this.getTicket(wanted));
     const address = this.getAttribute("ticket-url");
@@ -211,12 +212,47 @@ class ImageUpload extends HTMLElement {
     const bar = make("progress", { max: 1, value: 0 });
     bar.setAttribute("aria-label", `Uploading ${item.file.name}`);
     item.state.replaceChildren(bar);
-    const address = new URL(item.url);
-    address.searchParams.set("wait", SECONDS);
-    let [status, body] = await new Promise((done, fail) => {
+    const { url, direct } = item.ticket;
+    // What S3 would refuse goes to the service, which says why.
+    const isDirect = direct && item.file.size > 0 && item.file.size <= direct.max_bytes;
+    let [status, body] = isDirect
+      ? await this.#sendDirect(row, item, bar)
+      : await this.#transfer(row, item, bar, "PUT", url, item.file);
+    while (status === 202 || status === 409) {
+      if (status === 409 && parse(body, status).code !== "job_not_ready") break;
+      await new Promise((done) => setTimeout(done, 1000)); // the service may be too busy to let it wait
+      const answer = await fetch(url);
+      [status, body] = [answer.status, await answer.text()];
+    }
+    const result = parse(body, status);
+    if (status !== 200) throw result;
+    return result;
+  }
+
+  async #sendDirect(row, item, bar) {
+    const { direct, completeUrl } = item.ticket;
+    const { method, url, fields, headers } = direct;
+    let body = item.file;
+    if (method === "POST") {
+      body = new FormData();
+      for (const [name, value] of Object.entries(fields)) body.append(name, value);
+      body.append("file", item.file); // S3 ignores what follows it
+    }
+    const [status] = await this.#transfer(row, item, bar, method, url, body, headers);
+    if (!this.#items.has(row)) throw new Error("The upload was stopped.");
+    if (status >= 300) {
+      item.ticket = null; // it may have expired
+      throw new Error(`The storage refused the file (${status}). Try again.`);
+    }
+    return this.#transfer(row, item, bar, "POST", completeUrl);
+  }
+
+  #transfer(row, item, bar, method, url, body, headers = {}) {
+    return new Promise((done, fail) => {
       const request = new XMLHttpRequest(); // fetch does not report the progress of an upload
       item.request = request;
-      request.open("PUT", address);
+      request.open(method, url);
+      for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.upload.onprogress = (event) => {
         if (event.lengthComputable) bar.value = event.loaded / event.total;
       };
@@ -224,17 +260,8 @@ class ImageUpload extends HTMLElement {
       request.onload = () => done([request.status, request.responseText]);
       request.onerror = () => fail(new Error("The connection was lost. Try again."));
       request.onabort = () => fail(new Error("The upload was stopped."));
-      request.send(item.file);
+      request.send(body);
     });
-    while (status === 202 || status === 409) {
-      if (status === 409 && parse(body, status).code !== "job_not_ready") break;
-      await new Promise((done) => setTimeout(done, 1000)); // the service may be too busy to let it wait
-      const answer = await fetch(address);
-      [status, body] = [answer.status, await answer.text()];
-    }
-    const result = parse(body, status);
-    if (status !== 200) throw result;
-    return result;
   }
 
   #setState(row, text) {
@@ -297,7 +324,14 @@ class ImageUpload extends HTMLElement {
 // The service sends addresses relative to itself, and this module comes from it.
 function resolve(ticket) {
   if (!ticket?.upload_url) throw new Error("The ticket has no upload_url.");
-  return new URL(ticket.upload_url, import.meta.url).href;
+  const { upload_url, complete_url, direct } = ticket;
+  return { url: makeAddress(upload_url), completeUrl: complete_url && makeAddress(complete_url), direct };
+}
+
+function makeAddress(url) {
+  const address = new URL(url, import.meta.url);
+  address.searchParams.set("wait", SECONDS);
+  return address.href;
 }
 
 async function readProblem(answer) {
