@@ -15,7 +15,9 @@ from imageprocessor.errors import BrokerUnavailableError
 from imageprocessor.queue.dispatch.broker import Broker
 
 MAX_UNSENT = 10_000  #: further wake-ups are dropped; the sweep sends them again
-MAX_WAITING = 100  #: while this many messages wait for workers, the sweep resends none
+#: While this many messages wait for workers, the sweep resends none. It runs every 5 s, so after a
+#: long pause or an outage of Redis, workers of all hosts get at most 200 jobs a second.
+MAX_WAITING = 1000
 FLUSH_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
