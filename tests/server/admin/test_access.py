@@ -125,12 +125,28 @@ WRONG = [
     ("/jobs?after=x", 422),
     ("/jobs?status=lost", 422),
     ("/jobs?since=yesterday", 422),
+    ("/jobs?before=2024-11-08T14:00%2B99:00", 422),
+    ("/jobs?page=x&after=%00", 422),
+    ("/actions?before=x", 400),
+    ("/actions?before=2024-11-08T14:00", 400),
+    ("/webhooks/shop?status=x", 400),
     (f"/images/{NOBODY}/medium", 404),
     ("/webhooks/shop", 404),
     ("/webhooks/%3Cscript%3E", 404),
     ("/find?id=x", 422),
     ("/static/base.html", 404),
 ]
+
+
+def test_odd_values_find_nothing(admin: TestClient) -> None:
+    for query in (
+        "user=%00",
+        "user=%ff",
+        "code=%F0%9F%98%80",
+        "since=0001-01-01",
+        "before=9999-12-31",
+    ):
+        assert admin.get(f"/admin/jobs?{query}").status_code == 200, query
 
 
 def test_wrong_addresses_are_answered_with_pages(admin: TestClient) -> None:

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
 from imageprocessor.queue import actions
+from imageprocessor.queue.database import clock
 from imageprocessor.queue.disks import measure_disks
 from imageprocessor.queue.health import check_health, oldest_open_seconds
 from imageprocessor.queue.job_search import JobFilter, search_jobs
@@ -67,10 +69,11 @@ def post_resume(request: Request, service: CurrentService, operator: Operator) -
 
 @router.get("/actions")
 def get_actions(
-    request: Request, service: CurrentService, _viewer: Viewer, before: str | None = None
+    request: Request, service: CurrentService, _viewer: Viewer, before: AwareDatetime | None = None
 ) -> Response:
     """List what operators did to the service as a whole, newest first."""
-    found = actions.list_actions(service, PAGE_LENGTH, before)
+    last = clock.to_text(before) if before else None
+    found = actions.list_actions(service, PAGE_LENGTH, last)
     following = found[-1]["created_at"] if len(found) == PAGE_LENGTH else None
     return render_for_admin(
         request, "actions.html", actions=found, following=following, is_first=before is None

@@ -140,8 +140,7 @@ async def read_form(request: Request) -> dict[str, str]:
                 "That is too long",
                 f"The form may have {MAX_FORM_BYTES} bytes. Nothing was done.",
             )
-    fields = parse_qsl(bytes(body).decode("utf-8", "replace"), max_num_fields=None)
-    return dict(fields)
+    return dict(parse_qsl(body.decode("utf-8", "replace")))
 
 
 Form = Annotated[dict[str, str], Depends(read_form)]
