@@ -31,8 +31,9 @@ from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.figures import store_snapshot
 from imageprocessor.queue.maintenance.sweep import sweep
 from imageprocessor.queue.service import Service, open_service
+from imageprocessor.server.admin.access import LOOPBACK_COOKIE
 from imageprocessor.settings import Settings
-from imageprocessor.tokens import sign_token
+from imageprocessor.tokens import load_keys, open_session, sign_session, sign_token
 from tests.servers import create_database, find_free_port, run_postgres, run_server
 
 JOBS = int(os.environ.get("HISTORY_JOBS", "1000000"))
@@ -115,6 +116,7 @@ def serve(port: int) -> list[str]:
 
 def environment(settings: Settings) -> dict[str, str]:
     values = {
+        "ADMIN_UI": "true",
         "DATA_DIR": str(settings.data_dir),
         "JWT_SECRET_KEY": SECRET,
         "RATE_LIMIT_MAX_UPLOADS": "1000000",
@@ -150,16 +152,23 @@ def make_contenders(side: Side) -> Contenders:
         name: partial(load, side, get(path), READS, 200) for name, path in paths.items()
     }
     token = sign_token(side.settings, "operator", admin=True)
-    failed = (
-        get("/api/v1/health/failed").rstrip()
-        + f"\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-    )
+    failed = add_header(get("/api/v1/health/failed"), f"Authorization: Bearer {token}")
     contenders["failed jobs"] = partial(load, side, failed, READS, 200)
+    keys = load_keys(side.settings)
+    session = sign_session(keys, side.settings, open_session(token, keys, side.settings))
+    for page in ("", "/jobs", "/jobs?status=failed", "/images", "/webhooks", "/actions"):
+        asked = add_header(get(f"/admin{page}"), f"Cookie: {LOOPBACK_COOKIE}={session}")
+        contenders[f"admin{page}"] = partial(load, side, asked, READS, 200)
     contenders["upload"] = partial(load, side, upload("/api/v1/images/upload", photo), UPLOADS, 202)
     contenders["delete"] = partial(time_deletions, side, photo)
     contenders["idle sweep"] = partial(time_sweep, side)
     contenders["start"] = partial(time_start, side)
     return contenders
+
+
+def add_header(request: bytes, line: str) -> bytes:
+    """Return a request without a body with one more header."""
+    return request.rstrip() + f"\r\n{line}\r\n\r\n".encode()
 
 
 def load(side: Side, request: bytes, requests: int, status: int) -> float:
