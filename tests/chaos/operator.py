@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import httpx
 
@@ -15,7 +16,7 @@ from imageprocessor.tokens import sign_token
 from tests.servers.processes import wait_for
 
 PAGES = ("/admin", "/admin/jobs", "/admin/jobs?status=failed", "/admin/images", "/admin/webhooks")
-ACTIONS = ("/admin/pause", "/admin/resume", "/admin/jobs/retry")
+ACTIONS = ("/admin/pause", "/admin/resume", "/admin/jobs/retry")  #: in turns
 OWN = {"Sec-Fetch-Site": "same-origin"}
 PAUSE_SECONDS = 0.3
 RESUME_SECONDS = 60  #: a service that was killed starts within seconds
@@ -32,12 +33,14 @@ def operating(address: str, key: str, chance: random.Random) -> Iterator[Counter
     token = sign_token(Settings.model_validate({"jwt_secret_key": key}), "olga", admin=True)
 
     def act() -> None:
-        while not stopping.wait(PAUSE_SECONDS):
+        for action in cycle(ACTIONS):
+            if stopping.wait(PAUSE_SECONDS):
+                return
             try:
                 with httpx.Client(base_url=address, headers=OWN, timeout=20) as client:
                     client.post("/admin/login", data={"token": token})
                     answered[client.get(chance.choice(PAGES)).status_code] += 1
-                    answered[client.post(chance.choice(ACTIONS)).status_code] += 1
+                    answered[client.post(action).status_code] += 1
             except httpx.TransportError:  # the process was killed
                 continue
 

@@ -229,7 +229,7 @@ def test_dispatcher_has_no_room_while_many_messages_wait(
     service: Service, submit_image: Submit, start: Start
 ) -> None:
     job = submit_image()
-    for _ in range(100):
+    for _ in range(MAX_WAITING):
         service.dispatcher.dispatch(job.job_id)
     wait_for(lambda: service.dispatcher.count_redispatchable() == 0)
 
