@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from imageprocessor.errors import (
@@ -275,6 +276,18 @@ def enable_endpoint(service: Service, name: str, by: str | None = None) -> int:
     return waiting
 
 
+def read_delivery(service: Service, delivery_id: str) -> dict[str, Any]:
+    """Return a delivery, with the body that is sent.
+
+    Raises:
+        InvalidIdError: *delivery_id* is not a UUID.
+        UnknownDeliveryError: There is no such delivery, or its endpoint was removed.
+    """
+    canonical_id = parse_id(delivery_id)
+    with service.database.read() as connection:
+        return _find_delivery(connection, canonical_id)
+
+
 def repeat_delivery(service: Service, delivery_id: str, by: str | None = None) -> bool:
     """Make a delivery that has ended due again; return False if it waits already.
 
@@ -288,12 +301,7 @@ def repeat_delivery(service: Service, delivery_id: str, by: str | None = None) -
     canonical_id = parse_id(delivery_id)
     now = clock.utc_now()
     with service.database.write() as connection:
-        delivery = webhook_history.find_delivery(connection, canonical_id)
-        if delivery is None or not webhooks.find_endpoint(connection, delivery["endpoint"]):
-            raise UnknownDeliveryError(
-                f"There is no delivery {delivery_id}, or its endpoint was removed. Deliveries that "
-                "have ended are kept for 30 days."
-            )
+        delivery = _find_delivery(connection, canonical_id)
         event_type, image_id = delivery["event_type"], delivery["image_id"]
         is_outlasting = event_type in webhook_history.OUTLASTING
         if not is_outlasting and webhook_history.list_deleted_images(connection, [image_id]):
@@ -314,6 +322,16 @@ def repeat_delivery(service: Service, delivery_id: str, by: str | None = None) -
         )
     log.info("webhook_repeated", endpoint=delivery["endpoint"], delivery_id=canonical_id)
     return True
+
+
+def _find_delivery(connection: Connection, delivery_id: str) -> dict[str, Any]:
+    delivery = webhook_history.find_delivery(connection, delivery_id)
+    if delivery is None or not webhooks.find_endpoint(connection, delivery["endpoint"]):
+        raise UnknownDeliveryError(
+            f"There is no delivery {delivery_id}, or its endpoint was removed. Deliveries that "
+            "have ended are kept for 30 days."
+        )
+    return delivery
 
 
 def check_removable(service: Service, name: str) -> None:

@@ -133,6 +133,8 @@ WRONG = [
     (f"/images/{NOBODY}/medium", 404),
     ("/webhooks/shop", 404),
     ("/webhooks/%3Cscript%3E", 404),
+    (f"/webhooks/deliveries/{NOBODY}", 404),
+    ("/webhooks/deliveries/x", 422),
     ("/find?id=x", 422),
     ("/static/base.html", 404),
 ]

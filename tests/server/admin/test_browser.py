@@ -15,7 +15,11 @@ from imageprocessor.queue.job_control import read_job
 from imageprocessor.queue.jobs.job import Job, JobStatus
 from imageprocessor.queue.pause import read_pause
 from imageprocessor.queue.service import Service
-from imageprocessor.queue.webhooks import add_endpoint, disable_endpoint
+from imageprocessor.queue.webhooks import (
+    add_endpoint,
+    disable_endpoint,
+    list_job_deliveries,
+)
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.server.browsing import check, list_requests
@@ -74,11 +78,13 @@ def jobs(service: Service) -> dict[str, Job]:
 def test_pages_are_accessible_and_fit(
     settings: Settings, service: Service, jobs: dict[str, Job], browser: Any, axe: str
 ) -> None:
-    submit_to(service, user_id="ann")  # its delivery waits
+    waiting = submit_to(service, user_id="ann")
+    (delivery,) = list_job_deliveries(service, waiting.job_id)
     with serve(settings) as port:
         origin = f"http://localhost:{port}"
         log_in(browser, origin, settings)
         paths = ["", "/jobs", "/jobs?status=failed", "/images", "/webhooks", "/webhooks/shop"]
+        paths += [f"/webhooks/deliveries/{delivery['delivery_id']}"]
         paths += ["/actions", "/settings", "/jobs/nothing"]
         paths += [f"/jobs/{job.job_id}" for job in jobs.values()]
         found = {}

@@ -28,6 +28,7 @@ from imageprocessor.queue.webhooks import (
     read_endpoint,
 )
 from imageprocessor.server.admin.overview import draw_bars
+from imageprocessor.server.admin.pages import PAGE_LENGTH
 
 HOSTILE = "<script>alert(1)</script>\u202e\U0001f600" + "w" * 200
 SECRETS = {
@@ -293,6 +294,9 @@ def test_events_and_deliveries_are_sent_again(
     upload()
     end_deliveries(service)
     page = admin.get("/admin/webhooks/shop?status=delivered").text
+    (path,) = [part for part in page.split('"') if "/deliveries/" in part]
+    page = html.unescape(admin.get(path).text)
+    assert '"type": "image.accepted"' in page
     (path,) = [part for part in page.split('"') if part.endswith("/repeat")]
     assert "is sent again" in follow(admin, admin.post(path))
     assert "nothing left to do" in follow(admin, admin.post(path))
@@ -309,6 +313,30 @@ def end_deliveries(service: Service) -> None:
     values = {"status": "delivered", "ended_at": clock.to_text(clock.utc_now())}
     with service.database.write() as connection:
         connection.execute(update(webhook_deliveries).values(**values))
+
+
+def test_full_lists_are_small(
+    admin: TestClient,
+    service: Service,
+    upload: Upload,
+    endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With style and script, no page has more than 60 kB."""
+    rows = 10
+    for _ in range(rows + 1):
+        attempts.run_job(service, upload()["job_id"], "worker")
+    end_deliveries(service)
+    for module in ("jobs", "images", "webhooks"):
+        monkeypatch.setattr(f"imageprocessor.server.admin.{module}.PAGE_LENGTH", rows)
+    sizes = {}
+    for path in ("/jobs", "/images", f"/webhooks/{endpoint}?status=delivered"):
+        page = admin.get(f"/admin{path}").text
+        assert "Older" in page
+        sizes[path] = len(page)
+    frame = len(admin.get("/admin/jobs?user=nobody").text)
+    full = {path: frame + (size - frame) / rows * PAGE_LENGTH for path, size in sizes.items()}
+    assert max(full.values()) <= 40_000, full
 
 
 @pytest.mark.parametrize("settings", [SECRETS], indirect=True)

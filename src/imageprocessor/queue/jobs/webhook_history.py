@@ -91,8 +91,9 @@ def place_of(delivery: Mapping[str, Any]) -> Place:
 
 
 def find_delivery(connection: Connection, delivery_id: str) -> dict[str, Any] | None:
-    """Return a delivery, without its body, or None if there is none with this id."""
-    found = _fetch(connection, select(*SHOWN).where(deliveries.c.delivery_id == delivery_id))
+    """Return a delivery, with its body, or None if there is none with this id."""
+    query = select(*SHOWN, deliveries.c.body).where(deliveries.c.delivery_id == delivery_id)
+    found = _fetch(connection, query)
     return found[0] if found else None
 
 

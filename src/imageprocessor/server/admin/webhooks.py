@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,14 +108,24 @@ def post_replay(
     return redirect(request, f"/webhooks/{name}", "replayed", count)
 
 
-@router.post("/{name}/deliveries/{delivery_id}/repeat")
-def post_repeat(
-    request: Request, service: CurrentService, operator: Operator, name: str, delivery_id: str
+@router.get("/deliveries/{delivery_id}")
+def get_delivery(
+    request: Request, service: CurrentService, _viewer: Viewer, delivery_id: str
 ) -> Response:
-    """Send one delivery again."""
-    webhooks.read_endpoint(service, name)
+    """Show a delivery and what it sends."""
+    delivery = webhooks.read_delivery(service, delivery_id)
+    body = json.loads(delivery["body"])
+    return render_for_admin(request, "delivery.html", delivery=delivery, body=body)
+
+
+@router.post("/deliveries/{delivery_id}/repeat")
+def post_repeat(
+    request: Request, service: CurrentService, operator: Operator, delivery_id: str
+) -> Response:
+    """Send a delivery again."""
     changed = webhooks.repeat_delivery(service, delivery_id, operator.user_id)
-    return redirect(request, f"/webhooks/{name}", "repeated" if changed else "unchanged")
+    notice = "repeated" if changed else "unchanged"
+    return redirect(request, f"/webhooks/deliveries/{delivery_id}", notice)
 
 
 def show_host(url: str) -> str:
