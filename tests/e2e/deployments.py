@@ -22,6 +22,7 @@ from tests.servers.processes import run_process, wait_for
 KEY = "tests-only-tests-only-tests-only-tests-only"
 UPLOADS_PER_USER = 4
 SETTINGS = {
+    "ADMIN_UI": "true",
     "JWT_SECRET_KEY": KEY,
     "WORKER_CONCURRENCY": "1",
     "RATE_LIMIT_MAX_UPLOADS": str(UPLOADS_PER_USER),

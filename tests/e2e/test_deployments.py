@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 from PIL import Image
 
 from tests.e2e.deployments import (
     KEY,
     UPLOADS_PER_USER,
     Deployment,
+    connect,
     count_workers,
     process,
     upload,
@@ -177,6 +179,30 @@ def test_specifications_client_works_unchanged(deployment: Deployment, http: htt
     assert result["context"] == {"activity_id": "xyz"}
     with open_image(deployment, http, result["urls"]["original"]) as image:
         assert image.size == (120, 90)
+
+
+def test_admin_sees_and_deletes_an_image(deployment: Deployment, http: httpx.Client) -> None:
+    accepted = upload(http, PHOTO).json()
+    wait_for(lambda: http.get(accepted["status_url"]).json()["status"] == "completed")
+    image, job_id = accepted["image_id"], accepted["job_id"]
+    token = jwt.encode({"sub": "olga", "scope": "images:admin"}, KEY, "HS256")
+    with connect(deployment.url, "olga") as admin:
+        admin.headers["Sec-Fetch-Site"] = "same-origin"
+        admin.follow_redirects = True
+        admin.post("/admin/login", data={"token": token})
+        for path in ("", "/webhooks", "/actions", "/settings"):
+            assert admin.get(f"/admin{path}").status_code == 200
+        for query in ("", "?status=completed", "?user=nobody", "?code=image_invalid"):
+            page = admin.get(f"/admin/jobs{query}")
+            assert page.status_code == 200
+            assert (job_id in page.text) == (query in {"", "?status=completed"})
+        assert image in admin.get("/admin/images").text
+        thumbnail = admin.get(f"/admin/images/{image}/thumbnail").content
+        assert Image.open(BytesIO(thumbnail)).size == SIZES["thumbnail"]
+        page = admin.post(f"/admin/images/{image}/delete")
+        assert "The image is deleted" in page.text
+        assert "Its audit trail stays" in page.text
+    assert http.get(f"/api/v1/images/{image}").status_code == 404
 
 
 def test_cli_works_in_the_same_environment(deployment: Deployment, http: httpx.Client) -> None:

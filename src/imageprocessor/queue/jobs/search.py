@@ -1,8 +1,8 @@
 """SQL that finds jobs by their fields, at a cost that does not grow with the number of jobs.
 
-No index has all the fields. So a search reads at most SEARCHED_JOBS entries of an index that is in
-the order of time, newest first, and compares the fields of each job. If it ends there, its caller
-may continue from the last entry.
+No index has all the fields. So a search reads an index that is in the order of time, newest first,
+and compares the fields of each job. Where not every job of the index is wanted, it reads at most
+SEARCHED_JOBS entries. If it ends there, its caller may continue from the last entry.
 """
 
 from __future__ import annotations
@@ -49,6 +49,15 @@ class JobFilter:
     created_after: datetime | None = None  #: or at this time
     created_before: datetime | None = None
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether the index that is searched also has jobs that are not wanted.
+
+        That of failed jobs has no others. Times narrow the range that is read.
+        """
+        has_own_index = self.status in {None, JobStatus.FAILED}
+        return not has_own_index or any((self.user_id, self.bucket, self.error_code))
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -91,9 +100,12 @@ def _search_ids(
     if wanted.created_before:
         entries.append(job_id < lowest_id(_clamp(wanted.created_before) + ID_TOLERANCE))
 
-    last_id = _skip(select(job_id).where(*entries).order_by(job_id.desc())).scalar_subquery()
-    last = connection.execute(select(jobs.c.created_at, job_id).where(job_id == last_id)).first()
-    end = Place(*last) if last else None
+    end = None
+    if wanted.is_selective:
+        last_id = _skip(select(job_id).where(*entries).order_by(job_id.desc())).scalar_subquery()
+        find_last = select(jobs.c.created_at, job_id).where(job_id == last_id)
+        last = connection.execute(find_last).first()
+        end = Place(*last) if last else None
     if end:
         entries.append(job_id >= end.row_id)
     entries += [IS_VISIBLE, *_list_conditions(wanted)]
@@ -111,14 +123,18 @@ def _search_index(
 ) -> Found:
     """Search in the order of the index on *moment* of the jobs that meet *condition*."""
     entries: Conditions = [condition]
+    is_selective = wanted.is_selective
     if moment is jobs.c.created_at:
         entries += _list_times(wanted)
-    # Without the ids, the last entry is found in the index alone. Those of the same time as *after*
-    # do not count.
-    from_moment = [moment < after.moment] if after else []
-    last_moment = connection.scalar(
-        _skip(select(moment).where(*entries, *from_moment).order_by(moment.desc()))
-    )
+    else:
+        is_selective = True  # by the times, which this index does not have
+    last_moment = None
+    if is_selective:
+        # Without the ids, the last entry is found in the index alone. Those of the same time as
+        # *after* do not count.
+        from_moment = [moment < after.moment] if after else []
+        read = select(moment).where(*entries, *from_moment).order_by(moment.desc())
+        last_moment = connection.scalar(_skip(read))
     end = None
     if last_moment:
         first_id = select(func.min(jobs.c.job_id)).where(condition, moment == last_moment)
