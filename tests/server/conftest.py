@@ -15,6 +15,7 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app
 from imageprocessor.server.events.poller import EventPoller
+from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.conftest import require_program
@@ -44,6 +45,12 @@ def make_settings(tmp_path: Path, add_sqlite: Callable[[Path], None]) -> Callabl
 def settings(make_settings: Callable[..., Settings], request: pytest.FixtureRequest) -> Settings:
     """The default settings, with the values of an indirect parametrization of this fixture."""
     return make_settings(**getattr(request, "param", {}))
+
+
+@pytest.fixture(autouse=True)
+def no_repeated_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a health check be as new as its request, except in the test of repeated ones."""
+    monkeypatch.setattr(health, "REPEAT_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from imageprocessor.queue.service import Service
+from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
+from tests.server.live import wait_until
 
 HEALTH = "/api/v1/health"
 CHECKED = [HEALTH, "/readyz"]
@@ -54,6 +56,20 @@ def test_lost_disk_is_unhealthy(client: TestClient, settings: Settings, path: st
     answer = client.get(path)
     assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "ok")
     assert answer.json()["checks"]["storage"] != "ok"
+
+
+def test_answers_are_repeated_for_a_moment(
+    client: TestClient, upload: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_pending() -> int:
+        counts: dict[str, int] = client.get(f"{HEALTH}/stats").json()["status_breakdown"]
+        return counts["pending"]
+
+    monkeypatch.setattr(health, "REPEAT_SECONDS", 0.3)
+    assert count_pending() == 0
+    upload()
+    assert count_pending() == 0
+    wait_until(lambda: count_pending() == 1, 5)
 
 
 def test_statistics_match_the_specification(

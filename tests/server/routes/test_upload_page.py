@@ -65,6 +65,7 @@ def test_page_uploads_shows_and_deletes(
         assert check(browser, axe) == []
         dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        browser.execute_async_script("setTimeout(arguments[0], 500)")  # until colours have changed
         assert check(browser, axe) == []
 
         card = next(
