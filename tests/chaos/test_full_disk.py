@@ -19,6 +19,7 @@ from imageprocessor.queue.jobs import job_store
 from imageprocessor.queue.jobs.job import JobStatus
 from imageprocessor.queue.service import Service, open_service
 from imageprocessor.server.app import create_app
+from imageprocessor.server.routes import health
 from imageprocessor.settings import Settings
 from imageprocessor.tokens import sign_token
 from tests.conftest import missing
@@ -79,6 +80,7 @@ def test_upload_to_a_full_disk_is_a_507_and_leaves_nothing(
     settings = Settings.model_validate(
         {"data_dir": tmp_path / "data", "rate_limit_max_uploads": 1} | chosen
     )
+    monkeypatch.setattr(health, "REPEAT_SECONDS", 0.0)
     with open_service(settings) as service, TestClient(create_app(settings)) as client:
         with filled(disk):
             answer = post(client, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import socket
 import time
@@ -67,13 +68,23 @@ class ServerOptions:
 def run_api_process(sockets: list[socket.socket] | None, options: ServerOptions) -> None:
     """Serve requests until SIGTERM, which the app also sends itself if its parent dies."""
     config = configure(options)
-    with collector_paused():
-        config.load()  # imports and builds the application; until then, a signal ends the process
     server = Server(config)
-    # uvicorn installs these handlers too, but later; an earlier signal would break its startup.
+    if multiprocessing.parent_process() is None:
+        # Otherwise a KeyboardInterrupt would break the imports. A child may end in the middle.
+        _stop_at_signal(server)
+    with collector_paused():
+        config.load()  # imports and builds the application
+    _stop_at_signal(server)
+    server.run(sockets)
+
+
+def _stop_at_signal(server: Server) -> None:
+    """Let SIGINT and SIGTERM stop *server*.
+
+    uvicorn installs these handlers too, but later; an earlier signal would break its startup.
+    """
     for number in HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)
-    server.run(sockets)
 
 
 def run_reloading(sockets: list[socket.socket], options: ServerOptions) -> None:
