@@ -159,7 +159,7 @@ FILE_ERRORS: tuple[type[ImageProcessorError], ...] = (
     errors.StorageUnavailableError,
     errors.StorageFullError,
 )
-#: With which the upload of one file may be refused, whoever sends it.
+#: With which the upload of one file may be refused.
 UPLOAD_ERRORS: tuple[type[ImageProcessorError], ...] = (
     errors.UnsupportedEncodingError,
     errors.InvalidFormError,

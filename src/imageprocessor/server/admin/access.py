@@ -24,7 +24,6 @@ from imageprocessor.tokens import (
 #: With this prefix, browsers accept a cookie only over HTTPS and for this host alone.
 SECURE_COOKIE = "__Host-imageprocessor-admin"
 LOOPBACK_COOKIE = "imageprocessor-admin"
-TOKEN_COMMAND = "imageprocessor token --sub NAME --admin --expires 12h"  # noqa: S105 - no secret
 
 
 class AdminRefusalError(Exception):

@@ -41,7 +41,7 @@ async def require_login_form(request: Request) -> None:
 
 @router.get("/login")
 async def get_login(request: Request) -> Response:
-    """Show the form; every other page shows it, too, to whoever has not logged in."""
+    """Show the login form. Other pages answer with it, too, if nobody has logged in."""
     require_private_transport(request)
     return show_login(request, "Paste an admin's token. It is not stored.", HTTPStatus.OK)
 

@@ -8,9 +8,8 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
-import structlog
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -48,8 +47,6 @@ NOTICES = {
     "logged_out": "You have logged out.",
 }
 
-log = structlog.get_logger(__name__)
-
 
 class AdminRoute(APIRoute):
     """A route whose errors are answered with a page."""
@@ -79,7 +76,7 @@ class AdminRoute(APIRoute):
 def render(
     request: Request, template: str, status: int = HTTPStatus.OK, **values: Any
 ) -> HTMLResponse:
-    """Return the page that *template* makes of *values*, for whoever has logged in."""
+    """Return *template*, rendered with *values* and what every page shows, as a response."""
     service: Service = request.state.service
     page = environment.get_template(template).render(
         admin=find_base(request),
@@ -95,7 +92,7 @@ def render(
 
 
 def render_for_admin(request: Request, template: str, **values: Any) -> HTMLResponse:
-    """Return a page of somebody who has logged in; it also says whether workers are paused."""
+    """Return a page for somebody who has logged in, with a note while the workers are paused."""
     return render(request, template, pause=read_pause(request.state.service), **values)
 
 
@@ -233,5 +230,4 @@ environment.filters |= {
     "json": partial(json.dumps, indent=2, ensure_ascii=False),
     "moment": write_moment,
     "query": write_query,
-    "segment": lambda text: quote(text, safe=""),
 }

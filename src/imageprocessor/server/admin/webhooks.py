@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
@@ -134,5 +133,5 @@ def show_host(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _ignore_progress(_what: str, _count: int) -> Any:
+def _ignore_progress(_what: str, _count: int) -> None:
     """Do nothing: the page says how many there were."""

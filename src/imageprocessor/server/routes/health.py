@@ -130,8 +130,9 @@ async def find_faults(runs: Runs, service: Service, check: Check) -> Findings:
 async def _run_shared(runs: Runs, name: str, function: Callable[[], Found]) -> Found:
     """Return what *function* returns in a thread, or what the last run of that *name* returned.
 
-    A run that is in progress is joined; one that began REPEAT_SECONDS ago is repeated. However many
-    clients ask, and even if the function hangs, they occupy only one thread.
+    A run in progress is joined. The result of one that began less than REPEAT_SECONDS ago is
+    returned again. However many clients ask, and even if the function hangs, they occupy only one
+    thread.
     """
     now = asyncio.get_running_loop().time()
     last = runs.get(name)
